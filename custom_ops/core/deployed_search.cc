@@ -1,0 +1,54 @@
+#include "custom_ops/core/deployed_search.h"
+
+#include <cstddef>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "custom_ops/core/walk.h"
+
+namespace nann {
+
+absl::StatusOr<std::unique_ptr<Search>> DeployedSearch::Create(absl::Span<const int32_t> widths,
+                                                               int num_layers) {
+  if (widths.size() <= static_cast<size_t>(num_layers)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "level_topn has ", widths.size() + 1, " entries; this index needs at least ",
+        num_layers + 2, ": one per layer above the ground, one per ground round, and k"));
+  }
+  for (size_t i = 0; i < widths.size(); ++i) {
+    absl::Status status = CheckWidth(absl::StrCat("level_topn[", i, "]"), widths[i]);
+    if (!status.ok()) return status;
+  }
+  return absl::WrapUnique<Search>(new DeployedSearch(widths));
+}
+
+absl::Status DeployedSearch::Run(const IndexView& index, ScoreBatch score, Workspace& workspace,
+                                 SearchStatistics& statistics) const {
+  std::vector<Scored>& results = workspace.results;
+  Walk walk(index, score, workspace, statistics);
+  absl::Status status = walk.Enter();
+  if (!status.ok()) return status;
+  results.swap(walk.fresh());
+  auto width = widths_.begin();
+  KeepBest(*width++, results);
+  for (int layer = index.num_layers() - 1; layer > 0; --layer) {
+    walk.EnterLayer(layer, results);
+    status = walk.Expand(results);
+    if (!status.ok()) return status;
+    results.insert(results.end(), walk.fresh().begin(), walk.fresh().end());
+    KeepBest(*width++, results);
+  }
+  walk.EnterLayer(0, results);
+  workspace.candidates = results;
+  for (; width != widths_.end() && !workspace.candidates.empty(); ++width) {
+    status = walk.Expand(workspace.candidates);
+    if (!status.ok()) return status;
+    workspace.candidates.swap(walk.fresh());
+    KeepBest(*width, workspace.candidates);
+    results.insert(results.end(), workspace.candidates.begin(), workspace.candidates.end());
+  }
+  KeepBest(results.size(), results);
+  return absl::OkStatus();
+}
+
+}  // namespace nann

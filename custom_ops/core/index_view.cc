@@ -1,0 +1,107 @@
+#include "custom_ops/core/index_view.h"
+
+#include <cstddef>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+
+namespace nann {
+namespace {
+
+absl::Status WrongSize(const IndexFile& file, absl::string_view wanted) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(file.name, " has ", file.bytes.size(), " bytes, expected ", wanted,
+                   "; the file is truncated or belongs to another index"));
+}
+
+template <typename T>
+absl::StatusOr<absl::Span<const T>> AsArray(const IndexFile& file) {
+  if (file.bytes.size() % sizeof(T) != 0) {
+    return WrongSize(file, absl::StrCat("a multiple of ", sizeof(T)));
+  }
+  if (reinterpret_cast<uintptr_t>(file.bytes.data()) % alignof(T) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(file.name, " is not aligned in memory"));
+  }
+  return absl::MakeConstSpan(reinterpret_cast<const T*>(file.bytes.data()),
+                             file.bytes.size() / sizeof(T));
+}
+
+template <typename T>
+absl::StatusOr<absl::Span<const T>> AsArray(const IndexFile& file, int64_t length) {
+  if (file.bytes.size() != length * sizeof(T)) {
+    return WrongSize(file, absl::StrCat(length, " x ", sizeof(T)));
+  }
+  return AsArray<T>(file);
+}
+
+absl::Status CheckItems(absl::string_view name, absl::Span<const int32_t> items, int64_t n) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i] < 0 || items[i] >= n) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, "[", i, "] is ", items[i], ", allowed are the item indices 0 to ", n - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<IndexView> IndexView::Create(const IndexFiles& files, int64_t dim) {
+  if (dim < 1) return absl::InvalidArgumentError(absl::StrCat("dim is ", dim, ", must be >= 1"));
+  if (files.layers.empty()) return absl::InvalidArgumentError("an index has at least one layer");
+  IndexView view;
+  view.dim_ = dim;
+  auto ids = AsArray<int64_t>(files.item_ids);
+  if (!ids.ok()) return ids.status();
+  view.item_ids_ = *ids;
+  const int64_t n = view.num_items();
+  if (n > std::numeric_limits<int32_t>::max()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(files.item_ids.name, " holds ", n, " items, allowed are 2^31 - 1"));
+  }
+  auto embeddings = AsArray<float>(files.item_embeddings, n * dim);
+  if (!embeddings.ok()) return embeddings.status();
+  view.embeddings_ = embeddings->data();
+  auto entry_points = AsArray<int32_t>(files.entry_points);
+  if (!entry_points.ok()) return entry_points.status();
+  view.entry_points_ = *entry_points;
+  view.entry_points_name_ = files.entry_points.name;
+  if (n > 0 && view.entry_points_.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(files.entry_points.name, " is empty"));
+  }
+  for (const IndexFiles::Layer& layer : files.layers) {
+    auto row_splits = AsArray<int64_t>(layer.row_splits, n + 1);
+    if (!row_splits.ok()) return row_splits.status();
+    if (row_splits->back() < 0 || row_splits->back() > std::numeric_limits<int64_t>::max() / 8) {
+      return absl::InvalidArgumentError(absl::StrCat(layer.row_splits.name, "[", n, "] is ",
+                                                     row_splits->back(), ", which is no length"));
+    }
+    auto neighbors = AsArray<int32_t>(layer.neighbors, row_splits->back());
+    if (!neighbors.ok()) return neighbors.status();
+    view.layers_.push_back({*row_splits, *neighbors, layer.row_splits.name, layer.neighbors.name});
+  }
+  return view;
+}
+
+absl::Status IndexView::Validate() const {
+  absl::Status status = CheckItems(entry_points_name_, entry_points_, num_items());
+  if (!status.ok()) return status;
+  for (const Layer& layer : layers_) {
+    if (layer.row_splits[0] != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(layer.row_splits_name, "[0] is ", layer.row_splits[0], ", must be 0"));
+    }
+    for (size_t i = 1; i < layer.row_splits.size(); ++i) {
+      if (layer.row_splits[i] < layer.row_splits[i - 1]) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(layer.row_splits_name, "[", i, "] is ", layer.row_splits[i],
+                         ", must not be below the entry before it, ", layer.row_splits[i - 1]));
+      }
+    }
+    status = CheckItems(layer.neighbors_name, layer.neighbors, num_items());
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace nann

@@ -1,0 +1,81 @@
+#ifndef CUSTOM_OPS_CORE_INDEX_VIEW_H_
+#define CUSTOM_OPS_CORE_INDEX_VIEW_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace nann {
+
+// The bytes of one file of an index, usually mapped; `name` is for error messages.
+struct IndexFile {
+  std::string name;
+  absl::string_view bytes;
+};
+
+// The files of an index as docs/format.md describes them. layers[0] is the ground layer.
+struct IndexFiles {
+  struct Layer {
+    IndexFile row_splits;  // int64 [n + 1]
+    IndexFile neighbors;   // int32 [row_splits[n]]
+  };
+  IndexFile item_ids;         // int64 [n]
+  IndexFile item_embeddings;  // float32 [n, dim]
+  IndexFile entry_points;     // int32 [e], the items of the start layer
+  std::vector<Layer> layers;
+};
+
+// A read-only view of an index: the item table and, per layer, the graph's edges as CSR rows.
+// Owns nothing: the bytes must outlive it. Thread-safe.
+class IndexView {
+ public:
+  // Checks that the sizes of all files agree; O(layers).
+  // InvalidArgument names the file, the size it has and the size it should have.
+  static absl::StatusOr<IndexView> Create(const IndexFiles& files, int64_t dim);
+
+  // Checks every offset, neighbour and entry point against its bounds; O(edges).
+  // InvalidArgument names the file and the position.
+  absl::Status Validate() const;
+
+  int64_t num_items() const { return static_cast<int64_t>(item_ids_.size()); }
+  int64_t dim() const { return dim_; }
+  // Layers with edges; the start layer above them is the entry points.
+  int num_layers() const { return static_cast<int>(layers_.size()); }
+  absl::Span<const int64_t> item_ids() const { return item_ids_; }
+  const float* embeddings() const { return embeddings_; }  // Row-major [num_items, dim].
+  absl::Span<const int32_t> entry_points() const { return entry_points_; }
+
+  // The neighbours of `item` in `layer`; empty where the row lies outside the file, which a
+  // validated index never shows.
+  absl::Span<const int32_t> Neighbors(int layer, int32_t item) const {
+    const Layer& l = layers_[layer];
+    const int64_t begin = l.row_splits[item], end = l.row_splits[item + 1];
+    if (begin < 0 || begin > end || end > static_cast<int64_t>(l.neighbors.size())) return {};
+    return l.neighbors.subspan(begin, end - begin);
+  }
+
+ private:
+  struct Layer {
+    absl::Span<const int64_t> row_splits;
+    absl::Span<const int32_t> neighbors;
+    std::string row_splits_name, neighbors_name;
+  };
+
+  IndexView() = default;
+
+  absl::Span<const int64_t> item_ids_;
+  const float* embeddings_ = nullptr;
+  int64_t dim_ = 0;
+  absl::Span<const int32_t> entry_points_;
+  std::string entry_points_name_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace nann
+
+#endif  // CUSTOM_OPS_CORE_INDEX_VIEW_H_

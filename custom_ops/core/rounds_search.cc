@@ -1,0 +1,72 @@
+#include "custom_ops/core/rounds_search.h"
+
+#include <cstddef>
+
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "custom_ops/core/walk.h"
+
+namespace nann {
+namespace {
+
+// results = best `ef` of results and fresh; candidates = those of fresh among them.
+// Both `results` and `candidates` are best first afterwards.
+void Merge(size_t ef, Workspace& w) {
+  KeepBest(ef, w.fresh);
+  w.merged.clear();
+  w.candidates.clear();
+  auto old = w.results.begin();
+  auto fresh = w.fresh.begin();
+  while (w.merged.size() < ef && (old != w.results.end() || fresh != w.fresh.end())) {
+    if (fresh == w.fresh.end() || (old != w.results.end() && Better(*old, *fresh))) {
+      w.merged.push_back(*old++);
+    } else {
+      w.candidates.push_back(*fresh);
+      w.merged.push_back(*fresh++);
+    }
+  }
+  w.results.swap(w.merged);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Search>> RoundsSearch::Create(absl::Span<const int32_t> ef,
+                                                             absl::Span<const int32_t> rounds,
+                                                             int num_layers) {
+  const size_t wanted = num_layers + 1;
+  if (ef.size() != wanted || rounds.size() != wanted) {
+    return absl::InvalidArgumentError(absl::StrCat("ef has ", ef.size(), " entries and rounds has ",
+                                                   rounds.size(), "; this index needs ", wanted,
+                                                   " of each, one per layer, start layer first"));
+  }
+  for (size_t i = 0; i < wanted; ++i) {
+    absl::Status status = CheckWidth(absl::StrCat("ef[", i, "]"), ef[i]);
+    if (!status.ok()) return status;
+    // The start layer's items are all entry points: after one round nothing is left to visit.
+    status = CheckWidth(absl::StrCat("rounds[", i, "]"), rounds[i], i == 0 ? 1 : kMaxRounds);
+    if (!status.ok()) return status;
+  }
+  return absl::WrapUnique<Search>(new RoundsSearch(ef, rounds));
+}
+
+absl::Status RoundsSearch::Run(const IndexView& index, ScoreBatch score, Workspace& workspace,
+                               SearchStatistics& statistics) const {
+  Walk walk(index, score, workspace, statistics);
+  absl::Status status = walk.Enter();
+  if (!status.ok()) return status;
+  workspace.results.swap(walk.fresh());
+  KeepBest(ef_[0], workspace.results);
+  for (int layer = index.num_layers() - 1; layer >= 0; --layer) {
+    const size_t i = index.num_layers() - layer;
+    walk.EnterLayer(layer, workspace.results);
+    workspace.candidates = workspace.results;
+    for (int32_t round = 0; round < rounds_[i] && !workspace.candidates.empty(); ++round) {
+      status = walk.Expand(workspace.candidates);
+      if (!status.ok()) return status;
+      Merge(ef_[i], workspace);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace nann

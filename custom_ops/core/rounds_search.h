@@ -1,0 +1,38 @@
+#ifndef CUSTOM_OPS_CORE_ROUNDS_SEARCH_H_
+#define CUSTOM_OPS_CORE_ROUNDS_SEARCH_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "custom_ops/core/search.h"
+
+namespace nann {
+
+// The paper's search (arXiv 2202.10226, Algorithms 1 and 2). The start layer is scored whole; in
+// every layer l below it, for rounds[l] rounds,
+//   N = neighbours of C minus visited, scored in one batch;
+//   W = best ef[l] of W and N;  C = those of N that are in W,
+// where W and C start as the layer above left W. The answer is W of the ground layer.
+class RoundsSearch : public Search {
+ public:
+  // `ef` and `rounds` hold one entry per layer, start layer first; the start layer has one round.
+  // InvalidArgument where a length or a value does not fit an index of `num_layers` layers.
+  static absl::StatusOr<std::unique_ptr<Search>> Create(absl::Span<const int32_t> ef,
+                                                        absl::Span<const int32_t> rounds,
+                                                        int num_layers);
+
+  absl::Status Run(const IndexView& index, ScoreBatch score, Workspace& workspace,
+                   SearchStatistics& statistics) const override;
+
+ private:
+  RoundsSearch(absl::Span<const int32_t> ef, absl::Span<const int32_t> rounds)
+      : ef_(ef.begin(), ef.end()), rounds_(rounds.begin(), rounds.end()) {}
+
+  const std::vector<int32_t> ef_, rounds_;
+};
+
+}  // namespace nann
+
+#endif  // CUSTOM_OPS_CORE_ROUNDS_SEARCH_H_

@@ -1,0 +1,54 @@
+#ifndef CUSTOM_OPS_CORE_SEARCH_H_
+#define CUSTOM_OPS_CORE_SEARCH_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "custom_ops/core/index_view.h"
+#include "custom_ops/core/scored.h"
+#include "custom_ops/core/visited_set.h"
+
+namespace nann {
+
+// No beam, k or level_topn entry may be above this: it bounds what a request can make us allocate.
+inline constexpr int32_t kMaxWidth = 1000000;
+inline constexpr int32_t kMaxRounds = 10000;
+
+// Writes the model's score of items[i] to scores[i]. Called once per round, from the walk's thread.
+using ScoreBatch =
+    absl::FunctionRef<absl::Status(absl::Span<const int32_t> items, absl::Span<float> scores)>;
+
+struct SearchStatistics {
+  int64_t items_scored = 0;  // Evaluations of the model; each item at most once per request.
+  int32_t rounds = 0;        // Batches of fresh items, the entry points' included.
+  int64_t nan_scores = 0;    // Scores that came back NaN; they count as minus infinity.
+};
+
+// The buffers of a walk. Kept between requests so that a round allocates nothing; one per worker.
+struct Workspace {
+  VisitedSet visited;
+  std::vector<int32_t> batch;
+  std::vector<float> batch_scores;
+  std::vector<Scored> fresh, candidates, results, merged;
+};
+
+// One way to walk the graph under a model's scores. Implementations are immutable and thread-safe.
+class Search {
+ public:
+  virtual ~Search() = default;
+
+  // Walks `index` and leaves the items it would answer with in `workspace.results`, best first:
+  // at least the best `k` where so many were reached. Errors of `score` are passed on.
+  virtual absl::Status Run(const IndexView& index, ScoreBatch score, Workspace& workspace,
+                           SearchStatistics& statistics) const = 0;
+};
+
+// Checks that `value`, the parameter called `name`, is in 1..limit.
+absl::Status CheckWidth(absl::string_view name, int64_t value, int64_t limit = kMaxWidth);
+
+}  // namespace nann
+
+#endif  // CUSTOM_OPS_CORE_SEARCH_H_

@@ -1,0 +1,93 @@
+#include "custom_ops/core/walk.h"
+
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+
+namespace nann {
+
+absl::Status CheckWidth(absl::string_view name, int64_t value, int64_t limit) {
+  if (value >= 1 && value <= limit) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " is ", value, ", allowed are 1 to ", limit));
+}
+
+Walk::Walk(const IndexView& index, ScoreBatch score, Workspace& workspace,
+           SearchStatistics& statistics)
+    : index_(index), score_(score), workspace_(workspace), statistics_(statistics) {
+  workspace_.visited.StartRequest(index.num_items());
+  workspace_.fresh.clear();
+  workspace_.results.clear();
+}
+
+absl::Status Walk::Enter() {
+  workspace_.fresh.clear();
+  workspace_.batch.clear();
+  for (int32_t item : index_.entry_points()) Meet(item);
+  return ScoreMet();
+}
+
+void Walk::EnterLayer(int layer, absl::Span<const Scored> entries) {
+  layer_ = layer;
+  workspace_.visited.StartLayer();
+  float known;
+  for (const Scored& entry : entries) workspace_.visited.Visit(entry.item, &known);
+}
+
+absl::Status Walk::Expand(absl::Span<const Scored> candidates) {
+  workspace_.fresh.clear();
+  workspace_.batch.clear();
+  const int64_t n = index_.num_items();
+  for (const Scored& candidate : candidates) {
+    for (int32_t neighbor : index_.Neighbors(layer_, candidate.item)) {
+      // The index was validated when it was opened, but a mapped file can change under us.
+      if (neighbor < 0 || neighbor >= n) {
+        return absl::DataLossError(absl::StrCat("item ", candidate.item, " has the neighbour ",
+                                                neighbor, " in layer ", layer_, " of an index of ",
+                                                n, " items"));
+      }
+      Meet(neighbor);
+    }
+  }
+  return ScoreMet();
+}
+
+void Walk::Meet(int32_t item) {
+  float known;
+  switch (workspace_.visited.Visit(item, &known)) {
+    case VisitedSet::State::kVisited:
+      break;
+    case VisitedSet::State::kScored:
+      workspace_.fresh.push_back({known, item});
+      break;
+    case VisitedSet::State::kNew:
+      workspace_.batch.push_back(item);
+      break;
+  }
+}
+
+absl::Status Walk::ScoreMet() {
+  const std::vector<int32_t>& batch = workspace_.batch;
+  if (!batch.empty()) {
+    std::vector<float>& scores = workspace_.batch_scores;
+    scores.resize(batch.size());
+    absl::Status status = score_(batch, absl::MakeSpan(scores));
+    if (!status.ok()) return status;
+    for (size_t i = 0; i < batch.size(); ++i) {
+      float score = scores[i];
+      if (std::isnan(score)) {
+        ++statistics_.nan_scores;
+        score = -std::numeric_limits<float>::infinity();
+      }
+      workspace_.visited.SetScore(batch[i], score);
+      workspace_.fresh.push_back({score, batch[i]});
+    }
+    statistics_.items_scored += static_cast<int64_t>(batch.size());
+  }
+  if (!workspace_.fresh.empty()) ++statistics_.rounds;
+  return absl::OkStatus();
+}
+
+}  // namespace nann

@@ -1,0 +1,41 @@
+#ifndef CUSTOM_OPS_CORE_WALK_H_
+#define CUSTOM_OPS_CORE_WALK_H_
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "custom_ops/core/search.h"
+
+namespace nann {
+
+// The steps that all searches share: entering the graph, entering a layer, and scoring in one batch
+// the neighbours that were not met before (Algorithm 2, lines "N = neighbours minus visited").
+// Lives for one request; the results of a step are in `fresh()` until the next.
+class Walk {
+ public:
+  Walk(const IndexView& index, ScoreBatch score, Workspace& workspace,
+       SearchStatistics& statistics);
+
+  // Scores the entry points.
+  absl::Status Enter();
+  // Starts `layer`, in which only `entries` are visited.
+  void EnterLayer(int layer, absl::Span<const Scored> entries);
+  // Scores the neighbours of `candidates` in the layer that are not visited, and visits them.
+  absl::Status Expand(absl::Span<const Scored> candidates);
+
+  // The items met in the last step, in no particular order; the caller may reorder them.
+  std::vector<Scored>& fresh() { return workspace_.fresh; }
+
+ private:
+  void Meet(int32_t item);
+  absl::Status ScoreMet();
+
+  const IndexView& index_;
+  const ScoreBatch score_;
+  Workspace& workspace_;
+  SearchStatistics& statistics_;
+  int layer_ = 0;
+};
+
+}  // namespace nann
+
+#endif  // CUSTOM_OPS_CORE_WALK_H_

@@ -1,0 +1,111 @@
+#include "custom_ops/kernels/function_scorer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "tensorflow/core/framework/cancellation.h"
+
+namespace tensorflow {
+namespace nann_ops {
+namespace {
+
+std::vector<Tensor> Arguments(std::vector<Tensor> user, std::vector<Tensor> captured) {
+  user.emplace_back();  // The items.
+  user.insert(user.end(), std::make_move_iterator(captured.begin()),
+              std::make_move_iterator(captured.end()));
+  return user;
+}
+
+}  // namespace
+
+FunctionScorer::FunctionScorer(OpKernelContext* ctx, FunctionLibraryRuntime::Handle function,
+                               const nann::IndexView& index, absl::Span<const int64_t> batch_sizes,
+                               std::vector<Tensor> user, std::vector<Tensor> captured,
+                               BatchTensors& batches)
+    : ctx_(ctx),
+      function_(function),
+      index_(index),
+      batch_sizes_(batch_sizes),
+      items_arg_(user.size()),
+      batches_(batches) {
+  args_ = Arguments(std::move(user), std::move(captured));
+}
+
+absl::Status FunctionScorer::Score(absl::Span<const int32_t> items, absl::Span<float> scores) {
+  while (!items.empty()) {
+    auto size = std::lower_bound(batch_sizes_.begin(), batch_sizes_.end(),
+                                 static_cast<int64_t>(items.size()));
+    if (size == batch_sizes_.end()) --size;
+    const size_t count = std::min<size_t>(items.size(), *size);
+    absl::Status status = ScoreBatch(*size, items.first(count), scores.first(count));
+    if (!status.ok()) return status;
+    items.remove_prefix(count);
+    scores.remove_prefix(count);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FunctionScorer::ScoreBatch(int64_t batch_size, absl::Span<const int32_t> items,
+                                        absl::Span<float> scores) {
+  if (ctx_->cancellation_manager() != nullptr && ctx_->cancellation_manager()->IsCancelled()) {
+    return absl::CancelledError("the request was cancelled during the search");
+  }
+  const int64_t dim = index_.dim();
+  Tensor& batch = batches_[batch_size];
+  const TensorShape shape({1, batch_size, dim});
+  if (batch.dtype() != DT_FLOAT || batch.shape() != shape) {
+    TF_RETURN_IF_ERROR(ctx_->allocate_temp(DT_FLOAT, shape, &batch));
+    std::memset(batch.data(), 0, batch.TotalBytes());
+  }
+  float* row = batch.flat<float>().data();
+  for (int32_t item : items) {
+    std::memcpy(row, index_.embeddings() + item * dim, dim * sizeof(float));
+    row += dim;
+  }
+  args_[items_arg_] = batch;
+  std::vector<Tensor> results;
+  TF_RETURN_IF_ERROR(Call(args_, &results));
+  if (results.size() != 1 || results[0].dtype() != DT_FLOAT ||
+      results[0].shape() != TensorShape({1, batch_size})) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the scorer returned ", results.size(), " tensors, the first ",
+                     results.empty() ? "missing" : DataTypeString(results[0].dtype()), " ",
+                     results.empty() ? "" : results[0].shape().DebugString(),
+                     "; it must return one float32 [1, ", batch_size, "]"));
+  }
+  std::memcpy(scores.data(), results[0].flat<float>().data(), scores.size() * sizeof(float));
+  return absl::OkStatus();
+}
+
+absl::Status FunctionScorer::Call(absl::Span<const Tensor> args, std::vector<Tensor>* results) {
+  // The scorer's kernels run on this very thread (they still share the intra-op pool): nothing
+  // waits for a free inter-op thread, so the search cannot deadlock with one thread only, and no
+  // time goes to handing work over.
+  std::function<void(std::function<void()>)> inline_runner = [](std::function<void()> run) {
+    run();
+  };
+  FunctionLibraryRuntime::Options options(ctx_->step_id());
+  options.rendezvous = ctx_->rendezvous();
+  options.cancellation_manager = ctx_->cancellation_manager();
+  options.collective_executor = ctx_->collective_executor();
+  options.stats_collector = ctx_->stats_collector();
+  options.step_container = ctx_->step_container();
+  options.run_all_kernels_inline = true;
+  options.runner = &inline_runner;
+  absl::Notification done;
+  absl::Status status;
+  ctx_->function_library()->Run(options, function_, args, results,
+                                [&done, &status](const absl::Status& result) {
+                                  status = result;
+                                  done.Notify();
+                                });
+  done.WaitForNotification();
+  return status;
+}
+
+}  // namespace nann_ops
+}  // namespace tensorflow

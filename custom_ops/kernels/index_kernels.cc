@@ -1,0 +1,103 @@
+#include <vector>
+
+#include "custom_ops/kernels/index_resource.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_op_kernel.h"
+#include "tensorflow/core/framework/tensor_types.h"
+
+namespace tensorflow {
+namespace nann_ops {
+namespace {
+
+absl::Status LookupIndex(OpKernelContext* ctx, core::RefCountPtr<IndexResource>* resource) {
+  return LookupResource(ctx, HandleFromInput(ctx, 0), resource);
+}
+
+class IndexOpenOp : public OpKernel {
+ public:
+  explicit IndexOpenOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("dim", &dim_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("validate", &validate_));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    core::RefCountPtr<IndexResource> resource;
+    OP_REQUIRES_OK(ctx, LookupOrCreateResource<IndexResource>(ctx, HandleFromInput(ctx, 0),
+                                                              &resource, [](IndexResource** made) {
+                                                                *made = new IndexResource;
+                                                                return absl::OkStatus();
+                                                              }));
+    const Tensor& files = ctx->input(1);
+    OP_REQUIRES(ctx, TensorShapeUtils::IsVector(files.shape()),
+                absl::InvalidArgumentError(
+                    absl::StrCat("files has shape ", files.shape().DebugString(), ", not [f]")));
+    std::vector<std::string> paths;
+    for (int64_t i = 0; i < files.NumElements(); ++i) paths.push_back(files.vec<tstring>()(i));
+    auto index = OpenIndex::Map(ctx->env(), paths, dim_, validate_);
+    OP_REQUIRES_OK(ctx, index.status());
+    resource->Set(*std::move(index));
+  }
+
+ private:
+  int64_t dim_;
+  bool validate_;
+};
+
+// Lets a tensor look into a mapping: the buffer keeps the index open and frees nothing itself.
+class MappedBuffer : public TensorBuffer {
+ public:
+  MappedBuffer(const void* data, size_t size, std::shared_ptr<const OpenIndex> index)
+      : TensorBuffer(const_cast<void*>(data)), size_(size), index_(std::move(index)) {}
+  size_t size() const override { return size_; }
+  TensorBuffer* root_buffer() override { return this; }
+  // Owning memory could be forwarded and written by another op; the mapping is read-only.
+  bool OwnsMemory() const override { return false; }
+  void FillAllocationDescription(AllocationDescription* description) const override {
+    description->set_allocator_name("nann_index");
+  }
+
+ private:
+  const size_t size_;
+  const std::shared_ptr<const OpenIndex> index_;
+};
+
+class IndexItemsOp : public OpKernel {
+ public:
+  explicit IndexItemsOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("dim", &dim_));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    core::RefCountPtr<IndexResource> resource;
+    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
+    auto index = resource->Get();
+    OP_REQUIRES_OK(ctx, index.status());
+    const nann::IndexView& view = (*index)->view();
+    OP_REQUIRES(ctx, view.dim() == dim_,
+                absl::InvalidArgumentError(absl::StrCat("the index has embeddings of width ",
+                                                        view.dim(), ", dim is ", dim_)));
+    const int64_t n = view.num_items();
+    ctx->set_output(0, AsTensor(DT_INT64, TensorShape({n}), view.item_ids().data(), *index));
+    ctx->set_output(1, AsTensor(DT_FLOAT, TensorShape({n, dim_}), view.embeddings(), *index));
+  }
+
+ private:
+  static Tensor AsTensor(DataType type, const TensorShape& shape, const void* data,
+                         std::shared_ptr<const OpenIndex> index) {
+    if (shape.num_elements() == 0) return Tensor(type, shape);
+    core::RefCountPtr<TensorBuffer> buffer(
+        new MappedBuffer(data, shape.num_elements() * DataTypeSize(type), std::move(index)));
+    return Tensor(type, shape, buffer.get());
+  }
+
+  int64_t dim_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexHandle").Device(DEVICE_CPU),
+                        ResourceHandleOp<IndexResource>);
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexOpen").Device(DEVICE_CPU), IndexOpenOp);
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexItems").Device(DEVICE_CPU), IndexItemsOp);
+
+}  // namespace
+}  // namespace nann_ops
+}  // namespace tensorflow

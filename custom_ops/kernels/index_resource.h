@@ -1,0 +1,52 @@
+#ifndef CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_
+#define CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "custom_ops/core/index_view.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/tensor.h"
+#include "tensorflow/core/platform/env.h"
+
+namespace tensorflow {
+namespace nann_ops {
+
+// An open index and the mappings it looks into. Immutable; shared by the searches that use it.
+class OpenIndex {
+ public:
+  // Maps `files` (in the order that Nann>IndexOpen documents) read-only through `env`.
+  static absl::StatusOr<std::shared_ptr<const OpenIndex>> Map(Env* env,
+                                                              const std::vector<std::string>& files,
+                                                              int64_t dim, bool validate);
+
+  const nann::IndexView& view() const { return *view_; }
+
+ private:
+  OpenIndex() = default;
+
+  std::vector<std::unique_ptr<ReadOnlyMemoryRegion>> regions_;
+  std::unique_ptr<const nann::IndexView> view_;
+};
+
+// The resource behind Nann>IndexHandle: empty until Nann>IndexOpen. Thread-safe.
+class IndexResource : public ResourceBase {
+ public:
+  std::string DebugString() const override;
+
+  void Set(std::shared_ptr<const OpenIndex> index);
+  // FailedPrecondition where nothing was opened yet.
+  absl::StatusOr<std::shared_ptr<const OpenIndex>> Get() const;
+
+ private:
+  mutable absl::Mutex mu_;
+  std::shared_ptr<const OpenIndex> index_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace nann_ops
+}  // namespace tensorflow
+
+#endif  // CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_

@@ -1,0 +1,98 @@
+"""Folders and files that appear whole or not at all.
+
+Every stage writes into a hidden neighbour of its target and renames it at the end, so that a reader never meets a
+half-written artefact, whatever interrupts the writer.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfserving_ext.errors import NannError
+
+
+@contextlib.contextmanager
+def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a new empty folder that becomes `target` when the block ends without an exception.
+
+    An existing `target` is replaced. On an exception the new folder is removed and `target` stays as it was.
+
+    Raises:
+      NannError: the folder cannot be written (no space, no permission).
+    """
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+    except OSError as error:
+        raise NannError(f"cannot write {target}: {error.strerror or error}") from error
+    try:
+        yield new
+        new.chmod(0o755)  # mkdtemp's 0700 would hide a model from the user that serves it.
+        if target.exists():
+            old = new.with_suffix(".old")
+            target.rename(old)
+            new.rename(target)
+            shutil.rmtree(old)
+        else:
+            new.rename(target)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise NannError(f"cannot write {target}: {error.strerror or error}") from error
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a path to write; it becomes the file `target` when the block ends without an exception.
+
+    Raises:
+      NannError: the file cannot be written (no space, no permission).
+    """
+    target = Path(target)
+    new = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield new
+        new.replace(target)
+    except OSError as error:
+        raise NannError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_json(target: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    with atomic_file(target) as path:
+        path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      NannError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise NannError(f"{path} does not exist") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise NannError(f"{path} is not valid JSON: {error}") from error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The file's SHA-256 in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,238 @@
+"""The index on disk: `manifest.json` and raw little-endian arrays that are mapped, never copied (docs/format.md).
+
+Shapes: n items, dim the width of an embedding, e entry points. `layers[0]` is the ground layer, which holds all items;
+the start layer above the last of `layers` has no edges here, its items are the entry points.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfserving_ext.artifacts import atomic_folder, read_json, sha256, write_json
+from tfserving_ext.errors import NannError
+
+FORMAT = "nann-index"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer's edges: the neighbours of item i are `neighbors[row_splits[i]:row_splits[i + 1]]`.
+
+    Attributes:
+      row_splits: int64 [n + 1].
+      neighbors: int32 [row_splits[n]].
+    """
+
+    row_splits: np.ndarray
+    neighbors: np.ndarray
+
+
+def _file_names(layers: int) -> list[str]:
+    """All array files, in the order in which `Nann>IndexOpen` takes them."""
+    names = ["item_ids.bin", "item_embeddings.bin", "entry_points.bin"]
+    for layer in range(layers):
+        names += [f"row_splits_{layer}.bin", f"neighbors_{layer}.bin"]
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """An index that was opened: every offset and neighbour is within its bounds.
+
+    Attributes:
+      folder: where it lies.
+      manifest: what `manifest.json` holds.
+      item_ids: int64 [n], the data's own ids.
+      item_embeddings: float32 [n, dim], mapped.
+      entry_points: int32 [e].
+      layers: ground layer first.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    item_ids: np.ndarray
+    item_embeddings: np.ndarray
+    entry_points: np.ndarray
+    layers: tuple[Layer, ...]
+
+    @property
+    def dim(self) -> int:
+        """Width of an item embedding."""
+        return self.item_embeddings.shape[1]
+
+    @property
+    def files(self) -> list[Path]:
+        """The array files in the order in which `ops.index_open` takes them."""
+        return [self.folder / name for name in _file_names(len(self.layers))]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], checksums: bool = False) -> "Index":
+        """Maps the index in `folder` and checks it.
+
+        Args:
+          folder: a folder that `write_index` wrote.
+          checksums: whether to read every file whole and compare its SHA-256 with the manifest's.
+
+        Raises:
+          NannError: the folder is no index, of an unknown format version, truncated, or an entry is out of bounds; the
+            message names the file and the position.
+        """
+        folder = Path(folder)
+        if not (folder / "manifest.json").exists():
+            raise NannError(f"{folder} is not an index: it has no manifest.json; build one with `nann index`")
+        manifest = read_json(folder / "manifest.json")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise NannError(f"{folder / 'manifest.json'} does not describe an index (format {FORMAT!r})")
+        if manifest.get("format_version") != FORMAT_VERSION:
+            raise NannError(
+                f"{folder} has format version {manifest.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
+                "build the index again with `nann index`"
+            )
+        shape = {name: manifest.get(name) for name in ("num_items", "dim", "layers")}
+        if not all(isinstance(value, int) and 0 <= value < 2**31 for value in shape.values()):
+            raise NannError(f"{folder / 'manifest.json'} holds {shape}, each must be a whole number below 2^31")
+        if manifest.get("dtype") != "float32":
+            raise NannError(f"{folder} has embeddings of type {manifest.get('dtype')!r}, allowed is 'float32'")
+        files = manifest.get("files")
+        n, dim, names = shape["num_items"], shape["dim"], _file_names(shape["layers"])
+        if not isinstance(files, dict) or set(files) != set(names):
+            raise NannError(f"{folder / 'manifest.json'} must list the files {', '.join(names)}")
+        if checksums:
+            for name in names:
+                if sha256(folder / name) != files[name].get("sha256"):
+                    raise NannError(f"{folder / name} does not have the checksum that manifest.json gives")
+        item_ids = _map(folder / names[0], np.int64, n)
+        item_embeddings = _map(folder / names[1], np.float32, n * dim).reshape(n, dim)
+        entry_points = _map(folder / names[2], np.int32, None)
+        layers = []
+        for row_splits_name, neighbors_name in zip(names[3::2], names[4::2], strict=True):
+            row_splits = _map(folder / row_splits_name, np.int64, n + 1)
+            layers.append(Layer(row_splits, _map(folder / neighbors_name, np.int32, int(row_splits[-1]))))
+        index = cls(folder, manifest, item_ids, item_embeddings, entry_points, tuple(layers))
+        index.check()
+        return index
+
+    def check(self) -> None:
+        """Checks every entry against its bounds.
+
+        Raises:
+          NannError: naming the file and the position of the first entry that is out of bounds.
+        """
+        n = len(self.item_ids)
+        if n and not len(self.entry_points):
+            raise NannError(f"{self.folder / 'entry_points.bin'} is empty")
+        _check_items(self.folder / "entry_points.bin", self.entry_points, n)
+        for number, layer in enumerate(self.layers):
+            path = self.folder / f"row_splits_{number}.bin"
+            falls = np.flatnonzero(np.diff(layer.row_splits) < 0)
+            if layer.row_splits[0] != 0:
+                raise NannError(f"{path}[0] is {layer.row_splits[0]}, must be 0")
+            if len(falls):
+                at = int(falls[0]) + 1
+                raise NannError(f"{path}[{at}] is {layer.row_splits[at]}, below the entry before it")
+            _check_items(self.folder / f"neighbors_{number}.bin", layer.neighbors, n)
+
+
+def _map(path: Path, dtype: type, length: int | None) -> np.ndarray:
+    """Maps a raw array of `length` entries, or of as many as the file holds."""
+    size = np.dtype(dtype).itemsize
+    try:
+        held = path.stat().st_size
+    except OSError as error:
+        raise NannError(f"{path} is missing from the index") from error
+    if held % size or (length is not None and held != length * size):
+        wanted = f"a multiple of {size}" if length is None else f"{length} x {size} = {length * size}"
+        raise NannError(f"{path} has {held} bytes, expected {wanted}; the file is truncated or of another index")
+    if held == 0:
+        return np.zeros(0, dtype)
+    return np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r")
+
+
+def _check_items(path: Path, items: np.ndarray, n: int) -> None:
+    wrong = np.flatnonzero((items < 0) | (items >= n))
+    if len(wrong):
+        at = int(wrong[0])
+        raise NannError(f"{path}[{at}] is {items[at]}, allowed are the item indices 0 to {n - 1}")
+
+
+def write_index(
+    folder: str | os.PathLike[str],
+    item_ids: np.ndarray,
+    item_embeddings: np.ndarray,
+    entry_points: np.ndarray,
+    layers: Sequence[Layer],
+    parameters: Mapping[str, Any],
+) -> Index:
+    """Writes an index, whole or not at all, and opens it.
+
+    Args:
+      folder: the target; replaced where it exists.
+      item_ids: int64 [n], the data's own ids, all different.
+      item_embeddings: float32 [n, dim], finite.
+      entry_points: int32 [e], dense indices of the start layer's items.
+      layers: ground layer first.
+      parameters: what else the manifest should say (metric, M, ...).
+
+    Raises:
+      NannError: arrays of different lengths, repeated ids, embeddings that are not finite, entries out of bounds, or
+        the folder cannot be written.
+    """
+    item_ids, item_embeddings = check_items(item_ids, item_embeddings)
+    arrays: list[np.ndarray] = [
+        item_ids.astype("<i8", copy=False),
+        item_embeddings.astype("<f4", copy=False),
+        np.asarray(entry_points).astype("<i4"),
+    ]
+    for layer in layers:
+        arrays += [layer.row_splits.astype("<i8", copy=False), layer.neighbors.astype("<i4", copy=False)]
+    with atomic_folder(folder) as new:
+        files = {}
+        for name, array in zip(_file_names(len(layers)), arrays, strict=True):
+            np.ascontiguousarray(array).tofile(new / name)
+            files[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256(new / name)}
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "num_items": len(item_ids),
+            "dim": int(item_embeddings.shape[1]),
+            "dtype": "float32",
+            "layers": len(layers),
+            "entry_points": len(entry_points),
+            **parameters,
+            "files": files,
+        }
+        write_json(new / "manifest.json", manifest)
+        Index.open(new)
+    return Index.open(folder)
+
+
+def check_items(item_ids: np.ndarray, item_embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Checks an item table and returns it as int64 [n] and float32 [n, dim].
+
+    Raises:
+      NannError: wrong types or shapes, different lengths, repeated ids, or values that are not finite.
+    """
+    if item_ids.ndim != 1 or not np.issubdtype(item_ids.dtype, np.integer):
+        raise NannError(f"item ids are {item_ids.dtype} {list(item_ids.shape)}, they must be integers [n]")
+    if item_embeddings.ndim != 2 or not np.issubdtype(item_embeddings.dtype, np.floating):
+        raise NannError(
+            f"item embeddings are {item_embeddings.dtype} {list(item_embeddings.shape)}, they must be floats [n, dim]"
+        )
+    if len(item_ids) != len(item_embeddings):
+        raise NannError(f"there are {len(item_ids)} item ids but {len(item_embeddings)} item embeddings")
+    if len(item_ids) == 0:
+        raise NannError("there are no items")
+    ids, counts = np.unique(item_ids, return_counts=True)
+    if counts.max() > 1:
+        raise NannError(f"item id {ids[counts.argmax()]} appears {counts.max()} times; ids must be all different")
+    for start in range(0, len(item_embeddings), 1 << 18):
+        rows = np.flatnonzero(~np.isfinite(item_embeddings[start : start + (1 << 18)]).all(axis=1))
+        if len(rows):
+            row = start + int(rows[0])
+            raise NannError(f"the embedding of item {item_ids[row]} (row {row}) holds NaN or infinity")
+    return item_ids.astype(np.int64, copy=False), item_embeddings.astype(np.float32, copy=False)

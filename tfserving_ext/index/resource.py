@@ -1,0 +1,49 @@
+"""An index as a TensorFlow resource that travels inside a SavedModel as assets."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfserving_ext import ops
+from tfserving_ext.index.format import Index
+
+
+class MappedIndex(tf.saved_model.experimental.TrackableResource):
+    """Maps an index into TensorFlow; the files are assets of any SavedModel that tracks this object.
+
+    Nothing is copied into memory or into the graph: after a load the tables are pages of the files.
+
+    Attributes:
+      dim: width of an item embedding.
+    """
+
+    def __init__(self, index: Index) -> None:
+        """Maps `index`.
+
+        Raises:
+          tf.errors.InvalidArgumentError: a file changed since `index` was opened.
+        """
+        super().__init__()
+        self.dim = index.dim
+        # The name is unique in the process; a loaded SavedModel gets its own suffix.
+        self._shared_name = f"nann_index_{tf.compat.v1.get_default_graph().unique_name('index')}_{id(self)}"
+        self._assets = []
+        for path in index.files:
+            asset = tf.saved_model.Asset(str(path))
+            # Tracked by name: a plain attribute would keep the original path in the export.
+            self._track_trackable(asset, path.stem)
+            self._assets.append(asset)
+        self._initialize()
+
+    def _create_resource(self) -> tf.Tensor:
+        return ops.index_handle(shared_name=self._shared_name)
+
+    def _initialize(self) -> Any:
+        ops.index_open(self.resource_handle, [asset.asset_path for asset in self._assets], dim=self.dim)
+
+    def _destroy_resource(self) -> None:
+        tf.raw_ops.DestroyResourceOp(resource=self.resource_handle, ignore_lookup_error=True)
+
+    def items(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Item ids, int64 [n], and embeddings, float32 [n, dim], as views of the files."""
+        return ops.index_items(self.resource_handle, self.dim)

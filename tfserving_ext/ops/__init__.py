@@ -1,0 +1,13 @@
+"""The compiled ops: one documented Python function per op.
+
+Importing this module loads the op library into TensorFlow, which is also what makes a SavedModel with these ops
+loadable:
+
+    import tfserving_ext.ops
+    model = tf.saved_model.load("/models/nann/1")
+"""
+
+from tfserving_ext.ops._library import load
+from tfserving_ext.ops._search import DEFAULT_BATCH_SIZES, beam_search, index_handle, index_items, index_open
+
+__all__ = ["DEFAULT_BATCH_SIZES", "beam_search", "index_handle", "index_items", "index_open", "load"]

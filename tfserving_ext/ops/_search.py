@@ -1,0 +1,110 @@
+"""Python faces of the index and search ops. The ops' own docs are in `custom_ops/ops/`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfserving_ext.ops._library import load
+
+# Scorer batches are padded to these sizes, so that a compiled scorer meets few shapes.
+DEFAULT_BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class SearchResult(NamedTuple):
+    """What a search returns.
+
+    Attributes:
+      item_ids: int64 [B, k], best first, the data's own ids; -1 where fewer than k items were reached.
+      scores: float32 [B, k], the model's scores; -inf beside -1.
+      items_scored: int64 [B], evaluations of the model.
+      rounds: int32 [B], rounds that met a fresh item, the entry points' included.
+    """
+
+    item_ids: tf.Tensor
+    scores: tf.Tensor
+    items_scored: tf.Tensor
+    rounds: tf.Tensor
+
+
+def index_handle(shared_name: str = "") -> tf.Tensor:
+    """A handle, resource [], to an index that `index_open` fills."""
+    return load().nann_index_handle(shared_name=shared_name)
+
+
+def index_open(index: tf.Tensor, files: Sequence[Any], dim: int, validate: bool = True) -> tf.Operation:
+    """Maps the files of an index into the resource `index`, without copying them.
+
+    Args:
+      index: resource [], from `index_handle`.
+      files: 3 + 2 x layers paths: item_ids, item_embeddings, entry_points, then row_splits and neighbors of every
+        layer, ground layer first (docs/format.md).
+      dim: width of an item embedding.
+      validate: read all edges once and check them against their bounds.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a file has the wrong size, or an entry is out of bounds.
+      tf.errors.NotFoundError: a file is missing.
+    """
+    return load().nann_index_open(index=index, files=tf.stack(list(files)), dim=dim, validate=validate)
+
+
+def index_items(index: tf.Tensor, dim: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The index's item ids, int64 [n], and embeddings, float32 [n, dim]: views of the mapped files."""
+    return load().nann_index_items(index=index, dim=dim)
+
+
+def beam_search(
+    index: tf.Tensor,
+    user: Sequence[tf.Tensor],
+    score: Callable[..., tf.Tensor],
+    dim: int,
+    k: Any,
+    ef: Any,
+    rounds: Any = (),
+    exclude: Any = None,
+    algorithm: str = "rounds",
+    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+) -> SearchResult:
+    """Top-k items under `score` by beam search over the index's graph (arXiv 2202.10226, Algorithms 1 and 2).
+
+    Args:
+      index: resource [], an open index.
+      user: the user tensors, each [B, ...]; all dimensions but the first should be static.
+      score: called as score(*user, items), traced once with user tensors [1, ...] and items float32 [1, N, dim]; returns
+        float32 [1, N]. It must treat items independently: padded rows hold anything.
+      dim: width of an item embedding.
+      k: int32 [], items wanted per user, 1 to 1,000,000.
+      ef: int32, beam widths, start layer first. "rounds": one per layer. "deployed": one per layer above the ground,
+        then the picks of each ground round, that is `level_topn` without its last entry.
+      rounds: int32, for "rounds" the rounds per layer, start layer first.
+      exclude: int64 [B, x], ids that are walked through but never returned; None for none.
+      algorithm: "rounds" (the paper's) or "deployed" (the original's deployed graph).
+      batch_sizes: sizes that scorer batches are padded to, increasing.
+
+    Returns:
+      A `SearchResult`. Ties are broken by the lower item index; NaN scores count as -inf.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
+    """
+    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in user]
+    function = tf.function(score, autograph=False).get_concrete_function(
+        *specs, tf.TensorSpec([1, None, dim], tf.float32)
+    )
+    if exclude is None:
+        exclude = tf.zeros([tf.shape(user[0])[0], 0], tf.int64)
+    return SearchResult(
+        *load().nann_beam_search(
+            index=index,
+            k=k,
+            ef=ef,
+            rounds=tf.cast(rounds, tf.int32),
+            exclude=exclude,
+            user=list(user),
+            captured=function.captured_inputs,
+            scorer=function,
+            algorithm=algorithm,
+            batch_sizes=list(batch_sizes),
+        )
+    )
