@@ -17,16 +17,31 @@ from typing import Any
 from tfserving_ext.errors import NannError
 
 
+# A folder that holds one of these was written by a stage, so that a stage may replace it.
+IDENTIFYING_FILES = ("manifest.json", "model.json", "saved_model.pb", "item_embs.npy")
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise NannError(f"{target} is a file; the output must be a new folder, or one that an earlier run wrote")
+    if any(target.iterdir()) and not any((target / name).exists() for name in IDENTIFYING_FILES):
+        raise NannError(f"{target} holds files that no stage wrote; choose a new or empty folder for the output")
+
+
 @contextlib.contextmanager
 def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a new empty folder that becomes `target` when the block ends without an exception.
 
-    An existing `target` is replaced. On an exception the new folder is removed and `target` stays as it was.
+    An existing `target` is replaced, if a stage wrote it. On an exception the new folder is removed and `target` stays
+    as it was.
 
     Raises:
-      NannError: the folder cannot be written (no space, no permission).
+      NannError: the folder cannot be written (no space, no permission), or holds files that no stage wrote.
     """
     target = Path(target)
+    _check_replaceable(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))

@@ -1,6 +1,7 @@
 """Progress bars and outcome lines, the same in every stage.
 
-On a terminal a bar is redrawn in place. In a log, where redrawing is noise, a line is printed at most every ten seconds.
+On a terminal a bar is redrawn in place. In a log, where redrawing is noise, a line is printed at most every ten
+seconds.
 """
 
 import contextlib

@@ -4,6 +4,7 @@ The model's score plays no part in building: the graph only says which items are
 """
 
 import os
+from typing import Any
 
 import faiss
 import numpy as np
@@ -60,7 +61,7 @@ def build_index(
     return write_index(target, item_ids, item_embeddings, entry_points, layers, parameters)
 
 
-def extract_graph(hnsw: "faiss.HNSW", start_layer: int = START_LAYER) -> tuple[np.ndarray, list[Layer]]:
+def extract_graph(hnsw: Any, start_layer: int = START_LAYER) -> tuple[np.ndarray, list[Layer]]:
     """Reads the entry points and the layers below `start_layer` out of a Faiss HNSW graph.
 
     Args:

@@ -93,13 +93,11 @@ class Index:
                 f"{folder} has format version {manifest.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
                 "build the index again with `nann index`"
             )
-        shape = {name: manifest.get(name) for name in ("num_items", "dim", "layers")}
-        if not all(isinstance(value, int) and 0 <= value < 2**31 for value in shape.values()):
-            raise NannError(f"{folder / 'manifest.json'} holds {shape}, each must be a whole number below 2^31")
+        n, dim, num_layers = (_count(folder, manifest, name) for name in ("num_items", "dim", "layers"))
         if manifest.get("dtype") != "float32":
             raise NannError(f"{folder} has embeddings of type {manifest.get('dtype')!r}, allowed is 'float32'")
         files = manifest.get("files")
-        n, dim, names = shape["num_items"], shape["dim"], _file_names(shape["layers"])
+        names = _file_names(num_layers)
         if not isinstance(files, dict) or set(files) != set(names):
             raise NannError(f"{folder / 'manifest.json'} must list the files {', '.join(names)}")
         if checksums:
@@ -136,6 +134,13 @@ class Index:
                 at = int(falls[0]) + 1
                 raise NannError(f"{path}[{at}] is {layer.row_splits[at]}, below the entry before it")
             _check_items(self.folder / f"neighbors_{number}.bin", layer.neighbors, n)
+
+
+def _count(folder: Path, manifest: dict[str, Any], name: str) -> int:
+    value = manifest.get(name)
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise NannError(f"{folder / 'manifest.json'}: {name} is {value!r}, it must be a whole number below 2^31")
+    return value
 
 
 def _map(path: Path, dtype: type, length: int | None) -> np.ndarray:

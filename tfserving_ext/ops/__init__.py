@@ -8,6 +8,15 @@ loadable:
 """
 
 from tfserving_ext.ops._library import load
-from tfserving_ext.ops._search import DEFAULT_BATCH_SIZES, beam_search, index_handle, index_items, index_open
+from tfserving_ext.ops._search import (
+    DEFAULT_BATCH_SIZES,
+    SearchResult,
+    beam_search,
+    index_handle,
+    index_items,
+    index_open,
+)
 
-__all__ = ["DEFAULT_BATCH_SIZES", "beam_search", "index_handle", "index_items", "index_open", "load"]
+__all__ = ["DEFAULT_BATCH_SIZES", "SearchResult", "beam_search", "index_handle", "index_items", "index_open", "load"]
+
+load()

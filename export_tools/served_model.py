@@ -1,0 +1,113 @@
+"""The module that is exported: user tower, beam search and scorer as TensorFlow functions with two signatures."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.index.format import Index
+from tfserving_ext.retrieval import NeuralTopK, SearchParameters
+from tfserving_ext.training.checkpoint import TrainedModel
+
+# A request of more users than this is refused before anything is computed: what it makes us allocate is bounded.
+MAX_USERS = 1024
+# level_topn of the original: beams of layers 2 and 1, picks of three ground rounds, k.
+LEVEL_TOPN_LENGTH = 6
+
+
+class ServedModel(tf.Module):
+    """A trained model over an index.
+
+    Signatures:
+      serving_default: the original's. `comm_seq` float16 [1, history_length * item_dim], the embedded behaviours, and
+        `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]].
+      retrieve: raw features. `item_history` int64 [B, L], oldest first, any L; and, each with a default,
+        `category_history` int64 [B, L] (the categories that the items had in training), `k` int32 [], `ef` and
+        `rounds` int32 [layers], `exclude` int64 [B, x] or [1, x], ids never to return. Unknown ids count as missing.
+        Returns `item_ids` int64 [B, k], `scores` float32 [B, k], `items_scored` int64 [B].
+    """
+
+    def __init__(self, trained: TrainedModel, index: Index, parameters: SearchParameters, k: int) -> None:
+        """Puts the parts together; `parameters` and `k` become the defaults of `retrieve`."""
+        super().__init__()
+        self.model = trained.model
+        self.search = NeuralTopK(index, trained.model.score)
+        self.search.check(parameters)
+        self.item_categories = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
+        self._parameters = parameters
+        self._k = k
+
+    def signatures(self) -> dict[str, Any]:
+        """The functions to export, by signature name."""
+        config = self.model.config
+        width = config.history_length * self.model.item_dim
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([1, width], tf.float16, "comm_seq"),
+                tf.TensorSpec([LEVEL_TOPN_LENGTH], tf.int32, "level_topn"),
+            ]
+        )
+        def serving_default(comm_seq: tf.Tensor, level_topn: tf.Tensor) -> dict[str, tf.Tensor]:
+            sequence = tf.reshape(tf.cast(comm_seq, tf.float32), [1, config.history_length, self.model.item_dim])
+            result = self.search.deployed(self.model.user_from_sequence(sequence), level_topn)
+            return {"top_k": result.item_ids}
+
+        none = tf.zeros([0, 0], tf.int64)
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, None], tf.int64, "item_history"),
+                tf.TensorSpec([None, None], tf.int64, "category_history"),
+                tf.TensorSpec([], tf.int32, "k"),
+                tf.TensorSpec([None], tf.int32, "ef"),
+                tf.TensorSpec([None], tf.int32, "rounds"),
+                tf.TensorSpec([None, None], tf.int64, "exclude"),
+            ]
+        )
+        def retrieve(
+            item_history: tf.Tensor,
+            category_history: tf.Tensor = none,
+            k: tf.Tensor = tf.constant(self._k),  # noqa: B008 - what a client may leave out
+            ef: tf.Tensor = tf.constant(self._parameters.ef),  # noqa: B008
+            rounds: tf.Tensor = tf.constant(self._parameters.rounds),  # noqa: B008
+            exclude: tf.Tensor = none,
+        ) -> dict[str, tf.Tensor]:
+            return self._retrieve(item_history, category_history, k, ef, rounds, exclude)
+
+        return {"serving_default": serving_default, "retrieve": retrieve}
+
+    def _retrieve(
+        self,
+        item_history: tf.Tensor,
+        category_history: tf.Tensor,
+        k: tf.Tensor,
+        ef: tf.Tensor,
+        rounds: tf.Tensor,
+        exclude: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        users = tf.shape(item_history)[0]
+        category_shape, exclude_users = tf.shape(category_history), tf.shape(exclude)[0]
+        checks = [
+            tf.debugging.assert_less_equal(users, MAX_USERS, f"item_history has too many users, at most {MAX_USERS}"),
+            tf.debugging.Assert(
+                tf.reduce_all(category_shape == tf.shape(item_history)) | (category_shape[0] == 0),
+                ["category_history must have the shape of item_history or be left out; got", category_shape],
+            ),
+            tf.debugging.Assert(
+                (exclude_users == users) | (exclude_users <= 1),
+                ["exclude must have one row per user, or one row for all; rows got", exclude_users],
+            ),
+        ]
+        with tf.control_dependencies(checks):
+            known = tf.gather(self.item_categories, self.model.items.rows(item_history))
+        categories = tf.cond(category_shape[0] == 0, lambda: known, lambda: category_history)
+        categories = tf.ensure_shape(categories, [None, None])
+        exclude = tf.cond(
+            exclude_users == 0,
+            lambda: tf.zeros([users, 0], tf.int64),
+            lambda: tf.broadcast_to(exclude, [users, tf.shape(exclude)[1]]),
+        )
+        user = self.model.user({"item_history": item_history, "category_history": categories})
+        result = self.search(user, k=k, ef=ef, rounds=rounds, exclude=exclude)
+        return {"item_ids": result.item_ids, "scores": result.scores, "items_scored": result.items_scored}

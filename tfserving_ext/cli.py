@@ -1,0 +1,243 @@
+"""The command line, `nann`: one subcommand a stage. Each calls one Python function of the same meaning."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfserving_ext import __version__
+from tfserving_ext.errors import NannError
+from tfserving_ext.progress import outcome
+
+# The functions behind the commands are imported when a command runs: TensorFlow takes seconds, `--help` should not.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`nann demo` runs all stages on real purchases.",
+    help="Top-k of millions of items under your own ranking model, served by TensorFlow Serving.",
+)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise NannError(
+            f"{name} is {text!r}, it must be whole numbers with commas between, such as 100,200,400"
+        ) from error
+
+
+def _share(text: str) -> int | float:
+    """A number of users, or a fraction of them."""
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError as error:
+        raise NannError(f"got {text!r}, allowed are a number of users (10000) or a fraction (0.1)") from error
+
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an existing one is replaced.")]
+Ef = Annotated[str, typer.Option(help="Beam width per layer, start layer first.")]
+Rounds = Annotated[str, typer.Option(help="Scoring rounds per layer, start layer first.")]
+K = Annotated[int, typer.Option("-k", "--k", help="Length of the answers.", min=1)]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")] = False,
+) -> None:
+    del traceback  # Read in main().
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: nann convert UserBehavior.csv -o data --validation 10000 --test 10000")
+def convert(
+    csv: Annotated[Path, typer.Argument(help="UserBehavior CSV (plain or .gz), without a header.")],
+    out: Out = Path("data"),
+    min_item_count: Annotated[int, typer.Option(help="Drop items with fewer behaviours.", min=1)] = 5,
+    validation: Annotated[str, typer.Option(help="Validation users: a number, or a fraction below 1.")] = "10000",
+    test: Annotated[str, typer.Option(help="Test users: a number, or a fraction below 1.")] = "10000",
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+) -> None:
+    """Convert a UserBehavior CSV into sequences, split by user."""
+    from tfserving_ext.data.convert import convert as run
+    from tfserving_ext.data.sequences import Sequences
+
+    run(csv, out, min_item_count=min_item_count, validation=_share(validation), test=_share(test), seed=seed)
+    counts = Sequences.open(out).counts
+    outcome(
+        "convert", f"{counts['behaviors']:,} behaviours, {counts['users']:,} users, {counts['items']:,} items: {out}"
+    )
+
+
+@app.command(epilog="Example: nann train data -o model --steps 20000 --epsilon 0.03")
+def train(
+    data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
+    out: Out = Path("model"),
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 5000,
+    batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 128,
+    negatives: Annotated[int, typer.Option(help="Sampled negatives per step, shared by the batch.")] = 100,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW; decays by a cosine.")] = 3e-3,
+    epsilon: Annotated[float, typer.Option(help="FGSM step relative to the embeddings' scale; 0 for none.")] = 0.03,
+    mask_padding: Annotated[bool, typer.Option(help="Keep padding out of the attention.")] = True,
+    seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
+) -> None:
+    """Train the NANN attention model. Called again after an interruption, it resumes."""
+    from tfserving_ext.models import NannAttentionConfig
+    from tfserving_ext.training import TrainingConfig
+    from tfserving_ext.training import train as run
+
+    config = TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        negatives=negatives,
+        learning_rate=learning_rate,
+        epsilon=epsilon,
+        seed=seed,
+    )
+    report = run(data, out, config, NannAttentionConfig(mask_padding=mask_padding))
+    outcome("train", f"{report['examples']:,} examples: {out}")
+
+
+@app.command(epilog="Example: nann extract model -o embeddings")
+def extract(
+    model: Annotated[Path, typer.Argument(help="What `nann train` wrote.")], out: Out = Path("embeddings")
+) -> None:
+    """Write item_ids.npy and item_embs.npy of a trained model."""
+    from tfserving_ext.training import extract as run
+
+    n, dim = run(model, out)
+    outcome("extract", f"{n:,} embeddings of width {dim}: {out}")
+
+
+@app.command(epilog="Example: nann index embeddings -o index --m 32 --ef-construction 40")
+def index(
+    embeddings: Annotated[Path, typer.Argument(help="A folder with item_ids.npy and item_embs.npy.")],
+    out: Out = Path("index"),
+    m: Annotated[int, typer.Option(help="Neighbours per item in upper layers, twice as many at the ground.")] = 32,
+    ef_construction: Annotated[int, typer.Option(help="Breadth of the search while building.")] = 40,
+    threads: Annotated[int | None, typer.Option(help="Threads; 1 gives the same graph every time.")] = None,
+    original: Annotated[
+        Path | None, typer.Option(help="Take the graph from this folder of the original's .npy files instead.")
+    ] = None,
+) -> None:
+    """Build the HNSW index with Faiss, or import one of the original's."""
+    from tfserving_ext.index import build_index, read_original, write_index
+    from tfserving_ext.index.original import load_array
+
+    if original is not None:
+        item_ids, item_embeddings, entry_points, layers = read_original(original, embeddings)
+        made = write_index(out, item_ids, item_embeddings, entry_points, layers, {"imported_from": "alibaba/nann"})
+    else:
+        arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
+        made = build_index(*arrays, out, m, ef_construction, threads)
+    outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
+
+
+@app.command(epilog="Example: nann evaluate data model index -o evaluation.json --positions 9")
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
+    model: Annotated[Path, typer.Argument(help="What `nann train` wrote.")],
+    index: Annotated[Path, typer.Argument(help="What `nann index` wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the figures.")] = None,
+    k: K = 200,
+    ef: Ef = "100,200,400",
+    rounds: Rounds = "1,1,3",
+    positions: Annotated[int, typer.Option(help="Test cases per user; 1 is the middle of the history.", min=1)] = 1,
+    max_cases: Annotated[int | None, typer.Option(help="Evaluate this many cases only.", min=1)] = None,
+    brute_force: Annotated[bool, typer.Option("--brute-force", help="Recall by brute force alone.")] = False,
+) -> None:
+    """Measure recall, coverage and the scored fraction on held-out users."""
+    from tfserving_ext.retrieval import SearchParameters
+    from tfserving_ext.retrieval.evaluate import evaluate as run
+    from tfserving_ext.retrieval.evaluate import summary
+
+    parameters = SearchParameters(_numbers("--ef", ef), _numbers("--rounds", rounds))
+    figures = run(data, model, index, out, parameters, k, positions, max_cases, search=not brute_force)
+    outcome("evaluate", summary(figures))
+
+
+@app.command(epilog="Example: nann export model index -o models/nann/1")
+def export(
+    model: Annotated[Path, typer.Argument(help="What `nann train` wrote.")],
+    index: Annotated[Path, typer.Argument(help="What `nann index` wrote.")],
+    out: Out = Path("models/nann/1"),
+    k: K = 200,
+    ef: Ef = "100,200,400",
+    rounds: Rounds = "1,1,3",
+) -> None:
+    """Write one SavedModel with the index as assets."""
+    from export_tools import export as run
+    from tfserving_ext.retrieval import SearchParameters
+
+    run(model, index, out, SearchParameters(_numbers("--ef", ef), _numbers("--rounds", rounds)), k)
+    outcome("export", f"{out}")
+
+
+@app.command(epilog="Example: nann verify models/nann/1")
+def verify(saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote.")]) -> None:
+    """Load a SavedModel in a fresh process and run every signature once."""
+    from export_tools import verify as run
+
+    for name, outputs in run(saved_model).items():
+        shapes = ", ".join(f"{key} {value['dtype']} {value['shape']}" for key, value in outputs.items())
+        outcome("verify", f"{name}: {shapes}")
+
+
+@app.command(epilog="Example: nann serve models/nann --port 8500 --rest-api-port 8501")
+def serve(
+    base_path: Annotated[Path, typer.Argument(help="A folder of versions, such as models/nann with 1/ in it.")],
+    name: Annotated[str, typer.Option(help="The model's name in requests.")] = "nann",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="gRPC port; 8500, or a free one where it is taken.")] = None,
+    rest_api_port: Annotated[int | None, typer.Option(help="REST port; 8501, or a free one.")] = None,
+) -> None:
+    """Serve a SavedModel with TensorFlow Serving's API, for development."""
+    from tfserving_ext.serving.server import run_forever
+
+    run_forever(name, base_path, host=host, grpc_port=port, rest_port=rest_api_port)
+
+
+@app.command(epilog="Example: nann smoke 127.0.0.1:8500")
+def smoke(
+    target: Annotated[str, typer.Argument(help="HOST:PORT of the gRPC port.")] = "127.0.0.1:8500",
+    name: Annotated[str, typer.Option(help="The model's name.")] = "nann",
+) -> None:
+    """Send the original's smoke request to a running server."""
+    from tfserving_ext.serving.client import smoke as run
+
+    answer = run(target, name)
+    outcome("smoke", f"top_k {answer.dtype} {list(answer.shape)}, first ids {answer.ravel()[:5].tolist()}")
+
+
+@app.command(epilog="Example: nann demo --folder demo")
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where all artefacts go; finished stages in it are reused.")] = Path(
+        "demo"
+    ),
+    steps: Annotated[int | None, typer.Option(help="Training steps; the default takes about five minutes.")] = None,
+    serve_forever: Annotated[bool, typer.Option("--keep-serving", help="Go on serving at the end.")] = False,
+) -> None:
+    """Run all stages on real purchases (Complete Journey), and ask for recommendations."""
+    from tfserving_ext.demo import run_demo
+
+    run_demo(folder, steps, serve_forever)
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are one line on standard error and exit status 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        app()
+    except (NannError, ImportError, OSError) as error:
+        if "--traceback" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

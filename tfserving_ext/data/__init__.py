@@ -1,0 +1,1 @@
+"""Behaviours of users: reading them, converting them to sequences, drawing training batches and test cases."""

@@ -1,0 +1,38 @@
+"""The contract of a retrieval model: three functions, each with the batch B leading."""
+
+from typing import Protocol
+
+import tensorflow as tf
+
+UserTensors = tuple[tf.Tensor, ...]
+
+
+class RetrievalModel(Protocol):
+    """Anything with these three functions can be searched and served: a Keras model, a plain `tf.Module`, ..."""
+
+    def user(self, features: dict[str, tf.Tensor]) -> UserTensors:
+        """What the score needs of the user; computed once per request.
+
+        Args:
+          features: raw features; for histories of behaviours `item_history` and `category_history`, int64 [B, L],
+            oldest first, the data's own ids; ids that the model does not know count as missing.
+
+        Returns:
+          User tensors, each [B, ...].
+        """
+
+    def item(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The item embeddings e_v, float32 [n, d]; computed offline, for every item.
+
+        Args:
+          features: raw features; `item_id` and `category_id`, int64 [n].
+        """
+
+    def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
+        """The scores s(u, v), float32 [B, N]; the only function that the search calls.
+
+        Args:
+          user: what `user` returned, each [B, ...].
+          items: item embeddings, float32 [B, N, d]. Rows may be padding and hold anything, so that each must be
+            scored independently of the others.
+        """

@@ -1,0 +1,7 @@
+"""Retrieval under a model's score: the search, its exact twin, and the metrics that compare them."""
+
+from tfserving_ext.retrieval.brute_force import BruteForce
+from tfserving_ext.retrieval.metrics import coverage, recall
+from tfserving_ext.retrieval.neural_top_k import NeuralTopK, SearchParameters
+
+__all__ = ["BruteForce", "NeuralTopK", "SearchParameters", "coverage", "recall"]

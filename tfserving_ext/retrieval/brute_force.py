@@ -1,0 +1,70 @@
+"""The exact twin of the search: every item is scored."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfserving_ext.index.format import Index
+from tfserving_ext.index.resource import MappedIndex
+from tfserving_ext.ops import SearchResult
+
+CHUNK = 4096
+
+
+class BruteForce(tf.Module):
+    """Top-k items of a corpus under a model's score, exactly; the ground truth of coverage.
+
+    Example:
+      >>> exact = BruteForce(Index.open("index"), model.score)(model.user(features), k=200)
+    """
+
+    def __init__(self, index: Index, score: Callable[..., tf.Tensor], chunk: int = CHUNK) -> None:
+        """Takes an open index and the model's `score(user, items)`; items are scored in batches of `chunk`."""
+        super().__init__()
+        self.index = MappedIndex(index)
+        self._score = score
+        self._chunk = chunk
+
+    @tf.function(reduce_retracing=True)
+    def __call__(self, user: Sequence[tf.Tensor], k: Any = 200) -> SearchResult:
+        """The top-k of all items.
+
+        Args:
+          user: user tensors, each [B, ...].
+          k: int32 [], items wanted.
+
+        Returns:
+          A `SearchResult` as `NeuralTopK` gives it; ties are broken by the lower item index.
+        """
+        item_ids, embeddings = self.index.items()
+        n = tf.shape(item_ids)[0]
+
+        def one_user(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            single = tuple(tensor[None] for tensor in tensors)
+            starts = tf.range(0, n, self._chunk)
+            parts = tf.TensorArray(tf.float32, size=tf.size(starts), infer_shape=False, element_shape=[None])
+
+            def step(i: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+                begin = i * self._chunk
+                scores = self._score(single, embeddings[None, begin : begin + self._chunk])[0]
+                return i + 1, parts.write(i, scores)
+
+            _, parts = tf.while_loop(
+                lambda i, _: i < tf.size(starts), step, (tf.constant(0), parts), parallel_iterations=1
+            )
+            scores = parts.concat()
+            scores = tf.where(tf.math.is_nan(scores), -float("inf"), scores)
+            found, places = tf.math.top_k(scores, tf.minimum(k, n))
+            missing = tf.maximum(k - n, 0)
+            ids = tf.concat([tf.gather(item_ids, places), tf.fill([missing], tf.constant(-1, tf.int64))], axis=0)
+            return ids, tf.concat([found, tf.fill([missing], -float("inf"))], axis=0)
+
+        ids, scores = tf.map_fn(
+            one_user,
+            tuple(user),
+            fn_output_signature=(tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.float32)),
+            parallel_iterations=1,
+        )
+        batch = tf.shape(user[0])[0]
+        return SearchResult(ids, scores, tf.fill([batch], tf.cast(n, tf.int64)), tf.ones([batch], tf.int32))

@@ -1,0 +1,39 @@
+"""Recall and coverage of top-M answers (arXiv 2202.10226, section 4.2). One case a row."""
+
+import numpy as np
+
+
+def recall(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Whether each case's target is in its answer.
+
+    Args:
+      answers: item ids int64 [N, M]; -1 stands for no item.
+      targets: item ids int64 [N].
+
+    Returns:
+      float64 [N] of 0 and 1; its mean is recall@M. With brute force's answers it is recall-all, with a search's
+      answers recall-retrieval.
+    """
+    return (answers == targets[:, None]).any(axis=1).astype(np.float64)
+
+
+def coverage(answers: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """The part of brute force's answer that a search found, |R_u n B_u| / |B_u|.
+
+    Args:
+      answers: item ids int64 [N, M] of the search; -1 stands for no item.
+      exact: item ids int64 [N, M] of brute force.
+
+    Returns:
+      float64 [N]; its mean is coverage@M.
+    """
+    result = np.empty(len(exact))
+    for case, (found, wanted) in enumerate(zip(answers, exact, strict=True)):
+        wanted = wanted[wanted >= 0]
+        result[case] = np.isin(wanted, found).mean() if len(wanted) else 1.0
+    return result
+
+
+def recall_delta(recall_all: float, recall_retrieval: float) -> float:
+    """What the search loses of recall, (recall-all - recall-retrieval) / recall-all; 0 where recall-all is 0."""
+    return (recall_all - recall_retrieval) / recall_all if recall_all else 0.0

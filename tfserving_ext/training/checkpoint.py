@@ -1,0 +1,106 @@
+"""A trained model on disk: its configuration, the item table it was trained on, and its weights.
+
+model.json              which model, its sizes, how it was trained
+item_ids.npy            int64 [V], sorted
+item_categories.npy     int64 [V], the category id of each item
+category_ids.npy        int64 [C], sorted
+weights.*               a TensorFlow checkpoint
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.artifacts import atomic_folder, read_json, write_json
+from tfserving_ext.errors import NannError
+from tfserving_ext.index.original import load_array
+from tfserving_ext.models import NannAttention, NannAttentionConfig
+
+FORMAT = "nann-model"
+FORMAT_VERSION = 1
+
+
+class TrainedModel(NamedTuple):
+    """A model and the items it knows.
+
+    Attributes:
+      model: the model.
+      item_ids: int64 [V], sorted.
+      item_categories: int64 [V], the category id of each item.
+      manifest: what `model.json` holds.
+    """
+
+    model: NannAttention
+    item_ids: np.ndarray
+    item_categories: np.ndarray
+    manifest: dict[str, Any]
+
+
+def save_model(
+    target: str | os.PathLike[str], model: NannAttention, item_categories: np.ndarray, training: Mapping[str, Any]
+) -> None:
+    """Writes the folder `target`, whole or not at all.
+
+    Args:
+      target: the folder; replaced where it exists.
+      model: the trained model.
+      item_categories: int64 [V], the category id of each item.
+      training: what to remember of the training.
+
+    Raises:
+      NannError: the folder cannot be written.
+    """
+    with atomic_folder(target) as new:
+        np.save(new / "item_ids.npy", model.items.ids.numpy())
+        np.save(new / "item_categories.npy", item_categories)
+        np.save(new / "category_ids.npy", model.categories.ids.numpy())
+        try:
+            tf.train.Checkpoint(model=model).write(str(new / "weights"))
+        except (tf.errors.ResourceExhaustedError, tf.errors.UnknownError) as error:
+            raise OSError(f"TensorFlow could not write the weights: {error.message}") from error
+        config = {"model": model.name, "config": dataclasses.asdict(model.config), "training": dict(training)}
+        write_json(new / "model.json", {"format": FORMAT, "format_version": FORMAT_VERSION, **config})
+
+
+def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
+    """Reads a model that `save_model` wrote.
+
+    Raises:
+      NannError: the folder holds no model, a model of another kind or size, or is incomplete.
+    """
+    folder = Path(folder)
+    if not (folder / "model.json").exists():
+        raise NannError(f"{folder} is not a trained model: it has no model.json; train one with `nann train`")
+    manifest = read_json(folder / "model.json")
+    if manifest.get("format") != FORMAT or manifest.get("format_version") != FORMAT_VERSION:
+        raise NannError(
+            f"{folder / 'model.json'} has format {manifest.get('format')!r} version "
+            f"{manifest.get('format_version')!r}, this release reads {FORMAT!r} version {FORMAT_VERSION}"
+        )
+    if manifest.get("model") != "nann_attention":
+        raise NannError(f"{folder} holds the model {manifest.get('model')!r}, this release knows 'nann_attention'")
+    try:
+        fields = dict(manifest["config"])
+        config = NannAttentionConfig(**{**fields, "score_hidden": tuple(fields["score_hidden"])})
+    except (KeyError, TypeError) as error:
+        raise NannError(f"{folder / 'model.json'} has no usable config: {error}") from error
+    item_ids = load_array(folder / "item_ids.npy")
+    item_categories = load_array(folder / "item_categories.npy")
+    if item_ids.shape != item_categories.shape:
+        raise NannError(f"{folder}: {item_ids.shape} item ids but {item_categories.shape} item categories")
+    model = NannAttention(item_ids, load_array(folder / "category_ids.npy"), config=config)
+    if not (folder / "weights.index").exists():
+        raise NannError(f"{folder / 'weights.index'} does not exist; the model is incomplete")
+    try:
+        status = tf.train.Checkpoint(model=model).read(str(folder / "weights"))
+        status.assert_existing_objects_matched()
+        status.assert_consumed()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise NannError(f"the weights in {folder} are of another model or damaged: {reason}") from error
+    return TrainedModel(model, item_ids, item_categories, manifest)
