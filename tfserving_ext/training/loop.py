@@ -144,7 +144,7 @@ def train(
     first = state.restore()
     batches = sequences.training_batches(config.batch_size, model_config.history_length, config.seed, first)
     started = saved = time.monotonic()
-    losses = None
+    losses, note = None, ""
     with progress("train", config.steps) as advance:
         advance(first)
         for number, batch in zip(

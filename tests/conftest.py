@@ -1,0 +1,57 @@
+"""A small world that the tests of all packages share: purchases, a briefly trained model, its index and SavedModel."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tfserving_ext.data.convert import convert
+from tfserving_ext.data.sequences import Sequences
+
+ITEMS = 600
+USERS = 160
+
+
+def write_purchases(path: Path) -> Path:
+    """Users who buy within two of 12 categories; ids far from 0..n-1, so that an index taken for an id shows."""
+    rng = np.random.default_rng(7)
+    lines = []
+    for user in range(USERS):
+        liked = rng.choice(12, size=2, replace=False)
+        for time in range(rng.integers(20, 70)):
+            item = int(rng.choice(liked) + 12 * min(int(rng.exponential(12)), ITEMS // 12 - 1))
+            lines.append(f"{user + 5000},{item * 31 + 100_000},{item % 12 + 900},buy,{time}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Paths `csv`, `data`, `model`, `embeddings`, `index`, `saved_model`, and the open `sequences`."""
+    from export_tools import export
+    from tfserving_ext.index import build_index
+    from tfserving_ext.training import TrainingConfig, extract, train
+
+    root = tmp_path_factory.mktemp("world")
+    csv = write_purchases(root / "purchases.csv")
+    convert(csv, root / "data", min_item_count=2, validation=0.1, test=0.2)
+    train(root / "data", root / "model", TrainingConfig(steps=60, batch_size=64, negatives=50))
+    extract(root / "model", root / "embeddings")
+    arrays = (np.load(root / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
+    build_index(*arrays, root / "index", threads=1)
+    export(root / "model", root / "index", root / "models" / "nann" / "1", k=20)
+    return SimpleNamespace(
+        root=root,
+        csv=csv,
+        data=root / "data",
+        model=root / "model",
+        embeddings=root / "embeddings",
+        index=root / "index",
+        saved_model=root / "models" / "nann" / "1",
+        sequences=Sequences.open(root / "data"),
+    )

@@ -1,0 +1,218 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export_tools import export, verify
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import Index, Layer, write_index
+from tfserving_ext.retrieval import NeuralTopK
+from tfserving_ext.retrieval.evaluate import user_tensors
+from tfserving_ext.training import load_model
+
+ASK = """
+import json, sys
+import numpy as np, tensorflow as tf
+import tfserving_ext.ops
+model = tf.saved_model.load(sys.argv[1])
+request = json.loads(sys.argv[2])
+types = {"item_history": tf.int64, "category_history": tf.int64, "exclude": tf.int64,
+         "k": tf.int32, "ef": tf.int32, "rounds": tf.int32}
+answer = model.signatures["retrieve"](**{key: tf.constant(value, types[key]) for key, value in request.items()})
+print(json.dumps({key: value.numpy().tolist() for key, value in answer.items()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def request_and_answer(world):
+    """A request for three users, and what the search in this process answers."""
+    trained, index = load_model(world.model), Index.open(world.index)
+    cases = world.sequences.cases("test")
+    user = tuple(part[:3] for part in user_tensors(trained, world.sequences, cases))
+    result = NeuralTopK(index, trained.model.score)(user, k=10)
+    history = np.maximum(world.sequences.ids_of(cases.histories[:3]), 0)
+    categories = np.where(
+        history > 0, world.sequences.category_ids[world.sequences.category_rows_of(cases.histories[:3]) - 1], 0
+    )
+    request = {
+        "item_history": history.tolist(),
+        "category_history": categories.tolist(),
+        "k": 10,
+        "ef": [100, 200, 400],
+        "rounds": [1, 1, 3],
+        "exclude": [[], [], []],
+    }
+    return request, result
+
+
+def ask(saved_model, request):
+    """Asks a SavedModel in a fresh process that starts in another directory."""
+    run = subprocess.run(
+        [sys.executable, "-c", ASK, saved_model, json.dumps(request)],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_answers_in_a_fresh_process_from_another_directory(world, tmp_path, request_and_answer):
+    request, expected = request_and_answer
+    moved = tmp_path / "elsewhere" / "7"
+    shutil.copytree(world.saved_model, moved)
+    hidden = world.index.rename(world.root / "hidden_index")  # The model must live on its own assets.
+    try:
+        answer = ask(moved, request)
+    finally:
+        hidden.rename(world.index)
+    assert answer["item_ids"] == expected.item_ids.numpy().tolist()
+    np.testing.assert_allclose(answer["scores"], expected.scores.numpy(), rtol=1e-5)
+    assert answer["items_scored"] == expected.items_scored.numpy().tolist()
+
+
+def test_categories_left_out_are_those_of_training(world, request_and_answer):
+    request, expected = request_and_answer
+    retrieve = tf.saved_model.load(str(world.saved_model)).signatures["retrieve"]
+    answer = retrieve(
+        item_history=tf.constant(request["item_history"], tf.int64),
+        category_history=tf.zeros([0, 0], tf.int64),
+        k=tf.constant(10),
+        ef=tf.constant(request["ef"]),
+        rounds=tf.constant(request["rounds"]),
+        exclude=tf.zeros([0, 0], tf.int64),
+    )
+    assert answer["item_ids"].numpy().tolist() == expected.item_ids.numpy().tolist()
+
+
+def test_verify_runs_both_signatures(world):
+    outputs = verify(world.saved_model)
+    assert outputs["serving_default"]["top_k"]["dtype"] == "int64"
+    assert set(outputs["retrieve"]) == {"item_ids", "scores", "items_scored"}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda folder: (folder / "saved_model.pb").unlink(), "has no saved_model.pb"),
+        (lambda folder: os.truncate(folder / "saved_model.pb", 1000), "does not serve"),
+        (lambda folder: os.truncate(folder / "assets" / "item_embeddings.bin", 1000), "item_embeddings.bin"),
+        (lambda folder: (folder / "assets" / "neighbors_0.bin").unlink(), "neighbors_0.bin"),
+    ],
+)
+def test_verify_refuses_a_damaged_model(world, tmp_path, break_it, words):
+    folder = shutil.copytree(world.saved_model, tmp_path / "1")
+    break_it(folder)
+    with pytest.raises(NannError) as error:
+        verify(folder)
+    assert words in str(error.value)
+
+
+def test_refuses_an_index_of_unknown_items_and_keeps_the_old_export(world, tmp_path):
+    opened = Index.open(world.index)
+    n = 5
+    layers = [Layer(np.arange(n + 1), np.zeros(n, np.int32))] * 2
+    other = write_index(
+        tmp_path / "index", np.arange(n), opened.item_embeddings[:n], np.arange(1, dtype=np.int32), layers, {}
+    )
+    target = shutil.copytree(world.saved_model, tmp_path / "models" / "1")
+    before = (target / "saved_model.pb").read_bytes()
+    with pytest.raises(NannError, match="items that the model does not know, such as 0"):
+        export(world.model, other.folder, target)
+    assert (target / "saved_model.pb").read_bytes() == before
+    assert [path.name for path in target.parent.iterdir()] == ["1"]
+
+
+def test_requests_are_checked(world):
+    retrieve = tf.saved_model.load(str(world.saved_model)).signatures["retrieve"]
+    good = {
+        "item_history": tf.constant([[1, 2], [3, 4]], tf.int64),
+        "category_history": tf.zeros([0, 0], tf.int64),
+        "k": tf.constant(3),
+        "ef": tf.constant([100, 200, 400]),
+        "rounds": tf.constant([1, 1, 3]),
+        "exclude": tf.zeros([0, 0], tf.int64),
+    }
+    for name, value, words in [
+        ("k", tf.constant(0), "k is 0, allowed are 1 to"),
+        ("k", tf.constant(6_000_000), "k is 6000000"),
+        ("ef", tf.constant([1, -2, 3]), "ef[1] is -2"),
+        ("ef", tf.constant([1, 2]), "ef has 2 entries"),
+        ("category_history", tf.zeros([2, 3], tf.int64), "must have the shape of item_history"),
+        ("exclude", tf.zeros([3, 1], tf.int64), "one row per user"),
+        ("item_history", tf.zeros([1025, 1], tf.int64), "too many users"),
+    ]:
+        with pytest.raises(tf.errors.InvalidArgumentError) as error:
+            retrieve(**{**good, name: value})
+        assert words in str(error.value)
+    assert retrieve(**good)["item_ids"].shape == (2, 3)  # And it goes on answering.
+
+
+def test_no_users_no_answers(world):
+    retrieve = tf.saved_model.load(str(world.saved_model)).signatures["retrieve"]
+    none = tf.zeros([0, 0], tf.int64)
+    answer = retrieve(
+        item_history=tf.zeros([0, 5], tf.int64),
+        category_history=none,
+        k=tf.constant(3),
+        ef=tf.constant([100, 200, 400]),
+        rounds=tf.constant([1, 1, 3]),
+        exclude=none,
+    )
+    assert answer["item_ids"].shape == (0, 3)
+
+
+MAPPED = """
+import sys
+import tensorflow as tf
+import tfserving_ext.ops
+
+def resident(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(name))
+
+model = tf.saved_model.load(sys.argv[1])  # Warms TensorFlow up with a small model of the same code.
+anonymous, file = resident("RssAnon"), resident("RssFile")
+big = tf.saved_model.load(sys.argv[2])
+big.signatures["serving_default"](
+    comm_seq=tf.zeros([1, 3200], tf.float16), level_topn=tf.constant([10, 20, 20, 20, 20, 20])
+)
+with open("/proc/self/maps") as maps:
+    mapped = sum(
+        int(line.split("-")[1].split()[0], 16) - int(line.split("-")[0], 16)
+        for line in maps if sys.argv[2] in line
+    )
+print(resident("RssAnon") - anonymous, resident("RssFile") - file, mapped // 1024)
+"""
+
+
+def test_a_loaded_model_maps_its_tables(world, tmp_path):
+    """200 MB of tables: mapped whole, resident hardly at all, neither as anonymous nor as file-backed pages."""
+    big = shutil.copytree(world.saved_model, tmp_path / "big")
+    opened = Index.open(world.index)
+    n, dim = 800_000, opened.dim
+    layers = []
+    for layer in opened.layers:
+        splits = np.concatenate([layer.row_splits, np.full(n - len(opened.item_ids), layer.row_splits[-1])])
+        layers.append(Layer(splits, layer.neighbors))
+    embeddings = np.zeros([n, dim], np.float32)
+    embeddings[: len(opened.item_ids)] = opened.item_embeddings
+    ids = np.concatenate([opened.item_ids, np.arange(n - len(opened.item_ids)) + 10**9])
+    wide = write_index(tmp_path / "index", ids, embeddings, opened.entry_points, layers, {})
+    for path in wide.files:
+        shutil.copy(path, big / "assets" / path.name)
+    tables = sum(path.stat().st_size for path in wide.files) // 1024
+    run = subprocess.run(
+        [sys.executable, "-c", MAPPED, world.saved_model, big], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    anonymous, file, mapped = (int(value) for value in run.stdout.split())
+    assert mapped >= tables
+    assert anonymous < tables / 4
+    assert file < tables / 4

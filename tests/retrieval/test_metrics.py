@@ -1,0 +1,28 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfserving_ext.retrieval.metrics import coverage, recall, recall_delta
+
+ids = st.lists(st.integers(-1, 12), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(ids, ids, st.integers(0, 12)), min_size=1, max_size=6))
+def test_equal_the_definitions_by_sets(cases):
+    width = max(max(len(found), len(exact)) for found, exact, _ in cases)
+
+    def padded(rows):
+        unique = [list(dict.fromkeys(item for item in row if item >= 0)) for row in rows]
+        return np.array([row + [-1] * (width - len(row)) for row in unique])
+
+    found, exact = padded([case[0] for case in cases]), padded([case[1] for case in cases])
+    targets = np.array([case[2] for case in cases])
+    for row, (value, hit) in enumerate(zip(coverage(found, exact), recall(found, targets), strict=True)):
+        wanted, got = set(exact[row]) - {-1}, set(found[row]) - {-1}
+        assert value == (len(wanted & got) / len(wanted) if wanted else 1.0)
+        assert hit == (targets[row] in got)
+
+
+def test_recall_delta():
+    assert recall_delta(0.4, 0.3) == (0.4 - 0.3) / 0.4
+    assert recall_delta(0.0, 0.0) == 0.0

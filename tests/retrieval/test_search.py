@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import Index
+from tfserving_ext.retrieval import BruteForce, NeuralTopK, SearchParameters
+from tfserving_ext.retrieval.evaluate import evaluate, summary, user_tensors
+from tfserving_ext.training import load_model
+
+
+@pytest.fixture(scope="module")
+def parts(world):
+    trained, index = load_model(world.model), Index.open(world.index)
+    user = user_tensors(trained, world.sequences, world.sequences.cases("test"))
+    return trained, index, user
+
+
+def exact_scores(trained, index, user):
+    """float32 [B, n], each user's scores of all items in one call."""
+    scores = [
+        trained.model.score(tuple(part[b : b + 1] for part in user), tf.constant(index.item_embeddings)[None])[0]
+        for b in range(user[0].shape[0])
+    ]
+    return np.stack([row.numpy() for row in scores])
+
+
+@pytest.mark.parametrize("chunk", [64, 100_000])
+def test_brute_force_is_the_sort_of_all_scores(parts, chunk):
+    trained, index, user = parts
+    scores = exact_scores(trained, index, user)
+    result = BruteForce(index, trained.model.score, chunk=chunk)(user, tf.constant(15))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :15]
+    np.testing.assert_allclose(result.scores.numpy(), np.take_along_axis(scores, order, axis=1), rtol=1e-4, atol=1e-5)
+    agree = (result.item_ids.numpy() == np.asarray(index.item_ids)[order]).mean()
+    assert agree > 0.99  # Scores that differ in the last bit between batch sizes may swap neighbours.
+    assert (result.items_scored.numpy() == len(index.item_ids)).all()
+
+
+def test_brute_force_pads_beyond_the_corpus(parts):
+    trained, index, user = parts
+    n = len(index.item_ids)
+    result = BruteForce(index, trained.model.score)(user, tf.constant(n + 3))
+    assert (result.item_ids.numpy()[:, n:] == -1).all()
+    assert np.isneginf(result.scores.numpy()[:, n:]).all()
+    assert sorted(result.item_ids.numpy()[0, :n]) == sorted(index.item_ids)
+
+
+def test_wide_search_finds_what_brute_force_finds(parts):
+    trained, index, user = parts
+    exact = BruteForce(index, trained.model.score)(user, tf.constant(20)).item_ids.numpy()
+    result = NeuralTopK(index, trained.model.score)(user, k=20, ef=[600, 600, 600], rounds=[1, 5, 20])
+    found = result.item_ids.numpy()
+    assert np.mean([len(set(a) & set(b)) / 20 for a, b in zip(found, exact, strict=True)]) > 0.99
+    assert (result.items_scored.numpy() <= len(index.item_ids)).all()
+
+
+def test_narrower_search_scores_fewer_items(parts):
+    trained, index, user = parts
+    search = NeuralTopK(index, trained.model.score)
+    narrow = search(user, k=5, ef=[5, 5, 10], rounds=[1, 1, 1]).items_scored.numpy()
+    wide = search(user, k=5, ef=[100, 200, 400], rounds=[1, 1, 3]).items_scored.numpy()
+    assert (narrow < wide).all()
+
+
+def test_excluded_ids_are_never_returned(parts):
+    trained, index, user = parts
+    search = NeuralTopK(index, trained.model.score)
+    before = search(user, k=20).item_ids.numpy()
+    exclude = np.concatenate([before[:, :4], np.full([len(before), 1], 10**15)], axis=1)
+    after = search(user, k=20, exclude=tf.constant(exclude)).item_ids.numpy()
+    for row in range(len(before)):
+        kept = [item for item in before[row] if item not in set(exclude[row])]
+        assert after[row][: len(kept)].tolist() == kept
+
+
+def test_parameters_must_fit_the_index(parts):
+    trained, index, _ = parts
+    with pytest.raises(NannError, match=r"ef is \[1, 2\], the index needs 3 values"):
+        NeuralTopK(index, trained.model.score).check(SearchParameters(ef=(1, 2)))
+
+
+def test_evaluate_against_the_figures_by_hand(world, parts, tmp_path):
+    trained, index, user = parts
+    figures = evaluate(world.data, world.model, world.index, tmp_path / "figures.json", k=20)
+    cases = world.sequences.cases("test")
+    targets = world.sequences.ids_of(cases.targets)
+    scores = exact_scores(trained, index, user)
+    exact = np.asarray(index.item_ids)[np.argsort(-scores, axis=1, kind="stable")[:, :20]]
+    found = NeuralTopK(index, trained.model.score)(user, k=20)
+    assert figures["cases"] == len(cases)
+    assert abs(figures["recall_all"] - np.mean([t in row for t, row in zip(targets, exact, strict=True)])) < 0.04
+    overlap = [len(set(a) & set(b)) / 20 for a, b in zip(found.item_ids.numpy(), exact, strict=True)]
+    assert abs(figures["coverage"] - np.mean(overlap)) < 0.01
+    assert figures["items_scored"] == found.items_scored.numpy().mean()
+    assert figures["scored_fraction"] == figures["items_scored"] / len(index.item_ids)
+    assert (tmp_path / "figures.json").exists()
+    assert "coverage@20" in summary(figures)
+
+
+def test_evaluate_brute_force_alone_has_no_search_figures(world):
+    figures = evaluate(world.data, world.model, world.index, k=10, search=False, max_cases=7)
+    assert figures["cases"] == 7
+    assert "recall_all" in figures
+    assert "coverage" not in figures

@@ -1,0 +1,120 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import Index, build_index
+from tfserving_ext.training import TrainingConfig, check_match, extract, load_model, loop, train
+
+
+def weights(folder):
+    return [np.asarray(value) for value in load_model(folder).model.get_weights()]
+
+
+def test_training_lowers_the_loss(world, tmp_path):
+    start = train(world.data, tmp_path / "start", TrainingConfig(steps=1, batch_size=64, negatives=50, epsilon=0))
+    end = train(world.data, tmp_path / "end", TrainingConfig(steps=150, batch_size=64, negatives=50, epsilon=0))
+    assert end["softmax_loss"] < start["softmax_loss"] - 0.3
+
+
+def test_a_saved_model_scores_as_before(world):
+    first, again = load_model(world.model), load_model(world.model)
+    features = {"item_id": tf.constant(first.item_ids), "category_id": tf.constant(first.item_categories)}
+    np.testing.assert_array_equal(first.model.item(features).numpy(), again.model.item(features).numpy())
+    np.testing.assert_array_equal(np.load(world.embeddings / "item_embs.npy"), first.model.item(features).numpy())
+    np.testing.assert_array_equal(np.load(world.embeddings / "item_ids.npy"), first.item_ids)
+
+
+KILL = """
+import os, signal, sys
+from tfserving_ext.training import TrainingConfig, loop, train
+loop.CHECKPOINT_SECONDS = 0
+save = loop._State.save
+def save_and_die(self, step):
+    save(self, step)
+    if step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+loop._State.save = save_and_die
+train(sys.argv[1], sys.argv[2], TrainingConfig(steps=12, batch_size=32, negatives=20))
+"""
+
+
+def test_a_killed_training_resumes_and_leaves_no_half_model(world, tmp_path, monkeypatch):
+    config = TrainingConfig(steps=12, batch_size=32, negatives=20)
+    run = subprocess.run([sys.executable, "-c", KILL, world.data, tmp_path / "model"], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert not (tmp_path / "model").exists()
+    steps = []
+    original = loop.Sequences.training_batches
+
+    def recorded(self, batch_size, history_length, seed, first):
+        steps.append(first)
+        return original(self, batch_size, history_length, seed, first)
+
+    monkeypatch.setattr(loop.Sequences, "training_batches", recorded)
+    train(world.data, tmp_path / "model", config)
+    assert steps == [7]
+    train(world.data, tmp_path / "whole", config)
+    for resumed, whole in zip(weights(tmp_path / "model"), weights(tmp_path / "whole"), strict=True):
+        np.testing.assert_allclose(resumed, whole, rtol=1e-4, atol=1e-5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "whole"]
+
+
+def test_a_loss_that_is_not_finite_is_reported_with_its_step(world, tmp_path):
+    with pytest.raises(NannError, match=r"the loss became (nan|inf) by step \d+"):
+        train(world.data, tmp_path / "model", TrainingConfig(steps=60, learning_rate=1e18, batch_size=16, negatives=5))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("steps", 0), ("batch_size", -1), ("negatives", 0), ("learning_rate", float("nan"))]
+)
+def test_refuses_bad_configuration(field, value):
+    with pytest.raises(NannError, match=f"{field} is {value}"):
+        TrainingConfig(**{field: value})
+
+
+def _edit_json(folder, **fields):
+    manifest = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**manifest, **fields}))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda folder: (folder / "model.json").unlink(), "is not a trained model"),
+        (lambda folder: (folder / "model.json").write_text("{"), "is not valid JSON"),
+        (lambda folder: _edit_json(folder, format="other"), "'other'"),
+        (lambda folder: _edit_json(folder, format_version=99), "version 99"),
+        (lambda folder: _edit_json(folder, model="two_sided"), "'two_sided'"),
+        (lambda folder: _edit_json(folder, config={}), "no usable config"),
+        (lambda folder: np.save(folder / "item_ids.npy", np.arange(3)), "item categories"),
+        (lambda folder: (folder / "weights.index").unlink(), "weights.index does not exist"),
+        (lambda folder: tf.train.Checkpoint(x=tf.Variable(1.0)).write(str(folder / "weights")), "of another model"),
+        (lambda folder: os.truncate(folder / "weights.data-00000-of-00001", 100), "damaged"),
+    ],
+)
+def test_refuses_a_checkpoint_of_another_model(world, tmp_path, break_it, words):
+    folder = shutil.copytree(world.model, tmp_path / "model")
+    break_it(folder)
+    with pytest.raises(NannError) as error:
+        load_model(folder)
+    assert words in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+def test_refuses_an_index_of_another_training(world, tmp_path):
+    train(world.data, tmp_path / "model", TrainingConfig(steps=5, batch_size=32, negatives=20, seed=1))
+    extract(tmp_path / "model", tmp_path / "embeddings")
+    arrays = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
+    other = build_index(*arrays, tmp_path / "index")
+    check_match(load_model(tmp_path / "model"), other)
+    with pytest.raises(NannError, match="was not built from this model's embeddings"):
+        check_match(load_model(tmp_path / "model"), Index.open(world.index))
