@@ -1,11 +1,13 @@
 """The module that is exported: user tower, beam search and scorer as TensorFlow functions with two signatures."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.index.format import Index
+from tfserving_ext.models import NannAttention
 from tfserving_ext.retrieval import NeuralTopK, SearchParameters
 from tfserving_ext.training.checkpoint import TrainedModel
 
@@ -13,6 +15,11 @@ from tfserving_ext.training.checkpoint import TrainedModel
 MAX_USERS = 1024
 # level_topn of the original: beams of layers 2 and 1, picks of three ground rounds, k.
 LEVEL_TOPN_LENGTH = 6
+
+
+def exported_variables(model: NannAttention) -> list[tf.Variable]:
+    """The plain TensorFlow variables behind a Keras model, its vocabularies included."""
+    return [*(variable.value for variable in model.variables), model.items.ids, model.categories.ids]
 
 
 class ServedModel(tf.Module):
@@ -30,12 +37,20 @@ class ServedModel(tf.Module):
     def __init__(self, trained: TrainedModel, index: Index, parameters: SearchParameters, k: int) -> None:
         """Puts the parts together; `parameters` and `k` become the defaults of `retrieve`."""
         super().__init__()
-        self.model = trained.model
+        # The graph that TensorFlow Serving restores assigns plain tf.Variables only: Keras' own would be saved but stay
+        # uninitialised in a session. So the variables are tracked, and the Keras model is kept out of sight.
+        self.model_variables = exported_variables(trained.model)
+        self._untracked = SimpleNamespace(model=trained.model)
         self.search = NeuralTopK(index, trained.model.score)
         self.search.check(parameters)
         self.item_categories = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
         self._parameters = parameters
         self._k = k
+
+    @property
+    def model(self) -> NannAttention:
+        """The model whose functions are exported."""
+        return self._untracked.model
 
     def signatures(self) -> dict[str, Any]:
         """The functions to export, by signature name."""
@@ -99,8 +114,10 @@ class ServedModel(tf.Module):
                 ["exclude must have one row per user, or one row for all; rows got", exclude_users],
             ),
         ]
-        with tf.control_dependencies(checks):
-            known = tf.gather(self.item_categories, self.model.items.rows(item_history))
+        with tf.control_dependencies(checks):  # Whatever follows must not fail first, with a message of its own.
+            item_history, exclude = tf.identity(item_history), tf.identity(exclude)
+            category_history = tf.identity(category_history)
+        known = tf.gather(self.item_categories, self.model.items.rows(item_history))
         categories = tf.cond(category_shape[0] == 0, lambda: known, lambda: category_history)
         categories = tf.ensure_shape(categories, [None, None])
         exclude = tf.cond(

@@ -79,7 +79,8 @@ def test_answers_in_a_fresh_process_from_another_directory(world, tmp_path, requ
 
 def test_categories_left_out_are_those_of_training(world, request_and_answer):
     request, expected = request_and_answer
-    retrieve = tf.saved_model.load(str(world.saved_model)).signatures["retrieve"]
+    model = tf.saved_model.load(str(world.saved_model))  # Held: a signature alone does not keep the index open.
+    retrieve = model.signatures["retrieve"]
     answer = retrieve(
         item_history=tf.constant(request["item_history"], tf.int64),
         category_history=tf.zeros([0, 0], tf.int64),
@@ -130,7 +131,8 @@ def test_refuses_an_index_of_unknown_items_and_keeps_the_old_export(world, tmp_p
 
 
 def test_requests_are_checked(world):
-    retrieve = tf.saved_model.load(str(world.saved_model)).signatures["retrieve"]
+    model = tf.saved_model.load(str(world.saved_model))  # Held: a signature alone does not keep the index open.
+    retrieve = model.signatures["retrieve"]
     good = {
         "item_history": tf.constant([[1, 2], [3, 4]], tf.int64),
         "category_history": tf.zeros([0, 0], tf.int64),
@@ -155,7 +157,8 @@ def test_requests_are_checked(world):
 
 
 def test_no_users_no_answers(world):
-    retrieve = tf.saved_model.load(str(world.saved_model)).signatures["retrieve"]
+    model = tf.saved_model.load(str(world.saved_model))  # Held: a signature alone does not keep the index open.
+    retrieve = model.signatures["retrieve"]
     none = tf.zeros([0, 0], tf.int64)
     answer = retrieve(
         item_history=tf.zeros([0, 5], tf.int64),
