@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from export_tools.served_model import ServedModel
 from tfserving_ext import __version__
-from tfserving_ext.artifacts import atomic_folder, sha256, write_json
+from tfserving_ext.artifacts import atomic_folder, sha256, tensorflow_writes, write_json
 from tfserving_ext.index.format import Index
 from tfserving_ext.retrieval import SearchParameters
 from tfserving_ext.training.checkpoint import load_model
@@ -51,10 +51,8 @@ def export(
         "k": k,
     }
     with atomic_folder(target) as new:
-        try:
+        with tensorflow_writes("SavedModel"):
             tf.saved_model.save(served, str(new), signatures=served.signatures())
-        except (tf.errors.ResourceExhaustedError, tf.errors.UnknownError) as error:
-            raise OSError(f"TensorFlow could not write the SavedModel: {error.message}") from error
         (new / "assets.extra").mkdir()
         write_json(new / "assets.extra" / "nann_export.json", manifest)
     return Path(target)

@@ -29,8 +29,9 @@ class ServedModel(tf.Module):
       serving_default: the original's. `comm_seq` float16 [1, history_length * item_dim], the embedded behaviours, and
         `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]].
       retrieve: raw features. `item_history` int64 [B, L], oldest first, any L; and, each with a default,
-        `category_history` int64 [B, L] (the categories that the items had in training), `k` int32 [], `ef` and
-        `rounds` int32 [layers], `exclude` int64 [B, x] or [1, x], ids never to return. Unknown ids count as missing.
+        `category_history` int64 [B, L] (left out or [[]]: the categories that the items had in training), `k` int32 [],
+        `ef` and `rounds` int32 [layers], `exclude` int64 [B, x] or [1, x], ids never to return. Unknown ids count as
+        missing.
         Returns `item_ids` int64 [B, k], `scores` float32 [B, k], `items_scored` int64 [B].
     """
 
@@ -102,12 +103,14 @@ class ServedModel(tf.Module):
         exclude: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         users = tf.shape(item_history)[0]
-        category_shape, exclude_users = tf.shape(category_history), tf.shape(exclude)[0]
+        # By REST every input has to be sent: [[]] is how one is left out there.
+        left_out = tf.equal(tf.size(category_history), 0)
+        exclude_users = tf.shape(exclude)[0]
         checks = [
             tf.debugging.assert_less_equal(users, MAX_USERS, f"item_history has too many users, at most {MAX_USERS}"),
             tf.debugging.Assert(
-                tf.reduce_all(category_shape == tf.shape(item_history)) | (category_shape[0] == 0),
-                ["category_history must have the shape of item_history or be left out; got", category_shape],
+                tf.reduce_all(tf.shape(category_history) == tf.shape(item_history)) | left_out,
+                ["category_history must have the shape of item_history or be empty; got", tf.shape(category_history)],
             ),
             tf.debugging.Assert(
                 (exclude_users == users) | (exclude_users <= 1),
@@ -118,7 +121,7 @@ class ServedModel(tf.Module):
             item_history, exclude = tf.identity(item_history), tf.identity(exclude)
             category_history = tf.identity(category_history)
         known = tf.gather(self.item_categories, self.model.items.rows(item_history))
-        categories = tf.cond(category_shape[0] == 0, lambda: known, lambda: category_history)
+        categories = tf.cond(left_out, lambda: known, lambda: category_history)
         categories = tf.ensure_shape(categories, [None, None])
         exclude = tf.cond(
             exclude_users == 0,

@@ -160,7 +160,7 @@ def test_the_command_line_shows_that_sentence(tmp_path):
         "import tensorflow as tf, sys\n"
         "tf.__version__ = '2.19.1'\n"
         "from tfserving_ext import cli\n"
-        "sys.argv = ['nann', 'extract', 'model']\n"
+        "sys.argv = ['nann', 'evaluate', 'data', 'model', 'index']\n"
         "cli.main()\n"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -16,7 +16,6 @@ from typing import Any
 
 from tfserving_ext.errors import NannError
 
-
 # A folder that holds one of these was written by a stage, so that a stage may replace it.
 IDENTIFYING_FILES = ("manifest.json", "model.json", "saved_model.pb", "item_embs.npy")
 
@@ -82,6 +81,17 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise NannError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         new.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def tensorflow_writes(what: str) -> Iterator[None]:
+    """Turns whatever TensorFlow raises while it writes files, full disks above all, into an OSError."""
+    import tensorflow as tf  # Not needed by those who only read artefacts.
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"TensorFlow could not write the {what}: {error.message.splitlines()[0]}") from error
 
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:

@@ -82,7 +82,8 @@ def train(
     data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
     out: Out = Path("model"),
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 5000,
-    batch_size: Annotated[int, typer.Option(help="Examples per step.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Histories per step.")] = 64,
+    targets: Annotated[int, typer.Option(help="Behaviours after each history that count as positives.")] = 8,
     negatives: Annotated[int, typer.Option(help="Sampled negatives per step, shared by the batch.")] = 100,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW; decays by a cosine.")] = 3e-3,
     epsilon: Annotated[float, typer.Option(help="FGSM step relative to the embeddings' scale; 0 for none.")] = 0.03,
@@ -97,13 +98,14 @@ def train(
     config = TrainingConfig(
         steps=steps,
         batch_size=batch_size,
+        targets=targets,
         negatives=negatives,
         learning_rate=learning_rate,
         epsilon=epsilon,
         seed=seed,
     )
     report = run(data, out, config, NannAttentionConfig(mask_padding=mask_padding))
-    outcome("train", f"{report['examples']:,} examples: {out}")
+    outcome("train", f"{report['histories']:,} histories: {out}")
 
 
 @app.command(epilog="Example: nann extract model -o embeddings")

@@ -24,8 +24,7 @@ K = 200
 SHOWN = 10
 POSITIONS_PER_USER = 9
 HOUSEHOLDS_HELD_OUT = 0.1
-TRAINING_STEPS = 3600
-BATCH_SIZE = 128
+TRAINING_STEPS = 7000
 
 
 @dataclasses.dataclass
@@ -117,14 +116,14 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         lambda path: convert(purchases.path / "UserBehavior.csv", path, **split),
         described,
     )
-    config = TrainingConfig(steps=steps or TRAINING_STEPS, batch_size=BATCH_SIZE)
+    config = TrainingConfig(steps=steps or TRAINING_STEPS)
     model = stages.run(
         "train",
         "model",
         dataclasses.asdict(config),
         [data],
         lambda path: train(data.path, path, config),
-        lambda path: f"NANN attention, {config.steps * config.batch_size:,} examples, FGSM on: {path}",
+        lambda path: f"NANN attention, {config.steps * config.batch_size:,} histories, FGSM on: {path}",
     )
     embeddings = stages.run(
         "extract",
@@ -175,6 +174,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
 def _serve_and_ask(folder: Path, sequences: Any, purchases: Path, saved_model: Path, keep_serving: bool) -> None:
     """Starts the local server and asks it by gRPC and by REST for one household that training never saw."""
     from tfserving_ext.data.catalogue import Catalogue
+    from tfserving_ext.retrieval import SearchParameters
     from tfserving_ext.serving.client import GrpcClient, RestClient
     from tfserving_ext.serving.server import LocalServer
 
@@ -184,7 +184,15 @@ def _serve_and_ask(folder: Path, sequences: Any, purchases: Path, saved_model: P
     history = history[history >= 0]
     with LocalServer("nann", saved_model.parent) as server:
         outcome("serve", f"gRPC 127.0.0.1:{server.grpc_port}, REST http://127.0.0.1:{server.rest_port}/v1/models/nann")
-        inputs = {"item_history": history[None, :], "k": np.int32(SHOWN)}
+        # By REST every input of the signature has to be sent; an empty one counts as left out.
+        inputs = {
+            "item_history": history[None, :],
+            "category_history": np.zeros([1, 0], np.int64),
+            "k": np.int32(SHOWN),
+            "ef": np.array(SearchParameters.ef, np.int32),
+            "rounds": np.array(SearchParameters.rounds, np.int32),
+            "exclude": np.zeros([1, 0], np.int64),
+        }
         with GrpcClient(f"127.0.0.1:{server.grpc_port}", "nann") as grpc_client:
             by_grpc = grpc_client.predict("retrieve", inputs)
         by_rest = RestClient(f"http://127.0.0.1:{server.rest_port}", "nann").predict("retrieve", inputs)
@@ -216,10 +224,10 @@ def _in_process(saved_model: Path, inputs: dict[str, Any]) -> dict[str, np.ndarr
     """The same request to the SavedModel loaded here, without any server."""
     import tensorflow as tf
 
-    from tfserving_ext.serving.models import load_servable
+    import tfserving_ext.ops  # noqa: F401 - registers the ops that the model uses
 
-    signature = load_servable(saved_model).signatures["retrieve"]
-    answer = signature.function(**{**signature.defaults, **{key: tf.constant(value) for key, value in inputs.items()}})
+    loaded = tf.saved_model.load(str(saved_model))
+    answer = loaded.signatures["retrieve"](**{key: tf.constant(value) for key, value in inputs.items()})
     return {key: value.numpy() for key, value in answer.items()}
 
 

@@ -27,7 +27,25 @@ def test_training_batches_start_anywhere(small):
     assert not np.array_equal(whole[0]["targets"], whole[1]["targets"])
     spec = small.training_batches(7, 5).element_spec
     assert spec["histories"].shape == (7, 5)
-    assert spec["targets"].shape == (7,)
+    assert spec["targets"].shape == (7, 1)
+
+
+def test_several_targets_are_the_behaviours_that_follow(small):
+    """Told by the longest possible history: it is the user's whole past, which says who and where."""
+    length = int(np.diff(small.row_splits).max())
+    batch = small.training_batch(3, 500, length, targets=6)
+    wholes = []
+    for user in np.flatnonzero(small.user_splits == 0):
+        start, end = small.row_splits[user : user + 2]
+        wholes.append(small.sequence_items[start:end].tolist())
+    ends = 0
+    for history, targets in zip(batch["histories"].tolist(), batch["targets"].tolist(), strict=True):
+        past = [row for row in history if row]
+        follows = [whole[len(past) : len(past) + 6] for whole in wholes if whole[: len(past)] == past]
+        assert [row for row in targets if row] in follows
+        assert targets[0] > 0
+        ends += targets[-1] == 0
+    assert 0 < ends < 500
 
 
 def test_every_training_behaviour_with_a_predecessor_is_equally_likely(small):
@@ -113,6 +131,7 @@ def test_popularity_counts_training_behaviours_by_row(small):
         (lambda data: data.training_batches(1, 0), "history_length is 0"),
         (lambda data: data.training_batches(1, seed=-1), "seed is -1"),
         (lambda data: data.training_batches(1, first_step=-1), "first_step is -1"),
+        (lambda data: data.training_batches(1, targets=0), "targets is 0"),
     ],
 )
 def test_refuses_bad_arguments(small, call, words):

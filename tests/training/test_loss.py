@@ -29,8 +29,10 @@ def test_logits_are_corrected_and_accidental_hits_masked(seed):
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 50, size=8)
     sampler = UnigramSampler(counts, 6)
-    targets, negatives = rng.integers(1, 9, size=3), rng.integers(1, 9, size=6)
-    positive, negative = rng.normal(size=[3, 1]), rng.normal(size=[3, 6])
+    targets, negatives = rng.integers(1, 9, size=[3, 2]), rng.integers(1, 9, size=6)
+    positive, negative = rng.normal(size=[3, 2]), rng.normal(size=[3, 6])
+    weights = rng.integers(0, 2, size=[3, 2])
+    weights[0, 0] = 1
     logits = sampled_logits(
         tf.constant(positive, tf.float32),
         tf.constant(negative, tf.float32),
@@ -39,17 +41,19 @@ def test_logits_are_corrected_and_accidental_hits_masked(seed):
         sampler,
     ).numpy()
     log_expected = np.log(6 * counts / counts.sum())
-    for row in range(3):
-        np.testing.assert_allclose(logits[row, 0], positive[row, 0] - log_expected[targets[row] - 1], rtol=1e-4)
+    for row, target in np.ndindex(3, 2):
+        correction = log_expected[targets[row, target] - 1]
+        np.testing.assert_allclose(logits[row, target, 0], positive[row, target] - correction, rtol=1e-4, atol=1e-5)
         for column in range(6):
-            if negatives[column] == targets[row]:
-                assert logits[row, 1 + column] < -1e8
+            if negatives[column] == targets[row, target]:
+                assert logits[row, target, 1 + column] < -1e8
             else:
                 expected = negative[row, column] - log_expected[negatives[column] - 1]
-                np.testing.assert_allclose(logits[row, 1 + column], expected, rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(logits[row, target, 1 + column], expected, rtol=1e-4, atol=1e-5)
     exponents = np.exp(logits.astype(np.float64))
-    expected = -np.log(exponents[:, 0] / exponents.sum(axis=1)).mean()
-    np.testing.assert_allclose(softmax_loss(tf.constant(logits)).numpy(), expected, rtol=1e-4, atol=1e-6)
+    expected = -np.log(exponents[..., 0] / exponents.sum(axis=-1))[weights == 1].mean()
+    loss = softmax_loss(tf.constant(logits), tf.constant(weights, tf.float32))
+    np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_auxiliary_loss_is_the_divergence_at_the_adversarial_step():
@@ -60,13 +64,13 @@ def test_auxiliary_loss_is_the_divergence_at_the_adversarial_step():
     def logits_of(embeddings):
         return tf.transpose(tf.matmul(tf.tanh(embeddings), weights))
 
-    losses = adversarial_losses(logits_of, tf.constant(items), epsilon=0.3, weight=2.0)
+    losses = adversarial_losses(logits_of, tf.constant(items), tf.constant([1.0, 1.0, 0.0]), epsilon=0.3, weight=2.0)
 
     def log_softmax(x):
         return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
     def loss_at(x):
-        return -log_softmax((np.tanh(x) @ weights).T)[:, 0].mean()
+        return -log_softmax((np.tanh(x) @ weights).T)[:2, 0].mean()
 
     gradient = np.zeros_like(items)
     for place in np.ndindex(*items.shape):  # Central differences, in float64.
@@ -75,13 +79,13 @@ def test_auxiliary_loss_is_the_divergence_at_the_adversarial_step():
         gradient[place] = loss_at(items + step) - loss_at(items - step)
     moved = items + 0.3 * np.sqrt((items**2).mean()) * np.sign(gradient)
     clean, adversarial = log_softmax((np.tanh(items) @ weights).T), log_softmax((np.tanh(moved) @ weights).T)
-    expected = (np.exp(clean) * (clean - adversarial)).sum(axis=1).mean()
+    expected = (np.exp(clean) * (clean - adversarial)).sum(axis=1)[:2].mean()
     np.testing.assert_allclose(losses.auxiliary.numpy(), expected, rtol=1e-3)
     np.testing.assert_allclose(losses.softmax.numpy(), loss_at(items), rtol=1e-4)
     np.testing.assert_allclose(losses.total.numpy(), loss_at(items) + 2 * expected, rtol=1e-3)
 
 
 def test_no_epsilon_no_auxiliary_loss():
-    losses = adversarial_losses(lambda x: tf.transpose(x), tf.eye(3), epsilon=0.0, weight=1.0)
+    losses = adversarial_losses(lambda x: tf.transpose(x), tf.eye(3), tf.ones([3]), epsilon=0.0, weight=1.0)
     assert losses.auxiliary.numpy() == 0
     assert losses.total.numpy() == losses.softmax.numpy() > 0

@@ -54,9 +54,9 @@ def test_a_killed_training_resumes_and_leaves_no_half_model(world, tmp_path, mon
     steps = []
     original = loop.Sequences.training_batches
 
-    def recorded(self, batch_size, history_length, seed, first):
+    def recorded(self, batch_size, history_length, seed, first, targets):
         steps.append(first)
-        return original(self, batch_size, history_length, seed, first)
+        return original(self, batch_size, history_length, seed, first, targets)
 
     monkeypatch.setattr(loop.Sequences, "training_batches", recorded)
     train(world.data, tmp_path / "model", config)

@@ -107,26 +107,32 @@ class Sequences:
         """
         return _look_up(self._padded_categories, rows)
 
-    def training_batch(self, step: int, batch_size: int, history_length: int = 50, seed: int = 0) -> dict[str, Any]:
+    def training_batch(
+        self, step: int, batch_size: int, history_length: int = 50, seed: int = 0, targets: int = 1
+    ) -> dict[str, Any]:
         """One batch, a pure function of (seed, step).
 
-        Every behaviour of a training user but its first is equally likely to be a target.
+        Every behaviour of a training user but its first is equally likely to be the first target.
 
         Returns:
-          histories: int32 [batch_size, history_length]; targets: int32 [batch_size].
+          histories: int32 [batch_size, history_length]; targets: int32 [batch_size, targets], the behaviours after
+          each history, 0 after its user's last.
         """
         rng = np.random.default_rng([seed, step])
         draws = rng.integers(self._training_targets[-1], size=batch_size)
         nth = np.searchsorted(self._training_targets, draws, side="right") - 1
         starts = self._training_starts[nth]
-        targets = starts + 1 + draws - self._training_targets[nth]
+        places = starts + 1 + draws - self._training_targets[nth]
+        ends = self.row_splits[self._training_users[nth] + 1]
+        wanted = places[:, None] + np.arange(targets)
+        items = np.take(self.sequence_items, wanted, mode="clip")
         return {
-            "histories": self._histories(starts, targets, history_length),
-            "targets": np.take(self.sequence_items, targets),
+            "histories": self._histories(starts, places, history_length),
+            "targets": np.where(wanted < ends[:, None], items, np.int32(0)),
         }
 
     def training_batches(
-        self, batch_size: int, history_length: int = 50, seed: int = 0, first_step: int = 0
+        self, batch_size: int, history_length: int = 50, seed: int = 0, first_step: int = 0, targets: int = 1
     ) -> "tf.data.Dataset":
         """An endless data set of `training_batch` for steps from `first_step`.
 
@@ -137,9 +143,10 @@ class Sequences:
           history_length: behaviours before the target, L.
           seed: of the draws.
           first_step: the step of the first batch, from 0.
+          targets: behaviours after each history, T.
 
         Returns:
-          Elements {"histories": int32 [batch_size, L], "targets": int32 [batch_size]}.
+          Elements {"histories": int32 [batch_size, L], "targets": int32 [batch_size, T]}.
 
         Raises:
           NannError: no training user has two behaviours, or an argument is out of range.
@@ -151,6 +158,7 @@ class Sequences:
             ("history_length", history_length, 1),
             ("seed", seed, 0),
             ("first_step", first_step, 0),
+            ("targets", targets, 1),
         ):
             if value < least:
                 raise NannError(f"{name} is {value}; it must be {least} or more")
@@ -158,14 +166,14 @@ class Sequences:
             raise NannError(f"{self.folder}: no training user has two behaviours or more")
 
         def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
-            batch = self.training_batch(int(step), batch_size, history_length, seed)
+            batch = self.training_batch(int(step), batch_size, history_length, seed, targets)
             return batch["histories"], batch["targets"]
 
         def element(step: tf.Tensor) -> dict[str, tf.Tensor]:
-            histories, targets = tf.numpy_function(draw, [step], (tf.int32, tf.int32), stateful=False)
+            histories, rows = tf.numpy_function(draw, [step], (tf.int32, tf.int32), stateful=False)
             return {
                 "histories": tf.ensure_shape(histories, [batch_size, history_length]),
-                "targets": tf.ensure_shape(targets, [batch_size]),
+                "targets": tf.ensure_shape(rows, [batch_size, targets]),
             }
 
         return tf.data.Dataset.counter(first_step).map(element).prefetch(8)

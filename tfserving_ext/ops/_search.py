@@ -71,8 +71,8 @@ def beam_search(
     Args:
       index: resource [], an open index.
       user: the user tensors, each [B, ...]; all dimensions but the first should be static.
-      score: called as score(*user, items), traced once with user tensors [1, ...] and items float32 [1, N, dim]; returns
-        float32 [1, N]. It must treat items independently: padded rows hold anything.
+      score: called as score(*user, items), traced once with user tensors [1, ...] and items float32 [1, N, dim];
+        returns float32 [1, N]. It must treat items independently: padded rows hold anything.
       dim: width of an item embedding.
       k: int32 [], items wanted per user, 1 to 1,000,000.
       ef: int32, beam widths, start layer first. "rounds": one per layer. "deployed": one per layer above the ground,

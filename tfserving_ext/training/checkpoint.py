@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.artifacts import atomic_folder, read_json, write_json
+from tfserving_ext.artifacts import atomic_folder, read_json, tensorflow_writes, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.original import load_array
 from tfserving_ext.models import NannAttention, NannAttentionConfig
@@ -59,10 +59,8 @@ def save_model(
         np.save(new / "item_ids.npy", model.items.ids.numpy())
         np.save(new / "item_categories.npy", item_categories)
         np.save(new / "category_ids.npy", model.categories.ids.numpy())
-        try:
+        with tensorflow_writes("weights"):
             tf.train.Checkpoint(model=model).write(str(new / "weights"))
-        except (tf.errors.ResourceExhaustedError, tf.errors.UnknownError) as error:
-            raise OSError(f"TensorFlow could not write the weights: {error.message}") from error
         config = {"model": model.name, "config": dataclasses.asdict(model.config), "training": dict(training)}
         write_json(new / "model.json", {"format": FORMAT, "format_version": FORMAT_VERSION, **config})
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.artifacts import read_json, sha256, write_json
+from tfserving_ext.artifacts import read_json, sha256, tensorflow_writes, write_json
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import NannAttention, NannAttentionConfig
@@ -30,7 +30,9 @@ class TrainingConfig:
 
     Attributes:
       steps: optimizer steps.
-      batch_size: examples per step, over all replicas.
+      batch_size: histories per step, over all replicas.
+      targets: behaviours after each history that are its positives. The original has 1; more share the cost of the
+        history's keys and of its negatives (docs/training.md has what that brought).
       negatives: sampled negatives, shared by the batch.
       learning_rate: of AdamW at the start; decays to zero by a cosine.
       weight_decay: of AdamW.
@@ -40,7 +42,8 @@ class TrainingConfig:
     """
 
     steps: int = 5000
-    batch_size: int = 256
+    batch_size: int = 64
+    targets: int = 8
     negatives: int = 100
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -50,7 +53,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raises NannError where a value is out of its range."""
-        for name, low in (("steps", 1), ("batch_size", 1), ("negatives", 1)):
+        for name, low in (("steps", 1), ("batch_size", 1), ("targets", 1), ("negatives", 1)):
             if getattr(self, name) < low:
                 raise NannError(f"{name} is {getattr(self, name)}, allowed are {low} and above")
         for name in ("learning_rate", "weight_decay", "epsilon", "auxiliary_weight"):
@@ -79,17 +82,18 @@ def make_step(
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         negatives = sampler.sample(tf.stack([tf.constant(config.seed), tf.cast(number, tf.int32) * replicas + replica]))
         with tf.GradientTape() as tape:
-            rows = tf.concat([targets, negatives], axis=0)
+            rows = tf.concat([tf.reshape(targets, [-1]), negatives], axis=0)
             items = model.item_from_rows(rows, tf.gather(categories, rows), training=True)
             user = model.user_from_sequence(model.embed(histories, tf.gather(categories, histories)))
-            batch_size = tf.shape(targets)[0]
+            present = tf.cast(targets > 0, tf.float32)  # A history near its user's end has fewer targets.
 
             def logits_of(embeddings: tf.Tensor) -> tf.Tensor:
-                positive = model.score(user, embeddings[:batch_size, None, :])
-                negative = model.score(user, embeddings[None, batch_size:, :])
+                of_targets, of_negatives = tf.split(embeddings, [tf.size(targets), config.negatives])
+                positive = model.score(user, tf.reshape(of_targets, [-1, config.targets, model.item_dim]))
+                negative = model.score(user, of_negatives[None])
                 return sampled_logits(positive, negative, targets, negatives, sampler)
 
-            losses = adversarial_losses(logits_of, items, config.epsilon, config.auxiliary_weight)
+            losses = adversarial_losses(logits_of, items, present, config.epsilon, config.auxiliary_weight)
             total = losses.total / replicas
         optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
         return losses
@@ -115,7 +119,7 @@ def train(
       model_config: the model's sizes.
 
     Returns:
-      What `model.json` says of the training: the configuration, final losses, seconds and examples per second.
+      What `model.json` says of the training: the configuration, final losses, seconds and histories per second.
 
     Raises:
       NannError: bad data, a loss that is not finite (the message names the step), or `target` cannot be written.
@@ -142,7 +146,9 @@ def train(
         work, model, optimizer, {"data": sha256(sequences.folder / "manifest.json"), **_as_dict(config, model_config)}
     )
     first = state.restore()
-    batches = sequences.training_batches(config.batch_size, model_config.history_length, config.seed, first)
+    batches = sequences.training_batches(
+        config.batch_size, model_config.history_length, config.seed, first, config.targets
+    )
     started = saved = time.monotonic()
     losses, note = None, ""
     with progress("train", config.steps) as advance:
@@ -165,11 +171,11 @@ def train(
                 saved = time.monotonic()
     seconds = time.monotonic() - started
     report: dict[str, Any] = _as_dict(config, model_config)["training"]
-    report |= {"examples": config.steps * config.batch_size}
+    report |= {"histories": config.steps * config.batch_size}
     if losses is not None:
         report |= {"softmax_loss": float(losses.softmax), "auxiliary_loss": float(losses.auxiliary)}
         report |= {"seconds": round(seconds, 1)}
-        report |= {"examples_per_second": round((config.steps - first) * config.batch_size / seconds)}
+        report |= {"histories_per_second": round((config.steps - first) * config.batch_size / seconds)}
     item_categories = sequences.category_ids[np.asarray(sequences.item_categories) - 1]
     save_model(target, model, item_categories, report)
     state.delete()
@@ -204,7 +210,8 @@ class _State:
 
     def save(self, step: int) -> None:
         self._step.assign(step)
-        self._manager.save()
+        with tensorflow_writes("training's checkpoint"):
+            self._manager.save()
 
     def delete(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

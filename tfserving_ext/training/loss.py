@@ -45,29 +45,33 @@ class UnigramSampler:
 def sampled_logits(
     positive: tf.Tensor, negative: tf.Tensor, target_rows: tf.Tensor, negative_rows: tf.Tensor, sampler: UnigramSampler
 ) -> tf.Tensor:
-    """Logits [B, 1 + num_sampled], the positive first, each corrected by minus the log of its expected count.
+    """Logits [B, T, 1 + num_sampled], the positive first, each corrected by minus the log of its expected count.
 
     Args:
-      positive: scores of the targets, [B, 1].
+      positive: scores of the targets, [B, T].
       negative: scores of the shared negatives, [B, num_sampled].
-      target_rows: int32 [B].
+      target_rows: int32 [B, T].
       negative_rows: int32 [num_sampled].
       sampler: where the negatives come from.
     """
-    positive -= sampler.log_expected_count(target_rows)[:, None]
+    positive -= sampler.log_expected_count(target_rows)
     negative -= sampler.log_expected_count(negative_rows)[None, :]
     # A negative that is the target itself would teach the model both ways.
-    negative = tf.where(tf.equal(target_rows[:, None], negative_rows[None, :]), -1e9, negative)
-    return tf.concat([positive, negative], axis=1)
+    hits = tf.equal(target_rows[:, :, None], negative_rows[None, None, :])
+    return tf.concat([positive[:, :, None], tf.where(hits, -1e9, negative[:, None, :])], axis=2)
 
 
-def softmax_loss(logits: tf.Tensor) -> tf.Tensor:
-    """Cross entropy of the first column against all, mean over the batch."""
-    return tf.reduce_mean(tf.reduce_logsumexp(logits, axis=1) - logits[:, 0])
+def softmax_loss(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Cross entropy of the first of each row's logits [..., 1 + n] against all, the mean by `weights` [...]."""
+    return _mean(tf.reduce_logsumexp(logits, axis=-1) - logits[..., 0], weights)
+
+
+def _mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(values * weights) / tf.reduce_sum(weights)
 
 
 def adversarial_losses(
-    logits_of: Callable[[tf.Tensor], tf.Tensor], items: tf.Tensor, epsilon: float, weight: float
+    logits_of: Callable[[tf.Tensor], tf.Tensor], items: tf.Tensor, weights: tf.Tensor, epsilon: float, weight: float
 ) -> Losses:
     """The sampled softmax plus the FGSM auxiliary loss.
 
@@ -76,21 +80,22 @@ def adversarial_losses(
     which is what lets a graph over e_v guide a search under the score.
 
     Args:
-      logits_of: logits [B, 1 + n] of item embeddings; called once or twice.
+      logits_of: logits [..., 1 + n] of item embeddings; called once or twice.
       items: item embeddings e_v, float32 [m, d].
+      weights: how much each row of logits counts, float32 [...].
       epsilon: length of the step relative to the root mean square of `items`; 0 for no auxiliary loss.
       weight: of the auxiliary loss.
     """
     if epsilon == 0:
-        loss = softmax_loss(logits_of(items))
+        loss = softmax_loss(logits_of(items), weights)
         return Losses(loss, loss, tf.zeros([]))
     with tf.GradientTape() as tape:
         tape.watch(items)
         logits = logits_of(items)
-        softmax = softmax_loss(logits)
+        softmax = softmax_loss(logits, weights)
     direction = tf.sign(tape.gradient(softmax, items))
     step = epsilon * tf.stop_gradient(tf.sqrt(tf.reduce_mean(tf.square(items))))
     log_clean = tf.stop_gradient(tf.nn.log_softmax(logits))
     log_moved = tf.nn.log_softmax(logits_of(items + step * tf.stop_gradient(direction)))
-    auxiliary = tf.reduce_mean(tf.reduce_sum(tf.exp(log_clean) * (log_clean - log_moved), axis=1))
+    auxiliary = _mean(tf.reduce_sum(tf.exp(log_clean) * (log_clean - log_moved), axis=-1), weights)
     return Losses(softmax + weight * auxiliary, softmax, auxiliary)
