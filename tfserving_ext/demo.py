@@ -116,7 +116,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         lambda path: convert(purchases.path / "UserBehavior.csv", path, **split),
         described,
     )
-    config = TrainingConfig(steps=steps or TRAINING_STEPS)
+    config = TrainingConfig(steps=TRAINING_STEPS if steps is None else steps)
     model = stages.run(
         "train",
         "model",
