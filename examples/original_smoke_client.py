@@ -1,7 +1,7 @@
 """The smoke test of alibaba/nann's README, as its users have it; only the port is ours.
 
-    nann serve demo/models/nann
-    python examples/original_smoke_client.py
+nann serve demo/models/nann
+python examples/original_smoke_client.py
 """
 
 import sys

@@ -16,7 +16,7 @@ EXAMPLE_LENGTH = 4  # Extent given to every unknown dimension of an input that h
 
 
 def verify(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
-    """Loads `saved_model` in a fresh process and runs every signature once, on zeros and defaults.
+    """Loads `saved_model` in a fresh process and runs every signature once, on ones and defaults.
 
     Returns:
       Per signature, the shape and type of each output.
@@ -44,23 +44,19 @@ def verify(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
 def _run_signatures(path: str) -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
+
     from tfserving_ext.serving.models import load_servable  # The same loading as the server's.
 
-    import tfserving_ext.ops  # noqa: F401 - registers the ops that the model uses
-
-    servable = load_servable(Path(path))
+    servable = load_servable(path)
     outputs: dict[str, Any] = {}
     for name, signature in servable.signatures.items():
-        inputs = {}
-        for key, spec in signature.function.structured_input_signature[1].items():
-            default = signature.defaults.get(key)
-            shape = [EXAMPLE_LENGTH if size is None else size for size in spec.shape]
+        inputs = dict(signature.defaults)
+        for key, info in signature.proto.inputs.items():
+            shape = [EXAMPLE_LENGTH if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
             # Ones: a width or a k of zero would rightly be refused.
-            inputs[key] = tf.constant(np.ones(shape), spec.dtype) if default is None else default
-        result = signature.function(**inputs)
-        outputs[name] = {
-            key: {"shape": value.shape.as_list(), "dtype": value.dtype.name} for key, value in result.items()
-        }
+            inputs.setdefault(key, np.ones(shape, tf.dtypes.as_dtype(info.dtype).as_numpy_dtype))
+        result = signature.run(inputs)
+        outputs[name] = {key: {"shape": list(value.shape), "dtype": value.dtype.name} for key, value in result.items()}
     return outputs
 
 

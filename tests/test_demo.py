@@ -9,7 +9,7 @@ from tfserving_ext import demo
 from tfserving_ext.errors import NannError
 
 
-class Interrupted(Exception):
+class StageError(Exception):
     pass
 
 
@@ -49,9 +49,9 @@ def test_an_interrupted_stage_is_made_anew(tmp_path):
     stage(stages)
 
     def interrupted(path):
-        raise Interrupted
+        raise StageError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(StageError):
         stage(stages, interrupted, {"steps": 2})
     # The result of the earlier parameters is still there; its record must not be.
     assert stage(demo._Stages(tmp_path), parameters={"steps": 2})[1]

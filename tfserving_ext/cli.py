@@ -77,7 +77,7 @@ def convert(
     )
 
 
-@app.command(epilog="Example: nann train data -o model --steps 20000 --epsilon 0.03")
+@app.command(epilog="Example: nann train data -o model --steps 20000 --epsilon 0.1")
 def train(
     data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
     out: Out = Path("model"),
@@ -86,7 +86,7 @@ def train(
     targets: Annotated[int, typer.Option(help="Behaviours after each history that count as positives.")] = 8,
     negatives: Annotated[int, typer.Option(help="Sampled negatives per step, shared by the batch.")] = 100,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW; decays by a cosine.")] = 3e-3,
-    epsilon: Annotated[float, typer.Option(help="FGSM step relative to the embeddings' scale; 0 for none.")] = 0.03,
+    epsilon: Annotated[float, typer.Option(help="FGSM step relative to the embeddings' scale; 0 for none.")] = 0.1,
     mask_padding: Annotated[bool, typer.Option(help="Keep padding out of the attention.")] = True,
     seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
 ) -> None:

@@ -47,8 +47,13 @@ absl::Status CheckItems(absl::string_view name, absl::Span<const int32_t> items,
 }  // namespace
 
 absl::StatusOr<IndexView> IndexView::Create(const IndexFiles& files, int64_t dim) {
-  if (dim < 1) return absl::InvalidArgumentError(absl::StrCat("dim is ", dim, ", must be >= 1"));
-  if (files.layers.empty()) return absl::InvalidArgumentError("an index has at least one layer");
+  if (dim < 1 || dim > kMaxDim) {
+    return absl::InvalidArgumentError(absl::StrCat("dim is ", dim, ", allowed are 1 to ", kMaxDim));
+  }
+  if (files.layers.empty() || files.layers.size() > kMaxLayers) {
+    return absl::InvalidArgumentError(absl::StrCat("the index has ", files.layers.size(),
+                                                   " layers, allowed are 1 to ", kMaxLayers));
+  }
   IndexView view;
   view.dim_ = dim;
   auto ids = AsArray<int64_t>(files.item_ids);

@@ -12,6 +12,10 @@
 
 namespace nann {
 
+// Far above any model and any graph; sizes in bytes that are computed from them cannot overflow.
+inline constexpr int64_t kMaxDim = int64_t{1} << 20;
+inline constexpr int kMaxLayers = 32;
+
 // The bytes of one file of an index, usually mapped; `name` is for error messages.
 struct IndexFile {
   std::string name;

@@ -17,6 +17,9 @@ from tfserving_ext.errors import NannError
 
 FORMAT = "nann-index"
 FORMAT_VERSION = 1
+# What the op allows (custom_ops/core/index_view.h); also keeps a broken manifest from making us allocate.
+MAX_DIM = 1 << 20
+MAX_LAYERS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,10 @@ class Index:
                 f"{folder} has format version {manifest.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
                 "build the index again with `nann index`"
             )
-        n, dim, num_layers = (_count(folder, manifest, name) for name in ("num_items", "dim", "layers"))
+        n = _count(folder, manifest, "num_items", 0, 2**31 - 1)
+        dim = _count(folder, manifest, "dim", 1, MAX_DIM)
+        num_layers = _count(folder, manifest, "layers", 1, MAX_LAYERS)
+        num_entry_points = _count(folder, manifest, "entry_points", 0, 2**31 - 1)
         if manifest.get("dtype") != "float32":
             raise NannError(f"{folder} has embeddings of type {manifest.get('dtype')!r}, allowed is 'float32'")
         files = manifest.get("files")
@@ -102,11 +108,11 @@ class Index:
             raise NannError(f"{folder / 'manifest.json'} must list the files {', '.join(names)}")
         if checksums:
             for name in names:
-                if sha256(folder / name) != files[name].get("sha256"):
+                if not isinstance(files[name], dict) or files[name].get("sha256") != sha256(folder / name):
                     raise NannError(f"{folder / name} does not have the checksum that manifest.json gives")
         item_ids = _map(folder / names[0], np.int64, n)
         item_embeddings = _map(folder / names[1], np.float32, n * dim).reshape(n, dim)
-        entry_points = _map(folder / names[2], np.int32, None)
+        entry_points = _map(folder / names[2], np.int32, num_entry_points)
         layers = []
         for row_splits_name, neighbors_name in zip(names[3::2], names[4::2], strict=True):
             row_splits = _map(folder / row_splits_name, np.int64, n + 1)
@@ -136,26 +142,33 @@ class Index:
             _check_items(self.folder / f"neighbors_{number}.bin", layer.neighbors, n)
 
 
-def _count(folder: Path, manifest: dict[str, Any], name: str) -> int:
+def _count(folder: Path, manifest: dict[str, Any], name: str, low: int, high: int) -> int:
     value = manifest.get(name)
-    if not isinstance(value, int) or not 0 <= value < 2**31:
-        raise NannError(f"{folder / 'manifest.json'}: {name} is {value!r}, it must be a whole number below 2^31")
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise NannError(
+            f"{folder / 'manifest.json'}: {name} is {value!r}, allowed are the whole numbers {low} to {high}"
+        )
     return value
 
 
-def _map(path: Path, dtype: type, length: int | None) -> np.ndarray:
-    """Maps a raw array of `length` entries, or of as many as the file holds."""
+def _map(path: Path, dtype: type, length: int) -> np.ndarray:
+    """Maps a raw array of `length` entries."""
     size = np.dtype(dtype).itemsize
     try:
         held = path.stat().st_size
     except OSError as error:
         raise NannError(f"{path} is missing from the index") from error
-    if held % size or (length is not None and held != length * size):
-        wanted = f"a multiple of {size}" if length is None else f"{length} x {size} = {length * size}"
-        raise NannError(f"{path} has {held} bytes, expected {wanted}; the file is truncated or of another index")
+    if held != length * size:
+        raise NannError(
+            f"{path} has {held} bytes, expected {length} x {size} = {length * size}; "
+            "the file is truncated or of another index"
+        )
     if held == 0:
         return np.zeros(0, dtype)
-    return np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r")
+    try:
+        return np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r")
+    except OSError as error:
+        raise NannError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _check_items(path: Path, items: np.ndarray, n: int) -> None:
@@ -188,16 +201,16 @@ def write_index(
         the folder cannot be written.
     """
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
-    arrays: list[np.ndarray] = [
-        item_ids.astype("<i8", copy=False),
-        item_embeddings.astype("<f4", copy=False),
-        np.asarray(entry_points).astype("<i4"),
-    ]
+    names = _file_names(len(layers))
+    integers = [np.asarray(entry_points)]
     for layer in layers:
-        arrays += [layer.row_splits.astype("<i8", copy=False), layer.neighbors.astype("<i4", copy=False)]
+        integers += [layer.row_splits, layer.neighbors]
+    dtypes = ["<i4", *["<i8", "<i4"] * len(layers)]
+    arrays: list[np.ndarray] = [item_ids.astype("<i8", copy=False), item_embeddings.astype("<f4", copy=False)]
+    arrays += [_integers(*part) for part in zip(names[2:], integers, dtypes, strict=True)]
     with atomic_folder(folder) as new:
         files = {}
-        for name, array in zip(_file_names(len(layers)), arrays, strict=True):
+        for name, array in zip(names, arrays, strict=True):
             np.ascontiguousarray(array).tofile(new / name)
             files[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256(new / name)}
         manifest = {
@@ -216,6 +229,18 @@ def write_index(
     return Index.open(folder)
 
 
+def _integers(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
+    """`values` as `dtype`, which must be able to hold them: a cast alone would wrap around to another item."""
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise NannError(f"{name} is {values.dtype} {list(values.shape)}, it must be integers in one dimension")
+    limits = np.iinfo(dtype)
+    if not np.can_cast(values.dtype, dtype):
+        wrong = np.flatnonzero((values < limits.min) | (values > limits.max))
+        if len(wrong):
+            raise NannError(f"{name}[{wrong[0]}] is {values[wrong[0]]}, allowed are {limits.min} to {limits.max}")
+    return values.astype(dtype, copy=False)
+
+
 def check_items(item_ids: np.ndarray, item_embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Checks an item table and returns it as int64 [n] and float32 [n, dim].
 
@@ -224,7 +249,11 @@ def check_items(item_ids: np.ndarray, item_embeddings: np.ndarray) -> tuple[np.n
     """
     if item_ids.ndim != 1 or not np.issubdtype(item_ids.dtype, np.integer):
         raise NannError(f"item ids are {item_ids.dtype} {list(item_ids.shape)}, they must be integers [n]")
-    if item_embeddings.ndim != 2 or not np.issubdtype(item_embeddings.dtype, np.floating):
+    if (
+        item_embeddings.ndim != 2
+        or not item_embeddings.shape[1]
+        or not np.issubdtype(item_embeddings.dtype, np.floating)
+    ):
         raise NannError(
             f"item embeddings are {item_embeddings.dtype} {list(item_embeddings.shape)}, they must be floats [n, dim]"
         )
@@ -232,6 +261,9 @@ def check_items(item_ids: np.ndarray, item_embeddings: np.ndarray) -> tuple[np.n
         raise NannError(f"there are {len(item_ids)} item ids but {len(item_embeddings)} item embeddings")
     if len(item_ids) == 0:
         raise NannError("there are no items")
+    item_ids = _integers("item ids", item_ids, "int64")
+    with np.errstate(over="ignore"):  # Too large for float32 is infinite, and refused below.
+        item_embeddings = item_embeddings.astype(np.float32, copy=False)
     ids, counts = np.unique(item_ids, return_counts=True)
     if counts.max() > 1:
         raise NannError(f"item id {ids[counts.argmax()]} appears {counts.max()} times; ids must be all different")
@@ -240,4 +272,4 @@ def check_items(item_ids: np.ndarray, item_embeddings: np.ndarray) -> tuple[np.n
         if len(rows):
             row = start + int(rows[0])
             raise NannError(f"the embedding of item {item_ids[row]} (row {row}) holds NaN or infinity")
-    return item_ids.astype(np.int64, copy=False), item_embeddings.astype(np.float32, copy=False)
+    return item_ids, item_embeddings

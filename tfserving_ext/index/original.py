@@ -1,6 +1,7 @@
 """Reads the index that the original's `build_hnsw_index.py` writes as .npy files."""
 
 import os
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def load_array(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise NannError(f"{path} does not exist") from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise NannError(f"{path} is not a complete .npy array: {error}") from error
 
 
@@ -43,6 +44,8 @@ def read_original(
     while (path := index_folder / f"neighbors_level_{len(layers)}_values.npy").exists():
         splits_path = index_folder / f"neighbors_level_{len(layers)}_row_splits.npy"
         values, row_splits = load_array(path), load_array(splits_path)
+        if values.ndim != 1:
+            raise NannError(f"{path} has shape {list(values.shape)}, it must have one dimension")
         if row_splits.ndim != 1 or not len(row_splits) or row_splits[-1] != len(values):
             raise NannError(f"{splits_path} must end with {len(values)}, the length of {path.name}")
         layers.append(Layer(row_splits, values))

@@ -47,7 +47,7 @@ class TrainingConfig:
     negatives: int = 100
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
-    epsilon: float = 0.03
+    epsilon: float = 0.1
     auxiliary_weight: float = 1.0
     seed: int = 0
 

@@ -1,0 +1,89 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.ops.reference import Graph
+from tfserving_ext import ops
+
+# The user tensor is a table of this many scores, one an item; a row of floats as long as this is no multiple of a
+# kernel's alignment, so the second user's slice is a copy and the first one's a view.
+ITEMS = 43
+# What a scorer says of rows that are no items. It wins whatever a random graph holds.
+GARBAGE = 1e30
+
+
+def table_score(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    """Exact: the embedding of item i is [i + 1, 0], its score for a user entry i of the user's table."""
+    index = tf.cast(items[..., 0], tf.int32) - 1
+    scores = tf.gather(user, tf.clip_by_value(index, 0, ITEMS - 1), axis=1, batch_dims=1)
+    return tf.where(index < 0, GARBAGE, scores)
+
+
+def table_embeddings(n: int) -> np.ndarray:
+    return np.stack([np.arange(1, n + 1), np.zeros(n)], axis=1).astype(np.float32)
+
+
+class Searcher:
+    """An index resource that is opened again and again, and searches over it that are traced once."""
+
+    def __init__(self, folder: Path, score: Callable[..., tf.Tensor] = table_score, dim: int = 2) -> None:
+        self.folder, self.score, self.dim = folder, score, dim
+        self.index = ops.index_handle(shared_name=f"searcher_{folder}")
+        self._traced: dict[tuple, Callable] = {}
+
+    def open(self, graph: Graph, embeddings: np.ndarray | None = None) -> "Searcher":
+        embeddings = table_embeddings(len(graph)) if embeddings is None else embeddings
+        ops.index_open(self.index, graph.write(self.folder, embeddings), dim=self.dim)
+        return self
+
+    def __call__(
+        self,
+        scores: np.ndarray,
+        k: int,
+        ef: Sequence[int],
+        rounds: Sequence[int] = (),
+        exclude: np.ndarray | None = None,
+        algorithm: str = "rounds",
+        batch_sizes: Sequence[int] = ops.DEFAULT_BATCH_SIZES,
+    ) -> ops.SearchResult:
+        """Searches for the users whose scores are `scores` float32 [B, up to ITEMS]."""
+        table = np.zeros([len(scores), ITEMS], np.float32)
+        table[:, : scores.shape[1]] = scores
+        exclude = np.zeros([len(scores), 0], np.int64) if exclude is None else exclude
+        search = self.traced(algorithm, tuple(batch_sizes))
+        found = search(
+            tf.constant(table),
+            tf.constant(k, tf.int32),
+            tf.constant(ef, tf.int32),
+            tf.constant(rounds, tf.int32),
+            tf.constant(exclude, tf.int64),
+        )
+        return ops.SearchResult(*(part.numpy() for part in found))
+
+    def traced(self, algorithm: str, batch_sizes: tuple[int, ...]) -> Callable:
+        """The search as a tf.function of scores [B, ITEMS], k, ef, rounds, exclude; traced at its first use."""
+
+        def search(user, k, ef, rounds, exclude):
+            return ops.beam_search(
+                self.index, [user], self.score, self.dim, k, ef, rounds, exclude, algorithm, batch_sizes
+            )
+
+        signature = [
+            tf.TensorSpec([None, ITEMS], tf.float32),
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([None, None], tf.int64),
+        ]
+        key = (algorithm, batch_sizes)
+        if key not in self._traced:
+            self._traced[key] = tf.function(search, input_signature=signature, autograph=False)
+        return self._traced[key]
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory) -> Searcher:
+    return Searcher(tmp_path_factory.mktemp("searcher"))

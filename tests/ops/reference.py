@@ -1,0 +1,125 @@
+"""Both searches, slowly, from the paper's words and the op's documentation; sets and NumPy only.
+
+A graph here is plain Python: `layers[l][item]` is the list of the neighbours of `item`, layer 0 the ground.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+NEGATIVE_INFINITY = np.float32(-np.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A corpus: `ids` int64 [n], `entry_points` dense indices, `layers` adjacency lists, ground layer first."""
+
+    ids: np.ndarray
+    entry_points: list[int]
+    layers: list[list[list[int]]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def write(self, folder: Path, embeddings: np.ndarray) -> list[str]:
+        """Writes the files of docs/format.md byte by byte; returns the paths in the order of `Nann>IndexOpen`."""
+        arrays = {
+            "item_ids": self.ids.astype("<i8"),
+            "item_embeddings": embeddings.astype("<f4"),
+            "entry_points": np.array(self.entry_points, "<i4"),
+        }
+        for number, rows in enumerate(self.layers):
+            ends = [0]
+            for row in rows:
+                ends.append(ends[-1] + len(row))
+            arrays[f"row_splits_{number}"] = np.array(ends, "<i8")
+            arrays[f"neighbors_{number}"] = np.array([item for row in rows for item in row], "<i4")
+        paths = []
+        for name, array in arrays.items():
+            path = folder / f"{name}.bin"
+            path.unlink(missing_ok=True)  # Whoever has the old file mapped keeps it whole.
+            path.write_bytes(array.tobytes())
+            paths.append(str(path))
+        return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One user's answer."""
+
+    ids: list[int]
+    scores: list[float]
+    items_scored: int
+    rounds: int
+
+
+class Scores:
+    """One user's scores, that remembers whose were asked for and how many rounds had something to ask for."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self.values = np.where(np.isnan(scores), NEGATIVE_INFINITY, scores)
+        self.evaluated: set[int] = set()
+        self.rounds = 0
+
+    def round(self, items: set[int]) -> None:
+        """The items of a round are scored; those that were scored before cost nothing."""
+        self.evaluated |= items
+        self.rounds += bool(items)
+
+    def top(self, count: int, items: set[int]) -> set[int]:
+        return set(self.ranked(items)[:count])
+
+    def ranked(self, items: set[int]) -> list[int]:
+        return sorted(items, key=lambda item: (-self.values[item], item))
+
+
+def rounds_search(
+    graph: Graph, scores: np.ndarray, k: int, ef: list[int], rounds: list[int], exclude: list[int]
+) -> Answer:
+    """Algorithms 1 and 2 of the paper: `rounds[l]` times in layer l, N, W and C as its lines say."""
+    user = Scores(scores)
+    best = set(graph.entry_points)
+    user.round(best)
+    best = user.top(ef[0], best)
+    for layer, width, times in zip(reversed(graph.layers), ef[1:], rounds[1:], strict=True):
+        visited, candidates = set(best), set(best)
+        for _ in range(times):
+            met = {neighbor for item in candidates for neighbor in layer[item]} - visited
+            visited |= met
+            user.round(met)
+            best = user.top(width, best | met)
+            candidates = best & met
+    return _answer(graph, user, best, k, exclude)
+
+
+def deployed_search(graph: Graph, scores: np.ndarray, k: int, widths: list[int], exclude: list[int]) -> Answer:
+    """The original's deployed graph: `widths` is its level_topn without the last entry, which is k."""
+    user = Scores(scores)
+    best = set(graph.entry_points)
+    user.round(best)
+    best = user.top(widths[0], best)
+    uppers = len(graph.layers) - 1
+    for layer, width in zip(reversed(graph.layers[1:]), widths[1 : 1 + uppers], strict=True):
+        met = {neighbor for item in best for neighbor in layer[item]} - best
+        user.round(met)
+        best = user.top(width, best | met)
+    pool, visited, candidates = set(best), set(best), set(best)
+    for width in widths[1 + uppers :]:
+        met = {neighbor for item in candidates for neighbor in graph.layers[0][item]} - visited
+        visited |= met
+        user.round(met)
+        candidates = user.top(width, met)
+        pool |= candidates
+    return _answer(graph, user, pool, k, exclude)
+
+
+def _answer(graph: Graph, user: Scores, items: set[int], k: int, exclude: list[int]) -> Answer:
+    kept = [item for item in user.ranked(items) if graph.ids[item] not in exclude][:k]
+    missing = k - len(kept)
+    return Answer(
+        [int(graph.ids[item]) for item in kept] + [-1] * missing,
+        [float(user.values[item]) for item in kept] + [-np.inf] * missing,
+        len(user.evaluated),
+        user.rounds,
+    )

@@ -1,0 +1,112 @@
+"""Clients by gRPC and by REST, for the local server and TensorFlow Serving alike."""
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from tfserving_ext.errors import NannError
+
+TIMEOUT_SECONDS = 10.0
+MAX_MESSAGE_BYTES = 128 << 20
+
+# The smoke request of alibaba/nann: 50 behaviours of zeros, beams and picks per round, the top 200.
+SMOKE_WIDTH = 3200
+SMOKE_LEVEL_TOPN = (100, 200, 200, 200, 200, 200)
+
+
+class GrpcClient:
+    """PredictionService.Predict of one model; a context manager."""
+
+    def __init__(self, target: str, name: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        """Takes HOST:PORT, the model's name and seconds to wait for an answer."""
+        self._target, self._name, self._timeout = target, name, timeout
+        self._channel = grpc.insecure_channel(target, [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+
+    def __enter__(self) -> "GrpcClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def predict(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Runs a signature; what has a default may be left out.
+
+        Raises:
+          NannError: nobody answers, or the request is refused; the message has the status and its text.
+        """
+        import tensorflow as tf
+
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = self._name
+        request.model_spec.signature_name = signature
+        for key, value in inputs.items():
+            request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+        try:
+            response = self._stub.Predict(request, self._timeout)
+        except grpc.RpcError as error:
+            code = error.code()
+            if code == grpc.StatusCode.UNAVAILABLE:
+                raise NannError(f"no server answers at {self._target}; start one with `nann serve`") from error
+            raise NannError(f"{self._target} answered {code.name}: {error.details()}") from error
+        return {key: tf.make_ndarray(value) for key, value in response.outputs.items()}
+
+
+class RestClient:
+    """`:predict` of one model in column form."""
+
+    def __init__(self, url: str, name: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        """Takes the server's address such as http://127.0.0.1:8501, the model's name, seconds to wait."""
+        if not url.startswith(("http://", "https://")):
+            raise NannError(f"url is {url!r}, it must start with http:// or https://")
+        self._url, self._timeout = f"{url.rstrip('/')}/v1/models/{name}:predict", timeout
+
+    def predict(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs a signature; by REST every input has to be sent. Outputs are NumPy arrays.
+
+        Raises:
+          NannError: nobody answers, or the request is refused; the message has the status and its text.
+        """
+        body = {"signature_name": signature, "inputs": {key: np.asarray(v).tolist() for key, v in inputs.items()}}
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+                outputs = json.load(response)["outputs"]
+        except urllib.error.HTTPError as error:
+            raise NannError(f"{self._url} answered {error.code}: {_text(error.read())}") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise NannError(f"no server answers at {self._url} ({reason}); start one with `nann serve`") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise NannError(f"{self._url} did not answer with outputs in JSON") from error
+        if not isinstance(outputs, dict):  # A signature with one output answers it without a name.
+            return {"output": np.asarray(outputs)}
+        return {key: np.asarray(value) for key, value in outputs.items()}
+
+
+def _text(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")
+
+
+def smoke(target: str = "127.0.0.1:8500", name: str = "nann") -> np.ndarray:
+    """Sends the original's smoke request; returns `top_k`, int64 [1, 200].
+
+    Raises:
+      NannError: nobody answers, or the request is refused.
+    """
+    inputs = {
+        "comm_seq": np.zeros([1, SMOKE_WIDTH], np.float16),
+        "level_topn": np.array(SMOKE_LEVEL_TOPN, np.int32),
+    }
+    with GrpcClient(target, name) as client:
+        return client.predict("serving_default", inputs)["top_k"]

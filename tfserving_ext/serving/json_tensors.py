@@ -1,0 +1,263 @@
+"""Tensors in JSON, as TensorFlow Serving's REST API writes and reads them.
+
+Row form: `instances`, a list of examples, each a value or an object of values by input. Column form: `inputs`, a value
+or an object of values by input, each with all its dimensions. Bytes are {"b64": "..."}.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.serving.models import ServingError, invalid
+from tfserving_ext.serving.tensors import MAX_RANK
+
+_INTEGERS = (tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64)
+_FLOATS = (tf.float32, tf.float64)
+_CPP_NAMES = {tf.float32: "float", tf.float64: "double", tf.float16: "half"}
+_KINDS = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
+
+
+def read_request(body: bytes) -> dict[str, Any]:
+    """The request's JSON object, with either `instances` or `inputs`.
+
+    Raises:
+      ServingError: it is something else.
+    """
+    try:
+        request = json.loads(body)
+    except json.JSONDecodeError as error:
+        where = "The document is empty" if not body.strip() else f"{error.msg} at offset: {error.pos}"
+        raise invalid(f"JSON Parse error: {where}") from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        # ValueError: a whole number of thousands of digits.
+        raise invalid(f"JSON Parse error: {str(error).splitlines()[0]}") from error
+    if not isinstance(request, dict):
+        raise invalid(f"JSON Value: {_shown(request)} Is not object")
+    if not isinstance(request.get("signature_name", ""), str):
+        raise invalid(
+            f"JSON Value: {_shown(request)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    if "instances" in request and "inputs" in request:
+        raise invalid(
+            f"JSON Value: {_shown(request)} Not formatted correctly expecting only one of 'inputs' or 'instances' keys "
+            "to exist "
+        )
+    if "instances" not in request and "inputs" not in request:
+        raise invalid("Missing 'inputs' or 'instances' key")
+    return request
+
+
+def columns(value: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
+    """The arrays of column form.
+
+    Raises:
+      ServingError: an input is missing, or a value is not of its type or ragged.
+    """
+    if not isinstance(value, dict) or _is_bytes(value):
+        if len(types) != 1:
+            raise invalid(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
+                "tensorinfo_map"
+            )
+        value = {next(iter(types)): value}
+    for name in sorted(types):
+        if name not in value:
+            raise invalid(f"Missing named input: {name} in 'inputs' object.")
+    return {name: to_array(value[name], dtype) for name, dtype in types.items()}
+
+
+def rows(instances: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
+    """The arrays of row form, each with one row per instance.
+
+    Raises:
+      ServingError: no list, an instance that lacks an input, is not of its type or is shaped unlike the others.
+    """
+    if not isinstance(instances, list):
+        raise invalid(f"JSON Value: {_shown({'instances': instances})} Expecting 'instances' to be an list/array")
+    if not instances:
+        raise invalid(f"JSON Value: {_shown({'instances': instances})} No values in 'instances' array")
+    named = _is_object(instances[0])
+    if not named and len(types) != 1:
+        raise invalid(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
+            "tensorinfo_map"
+        )
+    only = next(iter(types))
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in types}
+    for place, instance in enumerate(instances):
+        if _is_object(instance) != named:
+            wanted, got = ("object", "list") if named else ("value/list", "object")
+            raise invalid(f"Expecting {wanted} but got {got} at item {place} of input list")
+        where = f"Failed to process element: {place}"
+        for name, value in (instance if named else {only: instance}).items():
+            here = (
+                f"{where} key: {name} of 'instances' list. Error: INVALID_ARGUMENT: "
+                if named
+                else (f"{where} of 'instances' list. Error: INVALID_ARGUMENT: ")
+            )
+            if name not in types:
+                raise invalid(f"{here}JSON object: does not have named input: {name}")
+            try:
+                array = to_array(value, types[name])
+            except ServingError as error:
+                message = error.message if error.code != grpc.StatusCode.INVALID_ARGUMENT else here + error.message
+                raise ServingError(error.code, message) from error
+            if parts[name] and parts[name][0].shape != array.shape:
+                shape, got_shape = list(parts[name][0].shape), list(array.shape)
+                raise invalid(f"{here}Expecting shape {shape} but got: {got_shape}")
+            parts[name].append(array)
+        if named and set(instance) != set(types):
+            raise invalid(
+                f"{where} of 'instances' list. JSON object: {_shown(instance)} keys must be equal to: "
+                f"{','.join(sorted(types))}"
+            )
+    return {name: np.stack(arrays) for name, arrays in parts.items()}
+
+
+def to_array(value: Any, dtype: tf.DType) -> np.ndarray:
+    """The array of a JSON value: numbers, booleans, strings, or lists of them, all of one shape.
+
+    Raises:
+      ServingError: it is ragged, a value is not of `dtype` or out of its range, or REST cannot carry `dtype`.
+    """
+    shape: list[int] = []
+    first = value
+    while isinstance(first, list):
+        shape.append(len(first))
+        first = first[0] if first else None
+        if len(shape) > MAX_RANK:
+            raise invalid(f"Lists are nested more than {MAX_RANK} deep")
+    values: list[Any] = []
+    _flatten(value, shape, 0, dtype, values)
+    numpy_dtype = np.object_ if dtype == tf.string else dtype.as_numpy_dtype
+    with np.errstate(over="ignore"):  # Beyond float32 is infinite, as in TensorFlow Serving.
+        return np.array(values, np.float64 if dtype in _FLOATS else numpy_dtype).astype(numpy_dtype).reshape(shape)
+
+
+def _flatten(value: Any, shape: list[int], level: int, dtype: tf.DType, values: list[Any]) -> None:
+    if level == len(shape):
+        values.append(_scalar(value, dtype, level))
+        return
+    if not isinstance(value, list):
+        raise _misplaced(value, level, len(shape))
+    if len(value) != shape[level]:
+        raise invalid(
+            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
+        )
+    for part in value:
+        _flatten(part, shape, level + 1, dtype, values)
+
+
+def _scalar(value: Any, dtype: tf.DType, level: int) -> Any:
+    if dtype in _INTEGERS and type(value) is int and dtype.min <= value <= dtype.max:
+        return value
+    if dtype in _FLOATS and type(value) in (int, float):
+        return _as_float(value)
+    if dtype == tf.bool and isinstance(value, bool):
+        return value
+    if dtype == tf.string and isinstance(value, str):
+        return value.encode(errors="surrogatepass")
+    if dtype == tf.string and _is_bytes(value):
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise invalid(f"JSON Value: {_shown(value)} Unable to base64 decode") from error
+    name = _CPP_NAMES.get(dtype, dtype.name)
+    if dtype not in (*_INTEGERS, *_FLOATS, tf.bool, tf.string):
+        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {_shown(value)} to type: {name}")
+    if isinstance(value, list):
+        raise _misplaced(value, level, level)
+    kind = str(value) if isinstance(value, bool) else _KINDS[type(value)]
+    raise invalid(f"JSON Value: {_shown(value)} Type: {kind} is not of expected type: {name}")
+
+
+def _misplaced(value: Any, level: int, expected: int) -> ServingError:
+    where = f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {expected}"
+    return invalid(f"JSON Value: {_shown(value)} {where}")
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # An integer of hundreds of digits.
+        return float("inf") if value > 0 else float("-inf")
+
+
+def row_outputs(outputs: Mapping[str, np.ndarray]) -> list[Any]:
+    """The value of `predictions`.
+
+    Raises:
+      ServingError: an output has no rows, their numbers differ, or REST cannot carry its type.
+    """
+    sizes = set()
+    for name, array in outputs.items():
+        if array.ndim == 0:
+            raise invalid(f"Tensor name: {name} has no shape information ")
+        sizes.add(array.shape[0])
+    if len(sizes) != 1:
+        raise invalid(f"Outputs have different numbers of rows: {sorted(sizes)}")
+    values = {name: to_json(array) for name, array in outputs.items()}
+    if len(values) == 1:
+        return next(iter(values.values()))
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def column_outputs(outputs: Mapping[str, np.ndarray]) -> Any:
+    """The value of `outputs`.
+
+    Raises:
+      ServingError: REST cannot carry an output's type.
+    """
+    values = {name: to_json(array) for name, array in outputs.items()}
+    return next(iter(values.values())) if len(values) == 1 else values
+
+
+def to_json(array: np.ndarray) -> Any:
+    """An array as numbers, booleans, strings and lists.
+
+    Raises:
+      ServingError: REST cannot carry the type.
+    """
+    kind = array.dtype.kind
+    if array.dtype == np.float32:
+        # Nine digits tell all floats apart; the double that a float is would show seventeen.
+        flat: list[Any] = [float(f"{value:.9g}") for value in array.ravel().tolist()]
+    elif array.dtype == np.float64 or kind in "iub":
+        flat = array.ravel().tolist()
+    elif kind in "OSU":
+        flat = [_text(value) for value in array.ravel().tolist()]
+    else:
+        name = _CPP_NAMES.get(tf.dtypes.as_dtype(array.dtype), array.dtype.name)
+        raise invalid(f"Failed to write JSON value for tensor type: {name}")
+    nested = np.empty(len(flat), np.object_)
+    nested[:] = flat
+    return nested.reshape(array.shape).tolist()
+
+
+def _text(value: bytes | str) -> Any:
+    if isinstance(value, str):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and not _is_bytes(value)
+
+
+def _shown(value: Any) -> str:
+    """A value in an error's text, cut."""
+    text = json.dumps(value, indent=4)
+    return text if len(text) <= 512 else text[:512] + "..."

@@ -1,0 +1,168 @@
+"""A loaded SavedModel as TensorFlow Serving runs it: signatures over a session.
+
+A session, and not `tf.saved_model.load`: it restores what TensorFlow Serving restores and lets other Python threads
+run while it computes.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+
+import tfserving_ext.ops  # noqa: F401 - registers the ops that models use
+from tfserving_ext.errors import NannError
+from tfserving_ext.serving.tensors import parse_tensor
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class ServingError(Exception):
+    """What a request is refused with.
+
+    Attributes:
+      code: the gRPC status.
+      message: its text.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid(message: str) -> ServingError:
+    """The refusal of a request that is wrong in itself."""
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+class Signature:
+    """One signature: what goes in, what comes out, and how to run it.
+
+    Attributes:
+      proto: its SignatureDef.
+      defaults: arrays for inputs that a request may leave out.
+    """
+
+    def __init__(self, session: Any, proto: meta_graph_pb2.SignatureDef) -> None:
+        self.proto = proto
+        self.defaults = {name: parse_tensor(value) for name, value in proto.defaults.items()}
+        self._inputs = sorted(proto.inputs)
+        self._outputs = sorted(proto.outputs)
+        options = config_pb2.CallableOptions()
+        options.feed.extend(proto.inputs[name].name for name in self._inputs)
+        options.fetch.extend(proto.outputs[name].name for name in self._outputs)
+        # The session's public `run` would check shapes. TensorFlow Serving leaves that to the graph, and so do we.
+        self._run = session._make_callable_from_options(options)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the signature; inputs that are left out take their defaults.
+
+        Raises:
+          ServingError: inputs are missing, unknown or of another type, or the graph failed.
+        """
+        arguments = self._arguments(inputs)
+        for place, (name, array) in enumerate(zip(self._inputs, arguments, strict=True)):
+            wanted, got = tf.dtypes.as_dtype(self.proto.inputs[name].dtype), _dtype(array)
+            if wanted != got:
+                raise invalid(f"Expects arg[{place}] to be {_name(wanted)} but {_name(got)} is provided")
+        try:
+            outputs = self._run(*arguments)
+        except tf.errors.OpError as error:
+            raise ServingError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), _text(error)) from error
+        return {name: np.asarray(value) for name, value in zip(self._outputs, outputs, strict=True)}
+
+    def _arguments(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        wanted, sent = set(self._inputs), set(inputs)
+        if len(sent) > len(wanted) or (len(sent) < len(wanted) and not self.defaults):
+            raise invalid(
+                f"input size does not match signature: {len(sent)}!={len(wanted)} len({_set(sent)}) != "
+                f"len({_set(wanted)}). Sent extra: {_set(sent - wanted)}. "
+                f"Missing but required: {_set(wanted - sent)}."
+            )
+        found = {**self.defaults, **inputs}
+        for name in self._inputs:
+            if name not in found:
+                feed = self.proto.inputs[name].name
+                raise invalid(
+                    f"Signature input alias: {name}(feed name: {feed}) not found in request and "
+                    f"no default value provided. Inputs expected to be in the request {_set(sent)}, "
+                    f"or default input alias set: {','.join(sorted(self.defaults))}"
+                )
+        return [found[name] for name in self._inputs]
+
+
+class Servable:
+    """A loaded SavedModel.
+
+    Attributes:
+      signatures: by name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Loads the SavedModel; see `load_servable`."""
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        try:
+            with self._session.graph.as_default():
+                meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
+            self.signatures = {
+                name: Signature(self._session, proto)
+                for name, proto in meta_graph.signature_def.items()
+                if name != "__saved_model_init_op"
+            }
+        except BaseException:
+            self._session.close()
+            raise
+        self.signature_defs = dict(meta_graph.signature_def)
+
+    def signature(self, name: str) -> Signature:
+        """The signature `name`; "" stands for serving_default.
+
+        Raises:
+          ServingError: there is none.
+        """
+        name = name or "serving_default"
+        if name not in self.signatures:
+            raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        return self.signatures[name]
+
+    def close(self) -> None:
+        """Gives back what the model holds."""
+        self._session.close()
+
+
+def load_servable(path: str | os.PathLike[str]) -> Servable:
+    """Loads a SavedModel as TensorFlow Serving does.
+
+    Raises:
+      NannError: `path` is no SavedModel, or it does not load.
+    """
+    path = Path(path)
+    if not (path / "saved_model.pb").exists():
+        raise NannError(f"{path} is not a SavedModel: it has no saved_model.pb; make one with `nann export`")
+    try:
+        return Servable(path)
+    except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
+        reason = _text(error) if isinstance(error, tf.errors.OpError) else str(error)
+        raise NannError(f"{path} does not load: {reason.strip().splitlines()[0]}") from error
+
+
+def _text(error: tf.errors.OpError) -> str:
+    """An error's text without what the Python session puts before it."""
+    return error.message.removeprefix("Graph execution error:\n\n")
+
+
+def _dtype(array: np.ndarray) -> tf.DType:
+    return tf.string if array.dtype.kind in "OSU" else tf.dtypes.as_dtype(array.dtype)
+
+
+def _name(dtype: tf.DType) -> str:
+    """TensorFlow's C++ name of a type."""
+    return {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, dtype.name)
+
+
+def _set(names: set[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
