@@ -63,7 +63,7 @@ class _Api:
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    async def __call__(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response:
         try:
             body = b""
             async for chunk in request.stream():
@@ -142,7 +142,7 @@ class RestServer:
             self._socket.close()
             raise NannError(f"cannot listen for REST on {host}:{port}: {error.strerror or error}") from error
         self.port = self._socket.getsockname()[1]
-        app = Starlette(routes=[Route("/{path:path}", _Api(models), methods=_METHODS)])
+        app = Starlette(routes=[Route("/{path:path}", _Api(models).handle, methods=_METHODS)])
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()

@@ -1,0 +1,147 @@
+import json
+import math
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfserving_ext.serving import json_tensors
+from tfserving_ext.serving.models import ServingError
+
+TYPES = [tf.float32, tf.float64, tf.int8, tf.int32, tf.int64, tf.uint8, tf.uint64, tf.bool]
+X = {"x": tf.float32}
+IFS = {"i": tf.int64, "f": tf.float32, "s": tf.string}
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(TYPES), st.lists(st.integers(1, 4), max_size=3), st.integers(0, 2**32))
+def test_any_array_comes_back_bit_for_bit(dtype, shape, seed):
+    bits = np.random.default_rng(seed).bytes(math.prod(shape) * dtype.size)
+    array = (
+        np.frombuffer(bits, np.uint8).astype(bool) if dtype == tf.bool else np.frombuffer(bits, dtype.as_numpy_dtype)
+    )
+    array = array.reshape(shape)
+    got = json_tensors.to_array(json.loads(json.dumps(json_tensors.to_json(array))), dtype)
+    assert got.dtype == array.dtype
+    np.testing.assert_array_equal(got, array)
+
+
+def test_strings_and_bytes():
+    array = np.array([["é日", "a"]], object)
+    assert json_tensors.to_json(array) == [["é日", "a"]]
+    assert json_tensors.to_json(np.array([b"\xff", "é".encode()], object)) == [{"b64": "/w=="}, "é"]
+    got = json_tensors.to_array(["a", {"b64": "/w=="}], tf.string)
+    assert got.tolist() == [b"a", b"\xff"]
+
+
+def test_floats_have_the_digits_that_they_need():
+    text = json.dumps(json_tensors.to_json(np.array([0.7, 1 / 3, 2**24, np.nan, np.inf], np.float32)))
+    assert text == "[0.699999988, 0.333333343, 16777216.0, NaN, Infinity]"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1.0, ()), ([], (0,)), ([[]], (1, 0)), ([[1], [2]], (2, 1)), ([[[1, 2]]], (1, 1, 2))],
+)
+def test_shapes(value, expected):
+    assert json_tensors.to_array(value, tf.float32).shape == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "JSON Parse error: The document is empty"),
+        (b'{"instances": [1.0, 2.0}', "JSON Parse error: Expecting ',' delimiter at offset: 23"),
+        (b'"x"', 'JSON Value: "x" Is not object'),
+        (b"\xff\xfe{}", "JSON Parse error"),
+        (b"[" * 200_000, "JSON Parse error"),
+        (b'{"inputs": ' + b"[" * 200_000, "JSON Parse error"),
+        (b'{"inputs": ' + b"9" * 10_000 + b"}", "JSON Parse error"),
+        (b"{}", "Missing 'inputs' or 'instances' key"),
+        (b'{"instances": [1.0], "inputs": [2.0]}', "expecting only one of 'inputs' or 'instances' keys to exist"),
+        (b'{"signature_name": null, "inputs": 1}', "'signature_name' key must be a string value."),
+    ],
+)
+def test_refuses_other_requests(body, message):
+    with pytest.raises(ServingError) as refused:
+        json_tensors.read_request(body)
+    assert refused.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert message in refused.value.message
+
+
+ROWS = "Failed to process element: {} of 'instances' list. "
+
+
+# What TensorFlow Serving 2.20 answers, word for word.
+@pytest.mark.parametrize(
+    ("instances", "types", "message"),
+    [
+        ([1.0, "a"], X, ROWS.format(1) + 'Error: INVALID_ARGUMENT: JSON Value: "a" Type: String is not of expected type: float'),
+        ([True], X, ROWS.format(0) + "Error: INVALID_ARGUMENT: JSON Value: true Type: True is not of expected type: float"),
+        ([{"x": "a"}], X, ROWS.format("0 key: x") + 'Error: INVALID_ARGUMENT: JSON Value: "a" Type: String is not of expected type: float'),
+        ([{"x": 1.0}, 2.0], X, "Expecting object but got list at item 1 of input list"),
+        ([1.0, {"x": 2.0}], X, "Expecting value/list but got object at item 1 of input list"),
+        ([], X, 'JSON Value: {\n    "instances": []\n} No values in \'instances\' array'),
+        (1.0, X, 'JSON Value: {\n    "instances": 1.0\n} Expecting \'instances\' to be an list/array'),
+        ([{}], X, ROWS.format(0) + "JSON object: {} keys must be equal to: x"),
+        ([{"z": 2.0}], X, ROWS.format("0 key: z") + "Error: INVALID_ARGUMENT: JSON object: does not have named input: z"),
+        ([1.0, [3.0]], X, ROWS.format(1) + "Error: INVALID_ARGUMENT: Expecting shape [] but got: [1]"),
+        ([1, 2], IFS, "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map"),
+        ([{"i": 1, "f": 1.5}], IFS, ROWS.format(0) + 'JSON object: {\n    "i": 1,\n    "f": 1.5\n} keys must be equal to: f,i,s'),
+        ([9223372036854775808], {"i": tf.int64}, ROWS.format(0) + "Error: INVALID_ARGUMENT: JSON Value: 9223372036854775808 Type: Number is not of expected type: int64"),
+        ([1.0], {"i": tf.int64}, ROWS.format(0) + "Error: INVALID_ARGUMENT: JSON Value: 1.0 Type: Number is not of expected type: int64"),
+        ([5], {"s": tf.string}, ROWS.format(0) + "Error: INVALID_ARGUMENT: JSON Value: 5 Type: Number is not of expected type: string"),
+    ],
+)  # fmt: skip
+def test_refuses_bad_rows(instances, types, message):
+    with pytest.raises(ServingError) as refused:
+        json_tensors.rows(instances, types)
+    assert refused.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("value", "types", "message"),
+    [
+        ({}, X, "Missing named input: x in 'inputs' object."),
+        ({"z": [1.0]}, X, "Missing named input: x in 'inputs' object."),
+        (None, X, "JSON Value: null Type: Null is not of expected type: float"),
+        ([1, 2], IFS, "inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map"),
+        ({"x": [[1.0, 2.0], [3.0]]}, X, "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
+        ([[1.0], 2.0], X, "JSON Value: 2.0 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
+        ([-1], {"u": tf.uint64}, "JSON Value: -1 Type: Number is not of expected type: uint64"),
+    ],
+)  # fmt: skip
+def test_refuses_bad_columns(value, types, message):
+    with pytest.raises(ServingError) as refused:
+        json_tensors.columns(value, types)
+    assert refused.value.message == message
+
+
+def test_half_precision_does_not_travel_by_json():
+    with pytest.raises(ServingError) as refused:
+        json_tensors.to_array([1.5], tf.float16)
+    assert refused.value.code == grpc.StatusCode.UNIMPLEMENTED
+    assert refused.value.message == "Conversion of JSON Value: 1.5 to type: half"
+    with pytest.raises(ServingError, match="Failed to write JSON value for tensor type: half"):
+        json_tensors.to_json(np.zeros(2, np.float16))
+
+
+def test_lists_beyond_any_rank_are_refused():
+    value = 1.0
+    for _ in range(200):
+        value = [value]
+    with pytest.raises(ServingError, match="nested more than 32 deep"):
+        json_tensors.to_array(value, tf.float32)
+
+
+def test_rows_out():
+    both = {"a": np.array([1, 2]), "b": np.array([[1.0], [2.0]])}
+    assert json_tensors.row_outputs(both) == [{"a": 1, "b": [1.0]}, {"a": 2, "b": [2.0]}]
+    assert json_tensors.row_outputs({"a": np.array([1, 2])}) == [1, 2]
+    with pytest.raises(ServingError, match="Tensor name: total has no shape information"):
+        json_tensors.row_outputs({"total": np.float32(1)})
+    with pytest.raises(ServingError, match="different numbers of rows"):
+        json_tensors.row_outputs({"a": np.zeros(2), "b": np.zeros(3)})

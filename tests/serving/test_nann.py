@@ -1,0 +1,178 @@
+"""The exported model behind the local server: the same answers by every road, and requests that are refused."""
+
+import concurrent.futures
+import importlib.util
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.serving import GrpcClient, RestClient, smoke
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def request_inputs(world):
+    """Three users' histories, and every other input as a REST client has to send it."""
+    history = world.sequences.ids_of(world.sequences.cases("test").histories[:3])
+    return {
+        "item_history": history,
+        "category_history": np.zeros([1, 0], np.int64),
+        "k": np.int32(10),
+        "ef": np.array([10, 20, 40], np.int32),
+        "rounds": np.array([1, 1, 3], np.int32),
+        "exclude": np.zeros([1, 0], np.int64),
+    }
+
+
+@pytest.fixture
+def grpc_client(nann_server):
+    with GrpcClient(nann_server.target, "nann") as client:
+        yield client
+
+
+@pytest.fixture
+def rest_client(nann_server):
+    return RestClient(nann_server.url, "nann")
+
+
+def test_the_same_answer_by_grpc_by_rest_and_in_process(world, request_inputs, grpc_client, rest_client):
+    by_grpc = grpc_client.predict("retrieve", request_inputs)
+    by_rest = rest_client.predict("retrieve", request_inputs)
+    loaded = tf.saved_model.load(str(world.saved_model))
+    answer = loaded.signatures["retrieve"](**{key: tf.constant(value) for key, value in request_inputs.items()})
+    for name in ("item_ids", "scores", "items_scored"):
+        np.testing.assert_array_equal(by_grpc[name], answer[name].numpy())
+        np.testing.assert_array_equal(by_rest[name].astype(by_grpc[name].dtype), by_grpc[name])
+    assert by_grpc["item_ids"].shape == (3, 10)
+    assert np.isin(by_grpc["item_ids"], world.sequences.item_ids).all()
+
+
+def test_what_has_a_default_may_be_left_out(request_inputs, grpc_client):
+    history = {"item_history": request_inputs["item_history"]}
+    found = grpc_client.predict("retrieve", history)
+    assert found["item_ids"].shape == (3, 20)  # The k of the export.
+    full = {"ef": np.array([100, 200, 400], np.int32), "k": np.int32(20)}
+    np.testing.assert_array_equal(grpc_client.predict("retrieve", history | full)["item_ids"], found["item_ids"])
+
+
+def test_exclusions(request_inputs, grpc_client, rest_client):
+    first = grpc_client.predict("retrieve", request_inputs)["item_ids"]
+    excluded = request_inputs | {"exclude": first[:1, :3]}  # One row for all users.
+    for client in (grpc_client, rest_client):
+        assert not np.isin(client.predict("retrieve", excluded)["item_ids"], first[0, :3]).any()
+
+
+def test_unknown_ids_count_as_missing(request_inputs, grpc_client):
+    strangers = request_inputs | {"item_history": np.array([[-5, 0, 2**62]])}
+    nobody = request_inputs | {"item_history": np.zeros([1, 0], np.int64)}
+    found = grpc_client.predict("retrieve", strangers)
+    np.testing.assert_array_equal(found["item_ids"], grpc_client.predict("retrieve", nobody)["item_ids"])
+    assert np.isfinite(found["scores"]).all()
+
+
+def retrieve(**changes):
+    return "retrieve", changes
+
+
+def deployed(level_topn, width=3200, dtype=np.float16):
+    return "serving_default", {"comm_seq": np.zeros([1, width], dtype), "level_topn": np.array(level_topn, np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (deployed([100, 200, 200, 200, 200, -1]), "k is -1, allowed are 1 to"),
+        (deployed([100, 200, 200, 200, 200, 0]), "k is 0, allowed are 1 to"),
+        (deployed([100, 200, 200, 200, 200, 6_000_000]), "k is 6000000, allowed are 1 to"),
+        (deployed([-1, 200, 200, 200, 200, 200]), "is -1, allowed are 1 to"),
+        (deployed([100, 0, 200, 200, 200, 200]), "is 0, allowed are 1 to"),
+        (deployed([100, 200, 6_000_000, 200, 200, 200]), "is 6000000, allowed are 1 to"),
+        (deployed([]), ""),
+        (deployed([100]), ""),
+        (deployed([100, 200, 200, 200, 200, 200], width=320), "320 values, but the requested shape has 3200"),
+        (deployed([100, 200, 200, 200, 200, 200], dtype=np.float32), "Expects arg[0] to be half but float is provided"),
+        (retrieve(k=np.int32(0)), "k is 0, allowed are 1 to"),
+        (retrieve(k=np.int32(-7)), "k is -7, allowed are 1 to"),
+        (retrieve(k=np.int32(2_000_000_000)), "k is 2000000000, allowed are 1 to"),
+        (retrieve(k=np.array([3, 4], np.int32)), ""),
+        (retrieve(ef=np.array([10, 20], np.int32)), "ef"),
+        (retrieve(ef=np.array([10, 20, 0], np.int32)), "is 0, allowed are 1 to"),
+        (retrieve(rounds=np.array([1, 1, 2_000_000], np.int32)), "is 2000000, allowed are"),
+        (retrieve(item_history=np.zeros([2000, 3], np.int64)), "too many users, at most 1024"),
+        (retrieve(item_history=np.zeros([3], np.int64)), ""),
+        (retrieve(category_history=np.zeros([3, 2], np.int64)), "category_history must have the shape of item_history"),
+        (retrieve(exclude=np.zeros([2, 4], np.int64)), "exclude must have one row per user, or one row for all"),
+    ],
+)
+def test_refuses_and_goes_on(request_inputs, grpc_client, rest_client, request_, words):
+    signature, inputs = request_
+    if signature == "retrieve":
+        inputs = request_inputs | inputs
+    with pytest.raises(NannError) as refused:
+        grpc_client.predict(signature, inputs)
+    assert "answered INVALID_ARGUMENT" in str(refused.value)
+    assert words in str(refused.value)
+    if signature == "retrieve":
+        with pytest.raises(NannError, match="answered 400"):
+            rest_client.predict(signature, inputs)
+    assert grpc_client.predict("retrieve", request_inputs)["item_ids"].shape == (3, 10)
+
+
+def test_many_requests_at_once(request_inputs, grpc_client, rest_client):
+    expected = grpc_client.predict("retrieve", request_inputs)["item_ids"]
+    bad = request_inputs | {"k": np.int32(0)}
+
+    def ask(number):
+        client = (grpc_client, rest_client)[number % 2]
+        if number % 5 == 0:
+            with pytest.raises(NannError):
+                client.predict("retrieve", bad)
+            return expected
+        return client.predict("retrieve", request_inputs)["item_ids"]
+
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        for found in pool.map(ask, range(40)):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_the_smoke_client(world, nann_server):
+    top_k = smoke(nann_server.target, "nann")
+    assert (top_k.shape, top_k.dtype) == ((1, 200), np.int64)
+    assert np.isin(top_k, world.sequences.item_ids).all()
+    assert len(set(top_k[0].tolist())) == 200
+
+
+def test_the_original_s_smoke_client(nann_server):
+    """The example is the original's script; only the port is a parameter."""
+    spec = importlib.util.spec_from_file_location("original_smoke_client", EXAMPLES / "original_smoke_client.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    top_k = script.main(urlsplit(f"//{nann_server.target}").port)
+    np.testing.assert_array_equal(top_k, smoke(nann_server.target, "nann"))
+
+
+def test_clients_name_who_does_not_answer(request_inputs):
+    with (
+        GrpcClient("127.0.0.1:1", "nann") as client,
+        pytest.raises(NannError, match=r"no server answers at 127.0.0.1:1"),
+    ):
+        client.predict("retrieve", request_inputs)
+    with pytest.raises(NannError, match=r"no server answers at http://127.0.0.1:1/"):
+        RestClient("http://127.0.0.1:1", "nann").predict("retrieve", request_inputs)
+    with pytest.raises(NannError, match="url is 'ftp://x'"):
+        RestClient("ftp://x", "nann")
+
+
+def test_clients_say_what_was_refused(nann_server, request_inputs):
+    with (
+        GrpcClient(nann_server.target, "other") as client,
+        pytest.raises(NannError, match=r"NOT_FOUND: .*Latest\(other\)"),
+    ):
+        client.predict("retrieve", request_inputs)
+    with pytest.raises(NannError, match=r"answered 404: .*Latest\(other\)"):
+        RestClient(nann_server.url, "other").predict("retrieve", request_inputs)
