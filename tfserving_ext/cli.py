@@ -1,5 +1,6 @@
 """The command line, `nann`: one subcommand a stage. Each calls one Python function of the same meaning."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -237,6 +238,7 @@ def main() -> None:
     """Entry point: errors that a user can act on are one line on standard error and exit status 1."""
     # TensorFlow's own log says "error" where a machine merely has no GPU; what goes wrong here raises.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         app()
     except (NannError, ImportError, OSError) as error:

@@ -7,6 +7,8 @@ earlier run is reused.
 import dataclasses
 import hashlib
 import json
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,7 +133,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         {},
         [model],
         lambda path: extract(model.path, path),
-        lambda path: "{} embeddings of width {}: {}".format(*load_array(path / "item_embs.npy").shape, path),
+        lambda path: "{:,} embeddings of width {}: {}".format(*load_array(path / "item_embs.npy").shape, path),
     )
     index = stages.run(
         "index",
@@ -233,6 +235,7 @@ def _in_process(saved_model: Path, inputs: dict[str, Any]) -> dict[str, np.ndarr
 
 def _last_table(folder: Path, figures: dict[str, Any]) -> None:
     table = Table(title="What was measured", title_justify="left", show_header=False)
+    nann = "nann" if shutil.which("nann") else sys.argv[0]
     rows = {
         f"recall-all@{K} (brute force)": f"{figures['recall_all']:.4f}",
         f"recall-retrieval@{K} (graph search)": f"{figures['recall_retrieval']:.4f}",
@@ -245,7 +248,7 @@ def _last_table(folder: Path, figures: dict[str, Any]) -> None:
         "SavedModel": str(folder / "models" / "nann" / "1"),
         "index, model, data": f"{folder / 'index'}, {folder / 'model'}, {folder / 'data'}",
         "figures": str(folder / "evaluation.json"),
-        "next": f"nann serve {folder / 'models' / 'nann'}    then, in another shell: nann smoke",
+        "next": f"{nann} serve {folder / 'models' / 'nann'}    then, in another shell: {nann} smoke",
     }
     for name, value in rows.items():
         table.add_row(name, value)

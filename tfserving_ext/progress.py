@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(soft_wrap=True, highlight=False)
+LOG_WIDTH = 120
+console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 Advance = Callable[..., None]
 LOG_SECONDS = 10.0
