@@ -52,11 +52,13 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     def Predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:  # noqa: N802
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
-        self._models.find(request.model_spec)
+        signature = self._models.find(request.model_spec)[1].signature(request.model_spec.signature_name)
+        # A few bytes can stand for 64 MiB, so only what the signature takes is read.
+        signature.check_names(set(request.inputs))
         inputs = {}
-        for name, tensor in request.inputs.items():
+        for name in sorted(set(signature.proto.inputs) & set(request.inputs)):
             try:
-                inputs[name] = parse_tensor(tensor)
+                inputs[name] = parse_tensor(request.inputs[name])
             except ValueError as error:
                 raise invalid(f"tensor parsing error: {name}") from error
         answer = self._models.predict(request.model_spec, inputs, list(request.output_filter))
@@ -123,11 +125,12 @@ def start(models: Models, host: str, port: int) -> tuple[grpc.Server, int]:
     servicer = health.HealthServicer()
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = server.add_insecure_port(address)
     except RuntimeError:
         bound = 0
     if not bound:
-        raise NannError(f"cannot listen for gRPC on {host}:{port}: in use, or not an address of this machine")
+        raise NannError(f"cannot listen for gRPC on {address}: in use, or not an address of this machine")
     server.start()
     return server, bound

@@ -64,7 +64,9 @@ class Signature:
         Raises:
           ServingError: inputs are missing, unknown or of another type, or the graph failed.
         """
-        arguments = self._arguments(inputs)
+        self.check_names(set(inputs))
+        found = {**self.defaults, **inputs}
+        arguments = [found[name] for name in self._inputs]
         for place, (name, array) in enumerate(zip(self._inputs, arguments, strict=True)):
             wanted, got = tf.dtypes.as_dtype(self.proto.inputs[name].dtype), _dtype(array)
             if wanted != got:
@@ -75,24 +77,27 @@ class Signature:
             raise ServingError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), _text(error)) from error
         return {name: np.asarray(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
-    def _arguments(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        wanted, sent = set(self._inputs), set(inputs)
+    def check_names(self, sent: set[str]) -> None:
+        """Checks the inputs of a request by name alone, before any of them is read.
+
+        Raises:
+          ServingError: inputs are missing or unknown.
+        """
+        wanted = set(self._inputs)
         if len(sent) > len(wanted) or (len(sent) < len(wanted) and not self.defaults):
             raise invalid(
                 f"input size does not match signature: {len(sent)}!={len(wanted)} len({_set(sent)}) != "
                 f"len({_set(wanted)}). Sent extra: {_set(sent - wanted)}. "
                 f"Missing but required: {_set(wanted - sent)}."
             )
-        found = {**self.defaults, **inputs}
         for name in self._inputs:
-            if name not in found:
+            if name not in sent and name not in self.defaults:
                 feed = self.proto.inputs[name].name
                 raise invalid(
                     f"Signature input alias: {name}(feed name: {feed}) not found in request and "
                     f"no default value provided. Inputs expected to be in the request {_set(sent)}, "
                     f"or default input alias set: {','.join(sorted(self.defaults))}"
                 )
-        return [found[name] for name in self._inputs]
 
 
 class Servable:

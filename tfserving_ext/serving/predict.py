@@ -1,5 +1,6 @@
 """What a request means, whether it came by gRPC or by REST."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,10 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.serving.models import Servable, ServingError, invalid, load_servable
+
+
+MAX_VERSION = (1 << 63) - 1
+_VERSION = re.compile(r"[0-9]{1,19}")
 
 
 class Answer(NamedTuple):
@@ -34,13 +39,13 @@ class Models:
         """
         if not base_path.is_dir():
             raise NannError(f"{base_path} is not a folder; it must hold versions, such as {base_path / '1'}")
-        versions = [int(entry.name) for entry in base_path.iterdir() if entry.name.isdecimal() and entry.is_dir()]
+        # The folder may be 1 or 01, which TensorFlow Serving takes too.
+        folders = {int(entry.name): entry for entry in base_path.iterdir() if _VERSION.fullmatch(entry.name)}
+        versions = [version for version, entry in folders.items() if version <= MAX_VERSION and entry.is_dir()]
         if not versions:
             raise NannError(f"{base_path} holds no version, a folder with a number for a name such as 1")
         version = max(versions)
-        # The folder may be 1 or 01, which TensorFlow Serving takes too.
-        folder = next(entry for entry in base_path.iterdir() if entry.name.isdecimal() and int(entry.name) == version)
-        self._models[name] = {version: load_servable(folder)}
+        self._models[name] = {version: load_servable(folders[version])}
         return version
 
     def close(self) -> None:
@@ -98,8 +103,6 @@ class Models:
         Raises:
           ServingError: the model or the version is not served.
         """
-        if not spec.name:
-            raise invalid("ModelSpec has no name specified.")
         versions = sorted(self._models.get(spec.name, {}), reverse=True)
         if not versions:
             raise ServingError(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {spec.name}")

@@ -8,6 +8,7 @@ from tensorflow.core.framework import tensor_pb2
 
 MAX_TENSOR_BYTES = 64 << 20
 MAX_RANK = 32
+STRING_BYTES = 24  # What a string takes in TensorFlow, whatever it holds.
 
 # Where a TensorProto keeps the values of a type, and the type that they have there.
 _VALUES = {
@@ -32,7 +33,7 @@ def parse_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray:
     """The array that a TensorProto holds, read as TensorFlow Serving reads it.
 
     Fewer values than the shape has room for: the last one is repeated, or zero where there is none; further values are
-    ignored; an unknown rank counts as rank 0. Strings are object arrays of bytes.
+    ignored; an unknown rank counts as rank 0. Strings are object arrays of bytes. TensorFlow Serving has no limit on size.
 
     Raises:
       ValueError: no type, a type that requests cannot have, a negative dimension, a shape of more than 64 MiB, or
@@ -49,14 +50,20 @@ def parse_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray:
     if any(size < 0 for size in shape):
         raise ValueError(f"shape is {shape}, dimensions must not be negative")
     count = math.prod(shape)
-    item_bytes = dtype.size or 8  # A string takes a pointer at least.
+    item_bytes = STRING_BYTES if dtype == tf.string else dtype.size
     if count * item_bytes > MAX_TENSOR_BYTES:
         raise ValueError(f"shape {shape} takes more than {MAX_TENSOR_BYTES} bytes")
     if proto.tensor_content:
         if dtype == tf.string or len(proto.tensor_content) != count * item_bytes:
             raise ValueError(f"tensor_content has {len(proto.tensor_content)} bytes, which is not what {shape} takes")
         return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
-    values: np.ndarray = np.array(getattr(proto, field)[:count], stored)
+    sent = getattr(proto, field)[:count]
+    if dtype == tf.string and sent:
+        # The session copies a string for each element, also where one string stands for many.
+        text_bytes = sum(map(len, sent)) + (count - len(sent)) * len(sent[-1])
+        if text_bytes > MAX_TENSOR_BYTES:
+            raise ValueError(f"shape {shape} of these strings takes more than {MAX_TENSOR_BYTES} bytes")
+    values: np.ndarray = np.array(sent, stored)
     if len(values) < count:
         last = values[-1] if len(values) else (b"" if dtype == tf.string else 0)
         values = np.concatenate([values, np.full(count - len(values), last, stored)])
