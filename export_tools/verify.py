@@ -65,5 +65,5 @@ if __name__ == "__main__":
         print(json.dumps(_run_signatures(sys.argv[1])))
     except Exception as error:
         # The last line is what the parent shows.
-        print(f"{type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", file=sys.stderr)
         sys.exit(1)

@@ -133,6 +133,19 @@ def test_bad_tensors(predict, name):
     test_predict(predict)
 
 
+def test_nothing_is_read_before_the_names_are_checked(predict):
+    """Each of these few bytes would become 64 MiB; a tensor that cannot be read shows that none is."""
+    many = {f"e{number}": BAD["negative dimension"] for number in range(100)}
+    with pytest.raises(grpc.RpcError, match="input size does not match signature: 100!=1"):
+        predict(many)
+    refused(
+        lambda: predict({"x": BAD["negative dimension"]}, "nope"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        'Serving signature key "nope" not found.',
+    )
+    test_predict(predict)
+
+
 def test_an_error_of_the_graph(predict):
     with pytest.raises(grpc.RpcError) as error:
         predict({"i": np.array([0, 7], np.int32)}, "third")
@@ -190,6 +203,10 @@ def test_status(channel):
     request.model_spec.version.value = 2
     refused(lambda: stub.GetModelStatus(request, 10), NOT_FOUND, "Could not find version 2 of model half_plus")
     request.model_spec.Clear()
+    message = "Could not find any versions of model "
+    refused(
+        lambda: stub.GetModelStatus(get_model_status_pb2.GetModelStatusRequest(model_spec={}), 10), NOT_FOUND, message
+    )
     request.model_spec.name = "nope"
     refused(lambda: stub.GetModelStatus(request, 10), NOT_FOUND, "Could not find any versions of model nope")
 

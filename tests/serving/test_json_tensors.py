@@ -29,6 +29,39 @@ def test_any_array_comes_back_bit_for_bit(dtype, shape, seed):
     np.testing.assert_array_equal(got, array)
 
 
+# x/2 + 3 in float32, and what TensorFlow Serving 2.20 writes for it.
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (0.1, "3.05"), (-4.6, "0.700000048"), (1e20, "5e+19"), (246913578, "123456792.0"), (6.8e38, "Infinity"),
+        (33.333333, "19.666666"), (0.00003, "3.00001502"), (19999990, "9999998.0"),
+    ],
+)  # fmt: skip
+def test_writes_floats_as_serving_does(x, text):
+    with np.errstate(over="ignore"):
+        y = np.float32(x) / np.float32(2) + np.float32(3)
+    assert json.dumps(json_tensors.to_json(np.array([y], np.float32))[0]) == text
+
+
+def test_the_greatest_floats_come_back():
+    array = np.array([np.finfo(np.float32).max, -np.finfo(np.float32).max, np.finfo(np.float32).tiny], np.float32)
+    np.testing.assert_array_equal(json_tensors.to_array(json_tensors.to_json(array), tf.float32), array)
+
+
+def test_outputs_named_bytes_are_base64():
+    outputs = {"echo_bytes": np.array([b"hello"], object), "text": np.array([b"hello"], object)}
+    assert json_tensors.column_outputs(outputs) == {"echo_bytes": [{"b64": "aGVsbG8="}], "text": ["hello"]}
+    assert json_tensors.row_outputs(outputs) == [{"echo_bytes": {"b64": "aGVsbG8="}, "text": "hello"}]
+
+
+def test_the_first_of_two_equal_keys_counts():
+    assert json_tensors.read_request(b'{"inputs": [1], "inputs": [2]}') == {"inputs": [1]}
+
+
+def test_base64_may_lack_its_padding():
+    assert json_tensors.to_array({"b64": "aGVsbG8"}, tf.string).tolist() == b"hello"
+
+
 def test_strings_and_bytes():
     array = np.array([["é日", "a"]], object)
     assert json_tensors.to_json(array) == [["é日", "a"]]
@@ -39,7 +72,7 @@ def test_strings_and_bytes():
 
 def test_floats_have_the_digits_that_they_need():
     text = json.dumps(json_tensors.to_json(np.array([0.7, 1 / 3, 2**24, np.nan, np.inf], np.float32)))
-    assert text == "[0.699999988, 0.333333343, 16777216.0, NaN, Infinity]"
+    assert text == "[0.7, 0.333333343, 16777216.0, NaN, Infinity]"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +87,9 @@ def test_shapes(value, expected):
     ("body", "message"),
     [
         (b"", "JSON Parse error: The document is empty"),
+        (b"  \n", "JSON Parse error: The document is empty. at offset: 3"),
+        (b'{"inputs": 1e400}', "JSON Parse error: Number too big to be stored in double."),
+        (b'{"inputs": 1} xyz', "JSON Parse error"),
         (b'{"instances": [1.0, 2.0}', "JSON Parse error: Expecting ',' delimiter at offset: 23"),
         (b'"x"', 'JSON Value: "x" Is not object'),
         (b"\xff\xfe{}", "JSON Parse error"),
@@ -88,6 +124,8 @@ ROWS = "Failed to process element: {} of 'instances' list. "
         (1.0, X, 'JSON Value: {\n    "instances": 1.0\n} Expecting \'instances\' to be an list/array'),
         ([{}], X, ROWS.format(0) + "JSON object: {} keys must be equal to: x"),
         ([{"z": 2.0}], X, ROWS.format("0 key: z") + "Error: INVALID_ARGUMENT: JSON object: does not have named input: z"),
+        ([{"x": [1.0, 2.0]}, {"x": [3.0]}], X, ROWS.format("1 key: x") + "Error: INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1"),
+        ([{"b64": "__4A"}], {"s": tf.string}, ROWS.format(0) + "Error: INVALID_ARGUMENT: Unable to base64 decode"),
         ([1.0, [3.0]], X, ROWS.format(1) + "Error: INVALID_ARGUMENT: Expecting shape [] but got: [1]"),
         ([1, 2], IFS, "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map"),
         ([{"i": 1, "f": 1.5}], IFS, ROWS.format(0) + 'JSON object: {\n    "i": 1,\n    "f": 1.5\n} keys must be equal to: f,i,s'),
@@ -111,6 +149,7 @@ def test_refuses_bad_rows(instances, types, message):
         ([1, 2], IFS, "inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map"),
         ({"x": [[1.0, 2.0], [3.0]]}, X, "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
         ([[1.0], 2.0], X, "JSON Value: 2.0 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
+        (["\ud83d"], {"s": tf.string}, "JSON Parse error: The surrogate pair in string is invalid."),
         ([-1], {"u": tf.uint64}, "JSON Value: -1 Type: Number is not of expected type: uint64"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """The REST API over the wire; the words are TensorFlow Serving 2.20's."""
 
+import gzip
 import http.client
 import json
 from urllib.parse import urlsplit
@@ -15,10 +16,10 @@ PREDICT = f"{MODEL}:predict"
 
 @pytest.fixture
 def ask(toy_server):
-    def call(method, path, body=None):
+    def call(method, path, body=None, headers=None):
         connection = http.client.HTTPConnection(urlsplit(toy_server.url).netloc, timeout=20)
         body = json.dumps(body) if isinstance(body, (dict, list)) else body
-        connection.request(method, path, body)
+        connection.request(method, path, body, headers or {})
         response = connection.getresponse()
         text = response.read()
         connection.close()
@@ -99,6 +100,26 @@ def test_a_body_that_is_too_long(ask, monkeypatch):
     assert ask("POST", PREDICT, {"instances": [1.0]}) == (200, {"predictions": [2.5]})
 
 
+GZIP = {"Content-Encoding": "gzip"}
+
+
+def test_a_zipped_body(ask, monkeypatch):
+    body = gzip.compress(b'{"instances": [1.0]}')
+    assert ask("POST", PREDICT, body, GZIP) == (200, {"predictions": [2.5]})
+    assert ask("POST", PREDICT, {"instances": [1.0]}, GZIP) == (
+        400,
+        {"error": "JSON Parse error: The document is empty"},
+    )
+    monkeypatch.setattr(rest, "MAX_BODY_BYTES", 1000)
+    assert ask("POST", PREDICT, gzip.compress(b" " * 1_000_000), GZIP)[0] == 413
+
+
+def test_paths_are_matched_as_they_were_sent(ask):
+    encoded = "/v1/models/half_plus%3Apredict"
+    assert ask("POST", encoded, {"instances": [1]}) == (400, {"error": f"Malformed request: POST {encoded}"})
+    assert ask("GET", f"{MODEL}?a=b") == (404, {"error": "Could not find any versions of model half_plus?a=b"})
+
+
 def test_status(ask):
     entry = {"version": "10", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     for path in (MODEL, f"{MODEL}/versions/10", "/v1/models/half%5Fplus"):
@@ -137,6 +158,7 @@ def test_other_requests(ask, method, path):
 
 
 def test_other_paths(ask):
-    assert ask("GET", "/v1/models") == (400, {"error": "Missing model name in request."})
+    for path in ("/v1/models", "/v1/models/versions/1"):
+        assert ask("GET", path) == (400, {"error": "Missing model name in request."})
     for path in ("/", "/nope", "/v2/models/half_plus"):
         assert ask("GET", path)[0] == 404

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient, LocalServer, RestClient
+from tfserving_ext.serving import GrpcClient, LocalServer, RestClient, rest
 
 X = {"x": np.array([2.0], np.float32)}
 
@@ -48,6 +48,37 @@ def test_listens_on_this_machine_alone(toy_server):
     assert toy_server.server.grpc_port != toy_server.server.rest_port
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_listens_on_ipv6(toy):
+    with LocalServer("half_plus", toy, host="::1", grpc_port=0, rest_port=0) as server:
+        with GrpcClient(f"[::1]:{server.grpc_port}", "half_plus") as client:
+            assert client.predict("", X)["y"].tolist() == [3.0]
+        by_rest = RestClient(f"http://[::1]:{server.rest_port}", "half_plus").predict("serving_default", X)
+        assert by_rest["output"].tolist() == [3.0]
+
+
+def test_stops_although_a_client_never_ends_its_request(toy, monkeypatch):
+    monkeypatch.setattr(rest, "GRACE_SECONDS", 1)
+    server = LocalServer("half_plus", toy, grpc_port=0, rest_port=0)
+    with socket.create_connection(("127.0.0.1", server.rest_port)) as client:
+        # The interim answer shows that the request has begun.
+        head = (
+            "POST /v1/models/half_plus:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+        )
+        client.sendall(head.encode())
+        assert b"100 Continue" in client.recv(100)
+        server.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_wait_is_not_lost(toy, number):
+    before = signal.getsignal(number)
+    with LocalServer("half_plus", toy, grpc_port=0, rest_port=0) as server, server.catching_signals():
+        signal.raise_signal(number)
+        server.wait()
+    assert signal.getsignal(number) is before
+
+
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_ports_have_a_range(toy, port):
     with pytest.raises(NannError, match=f"grpc_port is {port}, allowed are 0 to 65535"):
@@ -60,6 +91,8 @@ def test_ports_have_a_range(toy, port):
         (lambda base: None, "is not a folder"),
         (lambda base: base.write_text("x"), "is not a folder"),
         (lambda base: base.mkdir(), "holds no version"),
+        (lambda base: (base / "99999999999999999999").mkdir(parents=True), "holds no version"),
+        (lambda base: (base / str(1 << 63)).mkdir(parents=True), "holds no version"),
         (lambda base: (base / "1").mkdir(parents=True), "has no saved_model.pb"),
         (lambda base: ((base / "1").mkdir(parents=True), (base / "1" / "saved_model.pb").write_bytes(b"\xff")), "does not load"),
     ],

@@ -83,6 +83,7 @@ BAD = {
     "a product beyond 64 bits": proto(types_pb2.DT_FLOAT, [1 << 62, 4], float_val=[1]),
     "just too large": proto(types_pb2.DT_DOUBLE, [MAX_TENSOR_BYTES // 8 + 1], double_val=[1]),
     "many strings": proto(types_pb2.DT_STRING, [MAX_TENSOR_BYTES], string_val=[b"a"]),
+    "a long string for many": proto(types_pb2.DT_STRING, [100_000], string_val=[b"a" * 1024]),
     "rank 33": proto(types_pb2.DT_FLOAT, [1] * 33, float_val=[1]),
 }
 

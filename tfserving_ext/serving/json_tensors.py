@@ -2,11 +2,17 @@
 
 Row form: `instances`, a list of examples, each a value or an object of values by input. Column form: `inputs`, a value
 or an object of values by input, each with all its dimensions. Bytes are {"b64": "..."}.
+
+Where this differs from TensorFlow Serving: what follows the JSON document, Inf for Infinity and strings that are not
+UTF-8 are refused here and accepted there; a string output that is not UTF-8 is {"b64": "..."} here and raw bytes, which
+is not JSON, there; and the JSON parser describes a syntax error in words of its own.
 """
 
 import base64
-import binascii
+import contextlib
 import json
+import math
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,12 +36,15 @@ def read_request(body: bytes) -> dict[str, Any]:
       ServingError: it is something else.
     """
     try:
-        request = json.loads(body)
+        request = json.loads(body, object_pairs_hook=_first_of_each, parse_float=_finite)
     except json.JSONDecodeError as error:
-        where = "The document is empty" if not body.strip() else f"{error.msg} at offset: {error.pos}"
+        if not body.strip():
+            where = f"The document is empty. at offset: {len(body)}" if body else "The document is empty"
+        else:
+            where = f"{error.msg} at offset: {error.pos}"
         raise invalid(f"JSON Parse error: {where}") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        # ValueError: a whole number of thousands of digits.
+        # ValueError: a number beyond a double, or a whole number of thousands of digits.
         raise invalid(f"JSON Parse error: {str(error).splitlines()[0]}") from error
     if not isinstance(request, dict):
         raise invalid(f"JSON Value: {_shown(request)} Is not object")
@@ -51,6 +60,21 @@ def read_request(body: bytes) -> dict[str, Any]:
     if "instances" not in request and "inputs" not in request:
         raise invalid("Missing 'inputs' or 'instances' key")
     return request
+
+
+def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose key comes twice has its first value, as in TensorFlow Serving."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found.update(reversed(pairs))
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("Number too big to be stored in double.")
+    return number
 
 
 def columns(value: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
@@ -109,8 +133,10 @@ def rows(instances: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]
                 message = error.message if error.code != grpc.StatusCode.INVALID_ARGUMENT else here + error.message
                 raise ServingError(error.code, message) from error
             if parts[name] and parts[name][0].shape != array.shape:
-                shape, got_shape = list(parts[name][0].shape), list(array.shape)
-                raise invalid(f"{here}Expecting shape {shape} but got: {got_shape}")
+                first = parts[name][0]
+                if first.ndim == array.ndim and first.size != array.size:
+                    raise invalid(f"{here}Expecting tensor size: {first.size} but got: {array.size}")
+                raise invalid(f"{here}Expecting shape {list(first.shape)} but got: {list(array.shape)}")
             parts[name].append(array)
         if named and set(instance) != set(types):
             raise invalid(
@@ -162,12 +188,15 @@ def _scalar(value: Any, dtype: tf.DType, level: int) -> Any:
     if dtype == tf.bool and isinstance(value, bool):
         return value
     if dtype == tf.string and isinstance(value, str):
-        return value.encode(errors="surrogatepass")
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from error
     if dtype == tf.string and _is_bytes(value):
         try:
-            return base64.b64decode(value["b64"], validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise invalid(f"JSON Value: {_shown(value)} Unable to base64 decode") from error
+            return base64.b64decode(value["b64"] + "=" * (-len(value["b64"]) % 4), validate=True)
+        except ValueError as error:
+            raise invalid("Unable to base64 decode") from error
     name = _CPP_NAMES.get(dtype, dtype.name)
     if dtype not in (*_INTEGERS, *_FLOATS, tf.bool, tf.string):
         raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {_shown(value)} to type: {name}")
@@ -202,7 +231,7 @@ def row_outputs(outputs: Mapping[str, np.ndarray]) -> list[Any]:
         sizes.add(array.shape[0])
     if len(sizes) != 1:
         raise invalid(f"Outputs have different numbers of rows: {sorted(sizes)}")
-    values = {name: to_json(array) for name, array in outputs.items()}
+    values = {name: to_json(array, _holds_bytes(name)) for name, array in outputs.items()}
     if len(values) == 1:
         return next(iter(values.values()))
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
@@ -214,24 +243,23 @@ def column_outputs(outputs: Mapping[str, np.ndarray]) -> Any:
     Raises:
       ServingError: REST cannot carry an output's type.
     """
-    values = {name: to_json(array) for name, array in outputs.items()}
+    values = {name: to_json(array, _holds_bytes(name)) for name, array in outputs.items()}
     return next(iter(values.values())) if len(values) == 1 else values
 
 
-def to_json(array: np.ndarray) -> Any:
-    """An array as numbers, booleans, strings and lists.
+def to_json(array: np.ndarray, as_bytes: bool = False) -> Any:
+    """An array as numbers, booleans, strings and lists; with `as_bytes`, {"b64": "..."} in place of strings.
 
     Raises:
       ServingError: REST cannot carry the type.
     """
     kind = array.dtype.kind
     if array.dtype == np.float32:
-        # Nine digits tell all floats apart; the double that a float is would show seventeen.
-        flat: list[Any] = [float(f"{value:.9g}") for value in array.ravel().tolist()]
+        flat: list[Any] = [_shortened(value) for value in array.ravel().tolist()]
     elif array.dtype == np.float64 or kind in "iub":
         flat = array.ravel().tolist()
     elif kind in "OSU":
-        flat = [_text(value) for value in array.ravel().tolist()]
+        flat = [_text(value, as_bytes) for value in array.ravel().tolist()]
     else:
         name = _CPP_NAMES.get(tf.dtypes.as_dtype(array.dtype), array.dtype.name)
         raise invalid(f"Failed to write JSON value for tensor type: {name}")
@@ -240,13 +268,27 @@ def to_json(array: np.ndarray) -> Any:
     return nested.reshape(array.shape).tolist()
 
 
-def _text(value: bytes | str) -> Any:
-    if isinstance(value, str):
-        return value
+def _shortened(value: float) -> float:
+    """A float32 in six digits where they are enough, or else in nine, which tell all floats apart."""
+    short = float(f"{value:.6g}")
     try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"b64": base64.b64encode(value).decode()}
+        same = struct.unpack("f", struct.pack("f", short))[0] == value
+    except OverflowError:  # Six digits of the greatest floats round to infinity.
+        same = False
+    return short if same else float(f"{value:.9g}")
+
+
+def _text(value: bytes | str, as_bytes: bool) -> Any:
+    value = value.encode() if isinstance(value, str) else value
+    if not as_bytes:
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
+    return {"b64": base64.b64encode(value).decode()}
+
+
+def _holds_bytes(output: str) -> bool:
+    """Whether TensorFlow Serving takes an output for bytes; it goes by the name."""
+    return output.endswith("_bytes")
 
 
 def _is_bytes(value: Any) -> bool:
@@ -259,5 +301,8 @@ def _is_object(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """A value in an error's text, cut."""
-    text = json.dumps(value, indent=4)
+    try:
+        text = json.dumps(value, indent=4)
+    except RecursionError:
+        text = "(nested too deeply to show)"
     return text if len(text) <= 512 else text[:512] + "..."

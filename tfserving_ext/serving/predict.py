@@ -13,7 +13,6 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 from tfserving_ext.errors import NannError
 from tfserving_ext.serving.models import Servable, ServingError, invalid, load_servable
 
-
 MAX_VERSION = (1 << 63) - 1
 _VERSION = re.compile(r"[0-9]{1,19}")
 
@@ -40,11 +39,11 @@ class Models:
         if not base_path.is_dir():
             raise NannError(f"{base_path} is not a folder; it must hold versions, such as {base_path / '1'}")
         # The folder may be 1 or 01, which TensorFlow Serving takes too.
-        folders = {int(entry.name): entry for entry in base_path.iterdir() if _VERSION.fullmatch(entry.name)}
-        versions = [version for version, entry in folders.items() if version <= MAX_VERSION and entry.is_dir()]
-        if not versions:
+        entries = [entry for entry in base_path.iterdir() if _VERSION.fullmatch(entry.name) and entry.is_dir()]
+        folders = {int(entry.name): entry for entry in entries if int(entry.name) <= MAX_VERSION}
+        if not folders:
             raise NannError(f"{base_path} holds no version, a folder with a number for a name such as 1")
-        version = max(versions)
+        version = max(folders)
         self._models[name] = {version: load_servable(folders[version])}
         return version
 

@@ -1,4 +1,8 @@
-"""The REST API: `/v1/models/NAME[/versions/N][/metadata]` and `:predict`, as TensorFlow Serving answers it."""
+"""The REST API: `/v1/models/NAME[/versions/N][/metadata]` and `:predict`, as TensorFlow Serving answers it.
+
+Unlike TensorFlow Serving it knows no labels, `:classify`, `:regress` or CORS, limits a body to 64 MiB, and lays out its
+JSON with other white space. What differs in values and texts is said in json_tensors.py.
+"""
 
 import json
 import re
@@ -7,6 +11,8 @@ import sys
 import threading
 import time
 import traceback
+import urllib.parse
+import zlib
 
 import grpc
 import tensorflow as tf
@@ -25,9 +31,11 @@ from tfserving_ext.serving.models import ServingError, invalid
 from tfserving_ext.serving.predict import Models
 
 MAX_BODY_BYTES = 64 << 20
+GRACE_SECONDS = 5
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(_MODEL + r":predict")
 _OTHER_METHODS = re.compile(_MODEL + r":(classify|regress)")
+_NO_NAME = re.compile(r"/v1/models(?:/versions/\d+|/labels/[^/:]+)?")
 _STATUS = re.compile(_MODEL)
 _METADATA = re.compile(_MODEL + r"/metadata")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -49,14 +57,26 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=found["name"])
+    spec = model_pb2.ModelSpec(name=urllib.parse.unquote(found["name"]))
     if found["version"]:
         if int(found["version"]) >= 1 << 63:
             raise invalid(f"Version {found['version']} is not an int64")
         spec.version.value = int(found["version"])
     elif found["label"]:
-        spec.version_label = found["label"]
+        spec.version_label = urllib.parse.unquote(found["label"])
     return spec
+
+
+def _too_long() -> Response:
+    return _json({"error": f"The body has more than {MAX_BODY_BYTES} bytes"}, 413)
+
+
+def _unzipped(body: bytes) -> bytes:
+    """The body, at most a byte more than is allowed; like TensorFlow Serving's, empty where it is not gzip."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error:
+        return b""
 
 
 class _Api:
@@ -65,12 +85,12 @@ class _Api:
 
     async def handle(self, request: Request) -> Response:
         try:
-            body = b""
+            body = bytearray()
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    return _json({"error": f"The body has more than {MAX_BODY_BYTES} bytes"}, 413)
-            return await run_in_threadpool(self._answer, request.method, request.url.path, body)
+                    return _too_long()
+            return await run_in_threadpool(self._answer, request, bytes(body))
         except ServingError as error:
             return _json({"error": error.message}, _HTTP.get(error.code, 500))
         except ClientDisconnect:
@@ -79,10 +99,18 @@ class _Api:
             traceback.print_exc(file=sys.stderr)
             return _json({"error": f"{type(error).__name__}: {error}"}, 500)
 
-    def _answer(self, method: str, path: str, body: bytes) -> Response:
+    def _answer(self, request: Request, body: bytes) -> Response:
+        # TensorFlow Serving matches the target as it was sent: undecoded, and with its query.
+        method, path = request.method, request.scope["raw_path"].decode("latin-1")
+        if request.url.query:
+            path += f"?{request.url.query}"
+        if request.headers.get("Content-Encoding", "").lower() == "gzip":
+            body = _unzipped(body)
+            if len(body) > MAX_BODY_BYTES:
+                return _too_long()
         if not path.startswith("/v1/"):
             return Response("Not Found\n", 404, media_type="text/plain")
-        if path == "/v1/models":
+        if _NO_NAME.fullmatch(path):
             raise invalid("Missing model name in request.")
         if method == "POST" and (found := _PREDICT.fullmatch(path)):
             return self._predict(_spec(found), body)
@@ -138,12 +166,17 @@ class RestServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
+            # Until it listens, Linux lets another socket bind the same port.
+            self._socket.listen()
         except OSError as error:
             self._socket.close()
             raise NannError(f"cannot listen for REST on {host}:{port}: {error.strerror or error}") from error
         self.port = self._socket.getsockname()[1]
         app = Starlette(routes=[Route("/{path:path}", _Api(models).handle, methods=_METHODS)])
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        # Without a limit, a client that never finishes its request would keep the server from stopping.
+        # What goes wrong in a request is printed by `handle`; below that level are only the requests cut off so.
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS)
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
         while not self._server.started and self._thread.is_alive():

@@ -4,10 +4,11 @@ For development and tests. It runs models as TensorFlow Serving does and refuses
 neither its batching nor its version policies nor its speed under load: production is TensorFlow Serving.
 """
 
+import contextlib
 import os
+import queue
 import signal
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -63,7 +64,8 @@ class LocalServer:
                 raise NannError(f"{port_name} is {port}, allowed are 0 to 65535")
         self._models = Models()
         self.version = self._models.load(name, Path(base_path))
-        self._stopped = threading.Event()
+        # An Event's lock could be held just when a signal's handler wants it; this queue may be put to from anywhere.
+        self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
         try:
             self._grpc, self.grpc_port = _listen(
                 lambda port: grpc_service.start(self._models, host, port), grpc_port, GRPC_PORT
@@ -86,21 +88,27 @@ class LocalServer:
 
     def wait(self) -> None:
         """Returns on Ctrl-C, SIGTERM or `stop`. Call it from the main thread."""
+        with self.catching_signals():
+            self._ends.get()
+
+    @contextlib.contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM inside end the next `wait`. Enter it before telling anybody that the server is there."""
 
         def end(number: int, frame: FrameType | None) -> None:
             del number, frame
-            self._stopped.set()
+            self._ends.put(None)
 
         before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._stopped.wait()
+            yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def stop(self) -> None:
         """Answers what has begun, stops listening and unloads the model."""
-        self._stopped.set()
+        self._ends.put(None)
         self._grpc.stop(GRACE_SECONDS).wait()
         self._rest.stop()
         self._models.close()
@@ -124,11 +132,12 @@ def run_forever(
     rest_port: int | None = None,
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; arguments and errors are those of `LocalServer`."""
-    with LocalServer(name, base_path, host, grpc_port, rest_port) as server:
+    with LocalServer(name, base_path, host, grpc_port, rest_port) as server, server.catching_signals():
+        shown = f"[{host}]" if ":" in host else host
         outcome(
             "serve",
-            f"{name} version {server.version}: gRPC {host}:{server.grpc_port}, "
-            f"REST http://{host}:{server.rest_port}/v1/models/{name}",
+            f"{name} version {server.version}: gRPC {shown}:{server.grpc_port}, "
+            f"REST http://{shown}:{server.rest_port}/v1/models/{name}",
         )
         console.print("For development; production is TensorFlow Serving. Ctrl-C stops.")
         server.wait()

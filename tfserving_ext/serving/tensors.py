@@ -33,7 +33,8 @@ def parse_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray:
     """The array that a TensorProto holds, read as TensorFlow Serving reads it.
 
     Fewer values than the shape has room for: the last one is repeated, or zero where there is none; further values are
-    ignored; an unknown rank counts as rank 0. Strings are object arrays of bytes. TensorFlow Serving has no limit on size.
+    ignored; an unknown rank counts as rank 0. Strings are object arrays of bytes. Unlike in
+    TensorFlow Serving, a tensor's size is limited.
 
     Raises:
       ValueError: no type, a type that requests cannot have, a negative dimension, a shape of more than 64 MiB, or
