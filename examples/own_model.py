@@ -55,8 +55,8 @@ def main(base: Path, items: int = 5000, dim: int = 16, k: int = 50) -> float:
     # 2. Search, and compare with scoring everything.
     search = NeuralTopK(index, model.score)
     users = model.user({"vector": tf.constant(rng.normal(size=(20, dim)), tf.float32)})
-    ef = (25, 50, 100)  # Beam widths per layer; the defaults are the paper's, for corpora of millions.
-    found = search(users, k=k, ef=ef)
+    # Users with a history would pass it as `seeds`; without, the walk enters from the graph's upper layers.
+    found = search(users, k=k, pool=100)
     exact = BruteForce(index, model.score)(users, tf.constant(k))
     measured = float(coverage(found.item_ids.numpy(), exact.item_ids.numpy()).mean())
     scored = found.items_scored.numpy().mean()
@@ -69,7 +69,7 @@ def main(base: Path, items: int = 5000, dim: int = 16, k: int = 50) -> float:
 
     @tf.function(input_signature=[tf.TensorSpec([None, dim], tf.float32, "vector"), tf.TensorSpec([], tf.int32, "k")])
     def retrieve(vector: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        result = search(model.user({"vector": vector}), k=k, ef=ef)
+        result = search(model.user({"vector": vector}), k=k, pool=100)
         return {"item_ids": result.item_ids, "scores": result.scores, "items_scored": result.items_scored}
 
     tf.saved_model.save(module, str(base / "1"), signatures={"serving_default": retrieve})

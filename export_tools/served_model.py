@@ -1,5 +1,6 @@
-"""The module that is exported: user tower, beam search and scorer as TensorFlow functions with two signatures."""
+"""The module that is exported: user tower, beam search and scorer as TensorFlow functions with three signatures."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,13 +9,29 @@ import tensorflow as tf
 
 from tfserving_ext.index.format import Index
 from tfserving_ext.models import NannAttention
-from tfserving_ext.retrieval import NeuralTopK, SearchParameters
+from tfserving_ext.ops import SearchResult
+from tfserving_ext.retrieval import BestFirst, NeuralTopK, Rounds
 from tfserving_ext.training.checkpoint import TrainedModel
 
 # A request of more users than this is refused before anything is computed: what it makes us allocate is bounded.
 MAX_USERS = 1024
 # level_topn of the original: beams of layers 2 and 1, picks of three ground rounds, k.
 LEVEL_TOPN_LENGTH = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+    """What a request may leave out.
+
+    Attributes:
+      k: items wanted.
+      best_first: parameters of `retrieve`.
+      rounds: parameters of `retrieve_rounds`.
+    """
+
+    k: int = 200
+    best_first: BestFirst = BestFirst()  # noqa: RUF009 - frozen
+    rounds: Rounds = Rounds()  # noqa: RUF009
 
 
 def exported_variables(model: NannAttention) -> list[tf.Variable]:
@@ -28,25 +45,29 @@ class ServedModel(tf.Module):
     Signatures:
       serving_default: the original's. `comm_seq` float16 [1, history_length * item_dim], the embedded behaviours, and
         `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]].
-      retrieve: raw features. `item_history` int64 [B, L], oldest first, any L; and, each with a default,
-        `category_history` int64 [B, L] (left out or [[]]: the categories that the items had in training), `k` int32 [],
-        `ef` and `rounds` int32 [layers], `exclude` int64 [B, x] or [1, x], ids never to return. Unknown ids count as
-        missing.
-        Returns `item_ids` int64 [B, k], `scores` float32 [B, k], `items_scored` int64 [B].
+      retrieve: the best-first search from raw features. `item_history` int64 [B, L], oldest first, any L; and, each
+        with a default, `category_history` int64 [B, L] (left out or [[]]: the categories that the items had in
+        training), `k`, `frontier` and `pool` int32 [], `exclude` int64 [B, x] or [1, x], ids never to return, `budget`
+        int64 [] and `deadline_ms` int32 [], 0 for no limit. Unknown ids count as missing. Returns `item_ids` int64
+        [B, k], `scores` float32 [B, k], `items_scored` int64 [B], `stopped` int32 [B].
+      retrieve_rounds: the paper's search, with `ef` and `rounds` int32 [layers] in place of `frontier` and `pool`.
     """
 
-    def __init__(self, trained: TrainedModel, index: Index, parameters: SearchParameters, k: int) -> None:
-        """Puts the parts together; `parameters` and `k` become the defaults of `retrieve`."""
+    def __init__(self, trained: TrainedModel, index: Index, defaults: Defaults) -> None:
+        """Puts the parts together.
+
+        Raises:
+          NannError: default parameters do not fit the index.
+        """
         super().__init__()
         # The graph that TensorFlow Serving restores assigns plain tf.Variables only: Keras' own would be saved but stay
         # uninitialised in a session. So the variables are tracked, and the Keras model is kept out of sight.
         self.model_variables = exported_variables(trained.model)
-        self._untracked = SimpleNamespace(model=trained.model)
+        self._untracked = SimpleNamespace(model=trained.model, defaults=defaults)
         self.search = NeuralTopK(index, trained.model.score)
-        self.search.check(parameters)
+        self.search.check(defaults.best_first)
+        self.search.check(defaults.rounds)
         self.item_categories = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
-        self._parameters = parameters
-        self._k = k
 
     @property
     def model(self) -> NannAttention:
@@ -69,39 +90,52 @@ class ServedModel(tf.Module):
             result = self.search.deployed(self.model.user_from_sequence(sequence), level_topn)
             return {"top_k": result.item_ids}
 
-        none = tf.zeros([0, 0], tf.int64)
+        defaults = self._untracked.defaults
+        ids = tf.TensorSpec([None, None], tf.int64)
+        number, numbers, large = (tf.TensorSpec(*spec) for spec in (([], tf.int32), ([None], tf.int32), ([], tf.int64)))
+        # What a client may leave out; as tensors they become defaults of the signature.
+        none, k, unlimited = tf.zeros([0, 0], tf.int64), tf.constant(defaults.k), tf.constant(0)
+        frontier, pool = tf.constant(defaults.best_first.frontier), tf.constant(defaults.best_first.pool)
+        ef, rounds = tf.constant(defaults.rounds.ef), tf.constant(defaults.rounds.rounds)
+        budget = tf.constant(0, tf.int64)
 
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec([None, None], tf.int64, "item_history"),
-                tf.TensorSpec([None, None], tf.int64, "category_history"),
-                tf.TensorSpec([], tf.int32, "k"),
-                tf.TensorSpec([None], tf.int32, "ef"),
-                tf.TensorSpec([None], tf.int32, "rounds"),
-                tf.TensorSpec([None, None], tf.int64, "exclude"),
-            ]
-        )
+        @tf.function(input_signature=[ids, ids, number, number, number, ids, large, number])
         def retrieve(
             item_history: tf.Tensor,
             category_history: tf.Tensor = none,
-            k: tf.Tensor = tf.constant(self._k),  # noqa: B008 - what a client may leave out
-            ef: tf.Tensor = tf.constant(self._parameters.ef),  # noqa: B008
-            rounds: tf.Tensor = tf.constant(self._parameters.rounds),  # noqa: B008
+            k: tf.Tensor = k,
+            frontier: tf.Tensor = frontier,
+            pool: tf.Tensor = pool,
             exclude: tf.Tensor = none,
+            budget: tf.Tensor = budget,
+            deadline_ms: tf.Tensor = unlimited,
         ) -> dict[str, tf.Tensor]:
-            return self._retrieve(item_history, category_history, k, ef, rounds, exclude)
+            user, exclude = self._read(item_history, category_history, exclude)
+            steps = defaults.best_first.max_steps
+            limits = {"exclude": exclude, "budget": budget, "deadline_ms": deadline_ms}
+            return _outputs(self.search(user, k, item_history, frontier, pool, steps, **limits))
 
-        return {"serving_default": serving_default, "retrieve": retrieve}
+        @tf.function(input_signature=[ids, ids, number, numbers, numbers, ids, large, number])
+        def retrieve_rounds(
+            item_history: tf.Tensor,
+            category_history: tf.Tensor = none,
+            k: tf.Tensor = k,
+            ef: tf.Tensor = ef,
+            rounds: tf.Tensor = rounds,
+            exclude: tf.Tensor = none,
+            budget: tf.Tensor = budget,
+            deadline_ms: tf.Tensor = unlimited,
+        ) -> dict[str, tf.Tensor]:
+            user, exclude = self._read(item_history, category_history, exclude)
+            limits = {"exclude": exclude, "budget": budget, "deadline_ms": deadline_ms}
+            return _outputs(self.search.rounds(user, k, ef, rounds, **limits))
 
-    def _retrieve(
-        self,
-        item_history: tf.Tensor,
-        category_history: tf.Tensor,
-        k: tf.Tensor,
-        ef: tf.Tensor,
-        rounds: tf.Tensor,
-        exclude: tf.Tensor,
-    ) -> dict[str, tf.Tensor]:
+        return {"serving_default": serving_default, "retrieve": retrieve, "retrieve_rounds": retrieve_rounds}
+
+    def _read(
+        self, item_history: tf.Tensor, category_history: tf.Tensor, exclude: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        """The user tensors of raw features, and `exclude` with a row for every user; checks the shapes of all."""
         users = tf.shape(item_history)[0]
         # By REST every input has to be sent: [[]] is how one is left out there.
         left_out = tf.equal(tf.size(category_history), 0)
@@ -128,6 +162,8 @@ class ServedModel(tf.Module):
             lambda: tf.zeros([users, 0], tf.int64),
             lambda: tf.broadcast_to(exclude, [users, tf.shape(exclude)[1]]),
         )
-        user = self.model.user({"item_history": item_history, "category_history": categories})
-        result = self.search(user, k=k, ef=ef, rounds=rounds, exclude=exclude)
-        return {"item_ids": result.item_ids, "scores": result.scores, "items_scored": result.items_scored}
+        return self.model.user({"item_history": item_history, "category_history": categories}), exclude
+
+
+def _outputs(result: SearchResult) -> dict[str, tf.Tensor]:
+    return {name: getattr(result, name) for name in ("item_ids", "scores", "items_scored", "stopped")}

@@ -33,7 +33,7 @@ def write_purchases(path: Path) -> Path:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Paths `csv`, `data`, `model`, `embeddings`, `index`, `saved_model`, and the open `sequences`."""
-    from export_tools import export
+    from export_tools import Defaults, export
     from tfserving_ext.index import build_index
     from tfserving_ext.training import TrainingConfig, extract, train
 
@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     extract(root / "model", root / "embeddings")
     arrays = (np.load(root / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(*arrays, root / "index", threads=1)
-    export(root / "model", root / "index", root / "models" / "nann" / "1", k=20)
+    export(root / "model", root / "index", root / "models" / "nann" / "1", Defaults(k=20))
     return SimpleNamespace(
         root=root,
         csv=csv,

@@ -63,7 +63,8 @@ def test_the_whole_road(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "the same 10 ids by gRPC, REST, in process" in text
     figures = json.loads((tmp_path / "evaluation.json").read_text())
-    assert f"{figures['coverage']:.4f}" in text
+    for search in ("best_first", "rounds"):
+        assert f"coverage@200 {figures['searches'][search]['coverage']:.4f}" in text
     assert figures["cases"] == 246
     # Product names, not numbers: Complete Journey has them in capitals.
     assert len(re.findall(r"[A-Z]{3,}[A-Z /&,.-]+", text)) > 20

@@ -110,7 +110,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise NannError(f"{path} does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Besides bad syntax and bad UTF-8: a number of thousands of digits, a thousand brackets.
         raise NannError(f"{path} is not valid JSON: {error}") from error
 
 

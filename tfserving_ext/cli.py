@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -42,8 +43,10 @@ def _share(text: str) -> int | float:
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an existing one is replaced.")]
-Ef = Annotated[str, typer.Option(help="Beam width per layer, start layer first.")]
-Rounds = Annotated[str, typer.Option(help="Scoring rounds per layer, start layer first.")]
+Frontier = Annotated[int, typer.Option(help="Best-first search: items expanded per step.", min=1)]
+Pool = Annotated[int, typer.Option(help="Best-first search: scored items that are kept; at least k.", min=1)]
+EfOption = Annotated[str, typer.Option(help="The paper's search: beam width per layer, start layer first.")]
+RoundsOption = Annotated[str, typer.Option(help="The paper's search: rounds per layer, start layer first.")]
 K = Annotated[int, typer.Option("-k", "--k", help="Length of the answers.", min=1)]
 
 
@@ -144,6 +147,13 @@ def index(
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
 
 
+class SearchName(str, Enum):
+    """The searches that can be measured."""
+
+    best_first = "best_first"
+    rounds = "rounds"
+
+
 @app.command(epilog="Example: nann evaluate data model index -o evaluation.json --positions 9")
 def evaluate(
     data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
@@ -151,19 +161,26 @@ def evaluate(
     index: Annotated[Path, typer.Argument(help="What `nann index` wrote.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the figures.")] = None,
     k: K = 200,
-    ef: Ef = "100,200,400",
-    rounds: Rounds = "1,1,3",
+    search: Annotated[list[SearchName] | None, typer.Option(help="Measure this one; all by default.")] = None,
+    frontier: Frontier = 16,
+    pool: Pool = 200,
+    ef: EfOption = "100,200,400",
+    rounds: RoundsOption = "1,1,3",
     positions: Annotated[int, typer.Option(help="Test cases per user; 1 is the middle of the history.", min=1)] = 1,
     max_cases: Annotated[int | None, typer.Option(help="Evaluate this many cases only.", min=1)] = None,
     brute_force: Annotated[bool, typer.Option("--brute-force", help="Recall by brute force alone.")] = False,
 ) -> None:
     """Measure recall, coverage and the scored fraction on held-out users."""
-    from tfserving_ext.retrieval import SearchParameters
+    from tfserving_ext.retrieval import BestFirst, Rounds
     from tfserving_ext.retrieval.evaluate import evaluate as run
     from tfserving_ext.retrieval.evaluate import summary
 
-    parameters = SearchParameters(_numbers("--ef", ef), _numbers("--rounds", rounds))
-    figures = run(data, model, index, out, parameters, k, positions, max_cases, search=not brute_force)
+    searches: dict[str, BestFirst | Rounds] = {
+        "best_first": BestFirst(frontier, pool),
+        "rounds": Rounds(_numbers("--ef", ef), _numbers("--rounds", rounds)),
+    }
+    wanted = [] if brute_force else [name.value for name in search or SearchName]
+    figures = run(data, model, index, out, {name: searches[name] for name in wanted}, k, positions, max_cases)
     outcome("evaluate", summary(figures))
 
 
@@ -173,14 +190,18 @@ def export(
     index: Annotated[Path, typer.Argument(help="What `nann index` wrote.")],
     out: Out = Path("models/nann/1"),
     k: K = 200,
-    ef: Ef = "100,200,400",
-    rounds: Rounds = "1,1,3",
+    frontier: Frontier = 16,
+    pool: Pool = 200,
+    ef: EfOption = "100,200,400",
+    rounds: RoundsOption = "1,1,3",
 ) -> None:
-    """Write one SavedModel with the index as assets."""
+    """Write one SavedModel with the index as assets; the options are what requests may leave out."""
+    from export_tools import Defaults
     from export_tools import export as run
-    from tfserving_ext.retrieval import SearchParameters
+    from tfserving_ext.retrieval import BestFirst, Rounds
 
-    run(model, index, out, SearchParameters(_numbers("--ef", ef), _numbers("--rounds", rounds)), k)
+    paper = Rounds(_numbers("--ef", ef), _numbers("--rounds", rounds))
+    run(model, index, out, Defaults(k, BestFirst(frontier, pool), paper))
     outcome("export", f"{out}")
 
 

@@ -22,25 +22,32 @@ absl::StatusOr<std::unique_ptr<Search>> DeployedSearch::Create(absl::Span<const 
   return absl::WrapUnique<Search>(new DeployedSearch(widths));
 }
 
-absl::Status DeployedSearch::Run(const IndexView& index, ScoreBatch score, Workspace& workspace,
+absl::Status DeployedSearch::Run(const IndexView& index, const SearchRequest& request,
+                                 ScoreBatch score, Workspace& workspace,
                                  SearchStatistics& statistics) const {
   std::vector<Scored>& results = workspace.results;
-  Walk walk(index, score, workspace, statistics);
+  Walk walk(index, request, score, workspace, statistics);
   absl::Status status = walk.Enter();
   if (!status.ok()) return status;
   results.swap(walk.fresh());
   auto width = widths_.begin();
   KeepBest(*width++, results);
-  for (int layer = index.num_layers() - 1; layer > 0; --layer) {
+  for (int layer = index.num_layers() - 1; layer > 0 && !walk.stopped(); --layer) {
     walk.EnterLayer(layer, results);
     status = walk.Expand(results);
     if (!status.ok()) return status;
     results.insert(results.end(), walk.fresh().begin(), walk.fresh().end());
     KeepBest(*width++, results);
   }
+  if (walk.stopped()) return absl::OkStatus();
   walk.EnterLayer(0, results);
+  if (!request.seeds.empty()) {
+    status = walk.MeetSeeds();
+    if (!status.ok()) return status;
+    Join(walk.fresh(), results);
+  }
   workspace.candidates = results;
-  for (; width != widths_.end() && !workspace.candidates.empty(); ++width) {
+  for (; width != widths_.end() && !workspace.candidates.empty() && !walk.stopped(); ++width) {
     status = walk.Expand(workspace.candidates);
     if (!status.ok()) return status;
     workspace.candidates.swap(walk.fresh());

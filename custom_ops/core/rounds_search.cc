@@ -49,18 +49,25 @@ absl::StatusOr<std::unique_ptr<Search>> RoundsSearch::Create(absl::Span<const in
   return absl::WrapUnique<Search>(new RoundsSearch(ef, rounds));
 }
 
-absl::Status RoundsSearch::Run(const IndexView& index, ScoreBatch score, Workspace& workspace,
+absl::Status RoundsSearch::Run(const IndexView& index, const SearchRequest& request,
+                               ScoreBatch score, Workspace& workspace,
                                SearchStatistics& statistics) const {
-  Walk walk(index, score, workspace, statistics);
+  Walk walk(index, request, score, workspace, statistics);
   absl::Status status = walk.Enter();
   if (!status.ok()) return status;
   workspace.results.swap(walk.fresh());
   KeepBest(ef_[0], workspace.results);
-  for (int layer = index.num_layers() - 1; layer >= 0; --layer) {
+  for (int layer = index.num_layers() - 1; layer >= 0 && !walk.stopped(); --layer) {
     const size_t i = index.num_layers() - layer;
     walk.EnterLayer(layer, workspace.results);
+    if (layer == 0 && !request.seeds.empty()) {
+      status = walk.MeetSeeds();
+      if (!status.ok()) return status;
+      Join(walk.fresh(), workspace.results);
+    }
     workspace.candidates = workspace.results;
-    for (int32_t round = 0; round < rounds_[i] && !workspace.candidates.empty(); ++round) {
+    for (int32_t round = 0; round < rounds_[i] && !workspace.candidates.empty() && !walk.stopped();
+         ++round) {
       status = walk.Expand(workspace.candidates);
       if (!status.ok()) return status;
       Merge(ef_[i], workspace);

@@ -14,7 +14,8 @@ namespace nann {
 // every layer l below it, for rounds[l] rounds,
 //   N = neighbours of C minus visited, scored in one batch;
 //   W = best ef[l] of W and N;  C = those of N that are in W,
-// where W and C start as the layer above left W. The answer is W of the ground layer.
+// where W and C start as the layer above left W. The answer is W of the ground layer. Seeds join W
+// and C when the ground layer is entered.
 class RoundsSearch : public Search {
  public:
   // `ef` and `rounds` hold one entry per layer, start layer first; the start layer has one round.
@@ -23,8 +24,8 @@ class RoundsSearch : public Search {
                                                         absl::Span<const int32_t> rounds,
                                                         int num_layers);
 
-  absl::Status Run(const IndexView& index, ScoreBatch score, Workspace& workspace,
-                   SearchStatistics& statistics) const override;
+  absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+                   Workspace& workspace, SearchStatistics& statistics) const override;
 
  private:
   RoundsSearch(absl::Span<const int32_t> ef, absl::Span<const int32_t> rounds)

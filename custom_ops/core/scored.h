@@ -29,6 +29,12 @@ inline void KeepBest(size_t k, std::vector<Scored>& items) {
   std::sort(items.begin(), items.end(), Better);
 }
 
+// Adds `more`, none of which is in `items`; best first afterwards.
+inline void Join(const std::vector<Scored>& more, std::vector<Scored>& items) {
+  items.insert(items.end(), more.begin(), more.end());
+  std::sort(items.begin(), items.end(), Better);
+}
+
 }  // namespace nann
 
 #endif  // CUSTOM_OPS_CORE_SCORED_H_

@@ -1,7 +1,9 @@
 #ifndef CUSTOM_OPS_CORE_SEARCH_H_
 #define CUSTOM_OPS_CORE_SEARCH_H_
 
+#include <chrono>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -21,10 +23,23 @@ inline constexpr int32_t kMaxRounds = 10000;
 using ScoreBatch =
     absl::FunctionRef<absl::Status(absl::Span<const int32_t> items, absl::Span<float> scores)>;
 
+// What a request brings besides its user.
+struct SearchRequest {
+  // Items to start from as well, such as the user's own history; each at most once matters.
+  absl::Span<const int32_t> seeds;
+  // After this many evaluations, or at this time, the best so far is the answer.
+  int64_t budget = std::numeric_limits<int64_t>::max();
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+};
+
+// Why a walk ended.
+enum class Stopped : int32_t { kComplete = 0, kBudget = 1, kDeadline = 2 };
+
 struct SearchStatistics {
   int64_t items_scored = 0;  // Evaluations of the model; each item at most once per request.
   int32_t rounds = 0;        // Batches of fresh items, the entry points' included.
   int64_t nan_scores = 0;    // Scores that came back NaN; they count as minus infinity.
+  Stopped stopped = Stopped::kComplete;
 };
 
 // The buffers of a walk. Kept between requests so that a round allocates nothing; one per worker.
@@ -33,6 +48,7 @@ struct Workspace {
   std::vector<int32_t> batch;
   std::vector<float> batch_scores;
   std::vector<Scored> fresh, candidates, results, merged;
+  std::vector<bool> expanded, merged_expanded;  // Beside `results` and `merged`.
 };
 
 // One way to walk the graph under a model's scores. Implementations are immutable and thread-safe.
@@ -42,8 +58,8 @@ class Search {
 
   // Walks `index` and leaves the items it would answer with in `workspace.results`, best first:
   // at least the best `k` where so many were reached. Errors of `score` are passed on.
-  virtual absl::Status Run(const IndexView& index, ScoreBatch score, Workspace& workspace,
-                           SearchStatistics& statistics) const = 0;
+  virtual absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+                           Workspace& workspace, SearchStatistics& statistics) const = 0;
 };
 
 // Checks that `value`, the parameter called `name`, is in 1..limit.

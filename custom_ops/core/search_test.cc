@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "custom_ops/core/best_first_search.h"
 #include "custom_ops/core/deployed_search.h"
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/rounds_search.h"
@@ -85,8 +86,10 @@ std::unique_ptr<Search> RandomSearch(Random& random, int num_layers) {
     ef.push_back(Draw(random, 1, 20));
     rounds.push_back(i == 0 ? 1 : Draw(random, 1, 4));
   }
-  auto search = Draw(random, 0, 1) == 0 ? RoundsSearch::Create(ef, rounds, num_layers)
-                                        : DeployedSearch::Create(ef, num_layers);
+  const int kind = Draw(random, 0, 2);
+  auto search = kind == 0   ? RoundsSearch::Create(ef, rounds, num_layers)
+                : kind == 1 ? DeployedSearch::Create(ef, num_layers)
+                            : BestFirstSearch::Create(ef[0], ef[1], Draw(random, 1, 9));
   CHECK_THAT(search.ok());
   return *std::move(search);
 }
@@ -113,8 +116,15 @@ void SearchesKeepTheirPromises() {
       return absl::OkStatus();
     };
     SearchStatistics statistics;
+    std::vector<int32_t> seeds;
+    for (int i = Draw(random, -3, 5); i > 0; --i) {
+      seeds.push_back(Draw(random, 0, view.num_items() - 1));
+    }
+    SearchRequest request;
+    request.seeds = seeds;
+    if (Draw(random, 0, 2) == 0) request.budget = Draw(random, 1, 30);
     const absl::Status status =
-        RandomSearch(random, view.num_layers())->Run(view, score, workspace, statistics);
+        RandomSearch(random, view.num_layers())->Run(view, request, score, workspace, statistics);
     if (failing_batch > 0 && batches >= failing_batch) {
       CHECK_THAT(status == absl::UnavailableError("the model is away"));
       CHECK_THAT(batches == failing_batch);
@@ -122,6 +132,9 @@ void SearchesKeepTheirPromises() {
     }
     CHECK_THAT(status.ok());
     CHECK_THAT(statistics.items_scored == static_cast<int64_t>(scored.size()));
+    CHECK_THAT(statistics.items_scored <= request.budget);
+    CHECK_THAT((statistics.stopped == Stopped::kBudget) <=
+               (statistics.items_scored == request.budget));
     CHECK_THAT(statistics.rounds >= batches);
     std::set<int32_t> answered;
     for (size_t i = 0; i < workspace.results.size(); ++i) {
@@ -141,7 +154,7 @@ void ABrokenEdgeIsAnErrorAndABrokenRowIsEmpty() {
   const auto run = [&](const World& world, Workspace& workspace) {
     SearchStatistics statistics;
     return (*RoundsSearch::Create({3, 3}, {1, 3}, 1))
-        ->Run(world.View(), score, workspace, statistics);
+        ->Run(world.View(), SearchRequest{}, score, workspace, statistics);
   };
   Workspace workspace;
   for (int32_t neighbor : {-1, 3, std::numeric_limits<int32_t>::max()}) {

@@ -1,5 +1,6 @@
 #include "custom_ops/core/walk.h"
 
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <limits>
@@ -14,9 +15,13 @@ absl::Status CheckWidth(absl::string_view name, int64_t value, int64_t limit) {
       absl::StrCat(name, " is ", value, ", allowed are 1 to ", limit));
 }
 
-Walk::Walk(const IndexView& index, ScoreBatch score, Workspace& workspace,
-           SearchStatistics& statistics)
-    : index_(index), score_(score), workspace_(workspace), statistics_(statistics) {
+Walk::Walk(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+           Workspace& workspace, SearchStatistics& statistics)
+    : index_(index),
+      request_(request),
+      score_(score),
+      workspace_(workspace),
+      statistics_(statistics) {
   workspace_.visited.StartRequest(index.num_items());
   workspace_.fresh.clear();
   workspace_.results.clear();
@@ -26,6 +31,13 @@ absl::Status Walk::Enter() {
   workspace_.fresh.clear();
   workspace_.batch.clear();
   for (int32_t item : index_.entry_points()) Meet(item);
+  return ScoreMet();
+}
+
+absl::Status Walk::MeetSeeds() {
+  workspace_.fresh.clear();
+  workspace_.batch.clear();
+  for (int32_t item : request_.seeds) Meet(item);
   return ScoreMet();
 }
 
@@ -69,7 +81,15 @@ void Walk::Meet(int32_t item) {
 }
 
 absl::Status Walk::ScoreMet() {
-  const std::vector<int32_t>& batch = workspace_.batch;
+  std::vector<int32_t>& batch = workspace_.batch;
+  const int64_t left = request_.budget - statistics_.items_scored;
+  if (static_cast<int64_t>(batch.size()) > left) {
+    batch.resize(left);
+    statistics_.stopped = Stopped::kBudget;
+  } else if (!batch.empty() && std::chrono::steady_clock::now() >= request_.deadline) {
+    batch.clear();
+    statistics_.stopped = Stopped::kDeadline;
+  }
   if (!batch.empty()) {
     std::vector<float>& scores = workspace_.batch_scores;
     scores.resize(batch.size());

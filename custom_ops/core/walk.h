@@ -12,11 +12,14 @@ namespace nann {
 // Lives for one request; the results of a step are in `fresh()` until the next.
 class Walk {
  public:
-  Walk(const IndexView& index, ScoreBatch score, Workspace& workspace,
+  Walk(const IndexView& index, const SearchRequest& request, ScoreBatch score, Workspace& workspace,
        SearchStatistics& statistics);
 
   // Scores the entry points.
   absl::Status Enter();
+  // Visits the request's seeds in the current layer (a new walk is in the ground layer) and scores
+  // those that are not known.
+  absl::Status MeetSeeds();
   // Starts `layer`, in which only `entries` are visited.
   void EnterLayer(int layer, absl::Span<const Scored> entries);
   // Scores the neighbours of `candidates` in the layer that are not visited, and visits them.
@@ -24,12 +27,16 @@ class Walk {
 
   // The items met in the last step, in no particular order; the caller may reorder them.
   std::vector<Scored>& fresh() { return workspace_.fresh; }
+  // Whether the request's budget or time is spent: the last step may have left items unscored, and
+  // there must be no other.
+  bool stopped() const { return statistics_.stopped != Stopped::kComplete; }
 
  private:
   void Meet(int32_t item);
   absl::Status ScoreMet();
 
   const IndexView& index_;
+  const SearchRequest& request_;
   const ScoreBatch score_;
   Workspace& workspace_;
   SearchStatistics& statistics_;

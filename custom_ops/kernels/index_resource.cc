@@ -49,6 +49,7 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
   for (size_t i = 3; i < mapped.size(); i += 2) parts.layers.push_back({mapped[i], mapped[i + 1]});
   auto view = nann::IndexView::Create(parts, dim);
   TF_RETURN_IF_ERROR(view.status());
+  index->lookup_ = std::make_unique<const nann::ItemLookup>(view->item_ids());
   if (validate) {
     TF_RETURN_IF_ERROR(view->Validate());
     for (const nann::IndexFile& file : mapped) {

@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "custom_ops/core/index_view.h"
+#include "custom_ops/core/item_lookup.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/platform/env.h"
@@ -24,12 +25,14 @@ class OpenIndex {
                                                               int64_t dim, bool validate);
 
   const nann::IndexView& view() const { return *view_; }
+  const nann::ItemLookup& lookup() const { return *lookup_; }
 
  private:
   OpenIndex() = default;
 
   std::vector<std::unique_ptr<ReadOnlyMemoryRegion>> regions_;
   std::unique_ptr<const nann::IndexView> view_;
+  std::unique_ptr<const nann::ItemLookup> lookup_;
 };
 
 // The resource behind Nann>IndexHandle: empty until Nann>IndexOpen. Thread-safe.

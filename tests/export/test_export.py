@@ -22,10 +22,17 @@ import tfserving_ext.ops
 model = tf.saved_model.load(sys.argv[1])
 request = json.loads(sys.argv[2])
 types = {"item_history": tf.int64, "category_history": tf.int64, "exclude": tf.int64,
-         "k": tf.int32, "ef": tf.int32, "rounds": tf.int32}
+         "k": tf.int32, "frontier": tf.int32, "pool": tf.int32, "budget": tf.int64, "deadline_ms": tf.int32}
 answer = model.signatures["retrieve"](**{key: tf.constant(value, types[key]) for key, value in request.items()})
 print(json.dumps({key: value.numpy().tolist() for key, value in answer.items()}))
 """
+
+
+# What a signature's function has to be given; a server fills it in.
+PARAMETERS = {"frontier": 16, "pool": 200, "budget": 0, "deadline_ms": 0}
+PARAMETER_TENSORS = {
+    key: tf.constant(value, tf.int64 if key == "budget" else tf.int32) for key, value in PARAMETERS.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +41,8 @@ def request_and_answer(world):
     trained, index = load_model(world.model), Index.open(world.index)
     cases = world.sequences.cases("test")
     user = tuple(part[:3] for part in user_tensors(trained, world.sequences, cases))
-    result = NeuralTopK(index, trained.model.score)(user, k=10)
     history = np.maximum(world.sequences.ids_of(cases.histories[:3]), 0)
+    result = NeuralTopK(index, trained.model.score)(user, k=10, seeds=history)
     categories = np.where(
         history > 0, world.sequences.category_ids[world.sequences.category_rows_of(cases.histories[:3]) - 1], 0
     )
@@ -43,9 +50,8 @@ def request_and_answer(world):
         "item_history": history.tolist(),
         "category_history": categories.tolist(),
         "k": 10,
-        "ef": [100, 200, 400],
-        "rounds": [1, 1, 3],
         "exclude": [[], [], []],
+        **PARAMETERS,
     }
     return request, result
 
@@ -85,17 +91,18 @@ def test_categories_left_out_are_those_of_training(world, request_and_answer):
         item_history=tf.constant(request["item_history"], tf.int64),
         category_history=tf.zeros([0, 0], tf.int64),
         k=tf.constant(10),
-        ef=tf.constant(request["ef"]),
-        rounds=tf.constant(request["rounds"]),
         exclude=tf.zeros([0, 0], tf.int64),
+        **PARAMETER_TENSORS,
     )
     assert answer["item_ids"].numpy().tolist() == expected.item_ids.numpy().tolist()
 
 
-def test_verify_runs_both_signatures(world):
+def test_verify_runs_all_signatures(world):
     outputs = verify(world.saved_model)
     assert outputs["serving_default"]["top_k"]["dtype"] == "int64"
-    assert set(outputs["retrieve"]) == {"item_ids", "scores", "items_scored"}
+    assert (
+        set(outputs["retrieve"]) == set(outputs["retrieve_rounds"]) == {"item_ids", "scores", "items_scored", "stopped"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,15 +144,15 @@ def test_requests_are_checked(world):
         "item_history": tf.constant([[1, 2], [3, 4]], tf.int64),
         "category_history": tf.zeros([0, 0], tf.int64),
         "k": tf.constant(3),
-        "ef": tf.constant([100, 200, 400]),
-        "rounds": tf.constant([1, 1, 3]),
         "exclude": tf.zeros([0, 0], tf.int64),
+        **PARAMETER_TENSORS,
     }
     for name, value, words in [
         ("k", tf.constant(0), "k is 0, allowed are 1 to"),
         ("k", tf.constant(6_000_000), "k is 6000000"),
-        ("ef", tf.constant([1, -2, 3]), "ef[1] is -2"),
-        ("ef", tf.constant([1, 2]), "ef has 2 entries"),
+        ("frontier", tf.constant(0), "frontier is 0"),
+        ("pool", tf.constant(-2), "pool is -2"),
+        ("budget", tf.constant(-1, tf.int64), "budget is -1"),
         ("category_history", tf.zeros([2, 3], tf.int64), "must have the shape of item_history"),
         ("exclude", tf.zeros([3, 1], tf.int64), "one row per user"),
         ("item_history", tf.zeros([1025, 1], tf.int64), "too many users"),
@@ -164,9 +171,8 @@ def test_no_users_no_answers(world):
         item_history=tf.zeros([0, 5], tf.int64),
         category_history=none,
         k=tf.constant(3),
-        ef=tf.constant([100, 200, 400]),
-        rounds=tf.constant([1, 1, 3]),
         exclude=none,
+        **PARAMETER_TENSORS,
     )
     assert answer["item_ids"].shape == (0, 3)
 

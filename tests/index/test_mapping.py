@@ -50,7 +50,7 @@ class Mapped(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None, DIM], tf.float32, "user")])
     def top(self, user):
-        found = self.search([user], k=10, ef=[100, 200, 400], rounds=[1, 1, 3])
+        found = self.search.rounds([user], k=10, ef=[100, 200, 400], rounds=[1, 1, 3])
         return {"item_ids": found.item_ids, "scores": found.scores}
 
 

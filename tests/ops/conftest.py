@@ -48,28 +48,33 @@ class Searcher:
         exclude: np.ndarray | None = None,
         algorithm: str = "rounds",
         batch_sizes: Sequence[int] = ops.DEFAULT_BATCH_SIZES,
+        seeds: np.ndarray | None = None,
+        budget: int = 0,
+        deadline_ms: int = 0,
     ) -> ops.SearchResult:
         """Searches for the users whose scores are `scores` float32 [B, up to ITEMS]."""
         table = np.zeros([len(scores), ITEMS], np.float32)
         table[:, : scores.shape[1]] = scores
-        exclude = np.zeros([len(scores), 0], np.int64) if exclude is None else exclude
+        none = np.zeros([len(scores), 0], np.int64)
         search = self.traced(algorithm, tuple(batch_sizes))
         found = search(
             tf.constant(table),
             tf.constant(k, tf.int32),
             tf.constant(ef, tf.int32),
             tf.constant(rounds, tf.int32),
-            tf.constant(exclude, tf.int64),
+            tf.constant(none if exclude is None else exclude, tf.int64),
+            tf.constant(none if seeds is None else seeds, tf.int64),
+            tf.constant(budget, tf.int64),
+            tf.constant(deadline_ms, tf.int32),
         )
         return ops.SearchResult(*(part.numpy() for part in found))
 
     def traced(self, algorithm: str, batch_sizes: tuple[int, ...]) -> Callable:
-        """The search as a tf.function of scores [B, ITEMS], k, ef, rounds, exclude; traced at its first use."""
+        """The search as a tf.function of scores [B, ITEMS] and its parameters; traced at its first use."""
 
-        def search(user, k, ef, rounds, exclude):
-            return ops.beam_search(
-                self.index, [user], self.score, self.dim, k, ef, rounds, exclude, algorithm, batch_sizes
-            )
+        def search(user, k, ef, rounds, exclude, seeds, budget, deadline_ms):
+            parameters = k, ef, rounds, exclude, algorithm, batch_sizes, seeds, budget, deadline_ms
+            return ops.beam_search(self.index, [user], self.score, self.dim, *parameters)
 
         signature = [
             tf.TensorSpec([None, ITEMS], tf.float32),
@@ -77,6 +82,9 @@ class Searcher:
             tf.TensorSpec([None], tf.int32),
             tf.TensorSpec([None], tf.int32),
             tf.TensorSpec([None, None], tf.int64),
+            tf.TensorSpec([None, None], tf.int64),
+            tf.TensorSpec([], tf.int64),
+            tf.TensorSpec([], tf.int32),
         ]
         key = (algorithm, batch_sizes)
         if key not in self._traced:

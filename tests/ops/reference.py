@@ -52,13 +52,15 @@ class Answer:
     scores: list[float]
     items_scored: int
     rounds: int
+    nan_scores: int
 
 
 class Scores:
     """One user's scores, that remembers whose were asked for and how many rounds had something to ask for."""
 
     def __init__(self, scores: np.ndarray) -> None:
-        self.values = np.where(np.isnan(scores), NEGATIVE_INFINITY, scores)
+        self.is_nan = np.isnan(scores)
+        self.values = np.where(self.is_nan, NEGATIVE_INFINITY, scores)
         self.evaluated: set[int] = set()
         self.rounds = 0
 
@@ -75,14 +77,26 @@ class Scores:
 
 
 def rounds_search(
-    graph: Graph, scores: np.ndarray, k: int, ef: list[int], rounds: list[int], exclude: list[int]
+    graph: Graph,
+    scores: np.ndarray,
+    k: int,
+    ef: list[int],
+    rounds: list[int],
+    exclude: list[int],
+    seeds: set[int] = frozenset(),
 ) -> Answer:
-    """Algorithms 1 and 2 of the paper: `rounds[l]` times in layer l, N, W and C as its lines say."""
+    """Algorithms 1 and 2 of the paper: `rounds[l]` times in layer l, N, W and C as its lines say.
+
+    Seeds join W and C when the ground layer is entered.
+    """
     user = Scores(scores)
     best = set(graph.entry_points)
     user.round(best)
     best = user.top(ef[0], best)
     for layer, width, times in zip(reversed(graph.layers), ef[1:], rounds[1:], strict=True):
+        if layer is graph.layers[0]:
+            user.round(seeds - best)
+            best = best | seeds
         visited, candidates = set(best), set(best)
         for _ in range(times):
             met = {neighbor for item in candidates for neighbor in layer[item]} - visited
@@ -93,7 +107,9 @@ def rounds_search(
     return _answer(graph, user, best, k, exclude)
 
 
-def deployed_search(graph: Graph, scores: np.ndarray, k: int, widths: list[int], exclude: list[int]) -> Answer:
+def deployed_search(
+    graph: Graph, scores: np.ndarray, k: int, widths: list[int], exclude: list[int], seeds: set[int] = frozenset()
+) -> Answer:
     """The original's deployed graph: `widths` is its level_topn without the last entry, which is k."""
     user = Scores(scores)
     best = set(graph.entry_points)
@@ -104,6 +120,8 @@ def deployed_search(graph: Graph, scores: np.ndarray, k: int, widths: list[int],
         met = {neighbor for item in best for neighbor in layer[item]} - best
         user.round(met)
         best = user.top(width, best | met)
+    user.round(seeds - best)
+    best = best | seeds
     pool, visited, candidates = set(best), set(best), set(best)
     for width in widths[1 + uppers :]:
         met = {neighbor for item in candidates for neighbor in graph.layers[0][item]} - visited
@@ -114,6 +132,41 @@ def deployed_search(graph: Graph, scores: np.ndarray, k: int, widths: list[int],
     return _answer(graph, user, pool, k, exclude)
 
 
+def best_first_search(
+    graph: Graph,
+    scores: np.ndarray,
+    k: int,
+    frontier: int,
+    pool: int,
+    max_steps: int,
+    exclude: list[int],
+    seeds: set[int] = frozenset(),
+) -> Answer:
+    """A pool of the best items; its best `frontier` that were not expanded are, until none is left.
+
+    From the seeds in the ground layer; without any from the entry points, through all layers.
+    """
+    user = Scores(scores)
+    best = set(seeds) or set(graph.entry_points)
+    user.round(best)
+    layers = graph.layers[:1] if seeds else graph.layers
+    for layer in reversed(layers):
+        ground = layer is graph.layers[0]
+        width = max(pool, k) if ground else frontier
+        best = user.top(width, best)
+        visited, expanded = set(seeds) or set(best), set()  # All seeds, those without room in the pool too.
+        for _ in range(max_steps):
+            candidates = user.top(frontier, best - expanded)
+            if not candidates:
+                break
+            expanded |= candidates
+            met = {neighbor for item in candidates for neighbor in layer[item]} - visited
+            visited |= met
+            user.round(met)
+            best = user.top(width, best | met)
+    return _answer(graph, user, best, k, exclude)
+
+
 def _answer(graph: Graph, user: Scores, items: set[int], k: int, exclude: list[int]) -> Answer:
     kept = [item for item in user.ranked(items) if graph.ids[item] not in exclude][:k]
     missing = k - len(kept)
@@ -122,4 +175,5 @@ def _answer(graph: Graph, user: Scores, items: set[int], k: int, exclude: list[i
         [float(user.values[item]) for item in kept] + [-np.inf] * missing,
         len(user.evaluated),
         user.rounds,
+        int(user.is_nan[sorted(user.evaluated)].sum()),
     )

@@ -1,10 +1,12 @@
 """The searches against the reference, number for number, on random graphs."""
 
+from collections.abc import Callable
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.ops.reference import Answer, Graph, deployed_search, rounds_search
+from tests.ops.reference import Answer, Graph, best_first_search, deployed_search, rounds_search
 from tfserving_ext.ops import DEFAULT_BATCH_SIZES, SearchResult
 
 GRIDS = ((1,), (3, 16), DEFAULT_BATCH_SIZES)
@@ -41,16 +43,17 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> tuple[Graph, np.ndarray, int, np.ndarray]:
-    """A graph, scores [B, n], k and exclusions [B, x]: own ids, unknown ones and repeated ones."""
+def requests(draw: st.DrawFn) -> tuple[Graph, np.ndarray, int, np.ndarray, np.ndarray]:
+    """A graph, scores [B, n], k, exclusions [B, x] and seeds [B, s]: own ids, unknown ones and repeated ones."""
     graph = draw(graphs())
     users = draw(st.integers(1, 4), label="users")
     rng = np.random.default_rng(draw(st.integers(0, 2**32), label="scores"))
     values = SCORES[draw(st.sampled_from(sorted(SCORES)), label="kind of scores")]
     scores = rng.choice(np.array(values, np.float32), [users, len(graph)])
-    excluded = draw(st.sampled_from([0, 0, 1, 5]), label="excluded")
-    exclude = rng.choice(np.concatenate([graph.ids, [-1, 4, 2**62]]), [users, excluded])
-    return graph, scores, draw(st.integers(1, len(graph) + 3), label="k"), exclude
+    excluded, seeds = (draw(st.sampled_from([0, 0, 1, 5]), label=name) for name in ("excluded", "seeds"))
+    ids = np.concatenate([graph.ids, [-1, 4, 2**62]])
+    exclude, seeds = (rng.choice(ids, [users, count]) for count in (excluded, seeds))
+    return graph, scores, draw(st.integers(1, len(graph) + 3), label="k"), exclude, seeds
 
 
 def widths(n: int) -> st.SearchStrategy[int]:
@@ -58,33 +61,79 @@ def widths(n: int) -> st.SearchStrategy[int]:
     return st.integers(1, 4) | st.integers(1, n + 3)
 
 
-def check(found: SearchResult, expected: list[Answer]) -> None:
+def check(found: SearchResult, request: tuple, search: Callable[..., Answer], *parameters: object) -> None:
+    """Each user's answer is the reference's, statistics included."""
+    graph, scores, k, exclude, seeds = request
+    places = {int(item_id): place for place, item_id in enumerate(graph.ids)}
+    expected, unknown = [], []
+    for row, excluded, sown in zip(scores, exclude.tolist(), seeds.tolist(), strict=True):
+        known = {places[item_id] for item_id in sown if item_id in places}
+        expected.append(search(graph, row, k, *parameters, excluded, known))
+        unknown.append(sum(item_id not in places for item_id in [*excluded, *sown]))
     assert found.item_ids.tolist() == [answer.ids for answer in expected]
     assert found.scores.tolist() == [answer.scores for answer in expected]
     assert found.items_scored.tolist() == [answer.items_scored for answer in expected]
     assert found.rounds.tolist() == [answer.rounds for answer in expected]
+    assert found.nan_scores.tolist() == [answer.nan_scores for answer in expected]
+    assert found.unknown_ids.tolist() == unknown
+    assert not found.stopped.any()
 
 
 @many
 @given(data=st.data(), request=requests(), grid=st.sampled_from(GRIDS))
 def test_rounds_search_is_algorithm_2(searcher, data, request, grid):
-    graph, scores, k, exclude = request
+    graph, scores, k, exclude, seeds = request
     layers = len(graph.layers)
     ef = data.draw(st.lists(widths(len(graph)), min_size=layers + 1, max_size=layers + 1), label="ef")
     rounds = [1, *data.draw(st.lists(st.integers(1, 4), min_size=layers, max_size=layers), label="rounds")]
-    found = searcher.open(graph)(scores, k, ef, rounds, exclude, batch_sizes=grid)
-    check(found, [rounds_search(graph, *user) for user in _users(scores, exclude, k, ef, rounds)])
+    found = searcher.open(graph)(scores, k, ef, rounds, exclude, batch_sizes=grid, seeds=seeds)
+    check(found, request, rounds_search, ef, rounds)
 
 
 @many
 @given(data=st.data(), request=requests(), grid=st.sampled_from(GRIDS))
 def test_deployed_search_is_the_original_s_deployed_graph(searcher, data, request, grid):
-    graph, scores, k, exclude = request
+    graph, scores, k, exclude, seeds = request
     layers = len(graph.layers)
     level_topn = data.draw(st.lists(widths(len(graph)), min_size=layers + 1, max_size=layers + 4), label="level_topn")
-    found = searcher.open(graph)(scores, k, level_topn, (), exclude, "deployed", grid)
-    check(found, [deployed_search(graph, *user) for user in _users(scores, exclude, k, level_topn)])
+    found = searcher.open(graph)(scores, k, level_topn, (), exclude, "deployed", grid, seeds)
+    check(found, request, deployed_search, level_topn)
 
 
-def _users(scores, exclude, k, *parameters):
-    return [(row, k, *parameters, excluded.tolist()) for row, excluded in zip(scores, exclude, strict=True)]
+@many
+@given(data=st.data(), request=requests(), grid=st.sampled_from(GRIDS))
+def test_best_first_search_expands_the_best_of_its_pool(searcher, data, request, grid):
+    graph, scores, k, exclude, seeds = request
+    frontier, pool = data.draw(widths(len(graph)), label="frontier"), data.draw(widths(len(graph)), label="pool")
+    steps = data.draw(st.integers(1, 5) | st.just(1000), label="max_steps")
+    found = searcher.open(graph)(scores, k, [frontier, pool], [steps], exclude, "best_first", grid, seeds)
+    check(found, request, best_first_search, frontier, pool, steps)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(request=requests(), budget=st.integers(1, 50), algorithm=st.sampled_from(["rounds", "deployed", "best_first"]))
+def test_a_budget_bounds_the_evaluations_and_is_all_that_it_changes(searcher, request, budget, algorithm):
+    graph, scores, k, _, seeds = request
+    layers = len(graph.layers)
+    parameters = {
+        "rounds": ([9] * (layers + 1), [1, *[3] * layers]),
+        "deployed": ([9] * (layers + 3), ()),
+        "best_first": ([3, 9], [1000]),
+    }[algorithm]
+    search = searcher.open(graph)
+    full = search(scores, k, *parameters, algorithm=algorithm, seeds=seeds)
+    cut = search(scores, k, *parameters, algorithm=algorithm, seeds=seeds, budget=budget)
+    assert (cut.items_scored <= budget).all()
+    for user in range(len(scores)):
+        if full.items_scored[user] <= budget:
+            assert not cut.stopped[user]
+            assert cut.item_ids[user].tolist() == full.item_ids[user].tolist()
+        else:
+            assert cut.stopped[user] == 1
+            assert cut.items_scored[user] == budget
+            own = dict(
+                zip(graph.ids.tolist(), np.where(np.isnan(scores[user]), -np.inf, scores[user]).tolist(), strict=True)
+            )
+            answered = [item for item in cut.item_ids[user].tolist() if item != -1]
+            assert len(answered) <= min(budget, k)
+            assert cut.scores[user][: len(answered)].tolist() == [own[item] for item in answered]

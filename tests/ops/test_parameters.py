@@ -82,7 +82,29 @@ def test_too_large_an_answer_is_refused_before_it_is_allocated(small):
 
 def test_exclude_and_users_must_agree(small):
     with pytest.raises(InvalidArgumentError, match=re.escape("a user tensor has shape [2,43]; exclude says that the")):
-        small(np.zeros([2, ITEMS], np.float32), **GOOD, exclude=np.zeros([3, 1], np.int64))
+        small(np.zeros([2, ITEMS], np.float32), **GOOD, exclude=np.zeros([3, 1], np.int64), seeds=np.zeros([3, 0]))
+    with pytest.raises(InvalidArgumentError, match=re.escape("seeds has shape [3,1]; exclude says that")):
+        small(np.zeros([2, ITEMS], np.float32), **GOOD, seeds=np.zeros([3, 1], np.int64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ef": [0, 5]}, "frontier is 0, allowed are 1 to 1000000"),
+        ({"ef": [2, -5]}, "pool is -5, allowed are 1 to 1000000"),
+        ({"ef": [6_000_000, 5]}, "frontier is 6000000, allowed are 1 to 1000000"),
+        ({"rounds": [0]}, "max_steps is 0, allowed are 1 to 10000"),
+        ({"ef": [2, 3, 4]}, "best_first needs ef = [frontier, pool] and rounds = [max_steps]"),
+        ({"rounds": []}, "best_first needs ef = [frontier, pool] and rounds = [max_steps]"),
+        ({"budget": -1}, "budget is -1 and deadline_ms is 0, allowed are 0 (no limit) and above"),
+        ({"deadline_ms": -7}, "budget is 0 and deadline_ms is -7, allowed are 0 (no limit) and above"),
+    ],
+)
+def test_best_first_parameters_out_of_range(small, change, message):
+    good = {"k": 3, "ef": [2, 5], "rounds": [9], "algorithm": "best_first"}
+    with pytest.raises(InvalidArgumentError, match=re.escape(message)):
+        small(ONE_USER, **good | change)
+    assert small(ONE_USER, **good).item_ids.tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -94,14 +116,19 @@ def test_exclude_and_users_must_agree(small):
         ("rounds", [[1, 1, 2]], "rounds has shape [1,3], it must have rank 1"),
         ("exclude", np.zeros([1], np.int64), "exclude has shape [1], it must have rank 2"),
         ("exclude", np.zeros([1, 1, 1], np.int64), "exclude has shape [1,1,1], it must have rank 2"),
+        ("seeds", np.zeros([1], np.int64), "seeds has shape [1], it must have rank 2"),
+        ("budget", [5], "budget has shape [1], it must have rank 0"),
+        ("deadline_ms", [5], "deadline_ms has shape [1], it must have rank 0"),
         ("user", np.float32(1), "a user tensor has shape []"),
     ],
 )
 @pytest.mark.parametrize("known", [True, False])
 def test_wrong_ranks(small, name, value, message, known):
     """Refused when the graph is built, where shapes are known, and by the kernel, where they are not."""
-    inputs = {"k": 3, "ef": [2, 3, 4], "rounds": [1, 1, 2], "exclude": np.zeros([1, 0], np.int64), "user": ONE_USER}
-    dtypes = {"exclude": tf.int64, "user": tf.float32}
+    none = np.zeros([1, 0], np.int64)
+    inputs = {"k": 3, "ef": [2, 3, 4], "rounds": [1, 1, 2], "exclude": none, "seeds": none, "user": ONE_USER}
+    inputs |= {"budget": 0, "deadline_ms": 0}
+    dtypes = {"exclude": tf.int64, "seeds": tf.int64, "budget": tf.int64, "user": tf.float32}
     tensors = {key: tf.constant(given, dtypes.get(key, tf.int32)) for key, given in (inputs | {name: value}).items()}
     shape = {key: tensor.shape if known else None for key, tensor in tensors.items()}
     score = tf.function(table_score).get_concrete_function(
@@ -130,7 +157,7 @@ def test_a_grid_of_batch_sizes_must_increase(small, grid):
 def test_an_empty_grid_and_an_unknown_algorithm_are_refused(small):
     with pytest.raises(ValueError, match="batch_sizes"):
         small(ONE_USER, **GOOD, batch_sizes=())
-    with pytest.raises(ValueError, match=r'algorithm.*greedy.*"rounds", "deployed"'):
+    with pytest.raises(ValueError, match=r'algorithm.*greedy.*"rounds", "deployed", "best_first"'):
         small(ONE_USER, **GOOD, algorithm="greedy")
 
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index
-from tfserving_ext.retrieval import BruteForce, NeuralTopK, SearchParameters
+from tfserving_ext.retrieval import BestFirst, BruteForce, NeuralTopK, Rounds
 from tfserving_ext.retrieval.evaluate import evaluate, summary, user_tensors
 from tfserving_ext.training import load_model
 
@@ -49,7 +49,7 @@ def test_brute_force_pads_beyond_the_corpus(parts):
 def test_wide_search_finds_what_brute_force_finds(parts):
     trained, index, user = parts
     exact = BruteForce(index, trained.model.score)(user, tf.constant(20)).item_ids.numpy()
-    result = NeuralTopK(index, trained.model.score)(user, k=20, ef=[600, 600, 600], rounds=[1, 5, 20])
+    result = NeuralTopK(index, trained.model.score).rounds(user, k=20, ef=[600, 600, 600], rounds=[1, 5, 20])
     found = result.item_ids.numpy()
     assert np.mean([len(set(a) & set(b)) / 20 for a, b in zip(found, exact, strict=True)]) > 0.99
     assert (result.items_scored.numpy() <= len(index.item_ids)).all()
@@ -58,8 +58,8 @@ def test_wide_search_finds_what_brute_force_finds(parts):
 def test_narrower_search_scores_fewer_items(parts):
     trained, index, user = parts
     search = NeuralTopK(index, trained.model.score)
-    narrow = search(user, k=5, ef=[5, 5, 10], rounds=[1, 1, 1]).items_scored.numpy()
-    wide = search(user, k=5, ef=[100, 200, 400], rounds=[1, 1, 3]).items_scored.numpy()
+    narrow = search.rounds(user, k=5, ef=[5, 5, 10], rounds=[1, 1, 1]).items_scored.numpy()
+    wide = search.rounds(user, k=5, ef=[100, 200, 400], rounds=[1, 1, 3]).items_scored.numpy()
     assert (narrow < wide).all()
 
 
@@ -77,7 +77,9 @@ def test_excluded_ids_are_never_returned(parts):
 def test_parameters_must_fit_the_index(parts):
     trained, index, _ = parts
     with pytest.raises(NannError, match=r"ef is \[1, 2\], the index needs 3 values"):
-        NeuralTopK(index, trained.model.score).check(SearchParameters(ef=(1, 2)))
+        NeuralTopK(index, trained.model.score).check(Rounds(ef=(1, 2)))
+    with pytest.raises(NannError, match="pool is 0, allowed are 1 and above"):
+        NeuralTopK(index, trained.model.score).check(BestFirst(pool=0))
 
 
 def test_evaluate_against_the_figures_by_hand(world, parts, tmp_path):
@@ -87,19 +89,22 @@ def test_evaluate_against_the_figures_by_hand(world, parts, tmp_path):
     targets = world.sequences.ids_of(cases.targets)
     scores = exact_scores(trained, index, user)
     exact = np.asarray(index.item_ids)[np.argsort(-scores, axis=1, kind="stable")[:, :20]]
-    found = NeuralTopK(index, trained.model.score)(user, k=20)
+    seeds = tf.constant(world.sequences.ids_of(cases.histories))
+    search = NeuralTopK(index, trained.model.score)
     assert figures["cases"] == len(cases)
     assert abs(figures["recall_all"] - np.mean([t in row for t, row in zip(targets, exact, strict=True)])) < 0.04
-    overlap = [len(set(a) & set(b)) / 20 for a, b in zip(found.item_ids.numpy(), exact, strict=True)]
-    assert abs(figures["coverage"] - np.mean(overlap)) < 0.01
-    assert figures["items_scored"] == found.items_scored.numpy().mean()
-    assert figures["scored_fraction"] == figures["items_scored"] / len(index.item_ids)
+    for name, found in {"best_first": search(user, k=20, seeds=seeds), "rounds": search.rounds(user, k=20)}.items():
+        measured = figures["searches"][name]
+        overlap = [len(set(a) & set(b)) / 20 for a, b in zip(found.item_ids.numpy(), exact, strict=True)]
+        assert abs(measured["coverage"] - np.mean(overlap)) < 0.01
+        assert measured["items_scored"] == found.items_scored.numpy().mean()
+        assert measured["scored_fraction"] == measured["items_scored"] / len(index.item_ids)
     assert (tmp_path / "figures.json").exists()
     assert "coverage@20" in summary(figures)
 
 
 def test_evaluate_brute_force_alone_has_no_search_figures(world):
-    figures = evaluate(world.data, world.model, world.index, k=10, search=False, max_cases=7)
+    figures = evaluate(world.data, world.model, world.index, searches={}, k=10, max_cases=7)
     assert figures["cases"] == 7
     assert "recall_all" in figures
-    assert "coverage" not in figures
+    assert figures["searches"] == {}

@@ -23,9 +23,11 @@ def request_inputs(world):
         "item_history": history,
         "category_history": np.zeros([1, 0], np.int64),
         "k": np.int32(10),
-        "ef": np.array([10, 20, 40], np.int32),
-        "rounds": np.array([1, 1, 3], np.int32),
+        "frontier": np.int32(4),
+        "pool": np.int32(20),
         "exclude": np.zeros([1, 0], np.int64),
+        "budget": np.int64(0),
+        "deadline_ms": np.int32(0),
     }
 
 
@@ -45,7 +47,7 @@ def test_the_same_answer_by_grpc_by_rest_and_in_process(world, request_inputs, g
     by_rest = rest_client.predict("retrieve", request_inputs)
     loaded = tf.saved_model.load(str(world.saved_model))
     answer = loaded.signatures["retrieve"](**{key: tf.constant(value) for key, value in request_inputs.items()})
-    for name in ("item_ids", "scores", "items_scored"):
+    for name in ("item_ids", "scores", "items_scored", "stopped"):
         np.testing.assert_array_equal(by_grpc[name], answer[name].numpy())
         np.testing.assert_array_equal(by_rest[name].astype(by_grpc[name].dtype), by_grpc[name])
     assert by_grpc["item_ids"].shape == (3, 10)
@@ -56,7 +58,7 @@ def test_what_has_a_default_may_be_left_out(request_inputs, grpc_client):
     history = {"item_history": request_inputs["item_history"]}
     found = grpc_client.predict("retrieve", history)
     assert found["item_ids"].shape == (3, 20)  # The k of the export.
-    full = {"ef": np.array([100, 200, 400], np.int32), "k": np.int32(20)}
+    full = {"frontier": np.int32(16), "pool": np.int32(200), "k": np.int32(20)}
     np.testing.assert_array_equal(grpc_client.predict("retrieve", history | full)["item_ids"], found["item_ids"])
 
 
@@ -65,6 +67,22 @@ def test_exclusions(request_inputs, grpc_client, rest_client):
     excluded = request_inputs | {"exclude": first[:1, :3]}  # One row for all users.
     for client in (grpc_client, rest_client):
         assert not np.isin(client.predict("retrieve", excluded)["item_ids"], first[0, :3]).any()
+
+
+def test_a_budget_is_kept_and_said(request_inputs, grpc_client):
+    found = grpc_client.predict("retrieve", request_inputs | {"budget": np.int64(30)})
+    assert found["items_scored"].tolist() == [30, 30, 30]
+    assert found["stopped"].tolist() == [1, 1, 1]
+
+
+def test_the_paper_s_search_has_a_signature_too(world, request_inputs, grpc_client):
+    history = {"item_history": request_inputs["item_history"]}
+    wide = {"ef": np.array([600, 600, 600], np.int32), "rounds": np.array([1, 20, 20], np.int32)}
+    by_rounds = grpc_client.predict("retrieve_rounds", history | wide)
+    best_first = grpc_client.predict("retrieve", history | {"pool": np.int32(600)})
+    # Both walk nearly all of so small a corpus.
+    agree = [len(set(a) & set(b)) / 20 for a, b in zip(by_rounds["item_ids"], best_first["item_ids"], strict=True)]
+    assert min(agree) >= 0.9
 
 
 def test_unknown_ids_count_as_missing(request_inputs, grpc_client):
@@ -77,6 +95,11 @@ def test_unknown_ids_count_as_missing(request_inputs, grpc_client):
 
 def retrieve(**changes):
     return "retrieve", changes
+
+
+def by_rounds(**changes):
+    history = {"item_history": np.zeros([2, 3], np.int64)}
+    return "retrieve_rounds", history | changes
 
 
 def deployed(level_topn, width=3200, dtype=np.float16):
@@ -100,9 +123,14 @@ def deployed(level_topn, width=3200, dtype=np.float16):
         (retrieve(k=np.int32(-7)), "k is -7, allowed are 1 to"),
         (retrieve(k=np.int32(2_000_000_000)), "k is 2000000000, allowed are 1 to"),
         (retrieve(k=np.array([3, 4], np.int32)), ""),
-        (retrieve(ef=np.array([10, 20], np.int32)), "ef"),
-        (retrieve(ef=np.array([10, 20, 0], np.int32)), "is 0, allowed are 1 to"),
-        (retrieve(rounds=np.array([1, 1, 2_000_000], np.int32)), "is 2000000, allowed are"),
+        (retrieve(frontier=np.int32(0)), "frontier is 0, allowed are 1 to"),
+        (retrieve(pool=np.int32(-1)), "pool is -1, allowed are 1 to"),
+        (retrieve(pool=np.int32(6_000_000)), "pool is 6000000, allowed are 1 to"),
+        (retrieve(budget=np.int64(-1)), "budget is -1"),
+        (retrieve(deadline_ms=np.int32(-1)), "deadline_ms is -1"),
+        (by_rounds(ef=np.array([10, 20], np.int32)), "ef has 2 entries"),
+        (by_rounds(ef=np.array([10, 20, 0], np.int32)), "is 0, allowed are 1 to"),
+        (by_rounds(rounds=np.array([1, 1, 2_000_000], np.int32)), "is 2000000, allowed are"),
         (retrieve(item_history=np.zeros([2000, 3], np.int64)), "too many users, at most 1024"),
         (retrieve(item_history=np.zeros([3], np.int64)), ""),
         (retrieve(category_history=np.zeros([3, 2], np.int64)), "category_history must have the shape of item_history"),

@@ -19,12 +19,18 @@ class SearchResult(NamedTuple):
       scores: float32 [B, k], the model's scores; -inf beside -1.
       items_scored: int64 [B], evaluations of the model.
       rounds: int32 [B], rounds that met a fresh item, the entry points' included.
+      nan_scores: int64 [B], evaluations that gave NaN; they count as -inf.
+      unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not know.
+      stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
     """
 
     item_ids: tf.Tensor
     scores: tf.Tensor
     items_scored: tf.Tensor
     rounds: tf.Tensor
+    nan_scores: tf.Tensor
+    unknown_ids: tf.Tensor
+    stopped: tf.Tensor
 
 
 def index_handle(shared_name: str = "") -> tf.Tensor:
@@ -65,6 +71,9 @@ def beam_search(
     exclude: Any = None,
     algorithm: str = "rounds",
     batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+    seeds: Any = None,
+    budget: Any = 0,
+    deadline_ms: Any = 0,
 ) -> SearchResult:
     """Top-k items under `score` by beam search over the index's graph (arXiv 2202.10226, Algorithms 1 and 2).
 
@@ -76,11 +85,16 @@ def beam_search(
       dim: width of an item embedding.
       k: int32 [], items wanted per user, 1 to 1,000,000.
       ef: int32, beam widths, start layer first. "rounds": one per layer. "deployed": one per layer above the ground,
-        then the picks of each ground round, that is `level_topn` without its last entry.
-      rounds: int32, for "rounds" the rounds per layer, start layer first.
+        then the picks of each ground round, that is `level_topn` without its last entry. "best_first": [frontier,
+        pool]; a pool below k counts as k.
+      rounds: int32, for "rounds" the rounds per layer, start layer first; for "best_first" [max_steps].
       exclude: int64 [B, x], ids that are walked through but never returned; None for none.
-      algorithm: "rounds" (the paper's) or "deployed" (the original's deployed graph).
+      algorithm: "rounds" (the paper's), "deployed" (the original's deployed graph), or "best_first" (expand the best of
+        a pool until all of it is expanded).
       batch_sizes: sizes that scorer batches are padded to, increasing.
+      seeds: int64 [B, s], ids to start from as well, such as the user's history; None for none. Unknown ids do nothing.
+      budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
+      deadline_ms: int32 [], milliseconds after which no further round is begun; 0 for no limit.
 
     Returns:
       A `SearchResult`. Ties are broken by the lower item index; NaN scores count as -inf.
@@ -92,15 +106,17 @@ def beam_search(
     function = tf.function(score, autograph=False).get_concrete_function(
         *specs, tf.TensorSpec([1, None, dim], tf.float32)
     )
-    if exclude is None:
-        exclude = tf.zeros([tf.shape(user[0])[0], 0], tf.int64)
+    none = tf.zeros([tf.shape(user[0])[0], 0], tf.int64)
     return SearchResult(
         *load().nann_beam_search(
             index=index,
             k=k,
             ef=ef,
             rounds=tf.cast(rounds, tf.int32),
-            exclude=exclude,
+            exclude=none if exclude is None else exclude,
+            seeds=none if seeds is None else seeds,
+            budget=tf.cast(budget, tf.int64),
+            deadline_ms=deadline_ms,
             user=list(user),
             captured=function.captured_inputs,
             scorer=function,

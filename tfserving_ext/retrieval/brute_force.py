@@ -40,7 +40,7 @@ class BruteForce(tf.Module):
         item_ids, embeddings = self.index.items()
         n = tf.shape(item_ids)[0]
 
-        def one_user(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        def one_user(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             single = tuple(tensor[None] for tensor in tensors)
             starts = tf.range(0, n, self._chunk)
             parts = tf.TensorArray(tf.float32, size=tf.size(starts), infer_shape=False, element_shape=[None])
@@ -54,17 +54,23 @@ class BruteForce(tf.Module):
                 lambda i, _: i < tf.size(starts), step, (tf.constant(0), parts), parallel_iterations=1
             )
             scores = parts.concat()
-            scores = tf.where(tf.math.is_nan(scores), -float("inf"), scores)
+            is_nan = tf.math.is_nan(scores)
+            scores = tf.where(is_nan, -float("inf"), scores)
             found, places = tf.math.top_k(scores, tf.minimum(k, n))
             missing = tf.maximum(k - n, 0)
             ids = tf.concat([tf.gather(item_ids, places), tf.fill([missing], tf.constant(-1, tf.int64))], axis=0)
-            return ids, tf.concat([found, tf.fill([missing], -float("inf"))], axis=0)
+            scores = tf.concat([found, tf.fill([missing], -float("inf"))], axis=0)
+            return ids, scores, tf.math.count_nonzero(is_nan)
 
-        ids, scores = tf.map_fn(
-            one_user,
-            tuple(user),
-            fn_output_signature=(tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.float32)),
-            parallel_iterations=1,
-        )
+        specs = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64))
+        ids, scores, nan_scores = tf.map_fn(one_user, tuple(user), fn_output_signature=specs, parallel_iterations=1)
         batch = tf.shape(user[0])[0]
-        return SearchResult(ids, scores, tf.fill([batch], tf.cast(n, tf.int64)), tf.ones([batch], tf.int32))
+        return SearchResult(
+            item_ids=ids,
+            scores=scores,
+            items_scored=tf.fill([batch], tf.cast(n, tf.int64)),
+            rounds=tf.ones([batch], tf.int32),
+            nan_scores=nan_scores,
+            unknown_ids=tf.zeros([batch], tf.int64),
+            stopped=tf.zeros([batch], tf.int32),
+        )

@@ -1,7 +1,10 @@
 """Evaluates a search against brute force on held-out users."""
 
+import dataclasses
 import os
 import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,14 +14,17 @@ from tfserving_ext.artifacts import write_json
 from tfserving_ext.data.sequences import Cases, Sequences
 from tfserving_ext.index.format import Index
 from tfserving_ext.models import UserTensors
+from tfserving_ext.ops import SearchResult
 from tfserving_ext.progress import progress
 from tfserving_ext.retrieval.brute_force import BruteForce
 from tfserving_ext.retrieval.metrics import coverage, recall, recall_delta
-from tfserving_ext.retrieval.neural_top_k import NeuralTopK, SearchParameters
+from tfserving_ext.retrieval.neural_top_k import BestFirst, NeuralTopK, Rounds
 from tfserving_ext.training.checkpoint import TrainedModel, load_model
 from tfserving_ext.training.extract import check_match
 
 BATCH = 32
+# By the name that the figures have them under.
+SEARCHES: Mapping[str, BestFirst | Rounds] = MappingProxyType({"best_first": BestFirst(), "rounds": Rounds()})
 
 
 def user_tensors(trained: TrainedModel, sequences: Sequences, cases: Cases) -> UserTensors:
@@ -36,11 +42,10 @@ def evaluate(
     model: str | os.PathLike[str],
     index: str | os.PathLike[str],
     target: str | os.PathLike[str] | None = None,
-    parameters: SearchParameters = SearchParameters(),  # noqa: B008 - frozen
+    searches: Mapping[str, BestFirst | Rounds] = SEARCHES,
     k: int = 200,
     positions_per_user: int = 1,
     max_cases: int | None = None,
-    search: bool = True,
     split: str = "test",
 ) -> dict[str, Any]:
     """Measures recall, coverage and the scored fraction at k on held-out users.
@@ -50,16 +55,17 @@ def evaluate(
       model: a folder that `nann train` wrote.
       index: a folder that `nann index` wrote from the same model.
       target: a JSON file to write the figures to, or None.
-      parameters: of the search.
+      searches: parameters of the searches to measure, by name; the best-first search is seeded with the history. None
+        at all measures brute force alone (the original's test_all).
       k: length of the answers (the paper's M).
       positions_per_user: test cases per user; 1 asks for the behaviour in the middle of the history.
       max_cases: evaluate this many cases, drawn evenly; None for all.
-      search: False measures brute force alone (the original's test_all).
       split: "test" or "validation".
 
     Returns:
-      The figures: `recall_all`, and with a search `recall_retrieval`, `recall_delta`, `coverage`, `scored_fraction`,
-      `items_scored`, seconds per case of both, and what was evaluated.
+      The figures: `recall_all`, `brute_force_ms_per_case`, what was evaluated, and under `searches`, for each by name,
+      `recall_retrieval`, `recall_delta`, `coverage`, `coverage_5th_percentile`, `items_scored`, `scored_fraction`,
+      `ms_per_case` and its parameters.
 
     Raises:
       NannError: artefacts that do not belong together, or parameters that do not fit.
@@ -72,29 +78,19 @@ def evaluate(
         chosen = np.linspace(0, len(cases) - 1, max_cases).astype(np.int64)
     cases = Cases(*(getattr(cases, name)[chosen] for name in ("user_ids", "histories", "targets", "positions")))
     targets = sequences.ids_of(cases.targets)
-    exact = BruteForce(opened, trained.model.score)
     neural = NeuralTopK(opened, trained.model.score)
-    neural.check(parameters)
-    beam_search = tf.function(lambda *user: neural(user, k=k, ef=parameters.ef, rounds=parameters.rounds))
+    exact = _Measured(lambda user, seeds: BruteForce(opened, trained.model.score)(user, tf.constant(k)))
+    measured = {name: _Measured(neural.bind(parameters, k)) for name, parameters in searches.items()}
 
-    exact_ids, found_ids, scored = [], [], []
-    seconds = {"brute_force": 0.0, "search": 0.0}
     with progress("evaluate", len(cases)) as advance:
         for start in range(0, len(cases), BATCH):
             rows = slice(start, start + BATCH)
             part = Cases(cases.user_ids[rows], cases.histories[rows], cases.targets[rows], cases.positions[rows])
-            user = user_tensors(trained, sequences, part)
-            before = time.monotonic()
-            exact_ids.append(exact(user, tf.constant(k)).item_ids.numpy())
-            seconds["brute_force"] += time.monotonic() - before
-            if search:
-                before = time.monotonic()
-                result = beam_search(*user)
-                seconds["search"] += time.monotonic() - before
-                found_ids.append(result.item_ids.numpy())
-                scored.append(result.items_scored.numpy())
+            user, seeds = user_tensors(trained, sequences, part), tf.constant(sequences.ids_of(part.histories))
+            for search in (exact, *measured.values()):
+                search(user, seeds)
             advance(len(part))
-    recall_all = float(recall(np.concatenate(exact_ids), targets).mean())
+    recall_all = float(recall(exact.item_ids, targets).mean())
     figures: dict[str, Any] = {
         "k": k,
         "cases": len(cases),
@@ -102,35 +98,61 @@ def evaluate(
         "items": len(opened.item_ids),
         "split": split,
         "recall_all": recall_all,
-        "brute_force_ms_per_case": 1000 * seconds["brute_force"] / len(cases),
+        "brute_force_ms_per_case": 1000 * exact.seconds / len(cases),
+        "searches": {},
     }
-    if search:
-        found = np.concatenate(found_ids)
-        retrieval = float(recall(found, targets).mean())
-        per_case = coverage(found, np.concatenate(exact_ids))
-        figures |= {
+    for name, search in measured.items():
+        retrieval = float(recall(search.item_ids, targets).mean())
+        per_case = coverage(search.item_ids, exact.item_ids)
+        figures["searches"][name] = {
             "recall_retrieval": retrieval,
             "recall_delta": recall_delta(recall_all, retrieval),
             "coverage": float(per_case.mean()),
             "coverage_5th_percentile": float(np.percentile(per_case, 5)),
-            "items_scored": float(np.concatenate(scored).mean()),
-            "scored_fraction": float(np.concatenate(scored).mean() / len(opened.item_ids)),
-            "search_ms_per_case": 1000 * seconds["search"] / len(cases),
-            "ef": list(parameters.ef),
-            "rounds": list(parameters.rounds),
+            "items_scored": float(search.items_scored.mean()),
+            "scored_fraction": float(search.items_scored.mean() / len(opened.item_ids)),
+            "ms_per_case": 1000 * search.seconds / len(cases),
+            **dataclasses.asdict(searches[name]),
         }
     if target is not None:
         write_json(target, figures)
     return figures
 
 
+class _Measured:
+    """A search, what it found in all calls so far, and the seconds that it took."""
+
+    def __init__(self, search: Callable[[UserTensors, tf.Tensor], SearchResult]) -> None:
+        self._search = tf.function(search, reduce_retracing=True)
+        self._item_ids: list[np.ndarray] = []
+        self._items_scored: list[np.ndarray] = []
+        self.seconds = 0.0
+
+    def __call__(self, user: UserTensors, seeds: tf.Tensor) -> None:
+        if not self._item_ids:
+            self._search.get_concrete_function(user, seeds)  # Tracing is not searching.
+        before = time.monotonic()
+        result = self._search(user, seeds)
+        self._item_ids.append(result.item_ids.numpy())
+        self.seconds += time.monotonic() - before
+        self._items_scored.append(result.items_scored.numpy())
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        return np.concatenate(self._item_ids)
+
+    @property
+    def items_scored(self) -> np.ndarray:
+        return np.concatenate(self._items_scored)
+
+
 def summary(figures: dict[str, Any]) -> str:
-    """The figures in one line, for people."""
+    """The figures for people: a line, and one more for each search."""
     k = figures["k"]
-    text = f"{figures['cases']:,} cases: recall-all@{k} {figures['recall_all']:.4f}"
-    if "coverage" in figures:
-        text += (
-            f", recall-retrieval@{k} {figures['recall_retrieval']:.4f}, coverage@{k} {figures['coverage']:.4f}, "
-            f"{100 * figures['scored_fraction']:.1f} % of the items scored"
+    lines = [f"{figures['cases']:,} cases: recall-all@{k} {figures['recall_all']:.4f}"]
+    for name, search in figures["searches"].items():
+        lines.append(
+            f"{name}: recall-retrieval@{k} {search['recall_retrieval']:.4f}, coverage@{k} {search['coverage']:.4f}, "
+            f"{search['items_scored']:,.0f} items scored ({100 * search['scored_fraction']:.1f} %)"
         )
-    return text
+    return "\n          ".join(lines)

@@ -1,4 +1,4 @@
-"""The search: top-k under the model's score by beam search over the graph."""
+"""The searches: top-k under the model's score by walking the graph."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,8 +14,23 @@ from tfserving_ext.ops import SearchResult
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchParameters:
-    """The paper's search parameters and its defaults (arXiv 2202.10226, section 4).
+class BestFirst:
+    """The default search: expand the best of a pool, seeded with the user's history (docs/search.md).
+
+    Attributes:
+      frontier: items expanded per step; their neighbours are scored in one batch.
+      pool: scored items that are kept; the walk ends when all of them are expanded. Below k it counts as k.
+      max_steps: a cap on the steps.
+    """
+
+    frontier: int = 16
+    pool: int = 200
+    max_steps: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+    """The paper's search and its default beams (arXiv 2202.10226, section 4).
 
     Attributes:
       ef: beam width per layer, start layer first.
@@ -31,7 +46,7 @@ class NeuralTopK(tf.Module):
 
     Example:
       >>> search = NeuralTopK(Index.open("index"), model.score)
-      >>> result = search(model.user(features), k=200)
+      >>> result = search(model.user(features), k=200, seeds=features["item_history"])
 
     Attributes:
       index: the mapped index; a SavedModel that tracks this object carries its files as assets.
@@ -64,9 +79,43 @@ class NeuralTopK(tf.Module):
         self,
         user: Sequence[tf.Tensor],
         k: Any = 200,
-        ef: Any = SearchParameters.ef,
-        rounds: Any = SearchParameters.rounds,
-        exclude: Any = None,
+        seeds: Any = None,
+        frontier: Any = BestFirst.frontier,
+        pool: Any = BestFirst.pool,
+        max_steps: Any = BestFirst.max_steps,
+        **limits: Any,
+    ) -> SearchResult:
+        """The best-first search.
+
+        Args:
+          user: user tensors, each [B, ...].
+          k: int32 [], items wanted.
+          seeds: int64 [B, s], ids to start from, such as the user's history; unknown ids do nothing. A user without any
+            starts at the index's entry points.
+          frontier: int32 [], see `BestFirst`.
+          pool: int32 [].
+          max_steps: int32 [].
+          **limits: `exclude`, int64 [B, x], ids that are walked through but never returned; `budget`, int64 [],
+            evaluations after which the best so far is the answer; `deadline_ms`, int32 [], milliseconds after which it
+            is.
+
+        Returns:
+          A `SearchResult`: item_ids int64 [B, k], scores float32 [B, k], and the statistics, each [B].
+
+        Raises:
+          tf.errors.InvalidArgumentError: a parameter is out of its range.
+        """
+        return self._search(
+            user, k=k, ef=[frontier, pool], rounds=[max_steps], seeds=seeds, algorithm="best_first", **limits
+        )
+
+    def rounds(
+        self,
+        user: Sequence[tf.Tensor],
+        k: Any = 200,
+        ef: Any = Rounds.ef,
+        rounds: Any = Rounds.rounds,
+        **options: Any,
     ) -> SearchResult:
         """The paper's search (Algorithms 1 and 2).
 
@@ -74,36 +123,51 @@ class NeuralTopK(tf.Module):
           user: user tensors, each [B, ...].
           k: int32 [], items wanted.
           ef: int32 [layers], beam widths, start layer first.
-          rounds: int32 [layers], rounds per layer, start layer first.
-          exclude: int64 [B, x], ids that are walked through but never returned.
-
-        Returns:
-          A `SearchResult`: item_ids int64 [B, k], scores float32 [B, k], items_scored int64 [B], rounds int32 [B].
-
-        Raises:
-          tf.errors.InvalidArgumentError: a parameter is out of its range.
+          rounds: int32 [layers], rounds per layer, start layer first. A layer's walk ends early where no candidate is
+            left.
+          **options: `seeds`, which join when the ground layer is entered, and the limits of `__call__`.
         """
-        return self._search(user, k=k, ef=ef, rounds=rounds, exclude=exclude)
+        return self._search(user, k=k, ef=ef, rounds=rounds, **options)
 
-    def deployed(self, user: Sequence[tf.Tensor], level_topn: tf.Tensor) -> SearchResult:
+    def deployed(self, user: Sequence[tf.Tensor], level_topn: tf.Tensor, **options: Any) -> SearchResult:
         """The search of the original's deployed graph.
 
         Args:
           user: user tensors, each [B, ...].
           level_topn: int32 [layers + ground rounds + 1]: the beam of every layer above the ground, the picks of every
             ground round, and k. The original's has 6 entries.
+          **options: `seeds`, which join when the ground layer is entered, and the limits of `__call__`.
         """
-        return self._search(user, k=level_topn[-1], ef=level_topn[:-1], algorithm="deployed")
+        return self._search(user, k=level_topn[-1], ef=level_topn[:-1], algorithm="deployed", **options)
 
-    def check(self, parameters: SearchParameters) -> None:
+    def bind(
+        self, parameters: BestFirst | Rounds, k: Any
+    ) -> Callable[[Sequence[tf.Tensor], tf.Tensor | None], SearchResult]:
+        """The search that `parameters` describe, as a function of user tensors and seeds; the paper's leaves seeds out.
+
+        Raises:
+          NannError: parameters do not fit the index.
+        """
+        self.check(parameters)
+        if isinstance(parameters, Rounds):
+            ef, rounds = parameters.ef, parameters.rounds
+            return lambda user, seeds: self.rounds(user, k, ef, rounds)
+        frontier, pool, max_steps = dataclasses.astuple(parameters)
+        return lambda user, seeds: self(user, k, seeds, frontier, pool, max_steps)
+
+    def check(self, parameters: BestFirst | Rounds) -> None:
         """Checks that parameters fit the index.
 
         Raises:
-          NannError: a length does not fit the index's layers.
+          NannError: a length does not fit the index's layers, or a value is below 1.
         """
+        fields = dataclasses.asdict(parameters)
         wanted = self._layers + 1
-        for name, values in (("ef", parameters.ef), ("rounds", parameters.rounds)):
-            if len(values) != wanted:
+        for name, value in fields.items():
+            values = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, tuple) and len(value) != wanted:
                 raise NannError(
-                    f"{name} is {list(values)}, the index needs {wanted} values, one per layer, start layer first"
+                    f"{name} is {list(value)}, the index needs {wanted} values, one per layer, start layer first"
                 )
+            if min(values) < 1:
+                raise NannError(f"{name} is {value}, allowed are 1 and above")

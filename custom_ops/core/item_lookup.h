@@ -1,0 +1,46 @@
+#ifndef CUSTOM_OPS_CORE_ITEM_LOOKUP_H_
+#define CUSTOM_OPS_CORE_ITEM_LOOKUP_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "absl/types/span.h"
+
+namespace nann {
+
+// Dense indices of the data's own ids, by binary search: over the mapped ids themselves where they
+// ascend, or else over their order, four bytes an item. Thread-safe; the ids must outlive it.
+class ItemLookup {
+ public:
+  explicit ItemLookup(absl::Span<const int64_t> item_ids) : item_ids_(item_ids) {
+    if (std::is_sorted(item_ids.begin(), item_ids.end())) return;
+    order_.resize(item_ids.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    std::sort(order_.begin(), order_.end(),
+              [item_ids](int32_t a, int32_t b) { return item_ids[a] < item_ids[b]; });
+  }
+
+  // -1 where no item has the id.
+  int32_t Find(int64_t id) const {
+    if (order_.empty()) {
+      auto found = std::lower_bound(item_ids_.begin(), item_ids_.end(), id);
+      if (found == item_ids_.end() || *found != id) return -1;
+      return static_cast<int32_t>(found - item_ids_.begin());
+    }
+    auto found =
+        std::lower_bound(order_.begin(), order_.end(), id,
+                         [this](int32_t item, int64_t wanted) { return item_ids_[item] < wanted; });
+    return found == order_.end() || item_ids_[*found] != id ? -1 : *found;
+  }
+
+ private:
+  const absl::Span<const int64_t> item_ids_;
+  std::vector<int32_t> order_;
+};
+
+}  // namespace nann
+
+#endif  // CUSTOM_OPS_CORE_ITEM_LOOKUP_H_
