@@ -1,11 +1,14 @@
 """The searches against the reference, number for number, on random graphs."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.ops.conftest import Searcher, table_score
 from tests.ops.reference import Answer, Graph, best_first_search, deployed_search, rounds_search
 from tfserving_ext.ops import DEFAULT_BATCH_SIZES, SearchResult
 
@@ -137,3 +140,22 @@ def test_a_budget_bounds_the_evaluations_and_is_all_that_it_changes(searcher, re
             answered = [item for item in cut.item_ids[user].tolist() if item != -1]
             assert len(answered) <= min(budget, k)
             assert cut.scores[user][: len(answered)].tolist() == [own[item] for item in answered]
+
+
+def test_at_the_deadline_the_best_so_far_is_the_answer(tmp_path):
+    """A ring, walked one item a step; the first batch alone outlasts the deadline."""
+
+    def slowly(user, items):
+        def wait(scores):
+            time.sleep(1.1)
+            return scores
+
+        return tf.ensure_shape(tf.numpy_function(wait, [table_score(user, items)], tf.float32), [1, None])
+
+    graph = Graph(np.arange(9), [0], [[[(i + 1) % 9] for i in range(9)]])
+    search = Searcher(tmp_path, slowly).open(graph)
+    scores = np.arange(9, dtype=np.float32)[None]
+    found = search(scores, 3, [1, 9], [1000], algorithm="best_first", seeds=np.array([[4, 2]]), deadline_ms=1000)
+    assert found.stopped.tolist() == [2]
+    assert found.item_ids.tolist() == [[4, 2, -1]]
+    assert found.items_scored.tolist() == [2]
