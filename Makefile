@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 NATIVE := CMakeLists.txt setup.py $(wildcard custom_ops/*/*.cc custom_ops/*/*.h)
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test sanitize lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -31,6 +31,15 @@ demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/.
 
 test: setup lint  ## Lint, then all tests.
 	$(BIN)/python -m pytest
+
+sanitize: setup  ## The search core's test under the address, undefined-behaviour and thread sanitizers.
+	@for kind in address,undefined thread; do \
+	  echo "$$kind"; \
+	  $(BIN)/cmake -S . -B build/sanitize/$$kind -G Ninja -DNANN_SANITIZE=$$kind \
+	    -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja >/dev/null && \
+	  $(BIN)/cmake --build build/sanitize/$$kind --target search_test >/dev/null && \
+	  build/sanitize/$$kind/search_test || exit 1; \
+	done
 
 lint: setup  ## ruff, clang-format and mypy, as pre-commit runs them.
 	$(BIN)/ruff check .

@@ -4,19 +4,23 @@
 
 #include "custom_ops/core/search.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "custom_ops/core/best_first_search.h"
 #include "custom_ops/core/deployed_search.h"
 #include "custom_ops/core/index_view.h"
+#include "custom_ops/core/item_lookup.h"
 #include "custom_ops/core/rounds_search.h"
 #include "custom_ops/core/visited_set.h"
 
@@ -50,12 +54,16 @@ struct World {
     return {"file", {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)}};
   }
 
-  IndexView View() const {
+  IndexFiles Files() const {
     IndexFiles files{File(item_ids), File(embeddings), File(entry_points), {}};
     for (const auto& [row_splits, neighbors] : layers) {
       files.layers.push_back({File(row_splits), File(neighbors)});
     }
-    auto view = IndexView::Create(files, 1);
+    return files;
+  }
+
+  IndexView View() const {
+    auto view = IndexView::Create(Files(), 1);
     CHECK_THAT(view.ok());
     return *view;
   }
@@ -170,6 +178,92 @@ void ABrokenEdgeIsAnErrorAndABrokenRowIsEmpty() {
   }
 }
 
+// Whatever the bytes of an index are, it is refused, or searched without leaving its memory.
+void DamagedBytesAreRefusedOrHarmless() {
+  Random random(2);
+  Workspace workspace;
+  const auto score = [](absl::Span<const int32_t> items, absl::Span<float> scores) {
+    for (size_t i = 0; i < items.size(); ++i) scores[i] = items[i] % 7;
+    return absl::OkStatus();
+  };
+  int opened = 0, valid = 0;
+  for (int example = 0; example < 20000; ++example) {
+    World world = RandomWorld(random);
+    const auto damage = [&random](auto& values) {
+      if (values.empty() || Draw(random, 0, 3) != 0) return;
+      auto* bytes = reinterpret_cast<unsigned char*>(values.data());
+      const size_t size = values.size() * sizeof(values[0]);
+      // Low bytes keep a value near what it was, which gets past more checks.
+      for (int i = Draw(random, 1, 3); i > 0; --i) {
+        bytes[Draw(random, 0, static_cast<int>(size) - 1)] = Draw(random, 0, 255);
+      }
+      if (Draw(random, 0, 9) == 0) values.pop_back();
+    };
+    damage(world.entry_points);
+    damage(world.embeddings);
+    for (auto& [row_splits, neighbors] : world.layers) {
+      damage(row_splits);
+      damage(neighbors);
+    }
+    auto view = IndexView::Create(world.Files(), 1);
+    if (!view.ok()) continue;
+    ++opened;
+    if (!view->Validate().ok()) continue;
+    ++valid;
+    SearchStatistics statistics;
+    CHECK_THAT(RandomSearch(random, view->num_layers())
+                   ->Run(*view, SearchRequest{}, score, workspace, statistics)
+                   .ok());
+  }
+  CHECK_THAT(valid > 1000 && opened > valid);
+}
+
+// A search and an index are shared; every thread has its own workspace.
+void ThreadsDoNotDisturbEachOther() {
+  Random random(3);
+  for (int example = 0; example < 50; ++example) {
+    const World world = RandomWorld(random);
+    const IndexView view = world.View();
+    const auto search = RandomSearch(random, view.num_layers());
+    const auto run = [&](std::vector<Scored>& results) {
+      Workspace workspace;
+      SearchStatistics statistics;
+      const auto score = [](absl::Span<const int32_t> items, absl::Span<float> scores) {
+        for (size_t i = 0; i < items.size(); ++i) scores[i] = items[i] * 37 % 11;
+        return absl::OkStatus();
+      };
+      for (int repeat = 0; repeat < 20; ++repeat) {
+        statistics = {};
+        CHECK_THAT(search->Run(view, SearchRequest{}, score, workspace, statistics).ok());
+      }
+      results = workspace.results;
+    };
+    std::vector<std::vector<Scored>> results(4);
+    std::vector<std::thread> threads;
+    for (auto& own : results) threads.emplace_back(run, std::ref(own));
+    for (auto& thread : threads) thread.join();
+    for (const auto& own : results) {
+      CHECK_THAT(own.size() == results[0].size());
+      for (size_t i = 0; i < own.size(); ++i) CHECK_THAT(own[i].item == results[0][i].item);
+    }
+  }
+}
+
+void LookupsFindEveryIdAndNoOther() {
+  Random random(4);
+  for (int example = 0; example < 500; ++example) {
+    std::set<int64_t> ids;
+    for (int i = Draw(random, 0, 40); i > 0; --i) ids.insert(Draw(random, -60, 60));
+    std::vector<int64_t> order(ids.begin(), ids.end());
+    if (Draw(random, 0, 1) == 1) std::shuffle(order.begin(), order.end(), random);
+    const ItemLookup lookup(order);
+    for (int64_t id = -61; id <= 61; ++id) {
+      const auto place = std::find(order.begin(), order.end(), id);
+      CHECK_THAT(lookup.Find(id) == (place == order.end() ? -1 : place - order.begin()));
+    }
+  }
+}
+
 // After 2^32 layers the epochs start again; items of the first epochs must not count as known then.
 void EpochsMayWrapAround() {
   VisitedSet visited;
@@ -197,6 +291,9 @@ void EpochsMayWrapAround() {
 int main() {
   nann::SearchesKeepTheirPromises();
   nann::ABrokenEdgeIsAnErrorAndABrokenRowIsEmpty();
+  nann::DamagedBytesAreRefusedOrHarmless();
+  nann::ThreadsDoNotDisturbEachOther();
+  nann::LookupsFindEveryIdAndNoOther();
   nann::EpochsMayWrapAround();
   std::puts("passed");
 }
