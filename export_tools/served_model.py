@@ -65,7 +65,7 @@ class ServedModel(tf.Module):
         self.model_variables = exported_variables(trained.model)
         self._untracked = SimpleNamespace(model=trained.model, defaults=defaults)
         self.search = NeuralTopK(index, trained.model.score)
-        self.search.check(defaults.best_first)
+        self.search.check(defaults.best_first, defaults.k)
         self.search.check(defaults.rounds)
         self.item_categories = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
 

@@ -145,6 +145,9 @@ def test_a_broken_index_is_refused_by_file_and_position(world, tmp_path, argumen
 def test_bad_parameters(world):
     refused(nann("evaluate", world.data, world.model, world.index, "--ef", "1,two"), "'1,two'")
     refused(nann("evaluate", world.data, world.model, world.index, "--ef", "1,2"), "the index needs 3 values")
+    refused(nann("evaluate", world.data, world.model, world.index, "-k", 5_000_000), "k is 5000000, allowed are 1 to")
+    refused(nann("export", world.model, world.index, "--pool", 5_000_000), "pool is 5000000, allowed are 1 to")
+    refused(nann("train", world.model, "-o", "model"), "is not converted data")
     refused(nann("convert", world.csv, "--test", "many"), "'many'")
     refused(nann("nonsense"), "No such command")
 

@@ -262,6 +262,10 @@ def main() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         app()
+    except SystemExit as ending:
+        if ending.code == 130:  # Ctrl-C, for which Typer has no words.
+            print("interrupted; nothing is half written, and a training resumes", file=sys.stderr)
+        raise
     except (NannError, ImportError, OSError) as error:
         if "--traceback" in sys.argv:
             raise

@@ -164,7 +164,7 @@ def with_last(value):
         (edit_manifest(format="other"), "format 'other'"),
         (edit_manifest(format_version=2), "version 2; expected 'nann-sequences' version 1"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "format None"),
-        (lambda folder: (folder / "manifest.json").unlink(), "does not exist"),
+        (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
         (lambda folder: (folder / "item_ids.npy").unlink(), "item_ids.npy does not exist"),
         (lambda folder: (folder / "item_ids.npy").write_bytes(b"\x93NUMPY"), "item_ids.npy cannot be read"),
         (lambda folder: (folder / "item_ids.npy").write_bytes(b""), "item_ids.npy cannot be read"),

@@ -78,8 +78,17 @@ def test_parameters_must_fit_the_index(parts):
     trained, index, _ = parts
     with pytest.raises(NannError, match=r"ef is \[1, 2\], the index needs 3 values"):
         NeuralTopK(index, trained.model.score).check(Rounds(ef=(1, 2)))
-    with pytest.raises(NannError, match="pool is 0, allowed are 1 and above"):
-        NeuralTopK(index, trained.model.score).check(BestFirst(pool=0))
+    search = NeuralTopK(index, trained.model.score)
+    for parameters, k, words in [
+        (BestFirst(pool=0), 1, "pool is 0, allowed are 1 to 1000000"),
+        (BestFirst(frontier=10**8), 1, "frontier is 100000000, allowed are 1 to 1000000"),
+        (BestFirst(max_steps=10**5), 1, "max_steps is 100000, allowed are 1 to 10000"),
+        (Rounds(rounds=(1, 1, 0)), 1, r"rounds is \(1, 1, 0\), allowed are 1 to 10000"),
+        (BestFirst(), 0, "k is 0, allowed are 1 to 1000000"),
+        (BestFirst(), 10**7, "k is 10000000, allowed are 1 to 1000000"),
+    ]:
+        with pytest.raises(NannError, match=words):
+            search.check(parameters, k)
 
 
 def test_evaluate_against_the_figures_by_hand(world, parts, tmp_path):

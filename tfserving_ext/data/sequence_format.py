@@ -12,6 +12,7 @@ sequence_items.npy   int32 [R]    1-based row of item_ids, in time order; 0 is k
 sequence_times.npy   int64 [R]    unix seconds
 """
 
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises:
       NannError: the folder is missing, of another format or version, or its arrays do not fit together.
     """
+    if not (folder / "manifest.json").exists():
+        raise NannError(f"{folder} is not converted data: it has no manifest.json; make some with `nann convert`")
     manifest = read_json(folder / "manifest.json")
     got = (manifest.get("format"), manifest.get("format_version")) if isinstance(manifest, dict) else (None, None)
     if got != (FORMAT, FORMAT_VERSION):
@@ -64,7 +67,7 @@ def _load(path: Path, dtype: type) -> np.ndarray:
         array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except FileNotFoundError as error:
         raise NannError(f"{path} does not exist; convert the data again") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise NannError(f"{path} cannot be read ({error}); convert the data again") from error
     if array.dtype != dtype or array.ndim != 1:
         raise NannError(f"{path}: {array.dtype} {list(array.shape)}; expected {np.dtype(dtype)} of one dimension")

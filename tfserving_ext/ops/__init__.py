@@ -10,6 +10,8 @@ loadable:
 from tfserving_ext.ops._library import load
 from tfserving_ext.ops._search import (
     DEFAULT_BATCH_SIZES,
+    MAX_ROUNDS,
+    MAX_WIDTH,
     SearchResult,
     beam_search,
     index_handle,
@@ -17,6 +19,16 @@ from tfserving_ext.ops._search import (
     index_open,
 )
 
-__all__ = ["DEFAULT_BATCH_SIZES", "SearchResult", "beam_search", "index_handle", "index_items", "index_open", "load"]
+__all__ = [
+    "DEFAULT_BATCH_SIZES",
+    "MAX_ROUNDS",
+    "MAX_WIDTH",
+    "SearchResult",
+    "beam_search",
+    "index_handle",
+    "index_items",
+    "index_open",
+    "load",
+]
 
 load()

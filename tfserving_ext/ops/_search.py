@@ -10,6 +10,10 @@ from tfserving_ext.ops._library import load
 # Scorer batches are padded to these sizes, so that a compiled scorer meets few shapes.
 DEFAULT_BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
+# The op's own limits (custom_ops/core/search.h), for those who want to refuse earlier.
+MAX_WIDTH = 1_000_000
+MAX_ROUNDS = 10_000
+
 
 class SearchResult(NamedTuple):
     """What a search returns.

@@ -79,6 +79,7 @@ def evaluate(
     cases = Cases(*(getattr(cases, name)[chosen] for name in ("user_ids", "histories", "targets", "positions")))
     targets = sequences.ids_of(cases.targets)
     neural = NeuralTopK(opened, trained.model.score)
+    neural.check(BestFirst(), k)
     exact = _Measured(lambda user, seeds: BruteForce(opened, trained.model.score)(user, tf.constant(k)))
     measured = {name: _Measured(neural.bind(parameters, k)) for name, parameters in searches.items()}
 

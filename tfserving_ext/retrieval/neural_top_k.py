@@ -141,26 +141,28 @@ class NeuralTopK(tf.Module):
         return self._search(user, k=level_topn[-1], ef=level_topn[:-1], algorithm="deployed", **options)
 
     def bind(
-        self, parameters: BestFirst | Rounds, k: Any
+        self, parameters: BestFirst | Rounds, k: int
     ) -> Callable[[Sequence[tf.Tensor], tf.Tensor | None], SearchResult]:
         """The search that `parameters` describe, as a function of user tensors and seeds; the paper's leaves seeds out.
 
         Raises:
           NannError: parameters do not fit the index.
         """
-        self.check(parameters)
+        self.check(parameters, k)
         if isinstance(parameters, Rounds):
             ef, rounds = parameters.ef, parameters.rounds
             return lambda user, seeds: self.rounds(user, k, ef, rounds)
         frontier, pool, max_steps = dataclasses.astuple(parameters)
         return lambda user, seeds: self(user, k, seeds, frontier, pool, max_steps)
 
-    def check(self, parameters: BestFirst | Rounds) -> None:
-        """Checks that parameters fit the index.
+    def check(self, parameters: BestFirst | Rounds, k: int = 1) -> None:
+        """Checks that parameters and k fit the index and the op.
 
         Raises:
-          NannError: a length does not fit the index's layers, or a value is below 1.
+          NannError: a length does not fit the index's layers, or a value is out of its range.
         """
+        if not 1 <= k <= ops.MAX_WIDTH:
+            raise NannError(f"k is {k}, allowed are 1 to {ops.MAX_WIDTH}")
         fields = dataclasses.asdict(parameters)
         wanted = self._layers + 1
         for name, value in fields.items():
@@ -169,5 +171,7 @@ class NeuralTopK(tf.Module):
                 raise NannError(
                     f"{name} is {list(value)}, the index needs {wanted} values, one per layer, start layer first"
                 )
-            if min(values) < 1:
-                raise NannError(f"{name} is {value}, allowed are 1 and above")
+            high = ops.MAX_ROUNDS if name in ("rounds", "max_steps") else ops.MAX_WIDTH
+            for number in values:
+                if not 1 <= number <= high:
+                    raise NannError(f"{name} is {value}, allowed are 1 to {high}")
