@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 NATIVE := CMakeLists.txt setup.py $(wildcard custom_ops/*/*.cc custom_ops/*/*.h)
 
-.PHONY: help setup demo test sanitize lint format clean
+.PHONY: help setup demo test sanitize bench-search lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -40,6 +40,9 @@ sanitize: setup  ## The search core's test under the address, undefined-behaviou
 	  $(BIN)/cmake --build build/sanitize/$$kind --target search_test >/dev/null && \
 	  build/sanitize/$$kind/search_test || exit 1; \
 	done
+
+bench-search: setup  ## The searches against brute force on the demo's model; QUICK=1 for fewer cases.
+	$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--cases 100)
 
 lint: setup  ## ruff, clang-format and mypy, as pre-commit runs them.
 	$(BIN)/ruff check .

@@ -130,6 +130,7 @@ def index(
     m: Annotated[int, typer.Option(help="Neighbours per item in upper layers, twice as many at the ground.")] = 32,
     ef_construction: Annotated[int, typer.Option(help="Breadth of the search while building.")] = 40,
     threads: Annotated[int | None, typer.Option(help="Threads; 1 gives the same graph every time.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the layers that items are drawn into.")] = 12345,
     original: Annotated[
         Path | None, typer.Option(help="Take the graph from this folder of the original's .npy files instead.")
     ] = None,
@@ -143,7 +144,7 @@ def index(
         made = write_index(out, item_ids, item_embeddings, entry_points, layers, {"imported_from": "alibaba/nann"})
     else:
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, m, ef_construction, threads)
+        made = build_index(*arrays, out, m, ef_construction, threads, seed)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
 
 

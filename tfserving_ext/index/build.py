@@ -26,6 +26,7 @@ def build_index(
     m: int = 32,
     ef_construction: int = 40,
     threads: int | None = None,
+    seed: int = 12345,
 ) -> Index:
     """Builds an index and writes it to the folder `target`, whole or not at all.
 
@@ -36,11 +37,13 @@ def build_index(
       m: neighbours per item in the upper layers, twice as many at the ground (the paper's M, 32).
       ef_construction: breadth of the search for neighbours while building (the paper's 40).
       threads: threads to build with; None for all cores. One thread gives the same graph every time.
+      seed: of the layers that items are drawn into; the default is Faiss' own.
 
     Raises:
       NannError: bad items (see `write_index`) or parameters.
     """
-    for name, value, low, high in (("m", m, 2, 512), ("ef_construction", ef_construction, 1, 100_000)):
+    allowed = {"m": (m, 2, 512), "ef_construction": (ef_construction, 1, 100_000), "seed": (seed, 0, 2**31 - 1)}
+    for name, (value, low, high) in allowed.items():
         if not low <= value <= high:
             raise NannError(f"{name} is {value}, allowed are {low} to {high}")
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
@@ -49,6 +52,7 @@ def build_index(
     try:
         index = faiss.IndexHNSWFlat(item_embeddings.shape[1], m)
         index.hnsw.efConstruction = ef_construction
+        index.hnsw.rng = faiss.RandomGenerator(seed)  # type: ignore[attr-defined]
         with progress("index: adding items", len(item_ids)) as advance:
             for start in range(0, len(item_ids), CHUNK):
                 chunk = np.ascontiguousarray(item_embeddings[start : start + CHUNK])
@@ -57,7 +61,7 @@ def build_index(
     finally:
         faiss.omp_set_num_threads(before)
     entry_points, layers = extract_graph(index.hnsw)
-    parameters = {"metric": "L2", "M": m, "efConstruction": ef_construction, "faiss": faiss.__version__}
+    parameters = {"metric": "L2", "M": m, "efConstruction": ef_construction, "seed": seed, "faiss": faiss.__version__}
     return write_index(target, item_ids, item_embeddings, entry_points, layers, parameters)
 
 
