@@ -16,6 +16,7 @@
 #include "custom_ops/core/search.h"
 #include "custom_ops/kernels/function_scorer.h"
 #include "custom_ops/kernels/index_resource.h"
+#include "custom_ops/kernels/worker_pool.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor_util.h"
 
@@ -25,32 +26,6 @@ namespace {
 
 // An answer of more entries than this is refused before anything is allocated.
 constexpr int64_t kMaxAnswerEntries = int64_t{1} << 26;
-
-struct Worker {
-  nann::Workspace workspace;
-  BatchTensors batches;
-};
-
-// The workers that no request uses at the moment. Thread-safe.
-class WorkerPool {
- public:
-  std::unique_ptr<Worker> Take() {
-    absl::MutexLock lock(&mu_);
-    if (idle_.empty()) return std::make_unique<Worker>();
-    std::unique_ptr<Worker> worker = std::move(idle_.back());
-    idle_.pop_back();
-    return worker;
-  }
-
-  void Return(std::unique_ptr<Worker> worker) {
-    absl::MutexLock lock(&mu_);
-    idle_.push_back(std::move(worker));
-  }
-
- private:
-  absl::Mutex mu_;
-  std::vector<std::unique_ptr<Worker>> idle_ ABSL_GUARDED_BY(mu_);
-};
 
 // One user's part of a tensor [B, ...], as [1, ...]. A slice in the middle of a buffer need not be
 // aligned as kernels expect, so it is copied; user tensors are small.

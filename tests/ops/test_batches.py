@@ -11,6 +11,7 @@ from tfserving_ext.ops import DEFAULT_BATCH_SIZES
 PARAMETERS = {
     "rounds": {"ef": [3, 4, 6], "rounds": [1, 2, 3]},
     "deployed": {"ef": [3, 4, 5, 4, 3], "algorithm": "deployed"},
+    "best_first": {"ef": [3, 6], "rounds": [9], "algorithm": "best_first"},
 }
 
 
@@ -140,3 +141,27 @@ def test_an_item_is_evaluated_once_and_met_in_every_layer(tmp_path):
     assert found.item_ids.tolist() == [[12, 11, 13, -1]]
     assert evaluated == [1, 2, 3, 4]
     assert (found.items_scored.tolist(), found.rounds.tolist()) == ([4], [3])
+
+
+@pytest.mark.parametrize("algorithm", ["rounds", "deployed", "best_first"])
+def test_an_empty_index_has_empty_answers(tmp_path, algorithm):
+    search = Searcher(tmp_path).open(Graph(np.zeros(0, np.int64), [], [[], []]))
+    ef, rounds = {"rounds": ([3] * 3, [1] * 3), "deployed": ([3] * 4, ()), "best_first": ([2, 4], [9])}[algorithm]
+    found = search(np.zeros([2, 40], np.float32), 3, ef, rounds, algorithm=algorithm, seeds=np.array([[1], [2]]))
+    assert found.item_ids.tolist() == [[-1] * 3] * 2
+    assert found.items_scored.tolist() == [0, 0]
+    assert found.unknown_ids.tolist() == [1, 1]
+
+
+def test_a_hundred_thousand_exclusions(searcher):
+    graph = random_graph(7)
+    searcher.open(graph)
+    users = np.zeros([2, 40], np.float32)
+    free = searcher(users, 40, [40] * (len(graph.layers) + 1), [1, *[9] * len(graph.layers)])
+    reached = [item for item in free.item_ids[0].tolist() if item != -1]
+    strangers = np.arange(100_000 - len(reached) + 1) + 10**12
+    exclude = np.tile(np.concatenate([strangers, reached[1:]]), [2, 1])
+    found = searcher(users, 3, [40] * (len(graph.layers) + 1), [1, *[9] * len(graph.layers)], exclude)
+    assert exclude.shape[1] == 100_000
+    assert found.item_ids.tolist() == [[reached[0], -1, -1]] * 2
+    assert found.unknown_ids.tolist() == [len(strangers)] * 2

@@ -1,0 +1,46 @@
+#ifndef CUSTOM_OPS_KERNELS_WORKER_POOL_H_
+#define CUSTOM_OPS_KERNELS_WORKER_POOL_H_
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "custom_ops/core/search.h"
+#include "custom_ops/kernels/function_scorer.h"
+
+namespace tensorflow {
+namespace nann_ops {
+
+// What one search at a time writes to; kept, so that a search allocates nothing.
+struct Worker {
+  nann::Workspace workspace;
+  BatchTensors batches;
+};
+
+// The workers that no request uses at the moment. Thread-safe.
+class WorkerPool {
+ public:
+  std::unique_ptr<Worker> Take() {
+    absl::MutexLock lock(&mu_);
+    if (idle_.empty()) return std::make_unique<Worker>();
+    std::unique_ptr<Worker> worker = std::move(idle_.back());
+    idle_.pop_back();
+    return worker;
+  }
+
+  void Return(std::unique_ptr<Worker> worker) {
+    absl::MutexLock lock(&mu_);
+    idle_.push_back(std::move(worker));
+  }
+
+ private:
+  absl::Mutex mu_;
+  std::vector<std::unique_ptr<Worker>> idle_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace nann_ops
+}  // namespace tensorflow
+
+#endif  // CUSTOM_OPS_KERNELS_WORKER_POOL_H_
