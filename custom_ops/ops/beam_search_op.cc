@@ -57,7 +57,7 @@ REGISTER_OP("Nann>BeamSearch")
     .Attr("Tcaptured: list(type) >= 0")
     .Attr("scorer: func")
     .Attr("algorithm: {'rounds', 'deployed', 'best_first'} = 'rounds'")
-    .Attr("batch_sizes: list(int) >= 1 = [32, 64, 128, 256, 512, 1024, 2048, 4096]")
+    .Attr("batch_sizes: list(int) >= 1")
     .SetIsStateful()
     .SetShapeFn(BeamSearchShape)
     .Doc(R"doc(

@@ -138,7 +138,7 @@ def test_wrong_ranks(small, name, value, message, known):
     @tf.function(input_signature=[{key: tf.TensorSpec(shape[key], tensors[key].dtype) for key in tensors}])
     def search(given):
         return ops.load().nann_beam_search(
-            index=small.index, **given | {"user": [given["user"]]}, captured=[], scorer=score
+            index=small.index, **given | {"user": [given["user"]]}, captured=[], scorer=score, batch_sizes=[8]
         )
 
     with pytest.raises(ValueError if known else InvalidArgumentError) as refused:

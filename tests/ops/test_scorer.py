@@ -104,19 +104,19 @@ def test_a_failing_scorer_fails_the_request_and_not_the_next(line, bad_user):
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        (lambda user, items: items[..., :1], r"first float \[1,32,1\]; it must return one float32 \[1, 32\]"),
-        (lambda user, items: items[0, :, 0], r"first float \[32\]; it must return one float32 \[1, 32\]"),
-        (lambda user, items: items[:, 1:, 0], r"first float \[1,31\]; it must return one float32 \[1, 32\]"),
-        (lambda user, items: tf.reduce_sum(items), r"first float \[\]; it must return one float32 \[1, 32\]"),
-        (lambda user, items: tf.cast(items[..., 0], tf.float16), r"first half \[1,32\]; it must return one float32"),
-        (lambda user, items: tf.cast(items[..., 0], tf.float64), r"first double \[1,32\]; it must return one float32"),
-        (lambda user, items: tf.cast(items[..., 0], tf.int32), r"first int32 \[1,32\]; it must return one float32"),
-        (lambda user, items: tf.as_string(items[..., 0]), r"first string \[1,32\]; it must return one float32"),
+        (lambda user, items: items[..., :1], r"first float \[1,16,1\]; it must return one float32 \[1, 16\]"),
+        (lambda user, items: items[0, :, 0], r"first float \[16\]; it must return one float32 \[1, 16\]"),
+        (lambda user, items: items[:, 1:, 0], r"first float \[1,15\]; it must return one float32 \[1, 16\]"),
+        (lambda user, items: tf.reduce_sum(items), r"first float \[\]; it must return one float32 \[1, 16\]"),
+        (lambda user, items: tf.cast(items[..., 0], tf.float16), r"first half \[1,16\]; it must return one float32"),
+        (lambda user, items: tf.cast(items[..., 0], tf.float64), r"first double \[1,16\]; it must return one float32"),
+        (lambda user, items: tf.cast(items[..., 0], tf.int32), r"first int32 \[1,16\]; it must return one float32"),
+        (lambda user, items: tf.as_string(items[..., 0]), r"first string \[1,16\]; it must return one float32"),
         (
             lambda user, items: (items[..., 0], items[..., 1]),
-            r"returned 2 tensors.*it must return one float32 \[1, 32\]",
+            r"returned 2 tensors.*it must return one float32 \[1, 16\]",
         ),
-        (lambda user, items: None, r"returned 0 tensors.*it must return one float32 \[1, 32\]"),
+        (lambda user, items: None, r"returned 0 tensors.*it must return one float32 \[1, 16\]"),
     ],
 )
 def test_a_scorer_must_return_one_score_an_item(line, score, message):
