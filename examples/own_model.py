@@ -56,9 +56,9 @@ def main(base: Path, items: int = 5000, dim: int = 16, k: int = 50) -> float:
     search = NeuralTopK(index, model.score)
     users = model.user({"vector": tf.constant(rng.normal(size=(20, dim)), tf.float32)})
     # Users with a history would pass it as `seeds`; without, the walk enters from the graph's upper layers.
-    found = search(users, k=k, pool=100)
-    exact = BruteForce(index, model.score)(users, tf.constant(k))
-    measured = float(coverage(found.item_ids.numpy(), exact.item_ids.numpy()).mean())
+    found = search.best_first(users, k=k, pool=100)
+    _, exact = BruteForce(index, model.score)(users, tf.constant(k))
+    measured = float(coverage(found.item_ids.numpy(), exact.numpy()).mean())
     scored = found.items_scored.numpy().mean()
     print(f"coverage@{k} {measured:.3f} with {scored:.0f} of {items} items scored")
 
@@ -69,7 +69,7 @@ def main(base: Path, items: int = 5000, dim: int = 16, k: int = 50) -> float:
 
     @tf.function(input_signature=[tf.TensorSpec([None, dim], tf.float32, "vector"), tf.TensorSpec([], tf.int32, "k")])
     def retrieve(vector: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        result = search(model.user({"vector": vector}), k=k, pool=100)
+        result = search.best_first(model.user({"vector": vector}), k=k, pool=100)
         return {"item_ids": result.item_ids, "scores": result.scores, "items_scored": result.items_scored}
 
     tf.saved_model.save(module, str(base / "1"), signatures={"serving_default": retrieve})

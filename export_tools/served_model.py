@@ -113,7 +113,7 @@ class ServedModel(tf.Module):
             user, exclude = self._read(item_history, category_history, exclude)
             steps = defaults.best_first.max_steps
             limits = {"exclude": exclude, "budget": budget, "deadline_ms": deadline_ms}
-            return _outputs(self.search(user, k, item_history, frontier, pool, steps, **limits))
+            return _outputs(self.search.best_first(user, k, item_history, frontier, pool, steps, **limits))
 
         @tf.function(input_signature=[ids, ids, number, numbers, numbers, ids, large, number])
         def retrieve_rounds(

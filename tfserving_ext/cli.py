@@ -123,6 +123,14 @@ def extract(
     outcome("extract", f"{n:,} embeddings of width {dim}: {out}")
 
 
+class TableType(str, Enum):
+    """How an index holds its embeddings."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
 @app.command(epilog="Example: nann index embeddings -o index --m 32 --ef-construction 40")
 def index(
     embeddings: Annotated[Path, typer.Argument(help="A folder with item_ids.npy and item_embs.npy.")],
@@ -131,6 +139,7 @@ def index(
     ef_construction: Annotated[int, typer.Option(help="Breadth of the search while building.")] = 40,
     threads: Annotated[int | None, typer.Option(help="Threads; 1 gives the same graph every time.")] = None,
     seed: Annotated[int, typer.Option(help="Of the layers that items are drawn into.")] = 12345,
+    dtype: Annotated[TableType, typer.Option(help="How to hold the embeddings.")] = TableType.float32,
     original: Annotated[
         Path | None, typer.Option(help="Take the graph from this folder of the original's .npy files instead.")
     ] = None,
@@ -141,10 +150,11 @@ def index(
 
     if original is not None:
         item_ids, item_embeddings, entry_points, layers = read_original(original, embeddings)
-        made = write_index(out, item_ids, item_embeddings, entry_points, layers, {"imported_from": "alibaba/nann"})
+        source = {"imported_from": "alibaba/nann"}
+        made = write_index(out, item_ids, item_embeddings, entry_points, layers, source, dtype.value)
     else:
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, m, ef_construction, threads, seed)
+        made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype.value)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
 
 

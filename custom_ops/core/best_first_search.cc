@@ -1,5 +1,6 @@
 #include "custom_ops/core/best_first_search.h"
 
+#include <algorithm>
 #include <cstddef>
 
 #include "absl/memory/memory.h"
@@ -8,42 +9,63 @@
 namespace nann {
 namespace {
 
-// candidates = the best `frontier` of results that are not expanded; they count as expanded then.
-void TakeFrontier(size_t frontier, Workspace& w) {
+// candidates = the best `frontier` of results[next...] that are not expanded; they count as
+// expanded then. Returns the place before which all are expanded.
+size_t TakeFrontier(size_t frontier, size_t next, Workspace& w) {
   w.candidates.clear();
-  for (size_t i = 0; i < w.results.size() && w.candidates.size() < frontier; ++i) {
-    if (w.expanded[i]) continue;
-    w.expanded[i] = true;
-    w.candidates.push_back(w.results[i]);
+  for (; next < w.results.size() && w.candidates.size() < frontier; ++next) {
+    if (w.expanded[next]) continue;
+    w.expanded[next] = true;
+    w.candidates.push_back(w.results[next]);
   }
+  return next;
 }
 
-// results = best `pool` of results and fresh, best first; fresh items are not expanded.
-void Merge(size_t pool, Workspace& w) {
-  KeepBest(pool, w.fresh);
-  w.merged.clear();
-  w.merged_expanded.clear();
-  size_t old = 0, fresh = 0;
-  while (w.merged.size() < pool && (old < w.results.size() || fresh < w.fresh.size())) {
-    const bool take_old = fresh == w.fresh.size() ||
-                          (old < w.results.size() && Better(w.results[old], w.fresh[fresh]));
-    w.merged_expanded.push_back(take_old && w.expanded[old]);
-    w.merged.push_back(take_old ? w.results[old++] : w.fresh[fresh++]);
+// results = best `pool` of results and fresh, best first; fresh items are not expanded. Returns the
+// place of the best fresh item that found room. A walk's later steps bring little that is good
+// enough: what lies before the best of it is not touched.
+size_t Merge(size_t pool, Workspace& w) {
+  if (w.results.size() >= pool) {
+    const Scored worst = w.results.back();
+    w.fresh.erase(std::remove_if(w.fresh.begin(), w.fresh.end(),
+                                 [&](const Scored& item) { return !Better(item, worst); }),
+                  w.fresh.end());
   }
-  w.results.swap(w.merged);
-  w.expanded.swap(w.merged_expanded);
+  KeepBest(pool, w.fresh);
+  size_t old = w.results.size(), fresh = w.fresh.size();
+  while (old + fresh > pool) {  // Drop the worst.
+    --(Better(w.results[old - 1], w.fresh[fresh - 1]) ? fresh : old);
+  }
+  size_t place = old + fresh;
+  w.results.resize(place);
+  w.expanded.resize(place);
+  size_t first = place;
+  while (fresh > 0) {
+    --place;
+    if (old > 0 && Better(w.fresh[fresh - 1], w.results[old - 1])) {
+      w.results[place] = w.results[--old];
+      w.expanded[place] = w.expanded[old];
+    } else {
+      w.results[place] = w.fresh[--fresh];
+      w.expanded[place] = false;
+      first = place;
+    }
+  }
+  return first;
 }
 
 // Walks the current layer from `results`.
 absl::Status WalkLayer(int32_t frontier, int32_t pool, int32_t max_steps, Walk& walk,
                        Workspace& workspace) {
   workspace.expanded.assign(workspace.results.size(), false);
+  size_t next = 0;
   for (int32_t step = 0; step < max_steps && !walk.stopped(); ++step) {
-    TakeFrontier(frontier, workspace);
+    next = TakeFrontier(frontier, next, workspace);
     if (workspace.candidates.empty()) break;
+    if (next < workspace.results.size()) walk.Prefetch(workspace.results[next].item);
     absl::Status status = walk.Expand(workspace.candidates);
     if (!status.ok()) return status;
-    Merge(pool, workspace);
+    next = std::min(next, Merge(pool, workspace));
   }
   return absl::OkStatus();
 }

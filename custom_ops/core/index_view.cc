@@ -1,5 +1,6 @@
 #include "custom_ops/core/index_view.h"
 
+#include <cmath>
 #include <cstddef>
 #include <limits>
 
@@ -34,6 +35,14 @@ absl::StatusOr<absl::Span<const T>> AsArray(const IndexFile& file, int64_t lengt
   return AsArray<T>(file);
 }
 
+// The bytes of `values`, which holds n x dim coordinates of T.
+template <typename T>
+absl::Status AsTable(const IndexFile& values, int64_t n, RowTable& table) {
+  auto array = AsArray<T>(values, n * table.dim);
+  if (array.ok()) table.values = array->data();
+  return array.status();
+}
+
 absl::Status CheckItems(absl::string_view name, absl::Span<const int32_t> items, int64_t n) {
   for (size_t i = 0; i < items.size(); ++i) {
     if (items[i] < 0 || items[i] >= n) {
@@ -55,7 +64,8 @@ absl::StatusOr<IndexView> IndexView::Create(const IndexFiles& files, int64_t dim
                                                    " layers, allowed are 1 to ", kMaxLayers));
   }
   IndexView view;
-  view.dim_ = dim;
+  view.type_ = files.type;
+  view.table_.dim = dim;
   auto ids = AsArray<int64_t>(files.item_ids);
   if (!ids.ok()) return ids.status();
   view.item_ids_ = *ids;
@@ -64,9 +74,24 @@ absl::StatusOr<IndexView> IndexView::Create(const IndexFiles& files, int64_t dim
     return absl::InvalidArgumentError(
         absl::StrCat(files.item_ids.name, " holds ", n, " items, allowed are 2^31 - 1"));
   }
-  auto embeddings = AsArray<float>(files.item_embeddings, n * dim);
-  if (!embeddings.ok()) return embeddings.status();
-  view.embeddings_ = embeddings->data();
+  absl::Status table;
+  switch (files.type) {
+    case TableType::kFloat32:
+      table = AsTable<float>(files.item_embeddings, n, view.table_);
+      break;
+    case TableType::kFloat16:
+      table = AsTable<uint16_t>(files.item_embeddings, n, view.table_);
+      break;
+    case TableType::kInt8: {
+      table = AsTable<int8_t>(files.item_embeddings, n, view.table_);
+      auto scales = AsArray<float>(files.item_scales, n);
+      table.Update(scales.status());
+      if (scales.ok()) view.table_.scales = scales->data();
+      view.item_scales_name_ = files.item_scales.name;
+      break;
+    }
+  }
+  if (!table.ok()) return table;
   auto entry_points = AsArray<int32_t>(files.entry_points);
   if (!entry_points.ok()) return entry_points.status();
   view.entry_points_ = *entry_points;
@@ -91,6 +116,13 @@ absl::StatusOr<IndexView> IndexView::Create(const IndexFiles& files, int64_t dim
 absl::Status IndexView::Validate() const {
   absl::Status status = CheckItems(entry_points_name_, entry_points_, num_items());
   if (!status.ok()) return status;
+  for (int64_t i = 0; table_.scales != nullptr && i < num_items(); ++i) {
+    if (!std::isfinite(table_.scales[i]) || table_.scales[i] <= 0) {
+      return absl::InvalidArgumentError(absl::StrCat(item_scales_name_, "[", i, "] is ",
+                                                     table_.scales[i],
+                                                     ", a scale must be above 0 and finite"));
+    }
+  }
   for (const Layer& layer : layers_) {
     if (layer.row_splits[0] != 0) {
       return absl::InvalidArgumentError(
@@ -107,6 +139,12 @@ absl::Status IndexView::Validate() const {
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
+}
+
+void Gather(const IndexView& index, absl::Span<const int32_t> items, float* rows) {
+  const RowKernels& kernels = *SupportedRowKernels().sets[0];
+  kernels.gather[static_cast<int>(index.table_type())](index.table(), items.data(),
+                                                       static_cast<int64_t>(items.size()), rows);
 }
 
 }  // namespace nann

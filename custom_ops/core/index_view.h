@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "custom_ops/core/row_kernels.h"
 
 namespace nann {
 
@@ -29,9 +30,11 @@ struct IndexFiles {
     IndexFile neighbors;   // int32 [row_splits[n]]
   };
   IndexFile item_ids;         // int64 [n]
-  IndexFile item_embeddings;  // float32 [n, dim]
+  IndexFile item_embeddings;  // [n, dim] of `type`
   IndexFile entry_points;     // int32 [e], the items of the start layer
   std::vector<Layer> layers;
+  TableType type = TableType::kFloat32;
+  IndexFile item_scales = {};  // float32 [n] for kInt8, or else not read
 };
 
 // A read-only view of an index: the item table and, per layer, the graph's edges as CSR rows.
@@ -42,16 +45,17 @@ class IndexView {
   // InvalidArgument names the file, the size it has and the size it should have.
   static absl::StatusOr<IndexView> Create(const IndexFiles& files, int64_t dim);
 
-  // Checks every offset, neighbour and entry point against its bounds; O(edges).
+  // Checks every offset, neighbour, entry point and scale against its bounds; O(edges).
   // InvalidArgument names the file and the position.
   absl::Status Validate() const;
 
   int64_t num_items() const { return static_cast<int64_t>(item_ids_.size()); }
-  int64_t dim() const { return dim_; }
+  int64_t dim() const { return table_.dim; }
   // Layers with edges; the start layer above them is the entry points.
   int num_layers() const { return static_cast<int>(layers_.size()); }
   absl::Span<const int64_t> item_ids() const { return item_ids_; }
-  const float* embeddings() const { return embeddings_; }  // Row-major [num_items, dim].
+  TableType table_type() const { return type_; }
+  const RowTable& table() const { return table_; }
   absl::Span<const int32_t> entry_points() const { return entry_points_; }
 
   // The neighbours of `item` in `layer`; empty where the row lies outside the file, which a
@@ -61,6 +65,11 @@ class IndexView {
     const int64_t begin = l.row_splits[item], end = l.row_splits[item + 1];
     if (begin < 0 || begin > end || end > static_cast<int64_t>(l.neighbors.size())) return {};
     return l.neighbors.subspan(begin, end - begin);
+  }
+
+  // Fetches ahead what `Neighbors` will read first of all.
+  void PrefetchRow(int layer, int32_t item) const {
+    __builtin_prefetch(&layers_[layer].row_splits[item]);
   }
 
  private:
@@ -73,12 +82,16 @@ class IndexView {
   IndexView() = default;
 
   absl::Span<const int64_t> item_ids_;
-  const float* embeddings_ = nullptr;
-  int64_t dim_ = 0;
+  TableType type_ = TableType::kFloat32;
+  RowTable table_{};
+  std::string item_scales_name_;
   absl::Span<const int32_t> entry_points_;
   std::string entry_points_name_;
   std::vector<Layer> layers_;
 };
+
+// Writes the embeddings of `items` as float32 [items, dim] to `rows`.
+void Gather(const IndexView& index, absl::Span<const int32_t> items, float* rows);
 
 }  // namespace nann
 

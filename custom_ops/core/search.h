@@ -29,7 +29,8 @@ struct SearchRequest {
   absl::Span<const int32_t> seeds;
   // After this many evaluations, or at this time, the best so far is the answer.
   int64_t budget = std::numeric_limits<int64_t>::max();
-  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  static constexpr auto kNoDeadline = std::chrono::steady_clock::time_point::max();
+  std::chrono::steady_clock::time_point deadline = kNoDeadline;
 };
 
 // Why a walk ended.
@@ -48,7 +49,7 @@ struct Workspace {
   std::vector<int32_t> batch;
   std::vector<float> batch_scores;
   std::vector<Scored> fresh, candidates, results, merged;
-  std::vector<bool> expanded, merged_expanded;  // Beside `results` and `merged`.
+  std::vector<char> expanded;  // Beside `results`.
 };
 
 // One way to walk the graph under a model's scores. Implementations are immutable and thread-safe.

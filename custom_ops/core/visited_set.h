@@ -44,6 +44,13 @@ class VisitedSet {
     return State::kScored;
   }
 
+  // Fetches ahead what `Visit` will read; an address outside the set does no harm.
+  void Prefetch(int32_t item) const {
+    const auto begin = reinterpret_cast<uintptr_t>(entries_.data());
+    __builtin_prefetch(
+        reinterpret_cast<const void*>(begin + sizeof(Entry) * static_cast<uint32_t>(item)), 1);
+  }
+
   void SetScore(int32_t item, float score) { entries_[item].score = score; }
 
  private:

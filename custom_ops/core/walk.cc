@@ -53,7 +53,9 @@ absl::Status Walk::Expand(absl::Span<const Scored> candidates) {
   workspace_.batch.clear();
   const int64_t n = index_.num_items();
   for (const Scored& candidate : candidates) {
-    for (int32_t neighbor : index_.Neighbors(layer_, candidate.item)) {
+    const absl::Span<const int32_t> neighbors = index_.Neighbors(layer_, candidate.item);
+    for (int32_t neighbor : neighbors) workspace_.visited.Prefetch(neighbor);
+    for (int32_t neighbor : neighbors) {
       // The index was validated when it was opened, but a mapped file can change under us.
       if (neighbor < 0 || neighbor >= n) {
         return absl::DataLossError(absl::StrCat("item ", candidate.item, " has the neighbour ",
@@ -86,7 +88,8 @@ absl::Status Walk::ScoreMet() {
   if (static_cast<int64_t>(batch.size()) > left) {
     batch.resize(left);
     statistics_.stopped = Stopped::kBudget;
-  } else if (!batch.empty() && std::chrono::steady_clock::now() >= request_.deadline) {
+  } else if (!batch.empty() && request_.deadline != SearchRequest::kNoDeadline &&
+             std::chrono::steady_clock::now() >= request_.deadline) {
     batch.clear();
     statistics_.stopped = Stopped::kDeadline;
   }

@@ -24,6 +24,8 @@ class Walk {
   void EnterLayer(int layer, absl::Span<const Scored> entries);
   // Scores the neighbours of `candidates` in the layer that are not visited, and visits them.
   absl::Status Expand(absl::Span<const Scored> candidates);
+  // Says that `item` is likely to be expanded in the step after the next.
+  void Prefetch(int32_t item) const { index_.PrefetchRow(layer_, item); }
 
   // The items met in the last step, in no particular order; the caller may reorder them.
   std::vector<Scored>& fresh() { return workspace_.fresh; }

@@ -1,10 +1,12 @@
 #include "custom_ops/kernels/function_scorer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <utility>
 
+#include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "tensorflow/core/framework/cancellation.h"
@@ -22,12 +24,12 @@ std::vector<Tensor> Arguments(std::vector<Tensor> user, std::vector<Tensor> capt
 
 }  // namespace
 
-FunctionScorer::FunctionScorer(OpKernelContext* ctx, FunctionLibraryRuntime::Handle function,
+FunctionScorer::FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions,
                                const nann::IndexView& index, absl::Span<const int64_t> batch_sizes,
                                std::vector<Tensor> user, std::vector<Tensor> captured,
                                BatchTensors& batches)
     : ctx_(ctx),
-      function_(function),
+      functions_(functions),
       index_(index),
       batch_sizes_(batch_sizes),
       items_arg_(user.size()),
@@ -61,14 +63,12 @@ absl::Status FunctionScorer::ScoreBatch(int64_t batch_size, absl::Span<const int
     TF_RETURN_IF_ERROR(ctx_->allocate_temp(DT_FLOAT, shape, &batch));
     std::memset(batch.data(), 0, batch.TotalBytes());
   }
-  float* row = batch.flat<float>().data();
-  for (int32_t item : items) {
-    std::memcpy(row, index_.embeddings() + item * dim, dim * sizeof(float));
-    row += dim;
-  }
+  nann::Gather(index_, items, batch.flat<float>().data());
   args_[items_arg_] = batch;
   std::vector<Tensor> results;
-  TF_RETURN_IF_ERROR(Call(args_, &results));
+  const auto begin = std::chrono::steady_clock::now();
+  TF_RETURN_IF_ERROR(Call(&results));
+  nanoseconds_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count();
   if (results.size() != 1 || results[0].dtype() != DT_FLOAT ||
       results[0].shape() != TensorShape({1, batch_size})) {
     return absl::InvalidArgumentError(
@@ -81,7 +81,21 @@ absl::Status FunctionScorer::ScoreBatch(int64_t batch_size, absl::Span<const int
   return absl::OkStatus();
 }
 
-absl::Status FunctionScorer::Call(absl::Span<const Tensor> args, std::vector<Tensor>* results) {
+absl::Status FunctionScorer::Call(std::vector<Tensor>* results) {
+  if (!functions_.compiles.load(std::memory_order_relaxed)) return Run(functions_.plain, results);
+  const absl::Status compiled = Run(functions_.compiled, results);
+  if (compiled.ok() || absl::IsCancelled(compiled)) return compiled;
+  results->clear();
+  const absl::Status plain = Run(functions_.plain, results);
+  // Where the model itself fails, compiling is not to blame.
+  if (plain.ok() && functions_.compiles.exchange(false)) {
+    LOG(WARNING) << "The scorer runs without XLA from now on: " << compiled.message();
+  }
+  return plain;
+}
+
+absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
+                                 std::vector<Tensor>* results) {
   // The scorer's kernels run on this very thread (they still share the intra-op pool): nothing
   // waits for a free inter-op thread, so the search cannot deadlock with one thread only, and no
   // time goes to handing work over.
@@ -98,11 +112,11 @@ absl::Status FunctionScorer::Call(absl::Span<const Tensor> args, std::vector<Ten
   options.runner = &inline_runner;
   absl::Notification done;
   absl::Status status;
-  ctx_->function_library()->Run(options, function_, args, results,
-                                [&done, &status](const absl::Status& result) {
-                                  status = result;
-                                  done.Notify();
-                                });
+  functions_.library->Run(options, function, args_, results,
+                          [&done, &status](const absl::Status& result) {
+                            status = result;
+                            done.Notify();
+                          });
   done.WaitForNotification();
   return status;
 }

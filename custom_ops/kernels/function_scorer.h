@@ -1,13 +1,15 @@
 #ifndef CUSTOM_OPS_KERNELS_FUNCTION_SCORER_H_
 #define CUSTOM_OPS_KERNELS_FUNCTION_SCORER_H_
 
+#include <atomic>
 #include <cstdint>
-#include <map>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "custom_ops/core/index_view.h"
+#include "custom_ops/kernels/search_call.h"
+#include "custom_ops/kernels/worker_pool.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor.h"
@@ -15,32 +17,42 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// The padded inputs of the scorer, one tensor a batch size, kept between rounds and requests.
-using BatchTensors = std::map<int64_t, Tensor>;
+// The scorer in one function library, as instantiated. Thread-safe.
+struct ScorerFunctions {
+  FunctionLibraryRuntime* library;
+  FunctionLibraryRuntime::Handle plain;
+  FunctionLibraryRuntime::Handle compiled = kInvalidHandle;  // By XLA; the same function.
+  // Whether `compiled` is to be called. Cleared for good where that fails: in a server that runs
+  // without XLA, and for models that XLA cannot compile.
+  std::atomic<bool> compiles{false};
+};
 
 // Scores items for one user by calling a TensorFlow function in batches padded to a grid of sizes.
 // Lives for one request; used from one thread.
-class FunctionScorer {
+class FunctionScorer : public Scorer {
  public:
   // The function is called as f(user..., items, captured...), where `user` are tensors [1, ...].
-  FunctionScorer(OpKernelContext* ctx, FunctionLibraryRuntime::Handle function,
-                 const nann::IndexView& index, absl::Span<const int64_t> batch_sizes,
-                 std::vector<Tensor> user, std::vector<Tensor> captured, BatchTensors& batches);
+  FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions, const nann::IndexView& index,
+                 absl::Span<const int64_t> batch_sizes, std::vector<Tensor> user,
+                 std::vector<Tensor> captured, BatchTensors& batches);
 
-  absl::Status Score(absl::Span<const int32_t> items, absl::Span<float> scores);
+  absl::Status Score(absl::Span<const int32_t> items, absl::Span<float> scores) override;
+  int64_t nanoseconds() const override { return nanoseconds_; }
 
  private:
   absl::Status ScoreBatch(int64_t batch_size, absl::Span<const int32_t> items,
                           absl::Span<float> scores);
-  absl::Status Call(absl::Span<const Tensor> args, std::vector<Tensor>* results);
+  absl::Status Call(std::vector<Tensor>* results);
+  absl::Status Run(FunctionLibraryRuntime::Handle function, std::vector<Tensor>* results);
 
   OpKernelContext* const ctx_;
-  const FunctionLibraryRuntime::Handle function_;
+  ScorerFunctions& functions_;
   const nann::IndexView& index_;
   const absl::Span<const int64_t> batch_sizes_;
   std::vector<Tensor> args_;  // The items' place holds the current batch.
   const size_t items_arg_;
   BatchTensors& batches_;
+  int64_t nanoseconds_ = 0;
 };
 
 }  // namespace nann_ops

@@ -18,6 +18,11 @@ class IndexOpenOp : public OpKernel {
   explicit IndexOpenOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("validate", &validate_));
+    DataType dtype;
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("dtype", &dtype));
+    type_ = dtype == DT_INT8   ? nann::TableType::kInt8
+            : dtype == DT_HALF ? nann::TableType::kFloat16
+                               : nann::TableType::kFloat32;
   }
 
   void Compute(OpKernelContext* ctx) override {
@@ -33,7 +38,7 @@ class IndexOpenOp : public OpKernel {
                     absl::StrCat("files has shape ", files.shape().DebugString(), ", not [f]")));
     std::vector<std::string> paths;
     for (int64_t i = 0; i < files.NumElements(); ++i) paths.push_back(files.vec<tstring>()(i));
-    auto index = OpenIndex::Map(ctx->env(), paths, dim_, validate_);
+    auto index = OpenIndex::Map(ctx->env(), paths, type_, dim_, validate_);
     OP_REQUIRES_OK(ctx, index.status());
     resource->Set(*std::move(index));
   }
@@ -41,6 +46,7 @@ class IndexOpenOp : public OpKernel {
  private:
   int64_t dim_;
   bool validate_;
+  nann::TableType type_;
 };
 
 // Lets a tensor look into a mapping: the buffer keeps the index open and frees nothing itself.
@@ -63,7 +69,25 @@ class MappedBuffer : public TensorBuffer {
 
 class IndexItemsOp : public OpKernel {
  public:
-  explicit IndexItemsOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* ctx) override {
+    core::RefCountPtr<IndexResource> resource;
+    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
+    auto index = resource->Get();
+    OP_REQUIRES_OK(ctx, index.status());
+    const nann::IndexView& view = (*index)->view();
+    const TensorShape shape({view.num_items()});
+    if (view.num_items() == 0) return ctx->set_output(0, Tensor(DT_INT64, shape));
+    core::RefCountPtr<TensorBuffer> buffer(new MappedBuffer(
+        view.item_ids().data(), view.num_items() * sizeof(int64_t), *std::move(index)));
+    ctx->set_output(0, Tensor(DT_INT64, shape, buffer.get()));
+  }
+};
+
+class IndexGatherOp : public OpKernel {
+ public:
+  explicit IndexGatherOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("dim", &dim_));
   }
 
@@ -76,20 +100,24 @@ class IndexItemsOp : public OpKernel {
     OP_REQUIRES(ctx, view.dim() == dim_,
                 absl::InvalidArgumentError(absl::StrCat("the index has embeddings of width ",
                                                         view.dim(), ", dim is ", dim_)));
-    const int64_t n = view.num_items();
-    ctx->set_output(0, AsTensor(DT_INT64, TensorShape({n}), view.item_ids().data(), *index));
-    ctx->set_output(1, AsTensor(DT_FLOAT, TensorShape({n, dim_}), view.embeddings(), *index));
+    const Tensor& items = ctx->input(1);
+    OP_REQUIRES(ctx, items.dims() == 1,
+                absl::InvalidArgumentError(
+                    absl::StrCat("items has shape ", items.shape().DebugString(), ", not [m]")));
+    const int64_t count = items.NumElements();
+    const int32_t* rows = items.flat<int32_t>().data();
+    for (int64_t i = 0; i < count; ++i) {
+      OP_REQUIRES(ctx, rows[i] >= 0 && rows[i] < view.num_items(),
+                  absl::InvalidArgumentError(absl::StrCat("items[", i, "] is ", rows[i],
+                                                          ", allowed are the item indices 0 to ",
+                                                          view.num_items() - 1)));
+    }
+    Tensor* embeddings = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({count, dim_}), &embeddings));
+    nann::Gather(view, absl::MakeConstSpan(rows, count), embeddings->flat<float>().data());
   }
 
  private:
-  static Tensor AsTensor(DataType type, const TensorShape& shape, const void* data,
-                         std::shared_ptr<const OpenIndex> index) {
-    if (shape.num_elements() == 0) return Tensor(type, shape);
-    core::RefCountPtr<TensorBuffer> buffer(
-        new MappedBuffer(data, shape.num_elements() * DataTypeSize(type), std::move(index)));
-    return Tensor(type, shape, buffer.get());
-  }
-
   int64_t dim_;
 };
 
@@ -97,6 +125,7 @@ REGISTER_KERNEL_BUILDER(Name("Nann>IndexHandle").Device(DEVICE_CPU),
                         ResourceHandleOp<IndexResource>);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexOpen").Device(DEVICE_CPU), IndexOpenOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexItems").Device(DEVICE_CPU), IndexItemsOp);
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexGather").Device(DEVICE_CPU), IndexGatherOp);
 
 }  // namespace
 }  // namespace nann_ops

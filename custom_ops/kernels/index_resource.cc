@@ -24,12 +24,16 @@ bool IsLocal(const std::string& path) { return path.find("://") == std::string::
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
-    Env* env, const std::vector<std::string>& files, int64_t dim, bool validate) {
-  if (files.size() < 5 || files.size() % 2 != 1) {
+    Env* env, const std::vector<std::string>& files, nann::TableType type, int64_t dim,
+    bool validate) {
+  const bool scaled = type == nann::TableType::kInt8;
+  const size_t plain = files.size() - scaled;
+  if (files.size() < 5 + scaled || plain % 2 != 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("files has ", files.size(),
                      " entries; it needs item_ids, item_embeddings, entry_points, "
-                     "and row_splits and neighbors for each layer"));
+                     "row_splits and neighbors for each layer",
+                     scaled ? ", and item_scales" : ""));
   }
   std::shared_ptr<OpenIndex> index(new OpenIndex);
   std::vector<nann::IndexFile> mapped;
@@ -46,7 +50,9 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
     mapped.push_back({path, bytes});
   }
   nann::IndexFiles parts{mapped[0], mapped[1], mapped[2], {}};
-  for (size_t i = 3; i < mapped.size(); i += 2) parts.layers.push_back({mapped[i], mapped[i + 1]});
+  parts.type = type;
+  if (scaled) parts.item_scales = mapped.back();
+  for (size_t i = 3; i < plain; i += 2) parts.layers.push_back({mapped[i], mapped[i + 1]});
   auto view = nann::IndexView::Create(parts, dim);
   TF_RETURN_IF_ERROR(view.status());
   index->lookup_ = std::make_unique<const nann::ItemLookup>(view->item_ids());

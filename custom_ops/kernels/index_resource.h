@@ -22,7 +22,8 @@ class OpenIndex {
   // Maps `files` (in the order that Nann>IndexOpen documents) read-only through `env`.
   static absl::StatusOr<std::shared_ptr<const OpenIndex>> Map(Env* env,
                                                               const std::vector<std::string>& files,
-                                                              int64_t dim, bool validate);
+                                                              nann::TableType type, int64_t dim,
+                                                              bool validate);
 
   const nann::IndexView& view() const { return *view_; }
   const nann::ItemLookup& lookup() const { return *lookup_; }

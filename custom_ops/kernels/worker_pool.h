@@ -1,6 +1,8 @@
 #ifndef CUSTOM_OPS_KERNELS_WORKER_POOL_H_
 #define CUSTOM_OPS_KERNELS_WORKER_POOL_H_
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -8,10 +10,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "custom_ops/core/search.h"
-#include "custom_ops/kernels/function_scorer.h"
+#include "tensorflow/core/framework/tensor.h"
 
 namespace tensorflow {
 namespace nann_ops {
+
+// The padded inputs of the scorer, one tensor a batch size, kept between rounds and requests.
+using BatchTensors = std::map<int64_t, Tensor>;
 
 // What one search at a time writes to; kept, so that a search allocates nothing.
 struct Worker {

@@ -31,6 +31,7 @@ REGISTER_OP("Nann>IndexOpen")
     .Input("files: string")
     .Attr("dim: int >= 1")
     .Attr("validate: bool = true")
+    .Attr("dtype: {float, half, int8} = DT_FLOAT")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle unused;
@@ -46,31 +47,47 @@ names the file and the position.
 
 index: a handle from `Nann>IndexHandle`.
 files: string [3 + 2 * layers], paths in this order: item_ids, item_embeddings, entry_points, then
-  row_splits and neighbors of every layer, ground layer first.
+  row_splits and neighbors of every layer, ground layer first; for int8 one more, item_scales.
 dim: the width of an item embedding.
 validate: whether to read all edges once and check them.
+dtype: of item_embeddings; a coordinate of int8 is the value times its item's scale.
 )doc");
 
 REGISTER_OP("Nann>IndexItems")
     .Input("index: resource")
     .Output("item_ids: int64")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->Vector(c->UnknownDim()));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The item ids of an open index, as a view of the mapped file: nothing is copied.
+
+index: an open index.
+item_ids: int64 [n], the data's own ids.
+)doc");
+
+REGISTER_OP("Nann>IndexGather")
+    .Input("index: resource")
+    .Input("items: int32")
     .Output("item_embeddings: float")
     .Attr("dim: int >= 1")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle items;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &items));
       int64_t dim;
       TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
-      const auto n = c->UnknownDim();
-      c->set_output(0, c->Vector(n));
-      c->set_output(1, c->Matrix(n, dim));
+      c->set_output(0, c->Matrix(c->Dim(items, 0), dim));
       return absl::OkStatus();
     })
     .Doc(R"doc(
-The item table of an open index. The tensors are views of the mapped files: nothing is copied.
+Embeddings of items of an open index, as float32 whatever the type of the table.
 
 index: an open index.
-item_ids: int64 [n], the data's own ids.
-item_embeddings: float32 [n, dim].
+items: int32 [m], dense indices; InvalidArgument where one is out of bounds.
+item_embeddings: float32 [m, dim].
 dim: the width of an item embedding; InvalidArgument where the index has another.
 )doc");
 

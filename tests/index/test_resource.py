@@ -21,7 +21,12 @@ class Holder(tf.Module):
 
     @tf.function(input_signature=[])
     def items(self):
-        return self.index.items()
+        return table(self.index)
+
+
+def table(index: MappedIndex) -> tuple[tf.Tensor, tf.Tensor]:
+    item_ids = index.item_ids()
+    return item_ids, index.embeddings(tf.range(tf.size(item_ids)))
 
 
 def mapping_at(address: int) -> str:
@@ -35,59 +40,55 @@ def mapping_at(address: int) -> str:
 
 def test_items_are_the_tables(arrays, index):
     mapped = MappedIndex(index)
-    item_ids, embeddings = mapped.items()
+    item_ids, embeddings = table(mapped)
     assert (item_ids.dtype, embeddings.dtype, mapped.dim) == (tf.int64, tf.float32, DIM)
     np.testing.assert_array_equal(item_ids, arrays["item_ids"])
     np.testing.assert_array_equal(embeddings, arrays["item_embeddings"])
 
 
-def test_items_are_views_of_the_files(index):
-    """The tensors' own addresses lie in read-only mappings of the files; a second call returns the same memory."""
+def test_item_ids_are_a_view_of_the_file(index):
+    """The tensor's own address lies in a read-only mapping of the file; a second call returns the same memory."""
     mapped = MappedIndex(index)
     addresses = []
     for _ in range(2):
-        for tensor, name in zip(mapped.items(), ("item_ids.bin", "item_embeddings.bin"), strict=True):
-            address = np.frombuffer(memoryview(tensor), np.uint8).ctypes.data
-            line = mapping_at(address)
-            assert line.endswith(str(index.folder / name))
-            assert line.split()[1].startswith("r--")
-            addresses.append(address)
-    assert addresses[:2] == addresses[2:]
+        address = np.frombuffer(memoryview(mapped.item_ids()), np.uint8).ctypes.data
+        line = mapping_at(address)
+        assert line.endswith(str(index.folder / "item_ids.bin"))
+        assert line.split()[1].startswith("r--")
+        addresses.append(address)
+    assert addresses[0] == addresses[1]
 
 
-def test_no_op_writes_into_the_views(arrays, index):
+def test_no_op_writes_into_the_view(arrays, index):
     """Kernels that work in place where they hold the last reference must copy here, or the process would die."""
     mapped = MappedIndex(index)
 
     @tf.function
     def changed():
         return (
-            tf.tensor_scatter_nd_update(mapped.items()[1], [[0]], [[7.0] * DIM]),
-            tf.nn.relu(mapped.items()[1] + 1.0),
-            tf.negative(mapped.items()[0]),
-            tf.raw_ops.InplaceUpdate(x=mapped.items()[1] * 1.0, i=[1], v=[[3.0] * DIM]),
+            tf.tensor_scatter_nd_update(mapped.item_ids(), [[0]], [7]),
+            tf.negative(mapped.item_ids()),
+            tf.raw_ops.InplaceUpdate(x=mapped.item_ids() * 1, i=[1], v=[3]),
         )
 
-    scattered, shifted, negative, updated = changed()
-    assert scattered.numpy()[0].tolist() == [7.0] * DIM
-    np.testing.assert_array_equal(shifted, np.maximum(arrays["item_embeddings"] + 1, 0))
+    scattered, negative, updated = changed()
+    assert scattered.numpy()[0] == 7
     np.testing.assert_array_equal(negative, -arrays["item_ids"])
-    assert updated.numpy()[1].tolist() == [3.0] * DIM
-    np.testing.assert_array_equal(mapped.items()[1], arrays["item_embeddings"])
-    np.testing.assert_array_equal(np.fromfile(index.files[1], "<f4"), arrays["item_embeddings"].ravel())
+    assert updated.numpy()[1] == 3
+    np.testing.assert_array_equal(mapped.item_ids(), arrays["item_ids"])
+    np.testing.assert_array_equal(np.fromfile(index.files[0], "<i8"), arrays["item_ids"])
 
 
-def test_views_outlive_the_resource_and_the_files(arrays, index):
+def test_a_view_outlives_the_resource_and_the_file(arrays, index):
     mapped = MappedIndex(index)
     handle = mapped.resource_handle
-    item_ids, embeddings = mapped.items()
+    item_ids = mapped.item_ids()
     del mapped
     gc.collect()
     with pytest.raises(tf.errors.NotFoundError):
-        ops.index_items(handle, DIM)
+        ops.index_items(handle)
     shutil.rmtree(index.folder)
     np.testing.assert_array_equal(item_ids, arrays["item_ids"])
-    np.testing.assert_array_equal(embeddings, arrays["item_embeddings"])
 
 
 def test_shapes_are_known_as_far_as_they_can_be(index):
@@ -96,7 +97,7 @@ def test_shapes_are_known_as_far_as_they_can_be(index):
 
     @tf.function
     def trace():
-        shapes.extend(part.shape.as_list() for part in mapped.items())
+        shapes.extend(part.shape.as_list() for part in table(mapped))
 
     trace()
     assert shapes == [[None], [None, DIM]]
@@ -105,7 +106,7 @@ def test_shapes_are_known_as_far_as_they_can_be(index):
 def test_a_wrong_width_is_refused(index):
     mapped = MappedIndex(index)
     with pytest.raises(tf.errors.InvalidArgumentError, match="the index has embeddings of width 3, dim is 4"):
-        ops.index_items(mapped.resource_handle, 4)
+        ops.index_gather(mapped.resource_handle, [0], 4)
 
 
 def test_an_index_that_changed_since_it_was_opened_is_refused(index):
@@ -121,11 +122,11 @@ def test_indices_do_not_mix(arrays, index, tmp_path):
     other = write_index(tmp_path / "other", **arrays | {"item_ids": np.arange(N)}, parameters={})
     both = [MappedIndex(index), MappedIndex(other), MappedIndex(index)]
     for mapped, ids in zip(both, (arrays["item_ids"], np.arange(N), arrays["item_ids"]), strict=True):
-        np.testing.assert_array_equal(mapped.items()[0], ids)
+        np.testing.assert_array_equal(mapped.item_ids(), ids)
     del both[0], mapped
     gc.collect()
-    np.testing.assert_array_equal(both[0].items()[0], np.arange(N))
-    np.testing.assert_array_equal(both[1].items()[0], arrays["item_ids"])
+    np.testing.assert_array_equal(both[0].item_ids(), np.arange(N))
+    np.testing.assert_array_equal(both[1].item_ids(), arrays["item_ids"])
 
 
 def test_the_files_are_assets_of_a_saved_model(arrays, index, tmp_path):
@@ -143,8 +144,8 @@ def test_the_files_are_assets_of_a_saved_model(arrays, index, tmp_path):
     item_ids, embeddings = loaded.items()
     np.testing.assert_array_equal(item_ids, arrays["item_ids"])
     np.testing.assert_array_equal(embeddings, arrays["item_embeddings"])
-    address = np.frombuffer(memoryview(embeddings), np.uint8).ctypes.data
-    assert mapping_at(address).endswith(str(tmp_path / "moved" / "assets" / "item_embeddings.bin"))
+    address = np.frombuffer(memoryview(item_ids), np.uint8).ctypes.data
+    assert mapping_at(address).endswith(str(tmp_path / "moved" / "assets" / "item_ids.bin"))
 
 
 @pytest.mark.parametrize("v1", [False, True])
@@ -164,7 +165,7 @@ def test_a_broken_asset_is_refused_at_load(index, tmp_path, v1):
 def _named(holder: Holder):
     @tf.function(input_signature=[])
     def items():
-        item_ids, embeddings = holder.index.items()
+        item_ids, embeddings = table(holder.index)
         return {"item_ids": item_ids, "embeddings": embeddings}
 
     return items
@@ -190,3 +191,20 @@ def test_several_loads_in_sessions_have_an_index_each(arrays, index, tmp_path):
     first.close()
     np.testing.assert_array_equal(second.run(second_ids), np.arange(N))
     second.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_gathered_rows_are_those_of_numpy(arrays, tmp_path, dtype):
+    written = write_index(tmp_path / "index", **arrays, parameters={}, dtype=dtype)
+    rows = np.array([3, 0, 0, N - 1], np.int32)
+    gathered = MappedIndex(written).embeddings(rows)
+    values = np.fromfile(written.folder / "item_embeddings.bin", written.item_embeddings.dtype).reshape(N, DIM)[rows]
+    scales = np.fromfile(written.folder / "item_scales.bin", "<f4")[rows, None] if dtype == "int8" else 1
+    np.testing.assert_array_equal(gathered, values.astype(np.float32) * np.float32(scales))
+    np.testing.assert_array_equal(gathered, written.embeddings(rows))
+
+
+@pytest.mark.parametrize("item", [-1, N, 2**31 - 1])
+def test_items_out_of_bounds_are_refused(index, item):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"items\[1\] is {item}, allowed .* 0 to {N - 1}"):
+        MappedIndex(index).embeddings([0, item])

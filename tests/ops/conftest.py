@@ -92,6 +92,13 @@ class Searcher:
         return self._traced[key]
 
 
+def timeless(found: ops.SearchResult) -> tuple:
+    """All that two searches of the same must agree in: everything but how long they took."""
+    parts = found._asdict()
+    del parts["search_us"], parts["scorer_us"]
+    return tuple(parts.values())
+
+
 @pytest.fixture(scope="module")
 def searcher(tmp_path_factory) -> Searcher:
     return Searcher(tmp_path_factory.mktemp("searcher"))

@@ -29,7 +29,7 @@ def exact_scores(trained, index, user):
 def test_brute_force_is_the_sort_of_all_scores(parts, chunk):
     trained, index, user = parts
     scores = exact_scores(trained, index, user)
-    result = BruteForce(index, trained.model.score, chunk=chunk)(user, tf.constant(15))
+    result = BruteForce(index, trained.model.score, chunk=chunk).search(user, tf.constant(15))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :15]
     np.testing.assert_allclose(result.scores.numpy(), np.take_along_axis(scores, order, axis=1), rtol=1e-4, atol=1e-5)
     agree = (result.item_ids.numpy() == np.asarray(index.item_ids)[order]).mean()
@@ -40,7 +40,7 @@ def test_brute_force_is_the_sort_of_all_scores(parts, chunk):
 def test_brute_force_pads_beyond_the_corpus(parts):
     trained, index, user = parts
     n = len(index.item_ids)
-    result = BruteForce(index, trained.model.score)(user, tf.constant(n + 3))
+    result = BruteForce(index, trained.model.score).search(user, tf.constant(n + 3))
     assert (result.item_ids.numpy()[:, n:] == -1).all()
     assert np.isneginf(result.scores.numpy()[:, n:]).all()
     assert sorted(result.item_ids.numpy()[0, :n]) == sorted(index.item_ids)
@@ -48,7 +48,7 @@ def test_brute_force_pads_beyond_the_corpus(parts):
 
 def test_wide_search_finds_what_brute_force_finds(parts):
     trained, index, user = parts
-    exact = BruteForce(index, trained.model.score)(user, tf.constant(20)).item_ids.numpy()
+    exact = BruteForce(index, trained.model.score).search(user, tf.constant(20)).item_ids.numpy()
     result = NeuralTopK(index, trained.model.score).rounds(user, k=20, ef=[600, 600, 600], rounds=[1, 5, 20])
     found = result.item_ids.numpy()
     assert np.mean([len(set(a) & set(b)) / 20 for a, b in zip(found, exact, strict=True)]) > 0.99
@@ -66,12 +66,23 @@ def test_narrower_search_scores_fewer_items(parts):
 def test_excluded_ids_are_never_returned(parts):
     trained, index, user = parts
     search = NeuralTopK(index, trained.model.score)
-    before = search(user, k=20).item_ids.numpy()
+    before = search.best_first(user, k=20).item_ids.numpy()
     exclude = np.concatenate([before[:, :4], np.full([len(before), 1], 10**15)], axis=1)
-    after = search(user, k=20, exclude=tf.constant(exclude)).item_ids.numpy()
+    after = search.best_first(user, k=20, exclude=tf.constant(exclude)).item_ids.numpy()
     for row in range(len(before)):
         kept = [item for item in before[row] if item not in set(exclude[row])]
         assert after[row][: len(kept)].tolist() == kept
+
+
+def test_both_twins_return_scores_and_ids(parts):
+    trained, index, user = parts
+    for layer, full in (
+        (NeuralTopK(index, trained.model.score), lambda twin: twin.best_first(user, 7)),
+        (BruteForce(index, trained.model.score), lambda twin: twin.search(user, 7)),
+    ):
+        scores, item_ids = layer(user, k=7)
+        np.testing.assert_array_equal(item_ids, full(layer).item_ids)
+        np.testing.assert_array_equal(scores, full(layer).scores)
 
 
 def test_parameters_must_fit_the_index(parts):
@@ -102,7 +113,10 @@ def test_evaluate_against_the_figures_by_hand(world, parts, tmp_path):
     search = NeuralTopK(index, trained.model.score)
     assert figures["cases"] == len(cases)
     assert abs(figures["recall_all"] - np.mean([t in row for t, row in zip(targets, exact, strict=True)])) < 0.04
-    for name, found in {"best_first": search(user, k=20, seeds=seeds), "rounds": search.rounds(user, k=20)}.items():
+    for name, found in (
+        ("best_first", search.best_first(user, k=20, seeds=seeds)),
+        ("rounds", search.rounds(user, k=20)),
+    ):
         measured = figures["searches"][name]
         overlap = [len(set(a) & set(b)) / 20 for a, b in zip(found.item_ids.numpy(), exact, strict=True)]
         assert abs(measured["coverage"] - np.mean(overlap)) < 0.01

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index, Layer, check_items, write_index
+from tfserving_ext.index.table import check_dtype
 from tfserving_ext.progress import progress
 
 START_LAYER = 2
@@ -27,6 +28,7 @@ def build_index(
     ef_construction: int = 40,
     threads: int | None = None,
     seed: int = 12345,
+    dtype: str = "float32",
 ) -> Index:
     """Builds an index and writes it to the folder `target`, whole or not at all.
 
@@ -38,6 +40,7 @@ def build_index(
       ef_construction: breadth of the search for neighbours while building (the paper's 40).
       threads: threads to build with; None for all cores. One thread gives the same graph every time.
       seed: of the layers that items are drawn into; the default is Faiss' own.
+      dtype: how the index holds the embeddings: "float32", "float16" or "int8". The graph is built from float32.
 
     Raises:
       NannError: bad items (see `write_index`) or parameters.
@@ -46,6 +49,7 @@ def build_index(
     for name, (value, low, high) in allowed.items():
         if not low <= value <= high:
             raise NannError(f"{name} is {value}, allowed are {low} to {high}")
+    check_dtype(dtype, "the index")
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads or os.cpu_count() or 1)
@@ -62,7 +66,7 @@ def build_index(
         faiss.omp_set_num_threads(before)
     entry_points, layers = extract_graph(index.hnsw)
     parameters = {"metric": "L2", "M": m, "efConstruction": ef_construction, "seed": seed, "faiss": faiss.__version__}
-    return write_index(target, item_ids, item_embeddings, entry_points, layers, parameters)
+    return write_index(target, item_ids, item_embeddings, entry_points, layers, parameters, dtype)
 
 
 def extract_graph(hnsw: Any, start_layer: int = START_LAYER) -> tuple[np.ndarray, list[Layer]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfserving_ext.artifacts import atomic_folder, read_json, sha256, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.table import DTYPES, check_dtype, decode, encode
 
 FORMAT = "nann-index"
 FORMAT_VERSION = 1
@@ -35,12 +36,12 @@ class Layer:
     neighbors: np.ndarray
 
 
-def _file_names(layers: int) -> list[str]:
+def _file_names(layers: int, dtype: str) -> list[str]:
     """All array files, in the order in which `Nann>IndexOpen` takes them."""
     names = ["item_ids.bin", "item_embeddings.bin", "entry_points.bin"]
     for layer in range(layers):
         names += [f"row_splits_{layer}.bin", f"neighbors_{layer}.bin"]
-    return names
+    return [*names, "item_scales.bin"] if dtype == "int8" else names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Index:
       folder: where it lies.
       manifest: what `manifest.json` holds.
       item_ids: int64 [n], the data's own ids.
-      item_embeddings: float32 [n, dim], mapped.
+      item_embeddings: [n, dim] of `dtype`, mapped; `embeddings` gives them as float32.
+      item_scales: float32 [n] where `dtype` is int8, or else None.
       entry_points: int32 [e].
       layers: ground layer first.
     """
@@ -60,6 +62,7 @@ class Index:
     manifest: dict[str, Any]
     item_ids: np.ndarray
     item_embeddings: np.ndarray
+    item_scales: np.ndarray | None
     entry_points: np.ndarray
     layers: tuple[Layer, ...]
 
@@ -69,9 +72,18 @@ class Index:
         return self.item_embeddings.shape[1]
 
     @property
+    def dtype(self) -> str:
+        """How the table holds embeddings: "float32", "float16" or "int8"."""
+        return self.manifest["dtype"]
+
+    def embeddings(self, rows: Any = slice(None)) -> np.ndarray:
+        """Embeddings as a scorer gets them, float32 [m, dim]; a view of the file where the whole table is float32."""
+        return decode(self.item_embeddings[rows], None if self.item_scales is None else self.item_scales[rows])
+
+    @property
     def files(self) -> list[Path]:
         """The array files in the order in which `ops.index_open` takes them."""
-        return [self.folder / name for name in _file_names(len(self.layers))]
+        return [self.folder / name for name in _file_names(len(self.layers), self.dtype)]
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], checksums: bool = False) -> "Index":
@@ -100,10 +112,9 @@ class Index:
         dim = _count(folder, manifest, "dim", 1, MAX_DIM)
         num_layers = _count(folder, manifest, "layers", 1, MAX_LAYERS)
         num_entry_points = _count(folder, manifest, "entry_points", 0, 2**31 - 1)
-        if manifest.get("dtype") != "float32":
-            raise NannError(f"{folder} has embeddings of type {manifest.get('dtype')!r}, allowed is 'float32'")
+        dtype = check_dtype(manifest.get("dtype"), str(folder))
         files = manifest.get("files")
-        names = _file_names(num_layers)
+        names = _file_names(num_layers, dtype)
         if not isinstance(files, dict) or set(files) != set(names):
             raise NannError(f"{folder / 'manifest.json'} must list the files {', '.join(names)}")
         if checksums:
@@ -111,13 +122,14 @@ class Index:
                 if not isinstance(files[name], dict) or files[name].get("sha256") != sha256(folder / name):
                     raise NannError(f"{folder / name} does not have the checksum that manifest.json gives")
         item_ids = _map(folder / names[0], np.int64, n)
-        item_embeddings = _map(folder / names[1], np.float32, n * dim).reshape(n, dim)
+        item_embeddings = _map(folder / names[1], DTYPES[dtype], n * dim).reshape(n, dim)
+        item_scales = _map(folder / "item_scales.bin", np.float32, n) if dtype == "int8" else None
         entry_points = _map(folder / names[2], np.int32, num_entry_points)
         layers = []
-        for row_splits_name, neighbors_name in zip(names[3::2], names[4::2], strict=True):
-            row_splits = _map(folder / row_splits_name, np.int64, n + 1)
-            layers.append(Layer(row_splits, _map(folder / neighbors_name, np.int32, int(row_splits[-1]))))
-        index = cls(folder, manifest, item_ids, item_embeddings, entry_points, tuple(layers))
+        for number in range(num_layers):
+            row_splits = _map(folder / f"row_splits_{number}.bin", np.int64, n + 1)
+            layers.append(Layer(row_splits, _map(folder / f"neighbors_{number}.bin", np.int32, int(row_splits[-1]))))
+        index = cls(folder, manifest, item_ids, item_embeddings, item_scales, entry_points, tuple(layers))
         index.check()
         return index
 
@@ -131,6 +143,11 @@ class Index:
         if n and not len(self.entry_points):
             raise NannError(f"{self.folder / 'entry_points.bin'} is empty")
         _check_items(self.folder / "entry_points.bin", self.entry_points, n)
+        if self.item_scales is not None:
+            wrong = np.flatnonzero(~(np.isfinite(self.item_scales) & (self.item_scales > 0)))
+            if len(wrong):
+                place = f"{self.folder / 'item_scales.bin'}[{wrong[0]}]"
+                raise NannError(f"{place} is {self.item_scales[wrong[0]]}, a scale must be above 0 and finite")
         for number, layer in enumerate(self.layers):
             path = self.folder / f"row_splits_{number}.bin"
             falls = np.flatnonzero(np.diff(layer.row_splits) < 0)
@@ -151,7 +168,7 @@ def _count(folder: Path, manifest: dict[str, Any], name: str, low: int, high: in
     return value
 
 
-def _map(path: Path, dtype: type, length: int) -> np.ndarray:
+def _map(path: Path, dtype: Any, length: int) -> np.ndarray:
     """Maps a raw array of `length` entries."""
     size = np.dtype(dtype).itemsize
     try:
@@ -185,6 +202,7 @@ def write_index(
     entry_points: np.ndarray,
     layers: Sequence[Layer],
     parameters: Mapping[str, Any],
+    dtype: str = "float32",
 ) -> Index:
     """Writes an index, whole or not at all, and opens it.
 
@@ -195,19 +213,23 @@ def write_index(
       entry_points: int32 [e], dense indices of the start layer's items.
       layers: ground layer first.
       parameters: what else the manifest should say (metric, M, ...).
+      dtype: how to hold the embeddings: "float32", "float16" or "int8" (`index.table`).
 
     Raises:
       NannError: arrays of different lengths, repeated ids, embeddings that are not finite, entries out of bounds, or
         the folder cannot be written.
     """
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
-    names = _file_names(len(layers))
+    values, scales = encode(item_embeddings, dtype)
+    names = _file_names(len(layers), dtype)
     integers = [np.asarray(entry_points)]
     for layer in layers:
         integers += [layer.row_splits, layer.neighbors]
     dtypes = ["<i4", *["<i8", "<i4"] * len(layers)]
-    arrays: list[np.ndarray] = [item_ids.astype("<i8", copy=False), item_embeddings.astype("<f4", copy=False)]
-    arrays += [_integers(*part) for part in zip(names[2:], integers, dtypes, strict=True)]
+    arrays: list[np.ndarray] = [item_ids.astype("<i8", copy=False), values]
+    arrays += [_integers(*part) for part in zip(names[2 : 2 + len(dtypes)], integers, dtypes, strict=True)]
+    if scales is not None:
+        arrays.append(scales)
     with atomic_folder(folder) as new:
         files = {}
         for name, array in zip(names, arrays, strict=True):
@@ -218,7 +240,7 @@ def write_index(
             "format_version": FORMAT_VERSION,
             "num_items": len(item_ids),
             "dim": int(item_embeddings.shape[1]),
-            "dtype": "float32",
+            "dtype": dtype,
             "layers": len(layers),
             "entry_points": len(entry_points),
             **parameters,

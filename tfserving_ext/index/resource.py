@@ -25,6 +25,7 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
         """
         super().__init__()
         self.dim = index.dim
+        self._dtype = index.dtype
         # The name is unique in the process; a loaded SavedModel gets its own suffix.
         self._shared_name = f"nann_index_{tf.compat.v1.get_default_graph().unique_name('index')}_{id(self)}"
         self._assets = []
@@ -39,11 +40,16 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
         return ops.index_handle(shared_name=self._shared_name)
 
     def _initialize(self) -> Any:
-        ops.index_open(self.resource_handle, [asset.asset_path for asset in self._assets], dim=self.dim)
+        paths = [asset.asset_path for asset in self._assets]
+        ops.index_open(self.resource_handle, paths, dim=self.dim, dtype=self._dtype)
 
     def _destroy_resource(self) -> None:
         tf.raw_ops.DestroyResourceOp(resource=self.resource_handle, ignore_lookup_error=True)
 
-    def items(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Item ids, int64 [n], and embeddings, float32 [n, dim], as views of the files."""
-        return ops.index_items(self.resource_handle, self.dim)
+    def item_ids(self) -> tf.Tensor:
+        """The data's own ids, int64 [n], as a view of the file."""
+        return ops.index_items(self.resource_handle)
+
+    def embeddings(self, items: Any) -> tf.Tensor:
+        """Embeddings, float32 [m, dim], of dense indices `items`, int32 [m]."""
+        return ops.index_gather(self.resource_handle, items, self.dim)

@@ -14,9 +14,11 @@ from tfserving_ext.ops._search import (
     MAX_WIDTH,
     SearchResult,
     beam_search,
+    index_gather,
     index_handle,
     index_items,
     index_open,
+    metric_search,
 )
 
 __all__ = [
@@ -25,10 +27,12 @@ __all__ = [
     "MAX_WIDTH",
     "SearchResult",
     "beam_search",
+    "index_gather",
     "index_handle",
     "index_items",
     "index_open",
     "load",
+    "metric_search",
 ]
 
 load()

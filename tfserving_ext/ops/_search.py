@@ -27,6 +27,8 @@ class SearchResult(NamedTuple):
       nan_scores: int64 [B], evaluations that gave NaN; they count as -inf.
       unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not know.
       stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
+      search_us: int64 [B], microseconds that the search took.
+      scorer_us: int64 [B], microseconds of these in the model; 0 where a built-in metric scores.
     """
 
     item_ids: tf.Tensor
@@ -36,6 +38,8 @@ class SearchResult(NamedTuple):
     nan_scores: tf.Tensor
     unknown_ids: tf.Tensor
     stopped: tf.Tensor
+    search_us: tf.Tensor
+    scorer_us: tf.Tensor
 
 
 def index_handle(shared_name: str = "") -> tf.Tensor:
@@ -43,26 +47,44 @@ def index_handle(shared_name: str = "") -> tf.Tensor:
     return load().nann_index_handle(shared_name=shared_name)
 
 
-def index_open(index: tf.Tensor, files: Sequence[Any], dim: int, validate: bool = True) -> tf.Operation:
+def index_open(
+    index: tf.Tensor, files: Sequence[Any], dim: int, validate: bool = True, dtype: str = "float32"
+) -> tf.Operation:
     """Maps the files of an index into the resource `index`, without copying them.
 
     Args:
       index: resource [], from `index_handle`.
       files: 3 + 2 x layers paths: item_ids, item_embeddings, entry_points, then row_splits and neighbors of every
-        layer, ground layer first (docs/format.md).
+        layer, ground layer first (docs/format.md); for int8 one more, item_scales.
       dim: width of an item embedding.
       validate: read all edges once and check them against their bounds.
+      dtype: of item_embeddings: "float32", "float16" or "int8".
 
     Raises:
       tf.errors.InvalidArgumentError: a file has the wrong size, or an entry is out of bounds.
       tf.errors.NotFoundError: a file is missing.
     """
-    return load().nann_index_open(index=index, files=tf.stack(list(files)), dim=dim, validate=validate)
+    files = tf.stack(list(files))
+    return load().nann_index_open(index=index, files=files, dim=dim, validate=validate, dtype=tf.dtypes.as_dtype(dtype))
 
 
-def index_items(index: tf.Tensor, dim: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The index's item ids, int64 [n], and embeddings, float32 [n, dim]: views of the mapped files."""
-    return load().nann_index_items(index=index, dim=dim)
+def index_items(index: tf.Tensor) -> tf.Tensor:
+    """The index's item ids, int64 [n], as a view of the mapped file."""
+    return load().nann_index_items(index=index)
+
+
+def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:
+    """Embeddings of items, float32 [m, dim] whatever the type of the table.
+
+    Args:
+      index: resource [], an open index.
+      items: int32 [m], dense indices.
+      dim: width of an item embedding.
+
+    Raises:
+      tf.errors.InvalidArgumentError: an item is out of bounds, or the index has another width.
+    """
+    return load().nann_index_gather(index=index, items=items, dim=dim)
 
 
 def beam_search(
@@ -79,6 +101,7 @@ def beam_search(
     seeds: Any = None,
     budget: Any = 0,
     deadline_ms: Any = 0,
+    xla: bool = False,
 ) -> SearchResult:
     """Top-k items under `score` by beam search over the index's graph (arXiv 2202.10226, Algorithms 1 and 2).
 
@@ -100,6 +123,8 @@ def beam_search(
       seeds: int64 [B, s], ids to start from as well, such as the user's history; None for none. Unknown ids do nothing.
       budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
       deadline_ms: int32 [], milliseconds after which no further round is begun; 0 for no limit.
+      xla: have XLA compile `score`, once per batch size at its first use. Where the runtime has no XLA, or XLA cannot
+        compile it, it runs as it is.
 
     Returns:
       A `SearchResult`. Ties are broken by the lower item index; NaN scores count as -inf.
@@ -108,24 +133,89 @@ def beam_search(
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in user]
-    function = tf.function(score, autograph=False).get_concrete_function(
-        *specs, tf.TensorSpec([1, None, dim], tf.float32)
-    )
-    none = tf.zeros([tf.shape(user[0])[0], 0], tf.int64)
+    specs.append(tf.TensorSpec([1, None, dim], tf.float32))
+    function = tf.function(score, autograph=False).get_concrete_function(*specs)
+    compiled = [_compiled(score, specs, function)] if xla else []
     return SearchResult(
         *load().nann_beam_search(
-            index=index,
-            k=k,
-            ef=ef,
-            rounds=tf.cast(rounds, tf.int32),
-            exclude=none if exclude is None else exclude,
-            seeds=none if seeds is None else seeds,
-            budget=tf.cast(budget, tf.int64),
-            deadline_ms=deadline_ms,
             user=list(user),
             captured=function.captured_inputs,
             scorer=function,
-            algorithm=algorithm,
+            compiled_scorer=compiled,
             batch_sizes=list(batch_sizes),
+            **_common(index, tf.shape(user[0])[0], k, ef, rounds, exclude, algorithm, seeds, budget, deadline_ms),
         )
     )
+
+
+def _compiled(score: Callable[..., tf.Tensor], specs: Sequence[tf.TensorSpec], plain: Any) -> Any:
+    """`score` for XLA, as a function with the captures of `plain`."""
+    jitted = tf.function(score, autograph=False, jit_compile=True)
+    # A function attribute that is the jitted function itself would run without XLA: what calls it is compiled.
+    function = tf.function(lambda *tensors: jitted(*tensors), autograph=False).get_concrete_function(*specs)
+    if [id(tensor) for tensor in function.captured_inputs] != [id(tensor) for tensor in plain.captured_inputs]:
+        raise ValueError("score captured other tensors when it was traced a second time; XLA needs it to be repeatable")
+    return function
+
+
+def metric_search(
+    index: tf.Tensor,
+    queries: tf.Tensor,
+    metric: str,
+    k: Any,
+    ef: Any,
+    rounds: Any = (1000,),
+    exclude: Any = None,
+    algorithm: str = "best_first",
+    seeds: Any = None,
+    budget: Any = 0,
+    deadline_ms: Any = 0,
+) -> SearchResult:
+    """Top-k items by a metric of a query and the item embeddings: the same walk without a model.
+
+    Args:
+      index: resource [], an open index.
+      queries: float32 [B, dim].
+      metric: what scores, higher is better: "dot", "l2" (minus the squared distance) or "cosine".
+      k: int32 [], as in `beam_search`, and so are all that follow.
+      ef: int32.
+      rounds: int32.
+      exclude: int64 [B, x].
+      algorithm: "best_first", "rounds" or "deployed".
+      seeds: int64 [B, s].
+      budget: int64 [].
+      deadline_ms: int32 [].
+
+    Raises:
+      tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
+    """
+    batch = tf.shape(queries)[0]
+    common = _common(index, batch, k, ef, rounds, exclude, algorithm, seeds, budget, deadline_ms)
+    return SearchResult(*load().nann_metric_search(queries=queries, metric=metric, **common))
+
+
+def _common(
+    index: tf.Tensor,
+    batch: tf.Tensor,
+    k: Any,
+    ef: Any,
+    rounds: Any,
+    exclude: Any,
+    algorithm: str,
+    seeds: Any,
+    budget: Any,
+    deadline_ms: Any,
+) -> dict[str, Any]:
+    """The inputs that all search ops have."""
+    none = tf.zeros([batch, 0], tf.int64)
+    return {
+        "index": index,
+        "k": k,
+        "ef": ef,
+        "rounds": tf.cast(rounds, tf.int32),
+        "exclude": none if exclude is None else exclude,
+        "seeds": none if seeds is None else seeds,
+        "budget": tf.cast(budget, tf.int64),
+        "deadline_ms": deadline_ms,
+        "algorithm": algorithm,
+    }

@@ -16,7 +16,8 @@ class BruteForce(tf.Module):
     """Top-k items of a corpus under a model's score, exactly; the ground truth of coverage.
 
     Example:
-      >>> exact = BruteForce(Index.open("index"), model.score)(model.user(features), k=200)
+      >>> exact = BruteForce(Index.open("index"), model.score)
+      >>> scores, item_ids = exact(model.user(features), k=200)
     """
 
     def __init__(self, index: Index, score: Callable[..., tf.Tensor], chunk: int = CHUNK) -> None:
@@ -26,8 +27,16 @@ class BruteForce(tf.Module):
         self._score = score
         self._chunk = chunk
 
-    @tf.function(reduce_retracing=True)
-    def __call__(self, user: Sequence[tf.Tensor], k: Any = 200) -> SearchResult:
+    def __call__(self, user: Sequence[tf.Tensor], k: Any = 200) -> tuple[tf.Tensor, tf.Tensor]:
+        """The top-k of all items: `search` without its statistics.
+
+        Returns:
+          scores float32 [B, k] and item ids int64 [B, k], best first.
+        """
+        found = self.search(user, k)
+        return found.scores, found.item_ids
+
+    def search(self, user: Sequence[tf.Tensor], k: Any = 200) -> SearchResult:
         """The top-k of all items.
 
         Args:
@@ -35,9 +44,13 @@ class BruteForce(tf.Module):
           k: int32 [], items wanted.
 
         Returns:
-          A `SearchResult` as `NeuralTopK` gives it; ties are broken by the lower item index.
+          A `SearchResult` as `NeuralTopK` gives it, but for the times; ties are broken by the lower item index.
         """
-        item_ids, embeddings = self.index.items()
+        return self._traced(tuple(user), k)  # Which holds this object weakly; here it is held.
+
+    @tf.function(reduce_retracing=True)
+    def _traced(self, user: tuple[tf.Tensor, ...], k: Any) -> SearchResult:
+        item_ids = self.index.item_ids()
         n = tf.shape(item_ids)[0]
 
         def one_user(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -47,7 +60,8 @@ class BruteForce(tf.Module):
 
             def step(i: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
                 begin = i * self._chunk
-                scores = self._score(single, embeddings[None, begin : begin + self._chunk])[0]
+                items = tf.range(begin, tf.minimum(begin + self._chunk, n))
+                scores = self._score(single, self.index.embeddings(items)[None])[0]
                 return i + 1, parts.write(i, scores)
 
             _, parts = tf.while_loop(
@@ -63,7 +77,7 @@ class BruteForce(tf.Module):
             return ids, scores, tf.math.count_nonzero(is_nan)
 
         specs = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64))
-        ids, scores, nan_scores = tf.map_fn(one_user, tuple(user), fn_output_signature=specs, parallel_iterations=1)
+        ids, scores, nan_scores = tf.map_fn(one_user, user, fn_output_signature=specs, parallel_iterations=1)
         batch = tf.shape(user[0])[0]
         return SearchResult(
             item_ids=ids,
@@ -73,4 +87,6 @@ class BruteForce(tf.Module):
             nan_scores=nan_scores,
             unknown_ids=tf.zeros([batch], tf.int64),
             stopped=tf.zeros([batch], tf.int32),
+            search_us=tf.zeros([batch], tf.int64),
+            scorer_us=tf.zeros([batch], tf.int64),
         )

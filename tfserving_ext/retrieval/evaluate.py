@@ -80,7 +80,8 @@ def evaluate(
     targets = sequences.ids_of(cases.targets)
     neural = NeuralTopK(opened, trained.model.score)
     neural.check(BestFirst(), k)
-    exact = _Measured(lambda user, seeds: BruteForce(opened, trained.model.score)(user, tf.constant(k)))
+    brute_force = BruteForce(opened, trained.model.score)
+    exact = _Measured(lambda user, seeds: brute_force.search(user, tf.constant(k)))
     measured = {name: _Measured(neural.bind(parameters, k)) for name, parameters in searches.items()}
 
     with progress("evaluate", len(cases)) as advance:

@@ -46,21 +46,34 @@ class NeuralTopK(tf.Module):
 
     Example:
       >>> search = NeuralTopK(Index.open("index"), model.score)
-      >>> result = search(model.user(features), k=200, seeds=features["item_history"])
+      >>> scores, item_ids = search(model.user(features), k=200, seeds=features["item_history"])
 
     Attributes:
       index: the mapped index; a SavedModel that tracks this object carries its files as assets.
     """
 
     def __init__(
-        self, index: Index, score: Callable[..., tf.Tensor], batch_sizes: Sequence[int] = ops.DEFAULT_BATCH_SIZES
+        self,
+        index: Index,
+        score: Callable[..., tf.Tensor],
+        batch_sizes: Sequence[int] = ops.DEFAULT_BATCH_SIZES,
+        xla: bool = False,
     ) -> None:
-        """Takes an open index and the model's `score(user, items)` (see `models.RetrievalModel`)."""
+        """Takes what is searched and how it is scored.
+
+        Args:
+          index: an open index.
+          score: the model's `score(user, items)` (see `models.RetrievalModel`).
+          batch_sizes: sizes that scorer batches are padded to, increasing.
+          xla: have XLA compile the scorer, once per batch size; `warm_up` does it ahead of the first request. Where
+            the runtime has no XLA the scorer runs as it is.
+        """
         super().__init__()
         self.index = MappedIndex(index)
         self._layers = len(index.layers)
         self._score = score
         self._batch_sizes = tuple(batch_sizes)
+        self._xla = xla
 
     def _flat_score(self, *tensors: tf.Tensor) -> tf.Tensor:
         return self._score(tensors[:-1], tensors[-1])
@@ -72,10 +85,22 @@ class NeuralTopK(tf.Module):
             self._flat_score,
             self.index.dim,
             batch_sizes=self._batch_sizes,
+            xla=self._xla,
             **parameters,
         )
 
     def __call__(
+        self, user: Sequence[tf.Tensor], k: Any = 200, seeds: Any = None, **parameters: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The default search: `best_first` without its statistics, which takes the same arguments.
+
+        Returns:
+          scores float32 [B, k] and item ids int64 [B, k], best first.
+        """
+        found = self.best_first(user, k, seeds, **parameters)
+        return found.scores, found.item_ids
+
+    def best_first(
         self,
         user: Sequence[tf.Tensor],
         k: Any = 200,
@@ -125,7 +150,7 @@ class NeuralTopK(tf.Module):
           ef: int32 [layers], beam widths, start layer first.
           rounds: int32 [layers], rounds per layer, start layer first. A layer's walk ends early where no candidate is
             left.
-          **options: `seeds`, which join when the ground layer is entered, and the limits of `__call__`.
+          **options: `seeds`, which join when the ground layer is entered, and the limits of `best_first`.
         """
         return self._search(user, k=k, ef=ef, rounds=rounds, **options)
 
@@ -136,9 +161,25 @@ class NeuralTopK(tf.Module):
           user: user tensors, each [B, ...].
           level_topn: int32 [layers + ground rounds + 1]: the beam of every layer above the ground, the picks of every
             ground round, and k. The original's has 6 entries.
-          **options: `seeds`, which join when the ground layer is entered, and the limits of `__call__`.
+          **options: `seeds`, which join when the ground layer is entered, and the limits of `best_first`.
         """
         return self._search(user, k=level_topn[-1], ef=level_topn[:-1], algorithm="deployed", **options)
+
+    def warm_up(self, user: Sequence[tf.Tensor]) -> None:
+        """Runs the scorer once at every batch size that the index has items for.
+
+        With XLA that compiles it, a second or so per size (docs/search.md); requests then wait for no compilation.
+
+        Args:
+          user: user tensors of one user, each [1, ...].
+        """
+        ids = self.index.item_ids()
+        for size in self._batch_sizes:
+            # So many seeds are the first batch, and the budget ends the search behind it.
+            seeds = ids[:size][None]
+            self.best_first(user, k=1, seeds=seeds, budget=tf.maximum(tf.size(seeds), 1))
+            if size >= ids.shape[0]:
+                break
 
     def bind(
         self, parameters: BestFirst | Rounds, k: int
@@ -153,7 +194,7 @@ class NeuralTopK(tf.Module):
             ef, rounds = parameters.ef, parameters.rounds
             return lambda user, seeds: self.rounds(user, k, ef, rounds)
         frontier, pool, max_steps = dataclasses.astuple(parameters)
-        return lambda user, seeds: self(user, k, seeds, frontier, pool, max_steps)
+        return lambda user, seeds: self.best_first(user, k, seeds, frontier, pool, max_steps)
 
     def check(self, parameters: BestFirst | Rounds, k: int = 1) -> None:
         """Checks that parameters and k fit the index and the op.

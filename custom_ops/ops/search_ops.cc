@@ -8,31 +8,41 @@ using shape_inference::DimensionHandle;
 using shape_inference::InferenceContext;
 using shape_inference::ShapeHandle;
 
-absl::Status BeamSearchShape(InferenceContext* c) {
-  ShapeHandle unused, exclude, seeds;
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 0, &unused));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &unused));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &unused));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 1, &unused));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 2, &exclude));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(5), 2, &seeds));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(6), 0, &unused));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(7), 0, &unused));
-  DimensionHandle batch;
-  TF_RETURN_IF_ERROR(c->Merge(c->Dim(exclude, 0), c->Dim(seeds, 0), &batch));
-  std::vector<DataType> user_types;
-  TF_RETURN_IF_ERROR(c->GetAttr("Tuser", &user_types));
-  for (size_t i = 0; i < user_types.size(); ++i) {
-    ShapeHandle user;
-    TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(8 + i), 1, &user));
-    TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(user, 0), &batch));
+// The inputs before it, from `index` to `deadline_ms`, are common to all searches.
+constexpr int kFirstOwnInput = 8;
+
+// Shapes of the common inputs and of the outputs; `own` has the batch's inputs of the op itself.
+absl::Status SearchShape(InferenceContext* c, absl::Span<const ShapeHandle> own) {
+  constexpr int kRanks[kFirstOwnInput] = {0, 0, 1, 1, 2, 2, 0, 0};
+  ShapeHandle checked;
+  for (int i = 0; i < kFirstOwnInput; ++i) {
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(i), kRanks[i], &checked));
   }
+  DimensionHandle batch;
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(c->input(4), 0), c->Dim(c->input(5), 0), &batch));
+  for (const ShapeHandle& user : own) TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(user, 0), &batch));
   DimensionHandle k;
   TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(1, &k));
   c->set_output(0, c->Matrix(batch, k));
   c->set_output(1, c->Matrix(batch, k));
-  for (int statistic = 2; statistic <= 6; ++statistic) c->set_output(statistic, c->Vector(batch));
+  for (int i = 2; i < c->num_outputs(); ++i) c->set_output(i, c->Vector(batch));
   return absl::OkStatus();
+}
+
+absl::Status BeamSearchShape(InferenceContext* c) {
+  std::vector<DataType> user_types;
+  TF_RETURN_IF_ERROR(c->GetAttr("Tuser", &user_types));
+  std::vector<ShapeHandle> user(user_types.size());
+  for (size_t i = 0; i < user.size(); ++i) {
+    TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(kFirstOwnInput + i), 1, &user[i]));
+  }
+  return SearchShape(c, user);
+}
+
+absl::Status MetricSearchShape(InferenceContext* c) {
+  ShapeHandle queries;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(kFirstOwnInput), 2, &queries));
+  return SearchShape(c, {queries});
 }
 
 REGISTER_OP("Nann>BeamSearch")
@@ -53,9 +63,12 @@ REGISTER_OP("Nann>BeamSearch")
     .Output("nan_scores: int64")
     .Output("unknown_ids: int64")
     .Output("stopped: int32")
+    .Output("search_us: int64")
+    .Output("scorer_us: int64")
     .Attr("Tuser: list(type) >= 1")
     .Attr("Tcaptured: list(type) >= 0")
     .Attr("scorer: func")
+    .Attr("compiled_scorer: list(func) = []")
     .Attr("algorithm: {'rounds', 'deployed', 'best_first'} = 'rounds'")
     .Attr("batch_sizes: list(int) >= 1")
     .SetIsStateful()
@@ -91,10 +104,63 @@ rounds_run: int32 [B], rounds that met a fresh item, the entry points' included.
 nan_scores: int64 [B], evaluations that gave NaN.
 unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not know.
 stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
+search_us: int64 [B], microseconds that the user's search took.
+scorer_us: int64 [B], microseconds of these in the scorer.
 scorer: the model's score function.
+compiled_scorer: at most one function, the same as `scorer` and with the same captures, that XLA compiles. It is
+  called instead; where that fails, for a runtime without XLA or a model that XLA cannot compile,
+  `scorer` is from then on.
 algorithm: `rounds` is the paper's Algorithm 2; `deployed` the search of the original's deployed graph;
   `best_first` expands the best of a pool, seeded with the user's history.
 batch_sizes: the sizes that scorer batches are padded to, increasing.
+)doc");
+
+REGISTER_OP("Nann>MetricSearch")
+    .Input("index: resource")
+    .Input("k: int32")
+    .Input("ef: int32")
+    .Input("rounds: int32")
+    .Input("exclude: int64")
+    .Input("seeds: int64")
+    .Input("budget: int64")
+    .Input("deadline_ms: int32")
+    .Input("queries: float")
+    .Output("item_ids: int64")
+    .Output("scores: float")
+    .Output("items_scored: int64")
+    .Output("rounds_run: int32")
+    .Output("nan_scores: int64")
+    .Output("unknown_ids: int64")
+    .Output("stopped: int32")
+    .Output("search_us: int64")
+    .Output("scorer_us: int64")
+    .Attr("metric: {'dot', 'l2', 'cosine'}")
+    .Attr("algorithm: {'rounds', 'deployed', 'best_first'} = 'best_first'")
+    .SetIsStateful()
+    .SetShapeFn(MetricSearchShape)
+    .Doc(R"doc(
+Top-k items by a metric of a query and the item embeddings; otherwise as `Nann>BeamSearch`.
+
+index: an open index of items as wide as the queries.
+k: int32 [].
+ef: int32, see `Nann>BeamSearch`.
+rounds: int32, see `Nann>BeamSearch`.
+exclude: int64 [B, x].
+seeds: int64 [B, s].
+budget: int64 [].
+deadline_ms: int32 [].
+queries: float32 [B, dim].
+item_ids: int64 [B, k], the data's own ids.
+scores: float32 [B, k]; higher is better: the dot product, minus the squared L2 distance, or the cosine.
+items_scored: int64 [B], evaluations of the metric.
+rounds_run: int32 [B].
+nan_scores: int64 [B].
+unknown_ids: int64 [B].
+stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
+search_us: int64 [B], microseconds that the query's search took.
+scorer_us: int64 [B], 0: the metric is not measured apart.
+metric: what scores.
+algorithm: see `Nann>BeamSearch`.
 )doc");
 
 }  // namespace

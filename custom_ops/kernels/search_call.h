@@ -1,0 +1,90 @@
+#ifndef CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
+#define CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "custom_ops/core/search.h"
+#include "custom_ops/kernels/index_resource.h"
+#include "custom_ops/kernels/worker_pool.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+namespace tensorflow {
+namespace nann_ops {
+
+// Scores items for one user of a call. Used from one thread.
+class Scorer {
+ public:
+  virtual ~Scorer() = default;
+  virtual absl::Status Score(absl::Span<const int32_t> items, absl::Span<float> scores) = 0;
+  // Time spent in what scores, without what feeds it.
+  virtual int64_t nanoseconds() const { return 0; }
+};
+
+// The inputs before it, from `index` to `deadline_ms`, are common to all search ops.
+inline constexpr int kFirstOwnInput = 8;
+
+// One call of a search op: what its users' searches share. The ops share their first
+// inputs and their outputs; they differ in what scores.
+class SearchCall {
+ public:
+  SearchCall(OpKernelContext* ctx, WorkerPool& workers) : ctx_(ctx), workers_(workers) {}
+  virtual ~SearchCall() = default;
+
+  // Reads and checks all inputs and allocates the outputs.
+  absl::Status Prepare(const std::string& algorithm);
+
+  // Searches for every user, the first on this thread, and calls `done` after the last. `call` must
+  // be prepared.
+  static void Start(std::unique_ptr<SearchCall> call, AsyncOpKernel::DoneCallback done);
+
+ protected:
+  // Reads and checks the inputs after the common ones; index() and batch() are known.
+  virtual absl::Status PrepareScorers() = 0;
+  virtual std::unique_ptr<Scorer> MakeScorer(int64_t user, Worker& worker) = 0;
+
+  OpKernelContext* ctx() const { return ctx_; }
+  const nann::IndexView& index() const { return index_->view(); }
+  int64_t batch() const { return batch_; }
+
+ private:
+  absl::Status SetLimits(int64_t budget, int32_t deadline_ms);
+  std::vector<int32_t> Items(const Tensor& ids, int64_t user, int64_t& unknown) const;
+  void SearchFor(int64_t user);
+  absl::Status Search(int64_t user, Worker& worker);
+  void WriteAnswer(int64_t user, const std::vector<int32_t>& excluded,
+                   const std::vector<nann::Scored>& results);
+  void Finish();
+
+  OpKernelContext* const ctx_;
+  WorkerPool& workers_;
+  AsyncOpKernel::DoneCallback done_;
+
+  std::shared_ptr<const OpenIndex> index_;
+  std::unique_ptr<nann::Search> search_;
+  Tensor exclude_, seeds_;
+  nann::SearchRequest limits_;  // Without seeds, which are each user's own.
+  int32_t k_ = 0;
+  int64_t batch_ = 0;
+  Tensor *item_ids_ = nullptr, *scores_ = nullptr, *items_scored_ = nullptr, *rounds_run_ = nullptr;
+  Tensor *nan_scores_ = nullptr, *unknown_ids_ = nullptr, *stopped_ = nullptr;
+  Tensor *search_us_ = nullptr, *scorer_us_ = nullptr;
+
+  absl::Mutex mu_;
+  absl::Status status_ ABSL_GUARDED_BY(mu_);
+  int64_t left_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+// InvalidArgument where `tensor`, the input called `name`, is of another rank.
+absl::Status CheckRank(absl::string_view name, const Tensor& tensor, int rank);
+
+}  // namespace nann_ops
+}  // namespace tensorflow
+
+#endif  // CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
