@@ -21,6 +21,7 @@ FORMAT_VERSION = 1
 # What the op allows (custom_ops/core/index_view.h); also keeps a broken manifest from making us allocate.
 MAX_DIM = 1 << 20
 MAX_LAYERS = 32
+CHECKED_AT_ONCE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,11 +151,10 @@ class Index:
                 raise NannError(f"{place} is {self.item_scales[wrong[0]]}, a scale must be above 0 and finite")
         for number, layer in enumerate(self.layers):
             path = self.folder / f"row_splits_{number}.bin"
-            falls = np.flatnonzero(np.diff(layer.row_splits) < 0)
             if layer.row_splits[0] != 0:
                 raise NannError(f"{path}[0] is {layer.row_splits[0]}, must be 0")
-            if len(falls):
-                at = int(falls[0]) + 1
+            at = _first(layer.row_splits[1:] < layer.row_splits[:-1]) + 1
+            if at > 0:
                 raise NannError(f"{path}[{at}] is {layer.row_splits[at]}, below the entry before it")
             _check_items(self.folder / f"neighbors_{number}.bin", layer.neighbors, n)
 
@@ -188,11 +188,19 @@ def _map(path: Path, dtype: Any, length: int) -> np.ndarray:
         raise NannError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def _first(wrong: np.ndarray) -> int:
+    """The place of the first true, -1 where there is none."""
+    at = int(wrong.argmax()) if len(wrong) else 0
+    return at if len(wrong) and wrong[at] else -1
+
+
 def _check_items(path: Path, items: np.ndarray, n: int) -> None:
-    wrong = np.flatnonzero((items < 0) | (items >= n))
-    if len(wrong):
-        at = int(wrong[0])
-        raise NannError(f"{path}[{at}] is {items[at]}, allowed are the item indices 0 to {n - 1}")
+    # In pieces: what a check allocates should not depend on the size of the index.
+    for start in range(0, len(items), CHECKED_AT_ONCE):
+        piece = items[start : start + CHECKED_AT_ONCE]
+        if piece.min() < 0 or piece.max() >= n:
+            at = start + _first((piece < 0) | (piece >= n))
+            raise NannError(f"{path}[{at}] is {items[at]}, allowed are the item indices 0 to {n - 1}")
 
 
 def write_index(
