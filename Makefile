@@ -4,9 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# clang++, or the newest clang++-NN.
+CLANG ?= $(shell command -v clang++ || ls /usr/bin/clang++-[0-9]* 2>/dev/null | sort -V | tail -n 1)
+FUZZ_SECONDS ?= 60
+comma := ,
+
 NATIVE := CMakeLists.txt setup.py $(wildcard custom_ops/*/*.cc custom_ops/*/*.h)
 
-.PHONY: help setup demo test sanitize bench-search lint format clean
+.PHONY: help setup demo test sanitize fuzz bench-search soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -26,23 +31,45 @@ $(VENV)/.built: $(VENV)/.installed pyproject.toml $(NATIVE)
 	@$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
+	$(BIN)/pip install --quiet -r requirements-bench.lock
+	@touch $@
+
 demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/.
 	$(BIN)/nann demo --folder demo
 
-test: setup lint  ## Lint, then all tests.
+test: setup $(VENV)/.bench lint  ## Lint, then all tests.
 	$(BIN)/python -m pytest
 
-sanitize: setup  ## The search core's test under the address, undefined-behaviour and thread sanitizers.
+# Builds the target $(3) of the core with the sanitizers $(1) in $(2); $(4) is one more option for CMake.
+build-core = { log=$$($(BIN)/cmake -S . -B $(2) -G Ninja -DNANN_SANITIZE=$(1) $(4) \
+	-DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja 2>&1 && \
+	$(BIN)/cmake --build $(2) --target $(3) 2>&1) || { echo "$$log"; exit 1; }; }
+
+sanitize: fuzz  ## The core's tests under the address, undefined-behaviour and thread sanitizers, after `fuzz`.
 	@for kind in address,undefined thread; do \
-	  echo "$$kind"; \
-	  $(BIN)/cmake -S . -B build/sanitize/$$kind -G Ninja -DNANN_SANITIZE=$$kind \
-	    -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja >/dev/null && \
-	  $(BIN)/cmake --build build/sanitize/$$kind --target search_test >/dev/null && \
-	  build/sanitize/$$kind/search_test || exit 1; \
+	  echo "tests, $$kind" && $(call build-core,$$kind,build/sanitize/$$kind,core_tests) && \
+	  $(BIN)/ctest --test-dir build/sanitize/$$kind --output-on-failure --no-tests=error || exit 1; \
 	done
 
-bench-search: setup  ## The searches against brute force on the demo's model; QUICK=1 for fewer cases.
-	$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--cases 100)
+# Inputs that it finds worth keeping stay in build/ for the next run; so does one that fails.
+FUZZ := build/sanitize/fuzz
+fuzz: $(VENV)/.installed  ## Damaged indexes for the core, for FUZZ_SECONDS=60, under sanitizers; needs Clang.
+	@test -n "$(CLANG)" || { echo "The fuzzer needs Clang with its sanitizers: 'apt-get install clang-16 libclang-rt-16-dev', or name a compiler by CLANG=clang++-NN." >&2; exit 1; }
+	@echo "fuzzer, address,undefined, $(FUZZ_SECONDS) seconds"
+	@$(call build-core,address$(comma)undefined$(comma)fuzzer-no-link,$(FUZZ),index_fuzz,-DCMAKE_CXX_COMPILER=$(CLANG))
+	@mkdir -p $(FUZZ)/corpus
+	@$(FUZZ)/index_fuzz -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \
+	  -artifact_prefix=$(FUZZ)/ $(FUZZ)/corpus custom_ops/core/fuzz_corpus >$(FUZZ)/log 2>&1 || { cat $(FUZZ)/log; exit 1; }
+	@grep number_of_executed_units $(FUZZ)/log
+
+bench-search: setup $(VENV)/.bench  ## The searches against their peers on the demo's model; QUICK=1 in a few minutes.
+	@test -f demo/evaluation.json || { echo "bench-search needs the demo's model: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--cases 100)
+
+soak: setup  ## 64 clients on the demo's model at several thread settings, a minute each.
+	@test -f demo/evaluation.json || { echo "soak needs the demo's model: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m tfserving_ext.bench.soak --folder demo --seconds 60
 
 lint: setup  ## ruff, clang-format and mypy, as pre-commit runs them.
 	$(BIN)/ruff check .

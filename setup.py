@@ -53,7 +53,9 @@ class CMakeBuild(build_ext):
         info = {"tensorflow": importlib.metadata.version("tensorflow")}
         for target in targets:
             target.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(build / "_nann_ops.so", target / "_nann_ops.so")
+            new = target / "_nann_ops.so.new"
+            shutil.copy2(build / "_nann_ops.so", new)
+            new.replace(target / "_nann_ops.so")  # A process that has loaded the old one keeps it whole.
             (target / "build_info.json").write_text(json.dumps(info) + "\n")
 
     def get_ext_filename(self, fullname: str) -> str:

@@ -92,6 +92,7 @@ absl::StatusOr<IndexView> IndexView::Create(const IndexFiles& files, int64_t dim
     }
   }
   if (!table.ok()) return table;
+  view.row_bytes_ = n > 0 ? static_cast<int64_t>(files.item_embeddings.bytes.size()) / n : 0;
   auto entry_points = AsArray<int32_t>(files.entry_points);
   if (!entry_points.ok()) return entry_points.status();
   view.entry_points_ = *entry_points;

@@ -1,6 +1,7 @@
 #ifndef CUSTOM_OPS_CORE_INDEX_VIEW_H_
 #define CUSTOM_OPS_CORE_INDEX_VIEW_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -71,6 +72,21 @@ class IndexView {
   void PrefetchRow(int layer, int32_t item) const {
     __builtin_prefetch(&layers_[layer].row_splits[item]);
   }
+  // Fetches ahead the neighbours themselves.
+  void PrefetchNeighbors(int layer, int32_t item) const {
+    const absl::Span<const int32_t> neighbors = Neighbors(layer, item);
+    for (size_t i = 0; i < neighbors.size(); i += kCacheLine / sizeof(int32_t)) {
+      __builtin_prefetch(&neighbors[i]);
+    }
+  }
+  // Fetches ahead the embedding of `item`, which must be in the index, or a good part of a long
+  // one.
+  void PrefetchEmbedding(int32_t item) const {
+    const char* const row = static_cast<const char*>(table_.values) + item * row_bytes_;
+    for (int64_t at = 0; at < row_bytes_ && at < kMaxPrefetch; at += kCacheLine) {
+      __builtin_prefetch(row + at);
+    }
+  }
 
  private:
   struct Layer {
@@ -79,11 +95,15 @@ class IndexView {
     std::string row_splits_name, neighbors_name;
   };
 
+  static constexpr int64_t kCacheLine = 64;
+  static constexpr int64_t kMaxPrefetch = 8 * kCacheLine;
+
   IndexView() = default;
 
   absl::Span<const int64_t> item_ids_;
   TableType type_ = TableType::kFloat32;
   RowTable table_{};
+  int64_t row_bytes_ = 0;
   std::string item_scales_name_;
   absl::Span<const int32_t> entry_points_;
   std::string entry_points_name_;

@@ -10,10 +10,12 @@ MetricScorer::MetricScorer(const IndexView& index, Metric metric, absl::Span<con
       score_(kernels.score[static_cast<int>(metric)][static_cast<int>(index.table_type())]),
       query_(query.begin(), query.end()) {
   if (metric != Metric::kCosine) return;
-  float square = 0;
-  for (float x : query_) square += x * x;
+  // In double: the square of a float may be beyond a float.
+  double square = 0;
+  for (double x : query_) square += x * x;
   if (square > 0) {
-    for (float& x : query_) x /= std::sqrt(square);
+    const double length = std::sqrt(square);
+    for (float& x : query_) x = static_cast<float>(x / length);
   }
 }
 

@@ -101,7 +101,8 @@ void ScoreCosine(const RowTable& table, const float* query, const int32_t* items
     const float square = Accumulate(query, row, table.dim, [](Isa::Vec, Isa::Vec x, Isa::Vec sum) {
       return Isa::MulAdd(x, x, sum);
     });
-    scores[i] = square > 0 ? Dot(query, row, table.dim) / __builtin_sqrtf(square) : 0.0f;
+    // A NaN is not 0 either: it comes out as NaN, as by the other metrics.
+    scores[i] = square != 0 ? Dot(query, row, table.dim) / __builtin_sqrtf(square) : 0.0f;
   });
 }
 

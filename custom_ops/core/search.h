@@ -39,7 +39,7 @@ enum class Stopped : int32_t { kComplete = 0, kBudget = 1, kDeadline = 2 };
 struct SearchStatistics {
   int64_t items_scored = 0;  // Evaluations of the model; each item at most once per request.
   int32_t rounds = 0;        // Batches of fresh items, the entry points' included.
-  int64_t nan_scores = 0;    // Scores that came back NaN; they count as minus infinity.
+  int64_t nan_scores = 0;    // Scores that came back NaN; they are worse than every number.
   Stopped stopped = Stopped::kComplete;
 };
 

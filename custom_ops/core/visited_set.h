@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace nann {
@@ -13,8 +14,12 @@ namespace nann {
 //
 // Marks are epochs: starting a layer or a request is O(1) and touches no memory. Eight bytes an
 // item, one cache line a look-up. Not thread-safe; every worker owns one.
-class VisitedSet {
+template <typename Epoch>
+class BasicVisitedSet {
  public:
+  // Far above the layers of any HNSW graph: a request never wraps half way through.
+  static constexpr Epoch kMaxLayers = 64;
+
   enum class State {
     kNew,      // Not met in this request: must be evaluated.
     kScored,   // Met in an upper layer: `*score` is its score.
@@ -23,7 +28,8 @@ class VisitedSet {
 
   // Forgets everything; room for items 0..num_items-1.
   void StartRequest(size_t num_items) {
-    if (entries_.size() != num_items || layer_epoch_ > UINT32_MAX - kMaxLayers) {
+    if (entries_.size() != num_items ||
+        layer_epoch_ > std::numeric_limits<Epoch>::max() - kMaxLayers) {
       entries_.assign(num_items, Entry{});
       layer_epoch_ = 0;
     }
@@ -36,7 +42,7 @@ class VisitedSet {
   // Marks `item` visited and tells what was known of it.
   State Visit(int32_t item, float* score) {
     Entry& entry = entries_[item];
-    const uint32_t met = entry.epoch;
+    const Epoch met = entry.epoch;
     if (met == layer_epoch_) return State::kVisited;
     entry.epoch = layer_epoch_;
     if (met < request_epoch_) return State::kNew;
@@ -55,17 +61,16 @@ class VisitedSet {
 
  private:
   struct Entry {
-    uint32_t epoch = 0;
+    Epoch epoch = 0;
     float score = 0;
   };
 
-  // Far above the layers of any HNSW graph: a request never wraps half way through.
-  static constexpr uint32_t kMaxLayers = 64;
-
   std::vector<Entry> entries_;
-  uint32_t request_epoch_ = 0;
-  uint32_t layer_epoch_ = 0;
+  Epoch request_epoch_ = 0;
+  Epoch layer_epoch_ = 0;
 };
+
+using VisitedSet = BasicVisitedSet<uint32_t>;
 
 }  // namespace nann
 

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstddef>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -30,7 +29,13 @@ Walk::Walk(const IndexView& index, const SearchRequest& request, ScoreBatch scor
 absl::Status Walk::Enter() {
   workspace_.fresh.clear();
   workspace_.batch.clear();
-  for (int32_t item : index_.entry_points()) Meet(item);
+  for (int32_t item : index_.entry_points()) {
+    if (!InIndex(item)) {
+      return absl::DataLossError(absl::StrCat("the entry point ", item, " is outside an index of ",
+                                              index_.num_items(), " items"));
+    }
+    Meet(item);
+  }
   return ScoreMet();
 }
 
@@ -51,16 +56,15 @@ void Walk::EnterLayer(int layer, absl::Span<const Scored> entries) {
 absl::Status Walk::Expand(absl::Span<const Scored> candidates) {
   workspace_.fresh.clear();
   workspace_.batch.clear();
-  const int64_t n = index_.num_items();
+  for (const Scored& candidate : candidates) index_.PrefetchNeighbors(layer_, candidate.item);
   for (const Scored& candidate : candidates) {
     const absl::Span<const int32_t> neighbors = index_.Neighbors(layer_, candidate.item);
     for (int32_t neighbor : neighbors) workspace_.visited.Prefetch(neighbor);
     for (int32_t neighbor : neighbors) {
-      // The index was validated when it was opened, but a mapped file can change under us.
-      if (neighbor < 0 || neighbor >= n) {
+      if (!InIndex(neighbor)) {
         return absl::DataLossError(absl::StrCat("item ", candidate.item, " has the neighbour ",
                                                 neighbor, " in layer ", layer_, " of an index of ",
-                                                n, " items"));
+                                                index_.num_items(), " items"));
       }
       Meet(neighbor);
     }
@@ -77,6 +81,7 @@ void Walk::Meet(int32_t item) {
       workspace_.fresh.push_back({known, item});
       break;
     case VisitedSet::State::kNew:
+      index_.PrefetchEmbedding(item);
       workspace_.batch.push_back(item);
       break;
   }
@@ -99,13 +104,9 @@ absl::Status Walk::ScoreMet() {
     absl::Status status = score_(batch, absl::MakeSpan(scores));
     if (!status.ok()) return status;
     for (size_t i = 0; i < batch.size(); ++i) {
-      float score = scores[i];
-      if (std::isnan(score)) {
-        ++statistics_.nan_scores;
-        score = -std::numeric_limits<float>::infinity();
-      }
-      workspace_.visited.SetScore(batch[i], score);
-      workspace_.fresh.push_back({score, batch[i]});
+      statistics_.nan_scores += std::isnan(scores[i]);
+      workspace_.visited.SetScore(batch[i], scores[i]);
+      workspace_.fresh.push_back({scores[i], batch[i]});
     }
     statistics_.items_scored += static_cast<int64_t>(batch.size());
   }

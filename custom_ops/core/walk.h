@@ -15,7 +15,8 @@ class Walk {
   Walk(const IndexView& index, const SearchRequest& request, ScoreBatch score, Workspace& workspace,
        SearchStatistics& statistics);
 
-  // Scores the entry points.
+  // Scores the entry points. DataLoss where one is outside the index, as in `Expand`: an index may
+  // be opened unchecked, and a mapped file can change after the check.
   absl::Status Enter();
   // Visits the request's seeds in the current layer (a new walk is in the ground layer) and scores
   // those that are not known.
@@ -23,6 +24,7 @@ class Walk {
   // Starts `layer`, in which only `entries` are visited.
   void EnterLayer(int layer, absl::Span<const Scored> entries);
   // Scores the neighbours of `candidates` in the layer that are not visited, and visits them.
+  // DataLoss where one is outside the index.
   absl::Status Expand(absl::Span<const Scored> candidates);
   // Says that `item` is likely to be expanded in the step after the next.
   void Prefetch(int32_t item) const { index_.PrefetchRow(layer_, item); }
@@ -34,6 +36,7 @@ class Walk {
   bool stopped() const { return statistics_.stopped != Stopped::kComplete; }
 
  private:
+  bool InIndex(int32_t item) const { return item >= 0 && item < index_.num_items(); }
   void Meet(int32_t item);
   absl::Status ScoreMet();
 

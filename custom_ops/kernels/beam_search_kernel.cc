@@ -26,9 +26,9 @@ Tensor UserRow(const Tensor& tensor, int64_t user) {
 // A call whose scorer is a TensorFlow function.
 class BeamSearchCall : public SearchCall {
  public:
-  BeamSearchCall(OpKernelContext* ctx, WorkerPool& workers, ScorerFunctions& scorer,
+  BeamSearchCall(OpKernelContext* ctx, ScorerFunctions& scorer,
                  absl::Span<const int64_t> batch_sizes)
-      : SearchCall(ctx, workers), scorer_(scorer), batch_sizes_(batch_sizes) {}
+      : SearchCall(ctx), scorer_(scorer), batch_sizes_(batch_sizes) {}
 
  protected:
   absl::Status PrepareScorers() override {
@@ -83,7 +83,7 @@ class BeamSearchOp : public AsyncOpKernel {
   void ComputeAsync(OpKernelContext* ctx, DoneCallback done) override {
     auto scorer = Scorer(ctx->function_library());
     OP_REQUIRES_OK_ASYNC(ctx, scorer.status(), done);
-    auto call = std::make_unique<BeamSearchCall>(ctx, workers_, **scorer, batch_sizes_);
+    auto call = std::make_unique<BeamSearchCall>(ctx, **scorer, batch_sizes_);
     OP_REQUIRES_OK_ASYNC(ctx, call->Prepare(algorithm_), done);
     SearchCall::Start(std::move(call), std::move(done));
   }
@@ -113,7 +113,6 @@ class BeamSearchOp : public AsyncOpKernel {
   std::vector<NameAttrList> compiled_scorer_;
   std::string algorithm_;
   std::vector<int64_t> batch_sizes_;
-  WorkerPool workers_;
   absl::Mutex mu_;
   std::vector<std::unique_ptr<ScorerFunctions>> instantiated_ ABSL_GUARDED_BY(mu_);
 };

@@ -82,11 +82,11 @@ absl::Status FunctionScorer::ScoreBatch(int64_t batch_size, absl::Span<const int
 }
 
 absl::Status FunctionScorer::Call(std::vector<Tensor>* results) {
-  if (!functions_.compiles.load(std::memory_order_relaxed)) return Run(functions_.plain, results);
-  const absl::Status compiled = Run(functions_.compiled, results);
+  if (!functions_.compiles.load(std::memory_order_relaxed)) return RunPlain(results);
+  const absl::Status compiled = RunCompiled(results);
   if (compiled.ok() || absl::IsCancelled(compiled)) return compiled;
   results->clear();
-  const absl::Status plain = Run(functions_.plain, results);
+  const absl::Status plain = RunPlain(results);
   // Where the model itself fails, compiling is not to blame.
   if (plain.ok() && functions_.compiles.exchange(false)) {
     LOG(WARNING) << "The scorer runs without XLA from now on: " << compiled.message();
@@ -94,7 +94,27 @@ absl::Status FunctionScorer::Call(std::vector<Tensor>* results) {
   return plain;
 }
 
+absl::Status FunctionScorer::RunPlain(std::vector<Tensor>* results) {
+  FunctionLibraryRuntime::Options options(ctx_->step_id());
+  options.rendezvous = ctx_->rendezvous();
+  options.cancellation_manager = ctx_->cancellation_manager();
+  return Run(functions_.plain, options, results);
+}
+
+absl::Status FunctionScorer::RunCompiled(std::vector<Tensor>* results) {
+  // A function that fails cancels its request and aborts its rendezvous. This one may fail and the
+  // request go on, so it gets its own; it is still cancelled with the request.
+  FunctionLibraryRuntime::Options options(ctx_->step_id());
+  options.create_rendezvous = true;
+  CancellationManager* const request = ctx_->cancellation_manager();
+  if (request == nullptr) return Run(functions_.compiled, options, results);
+  CancellationManager own(request);
+  options.cancellation_manager = &own;
+  return Run(functions_.compiled, options, results);
+}
+
 absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
+                                 FunctionLibraryRuntime::Options& options,
                                  std::vector<Tensor>* results) {
   // The scorer's kernels run on this very thread (they still share the intra-op pool): nothing
   // waits for a free inter-op thread, so the search cannot deadlock with one thread only, and no
@@ -102,9 +122,6 @@ absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
   std::function<void(std::function<void()>)> inline_runner = [](std::function<void()> run) {
     run();
   };
-  FunctionLibraryRuntime::Options options(ctx_->step_id());
-  options.rendezvous = ctx_->rendezvous();
-  options.cancellation_manager = ctx_->cancellation_manager();
   options.collective_executor = ctx_->collective_executor();
   options.stats_collector = ctx_->stats_collector();
   options.step_container = ctx_->step_container();

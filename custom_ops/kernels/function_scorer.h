@@ -43,7 +43,10 @@ class FunctionScorer : public Scorer {
   absl::Status ScoreBatch(int64_t batch_size, absl::Span<const int32_t> items,
                           absl::Span<float> scores);
   absl::Status Call(std::vector<Tensor>* results);
-  absl::Status Run(FunctionLibraryRuntime::Handle function, std::vector<Tensor>* results);
+  absl::Status RunPlain(std::vector<Tensor>* results);
+  absl::Status RunCompiled(std::vector<Tensor>* results);
+  absl::Status Run(FunctionLibraryRuntime::Handle function,
+                   FunctionLibraryRuntime::Options& options, std::vector<Tensor>* results);
 
   OpKernelContext* const ctx_;
   ScorerFunctions& functions_;

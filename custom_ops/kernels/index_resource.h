@@ -9,6 +9,7 @@
 #include "absl/synchronization/mutex.h"
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/item_lookup.h"
+#include "custom_ops/kernels/worker_pool.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/platform/env.h"
@@ -16,7 +17,8 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// An open index and the mappings it looks into. Immutable; shared by the searches that use it.
+// An open index, the mappings it looks into, and the workers that search it. Thread-safe; shared by
+// the searches that use it.
 class OpenIndex {
  public:
   // Maps `files` (in the order that Nann>IndexOpen documents) read-only through `env`.
@@ -27,6 +29,7 @@ class OpenIndex {
 
   const nann::IndexView& view() const { return *view_; }
   const nann::ItemLookup& lookup() const { return *lookup_; }
+  WorkerPool& workers() const { return workers_; }
 
  private:
   OpenIndex() = default;
@@ -34,6 +37,7 @@ class OpenIndex {
   std::vector<std::unique_ptr<ReadOnlyMemoryRegion>> regions_;
   std::unique_ptr<const nann::IndexView> view_;
   std::unique_ptr<const nann::ItemLookup> lookup_;
+  mutable WorkerPool workers_;
 };
 
 // The resource behind Nann>IndexHandle: empty until Nann>IndexOpen. Thread-safe.

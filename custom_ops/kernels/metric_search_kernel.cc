@@ -28,8 +28,7 @@ class QueryScorer : public Scorer {
 
 class MetricSearchCall : public SearchCall {
  public:
-  MetricSearchCall(OpKernelContext* ctx, WorkerPool& workers, nann::Metric metric)
-      : SearchCall(ctx, workers), metric_(metric) {}
+  MetricSearchCall(OpKernelContext* ctx, nann::Metric metric) : SearchCall(ctx), metric_(metric) {}
 
  protected:
   absl::Status PrepareScorers() override {
@@ -63,7 +62,7 @@ class MetricSearchOp : public AsyncOpKernel {
   }
 
   void ComputeAsync(OpKernelContext* ctx, DoneCallback done) override {
-    auto call = std::make_unique<MetricSearchCall>(ctx, workers_, metric_);
+    auto call = std::make_unique<MetricSearchCall>(ctx, metric_);
     OP_REQUIRES_OK_ASYNC(ctx, call->Prepare(algorithm_), done);
     SearchCall::Start(std::move(call), std::move(done));
   }
@@ -71,7 +70,6 @@ class MetricSearchOp : public AsyncOpKernel {
  private:
   std::string algorithm_;
   nann::Metric metric_;
-  WorkerPool workers_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("Nann>MetricSearch").Device(DEVICE_CPU), MetricSearchOp);

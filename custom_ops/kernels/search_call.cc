@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -16,6 +17,9 @@ namespace {
 
 // An answer of more entries than this is refused before anything is allocated.
 constexpr int64_t kMaxAnswerEntries = int64_t{1} << 26;
+
+// What an answer holds for NaN, and where there is no item.
+constexpr float kWorst = -std::numeric_limits<float>::infinity();
 
 // The search that `algorithm` and its parameters describe, for answers of k items.
 absl::StatusOr<std::unique_ptr<nann::Search>> MakeSearch(const std::string& algorithm, int32_t k,
@@ -138,9 +142,9 @@ std::vector<int32_t> SearchCall::Items(const Tensor& ids, int64_t user, int64_t&
 }
 
 void SearchCall::SearchFor(int64_t user) {
-  std::unique_ptr<Worker> worker = workers_.Take();
+  std::unique_ptr<Worker> worker = index_->workers().Take();
   absl::Status status = Search(user, *worker);
-  workers_.Return(std::move(worker));
+  index_->workers().Return(std::move(worker));
   bool last;
   {
     absl::MutexLock lock(&mu_);
@@ -188,11 +192,12 @@ void SearchCall::WriteAnswer(int64_t user, const std::vector<int32_t>& excluded,
     const int32_t item = results[i].item;
     if (std::binary_search(excluded.begin(), excluded.end(), item)) continue;
     item_ids(user, rank) = index_->view().item_ids()[item];
-    scores(user, rank++) = results[i].score;
+    const float score = results[i].score;
+    scores(user, rank++) = std::isnan(score) ? kWorst : score;
   }
   for (; rank < k_; ++rank) {
     item_ids(user, rank) = -1;
-    scores(user, rank) = -std::numeric_limits<float>::infinity();
+    scores(user, rank) = kWorst;
   }
 }
 

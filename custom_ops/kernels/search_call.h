@@ -34,7 +34,7 @@ inline constexpr int kFirstOwnInput = 8;
 // inputs and their outputs; they differ in what scores.
 class SearchCall {
  public:
-  SearchCall(OpKernelContext* ctx, WorkerPool& workers) : ctx_(ctx), workers_(workers) {}
+  explicit SearchCall(OpKernelContext* ctx) : ctx_(ctx) {}
   virtual ~SearchCall() = default;
 
   // Reads and checks all inputs and allocates the outputs.
@@ -63,7 +63,6 @@ class SearchCall {
   void Finish();
 
   OpKernelContext* const ctx_;
-  WorkerPool& workers_;
   AsyncOpKernel::DoneCallback done_;
 
   std::shared_ptr<const OpenIndex> index_;

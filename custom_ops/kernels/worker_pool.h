@@ -24,7 +24,8 @@ struct Worker {
   BatchTensors batches;
 };
 
-// The workers that no request uses at the moment. Thread-safe.
+// The workers that no request uses at the moment: of all that are ever made, as many as searches of
+// one index ran at once, which is at most the inter-op threads. Thread-safe.
 class WorkerPool {
  public:
   std::unique_ptr<Worker> Take() {

@@ -81,8 +81,8 @@ Top-k items of an index under a model's scores, by beam search over its graph (a
 [1, N]. Rows beyond the round's items are padding and may hold anything: it must treat rows
 independently. Users are searched independently of each other, in parallel.
 
-Answers are ordered by score, ties by lower item index. NaN scores count as minus infinity. A row
-with fewer than k reachable items is padded with id -1 and score -inf.
+Answers are ordered by score, ties by lower item index. NaN comes after every number and
+is returned as minus infinity. A row with fewer than k reachable items is padded with id -1 and score -inf.
 
 index: an open index.
 k: int32 [], items wanted per user.

@@ -1,4 +1,4 @@
-"""Both searches, slowly, from the paper's words and the op's documentation; sets and NumPy only.
+"""The searches, slowly, from the paper's words and the op's documentation; sets and NumPy only.
 
 A graph here is plain Python: `layers[l][item]` is the list of the neighbours of `item`, layer 0 the ground.
 """
@@ -73,7 +73,8 @@ class Scores:
         return set(self.ranked(items)[:count])
 
     def ranked(self, items: set[int]) -> list[int]:
-        return sorted(items, key=lambda item: (-self.values[item], item))
+        """Best first; NaN after every number, minus infinity included."""
+        return sorted(items, key=lambda item: (self.is_nan[item], -self.values[item], item))
 
 
 def rounds_search(
@@ -93,8 +94,10 @@ def rounds_search(
     best = set(graph.entry_points)
     user.round(best)
     best = user.top(ef[0], best)
-    for layer, width, times in zip(reversed(graph.layers), ef[1:], rounds[1:], strict=True):
-        if layer is graph.layers[0]:
+    numbers = reversed(range(len(graph.layers)))
+    for number, width, times in zip(numbers, ef[1:], rounds[1:], strict=True):
+        layer = graph.layers[number]
+        if number == 0:
             user.round(seeds - best)
             best = best | seeds
         visited, candidates = set(best), set(best)
@@ -149,10 +152,9 @@ def best_first_search(
     user = Scores(scores)
     best = set(seeds) or set(graph.entry_points)
     user.round(best)
-    layers = graph.layers[:1] if seeds else graph.layers
-    for layer in reversed(layers):
-        ground = layer is graph.layers[0]
-        width = max(pool, k) if ground else frontier
+    for number in reversed(range(1 if seeds else len(graph.layers))):
+        layer = graph.layers[number]
+        width = max(pool, k) if number == 0 else frontier
         best = user.top(width, best)
         visited, expanded = set(seeds) or set(best), set()  # All seeds, those without room in the pool too.
         for _ in range(max_steps):

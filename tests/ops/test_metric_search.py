@@ -21,7 +21,7 @@ def numpy_scores(metric: str, query: np.ndarray, rows: np.ndarray) -> np.ndarray
     lengths = np.linalg.norm(rows, axis=1)
     length = np.linalg.norm(query)
     # A vector of zeros has no direction: its cosine with anything is 0.
-    return np.divide(rows @ query, lengths * length, out=np.zeros(len(rows)), where=(lengths > 0) & (length > 0))
+    return np.divide(rows @ query, lengths * length, out=np.zeros(len(rows)), where=(lengths != 0) & (length != 0))
 
 
 class MetricIndex:

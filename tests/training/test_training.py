@@ -93,7 +93,12 @@ def _edit_json(folder, **fields):
         (lambda folder: (folder / "model.json").write_text("{"), "is not valid JSON"),
         (lambda folder: _edit_json(folder, format="other"), "'other'"),
         (lambda folder: _edit_json(folder, format_version=99), "version 99"),
-        (lambda folder: _edit_json(folder, model="two_sided"), "'two_sided'"),
+        (
+            lambda folder: _edit_json(folder, model="other_sided"),
+            "'other_sided', this release knows 'nann_attention', 'two_sided'",
+        ),
+        (lambda folder: _edit_json(folder, model=["two_sided"]), "the model is ['two_sided']"),
+        (lambda folder: _edit_json(folder, model="two_sided"), "no usable config"),
         (lambda folder: _edit_json(folder, config={}), "no usable config"),
         (lambda folder: np.save(folder / "item_ids.npy", np.arange(3)), "item categories"),
         (lambda folder: (folder / "weights.index").unlink(), "weights.index does not exist"),

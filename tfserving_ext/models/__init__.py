@@ -2,6 +2,21 @@
 
 from tfserving_ext.models.contract import RetrievalModel, UserTensors
 from tfserving_ext.models.nann_attention import NannAttention, NannAttentionConfig
+from tfserving_ext.models.registry import MODELS, model_named
+from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel
+from tfserving_ext.models.two_sided import TwoSided, TwoSidedConfig
 from tfserving_ext.models.vocabulary import Vocabulary
 
-__all__ = ["NannAttention", "NannAttentionConfig", "RetrievalModel", "UserTensors", "Vocabulary"]
+__all__ = [
+    "MODELS",
+    "NannAttention",
+    "NannAttentionConfig",
+    "RetrievalModel",
+    "SequenceConfig",
+    "SequenceModel",
+    "TwoSided",
+    "TwoSidedConfig",
+    "UserTensors",
+    "Vocabulary",
+    "model_named",
+]

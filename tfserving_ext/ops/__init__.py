@@ -12,6 +12,7 @@ from tfserving_ext.ops._search import (
     DEFAULT_BATCH_SIZES,
     MAX_ROUNDS,
     MAX_WIDTH,
+    Scorer,
     SearchResult,
     beam_search,
     index_gather,
@@ -19,12 +20,14 @@ from tfserving_ext.ops._search import (
     index_items,
     index_open,
     metric_search,
+    trace_scorer,
 )
 
 __all__ = [
     "DEFAULT_BATCH_SIZES",
     "MAX_ROUNDS",
     "MAX_WIDTH",
+    "Scorer",
     "SearchResult",
     "beam_search",
     "index_gather",
@@ -33,6 +36,7 @@ __all__ = [
     "index_open",
     "load",
     "metric_search",
+    "trace_scorer",
 ]
 
 load()

@@ -24,7 +24,7 @@ class SearchResult(NamedTuple):
       scores: float32 [B, k], the model's scores; -inf beside -1.
       items_scored: int64 [B], evaluations of the model.
       rounds: int32 [B], rounds that met a fresh item, the entry points' included.
-      nan_scores: int64 [B], evaluations that gave NaN; they count as -inf.
+      nan_scores: int64 [B], evaluations that gave NaN; they come after every number, as -inf.
       unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not know.
       stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
       search_us: int64 [B], microseconds that the search took.
@@ -87,10 +87,47 @@ def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:
     return load().nann_index_gather(index=index, items=items, dim=dim)
 
 
+class Scorer(NamedTuple):
+    """A score function as traced by `trace_scorer`; searches that share one share what XLA compiled of it.
+
+    Attributes:
+      plain: the function of user tensors and items.
+      compiled: the same for XLA, or None.
+    """
+
+    plain: Any
+    compiled: Any
+
+
+def trace_scorer(score: Callable[..., tf.Tensor], user: Sequence[tf.Tensor], dim: int, xla: bool = False) -> Scorer:
+    """Traces a score function; `beam_search` does so by itself, at every call.
+
+    Args:
+      score: as in `beam_search`.
+      user: user tensors, or their `tf.TensorSpec`s; the first dimension, the batch, does not matter.
+      dim: width of an item embedding.
+      xla: trace it for XLA as well.
+
+    Raises:
+      ValueError: the second trace, for XLA, captured other tensors than the first.
+    """
+    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in user]
+    specs.append(tf.TensorSpec([1, None, dim], tf.float32))
+    plain = tf.function(score, autograph=False).get_concrete_function(*specs)
+    if not xla:
+        return Scorer(plain, None)
+    jitted = tf.function(score, autograph=False, jit_compile=True)
+    # A function attribute that is the jitted function itself would run without XLA: what calls it is compiled.
+    compiled = tf.function(lambda *tensors: jitted(*tensors), autograph=False).get_concrete_function(*specs)
+    if [id(tensor) for tensor in compiled.captured_inputs] != [id(tensor) for tensor in plain.captured_inputs]:
+        raise ValueError("score captured other tensors when it was traced a second time; XLA needs it to be repeatable")
+    return Scorer(plain, compiled)
+
+
 def beam_search(
     index: tf.Tensor,
     user: Sequence[tf.Tensor],
-    score: Callable[..., tf.Tensor],
+    score: Callable[..., tf.Tensor] | Scorer,
     dim: int,
     k: Any,
     ef: Any,
@@ -109,7 +146,8 @@ def beam_search(
       index: resource [], an open index.
       user: the user tensors, each [B, ...]; all dimensions but the first should be static.
       score: called as score(*user, items), traced once with user tensors [1, ...] and items float32 [1, N, dim];
-        returns float32 [1, N]. It must treat items independently: padded rows hold anything.
+        returns float32 [1, N]. It must treat items independently: padded rows hold anything. Or a `Scorer`, which is
+        not traced again.
       dim: width of an item embedding.
       k: int32 [], items wanted per user, 1 to 1,000,000.
       ef: int32, beam widths, start layer first. "rounds": one per layer. "deployed": one per layer above the ground,
@@ -124,38 +162,25 @@ def beam_search(
       budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
       deadline_ms: int32 [], milliseconds after which no further round is begun; 0 for no limit.
       xla: have XLA compile `score`, once per batch size at its first use. Where the runtime has no XLA, or XLA cannot
-        compile it, it runs as it is.
+        compile it, it runs as it is. Not read where `score` is a `Scorer`.
 
     Returns:
-      A `SearchResult`. Ties are broken by the lower item index; NaN scores count as -inf.
+      A `SearchResult`. Ties are broken by the lower item index; NaN comes after every number, as -inf.
 
     Raises:
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
-    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in user]
-    specs.append(tf.TensorSpec([1, None, dim], tf.float32))
-    function = tf.function(score, autograph=False).get_concrete_function(*specs)
-    compiled = [_compiled(score, specs, function)] if xla else []
+    scorer = score if isinstance(score, Scorer) else trace_scorer(score, user, dim, xla)
     return SearchResult(
         *load().nann_beam_search(
             user=list(user),
-            captured=function.captured_inputs,
-            scorer=function,
-            compiled_scorer=compiled,
+            captured=scorer.plain.captured_inputs,
+            scorer=scorer.plain,
+            compiled_scorer=[scorer.compiled] if scorer.compiled else [],
             batch_sizes=list(batch_sizes),
             **_common(index, tf.shape(user[0])[0], k, ef, rounds, exclude, algorithm, seeds, budget, deadline_ms),
         )
     )
-
-
-def _compiled(score: Callable[..., tf.Tensor], specs: Sequence[tf.TensorSpec], plain: Any) -> Any:
-    """`score` for XLA, as a function with the captures of `plain`."""
-    jitted = tf.function(score, autograph=False, jit_compile=True)
-    # A function attribute that is the jitted function itself would run without XLA: what calls it is compiled.
-    function = tf.function(lambda *tensors: jitted(*tensors), autograph=False).get_concrete_function(*specs)
-    if [id(tensor) for tensor in function.captured_inputs] != [id(tensor) for tensor in plain.captured_inputs]:
-        raise ValueError("score captured other tensors when it was traced a second time; XLA needs it to be repeatable")
-    return function
 
 
 def metric_search(

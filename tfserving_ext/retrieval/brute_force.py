@@ -69,10 +69,13 @@ class BruteForce(tf.Module):
             )
             scores = parts.concat()
             is_nan = tf.math.is_nan(scores)
-            scores = tf.where(is_nan, -float("inf"), scores)
+            # NaN counts as minus infinity and comes after it: ties go to the lower place.
+            order = tf.concat([tf.where(~is_nan), tf.where(is_nan)], axis=0)[:, 0]
+            scores = tf.gather(tf.where(is_nan, -float("inf"), scores), order)
             found, places = tf.math.top_k(scores, tf.minimum(k, n))
             missing = tf.maximum(k - n, 0)
-            ids = tf.concat([tf.gather(item_ids, places), tf.fill([missing], tf.constant(-1, tf.int64))], axis=0)
+            ids = tf.gather(item_ids, tf.gather(order, places))
+            ids = tf.concat([ids, tf.fill([missing], tf.constant(-1, tf.int64))], axis=0)
             scores = tf.concat([found, tf.fill([missing], -float("inf"))], axis=0)
             return ids, scores, tf.math.count_nonzero(is_nan)
 

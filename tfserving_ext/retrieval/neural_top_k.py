@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import tensorflow as tf
@@ -71,21 +72,30 @@ class NeuralTopK(tf.Module):
         super().__init__()
         self.index = MappedIndex(index)
         self._layers = len(index.layers)
-        self._score = score
         self._batch_sizes = tuple(batch_sizes)
-        self._xla = xla
+        # Traced functions are no part of what a SavedModel tracks: they are kept out of sight.
+        self._untracked = SimpleNamespace(score=score, xla=xla, scorers={})
 
-    def _flat_score(self, *tensors: tf.Tensor) -> tf.Tensor:
-        return self._score(tensors[:-1], tensors[-1])
+    def _scorer(self, user: Sequence[tf.Tensor]) -> ops.Scorer:
+        """The score function for user tensors of these shapes, traced once: XLA compiles it once for all searches."""
+        scorers, score = self._untracked.scorers, self._untracked.score
+        key = tuple((tensor.dtype, *tensor.shape[1:]) for tensor in user)
+        if key not in scorers:
+
+            def flat_score(*tensors: tf.Tensor) -> tf.Tensor:
+                return score(tensors[:-1], tensors[-1])
+
+            with tf.init_scope():  # Whatever function calls the search now, others will later.
+                scorers[key] = ops.trace_scorer(flat_score, user, self.index.dim, self._untracked.xla)
+        return scorers[key]
 
     def _search(self, user: Sequence[tf.Tensor], **parameters: Any) -> SearchResult:
         return ops.beam_search(
             self.index.resource_handle,
             user,
-            self._flat_score,
+            self._scorer(user),
             self.index.dim,
             batch_sizes=self._batch_sizes,
-            xla=self._xla,
             **parameters,
         )
 

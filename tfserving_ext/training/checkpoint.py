@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfserving_ext.artifacts import atomic_folder, read_json, tensorflow_writes, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.original import load_array
-from tfserving_ext.models import NannAttention, NannAttentionConfig
+from tfserving_ext.models import SequenceConfig, SequenceModel, model_named
 
 FORMAT = "nann-model"
 FORMAT_VERSION = 1
@@ -35,14 +35,14 @@ class TrainedModel(NamedTuple):
       manifest: what `model.json` holds.
     """
 
-    model: NannAttention
+    model: SequenceModel
     item_ids: np.ndarray
     item_categories: np.ndarray
     manifest: dict[str, Any]
 
 
 def save_model(
-    target: str | os.PathLike[str], model: NannAttention, item_categories: np.ndarray, training: Mapping[str, Any]
+    target: str | os.PathLike[str], model: SequenceModel, item_categories: np.ndarray, training: Mapping[str, Any]
 ) -> None:
     """Writes the folder `target`, whole or not at all.
 
@@ -80,18 +80,16 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
             f"{folder / 'model.json'} has format {manifest.get('format')!r} version "
             f"{manifest.get('format_version')!r}, this release reads {FORMAT!r} version {FORMAT_VERSION}"
         )
-    if manifest.get("model") != "nann_attention":
-        raise NannError(f"{folder} holds the model {manifest.get('model')!r}, this release knows 'nann_attention'")
     try:
-        fields = dict(manifest["config"])
-        config = NannAttentionConfig(**{**fields, "score_hidden": tuple(fields["score_hidden"])})
-    except (KeyError, TypeError) as error:
-        raise NannError(f"{folder / 'model.json'} has no usable config: {error}") from error
+        kind = model_named(manifest.get("model"))
+    except NannError as error:
+        raise NannError(f"{folder / 'model.json'}: {error}") from error
+    config = _read_config(kind.config_type, manifest.get("config"), folder / "model.json")
     item_ids = load_array(folder / "item_ids.npy")
     item_categories = load_array(folder / "item_categories.npy")
     if item_ids.shape != item_categories.shape:
         raise NannError(f"{folder}: {item_ids.shape} item ids but {item_categories.shape} item categories")
-    model = NannAttention(item_ids, load_array(folder / "category_ids.npy"), config=config)
+    model = kind(item_ids, load_array(folder / "category_ids.npy"), None, config)
     if not (folder / "weights.index").exists():
         raise NannError(f"{folder / 'weights.index'} does not exist; the model is incomplete")
     try:
@@ -102,3 +100,11 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
         reason = str(error).strip().splitlines()[0]
         raise NannError(f"the weights in {folder} are of another model or damaged: {reason}") from error
     return TrainedModel(model, item_ids, item_categories, manifest)
+
+
+def _read_config(config_type: type[SequenceConfig], values: Any, file: Path) -> SequenceConfig:
+    names = [field.name for field in dataclasses.fields(config_type)]
+    if not isinstance(values, dict) or sorted(values) != sorted(names):
+        raise NannError(f"{file} has no usable config: it is {values!r}, needed are {', '.join(names)}")
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return config_type(**fields)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfserving_ext.artifacts import read_json, sha256, tensorflow_writes, write_json
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
-from tfserving_ext.models import NannAttention, NannAttentionConfig
+from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, model_named
 from tfserving_ext.progress import progress
 from tfserving_ext.training.checkpoint import save_model
 from tfserving_ext.training.loss import Losses, UnigramSampler, adversarial_losses, sampled_logits
@@ -69,7 +69,7 @@ def _strategy() -> tf.distribute.Strategy:
 
 
 def make_step(
-    model: NannAttention, optimizer: keras.optimizers.Optimizer, sequences: Sequences, config: TrainingConfig
+    model: SequenceModel, optimizer: keras.optimizers.Optimizer, sequences: Sequences, config: TrainingConfig
 ) -> Callable[..., Losses]:
     """One optimizer step as a function of (batch, step number), for one replica."""
     sampler = UnigramSampler(np.asarray(sequences.item_counts), config.negatives)
@@ -105,7 +105,7 @@ def train(
     data: str | os.PathLike[str],
     target: str | os.PathLike[str],
     config: TrainingConfig = TrainingConfig(),
-    model_config: NannAttentionConfig = NannAttentionConfig(),  # noqa: B008 - frozen
+    model_config: SequenceConfig = NannAttentionConfig(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Trains the NANN attention model and writes it to the folder `target`.
 
@@ -128,7 +128,7 @@ def train(
     keras.utils.set_random_seed(config.seed)
     strategy = _strategy()
     with strategy.scope():
-        model = NannAttention(
+        model = model_named(model_config.model)(
             sequences.item_ids, sequences.category_ids, np.asarray(sequences.item_counts), model_config
         )
         schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
@@ -182,14 +182,14 @@ def train(
     return report
 
 
-def _as_dict(config: TrainingConfig, model_config: NannAttentionConfig) -> dict[str, Any]:
+def _as_dict(config: TrainingConfig, model_config: SequenceConfig) -> dict[str, Any]:
     return {"training": dataclasses.asdict(config), "model": dataclasses.asdict(model_config)}
 
 
 class _State:
     """The checkpoints of a training that is not finished, beside its target."""
 
-    def __init__(self, folder: Path, model: NannAttention, optimizer: Any, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, model: SequenceModel, optimizer: Any, identity: dict[str, Any]) -> None:
         self._folder = folder
         self._identity = folder / "identity.json"
         self._wanted = identity

@@ -1,0 +1,100 @@
+// What the core's tests and its fuzzer share: a check, random numbers, and what every search
+// promises. No part of the op library.
+
+#ifndef CUSTOM_OPS_CORE_TESTING_H_
+#define CUSTOM_OPS_CORE_TESTING_H_
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "custom_ops/core/index_view.h"
+#include "custom_ops/core/search.h"
+
+// Prints a condition that does not hold and ends the program, in every kind of build. Aborts, so
+// that a sanitizer or a debugger shows where.
+#define CHECK_THAT(condition)                                              \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      std::abort();                                                        \
+    }                                                                      \
+  } while (false)
+
+namespace nann {
+
+using Random = std::mt19937;
+
+inline int Draw(Random& random, int low, int high) {
+  return std::uniform_int_distribution<int>(low, high)(random);
+}
+
+// The bytes of `values`, which must outlive the file. CMakeLists.txt has the address sanitizer
+// watch the ends of vectors, so that a read beyond them is seen.
+template <typename T>
+IndexFile FileOf(const std::vector<T>& values) {
+  return {"file", {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)}};
+}
+
+// The scores that a search was given: each of its batches goes through `Add`, and its answer is
+// compared with them in the end.
+class ScoreLog {
+ public:
+  explicit ScoreLog(int64_t num_items) : scored_(num_items), scores_(num_items) {}
+
+  // No item lies outside the index or comes a second time.
+  void Add(absl::Span<const int32_t> items, absl::Span<const float> scores) {
+    CHECK_THAT(!items.empty() && items.size() == scores.size());
+    ++batches_;
+    for (size_t i = 0; i < items.size(); ++i) {
+      CHECK_THAT(items[i] >= 0 && items[i] < static_cast<int64_t>(scored_.size()));
+      CHECK_THAT(!scored_[items[i]]);
+      scored_[items[i]] = true;
+      scores_[items[i]] = scores[i];
+      nans_ += std::isnan(scores[i]);
+      ++items_;
+    }
+  }
+
+  // What holds after every search that returned OK.
+  void CheckAnswer(const SearchRequest& request, const SearchStatistics& statistics,
+                   const std::vector<Scored>& results) const {
+    CHECK_THAT(statistics.items_scored == items_ && statistics.nan_scores == nans_);
+    CHECK_THAT(statistics.rounds >= batches_);
+    CHECK_THAT(items_ <= request.budget);
+    CHECK_THAT(statistics.stopped != Stopped::kBudget || items_ == request.budget);
+    CHECK_THAT(statistics.stopped != Stopped::kDeadline ||
+               request.deadline != SearchRequest::kNoDeadline);
+    std::vector<bool> answered(scored_.size());
+    for (size_t i = 0; i < results.size(); ++i) {
+      const int32_t item = results[i].item;
+      CHECK_THAT(item >= 0 && item < static_cast<int64_t>(scored_.size()) && scored_[item]);
+      CHECK_THAT(!answered[item]);
+      answered[item] = true;
+      const float score = results[i].score;
+      CHECK_THAT(std::isnan(score) ? std::isnan(scores_[item]) : score == scores_[item]);
+      if (i == 0) continue;
+      const Scored& before = results[i - 1];
+      CHECK_THAT(!std::isnan(before.score) || std::isnan(score));
+      CHECK_THAT(!(before.score < score));
+      CHECK_THAT(before.score != score || before.item < item);
+    }
+  }
+
+  int batches() const { return batches_; }
+
+ private:
+  std::vector<bool> scored_;
+  std::vector<float> scores_;
+  int64_t items_ = 0, nans_ = 0;
+  int batches_ = 0;
+};
+
+}  // namespace nann
+
+#endif  // CUSTOM_OPS_CORE_TESTING_H_

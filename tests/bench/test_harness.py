@@ -1,0 +1,61 @@
+"""What the harness says of a peer, on peers whose answers are known."""
+
+import numpy as np
+import pytest
+
+from tfserving_ext.bench.harness import Measured, fastest, measure, race
+from tfserving_ext.errors import NannError
+
+
+class Known:
+    """Answers the first `setting` of the exact ids, and 99 for the others; counts its calls."""
+
+    name, settings = "known", (5, 20)
+
+    def __init__(self, workload) -> None:
+        self.workload, self.calls = workload, []
+
+    def __call__(self, first, last, setting):
+        self.calls.append((first, last))
+        found = self.workload.exact[first:last].copy()
+        found[:, setting:] = 99
+        return found
+
+
+def test_coverage_and_recall_are_those_of_the_answers(workload):
+    peer = Known(workload)
+    for setting in peer.settings:
+        measured = measure(peer, workload, setting, cases=21)
+        hits = [t in row[:setting] for t, row in zip(workload.targets[:21], workload.exact[:21], strict=True)]
+        assert measured.coverage == pytest.approx(setting / 20)
+        assert measured.recall == pytest.approx(np.mean(hits))
+        assert (measured.setting, measured.cases) == (setting, 21)
+    assert peer.calls == [(0, 16), (16, 21)] * 2
+
+
+def test_no_more_cases_than_there_are(workload):
+    assert measure(Known(workload), workload, 5, cases=10**6).cases == len(workload.targets)
+
+
+def test_runners_take_turns(workload):
+    order = []
+
+    class Noted(Known):
+        def __call__(self, first, last, setting):
+            order.append((self.name, last - first))
+            return super().__call__(first, last, setting)
+
+    one, other = Noted(workload), Noted(workload)
+    other.name = "other"
+    runners = {"one": (one, Measured(5, 24, 1, 1, 9)), "other": (other, Measured(5, 3, 1, 1, 9))}
+    times = race(runners, {"one": 4, "other": 16}, repeats=3)
+    assert order == [("known", 4), ("other", 3)] * 3
+    assert set(times) == {"one", "other"} and min(times.values()) > 0
+
+
+def test_the_fastest_is_the_fastest_of_those_that_cover_enough():
+    found = [Measured("a", 1, 0.90, 0, 1.0), Measured("b", 1, 0.98, 0, 3.0), Measured("c", 1, 0.99, 0, 2.0)]
+    assert fastest(found, 0.98).setting == "c"
+    assert fastest(found, 0.90).setting == "a"
+    with pytest.raises(NannError, match=r"no setting reaches a coverage of 0.999; the best has 0.9900"):
+        fastest(found, 0.999)

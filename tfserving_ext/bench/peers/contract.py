@@ -1,0 +1,64 @@
+"""The contract between the harness and a peer."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.data.sequences import Sequences
+from tfserving_ext.index.format import Index
+from tfserving_ext.training.checkpoint import TrainedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What is asked of every peer.
+
+    Attributes:
+      trained: the model, and the items it knows.
+      sequences: the data that it was trained on.
+      index: the items, and the graph over them.
+      user: the user tensors of all cases, each [N, ...].
+      histories: item ids int64 [N, L], oldest first; -1 is padding.
+      targets: the item id that each case asks for, int64 [N].
+      exact: brute force's answers, item ids int64 [N, k].
+      k: length of an answer.
+      threads: threads that a peer may use.
+      scratch: a folder for what a peer has to write.
+    """
+
+    trained: TrainedModel
+    sequences: Sequences
+    index: Index
+    user: tuple[tf.Tensor, ...]
+    histories: np.ndarray
+    targets: np.ndarray
+    exact: np.ndarray
+    k: int
+    threads: int
+    scratch: Path
+
+
+class Peer(Protocol):
+    """One way to answer.
+
+    Attributes:
+      name: as the figures call it.
+      settings: what `__call__` may be given, from cheap to dear; each can be written as JSON.
+    """
+
+    name: str
+    settings: Sequence[Any]
+
+    def __init__(self, workload: Workload) -> None:
+        """Prepares everything that is not a query: builds its index, compiles, warms up."""
+
+    def __call__(self, first: int, last: int, setting: Any) -> np.ndarray:
+        """Answers the cases first to last - 1.
+
+        Returns:
+          Item ids int64 [last - first, k], best first; -1 where there are fewer.
+        """

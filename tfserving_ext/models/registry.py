@@ -1,0 +1,24 @@
+"""The models that `nann train` can train, by name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.models.nann_attention import NannAttention
+from tfserving_ext.models.sequence_model import SequenceModel
+from tfserving_ext.models.two_sided import TwoSided
+
+MODELS: Mapping[str, type[SequenceModel]] = MappingProxyType(
+    {kind.config_type.model: kind for kind in (NannAttention, TwoSided)}
+)
+
+
+def model_named(name: object) -> type[SequenceModel]:
+    """The model's class.
+
+    Raises:
+      NannError: there is no model of that name.
+    """
+    if not isinstance(name, str) or name not in MODELS:
+        raise NannError(f"the model is {name!r}, this release knows {', '.join(map(repr, MODELS))}")
+    return MODELS[name]

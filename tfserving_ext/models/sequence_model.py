@@ -1,0 +1,143 @@
+"""What the models of behaviour sequences share: vocabularies, embedding tables, the item network, the history.
+
+An item is its id's and its category's embedding; the item network turns it into e_v. A user is the sequence of the
+last behaviours, each embedded like an item.
+"""
+
+import dataclasses
+from abc import abstractmethod
+from typing import ClassVar, Generic, TypeVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.models.contract import UserTensors
+from tfserving_ext.models.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """Sizes that every model has.
+
+    Attributes:
+      model: the model's name, as `model.json` and the command line have it.
+      embedding_dim: width of an id's embedding, and of a category's; e_v is twice as wide.
+      history_length: behaviours that the user consists of.
+      mask_padding: keep the padding of short histories out of the softmax; the original leaves it in.
+    """
+
+    model: ClassVar[str]
+
+    embedding_dim: int = 32
+    history_length: int = 50
+    mask_padding: bool = True
+
+
+def dense(width: int, name: str, norm: bool = False) -> list[keras.layers.Layer]:
+    """A hidden layer: dense, batch norm where asked for, PReLU."""
+    layers: list[keras.layers.Layer] = [keras.layers.Dense(width, name=f"{name}_dense")]
+    if norm:
+        layers.append(keras.layers.BatchNormalization(name=f"{name}_norm"))
+    return [*layers, keras.layers.PReLU(alpha_initializer=keras.initializers.Constant(0.25), name=f"{name}_prelu")]
+
+
+Config = TypeVar("Config", bound=SequenceConfig)
+
+
+class SequenceModel(keras.Model, Generic[Config]):
+    """A model of behaviour sequences; follows `RetrievalModel`. Its kinds add the user tower and the score.
+
+    Attributes:
+      config_type: the class of `config`.
+      config: its sizes.
+      items: the item vocabulary.
+      categories: the category vocabulary.
+      item_dim: width of e_v.
+    """
+
+    config_type: ClassVar[type[SequenceConfig]]
+
+    def __init__(
+        self, item_ids: np.ndarray, category_ids: np.ndarray, item_counts: np.ndarray | None, config: Config
+    ) -> None:
+        """Makes an untrained model.
+
+        Args:
+          item_ids: int64 [V], sorted.
+          category_ids: int64 [C], sorted.
+          item_counts: int64 [V], how often each item appears in training. The first coordinate of the item embedding
+            starts as the standardised log frequency: without it the loss stays near uniform for a thousand steps.
+          config: sizes.
+        """
+        super().__init__(name=config.model)
+        self.config = config
+        width = 2 * config.embedding_dim
+        self.item_dim = width
+        self.items = Vocabulary(item_ids, "items")
+        self.categories = Vocabulary(category_ids, "categories")
+        self.item_table = self._table(len(item_ids), "item_table", item_counts)
+        self.category_table = self._table(len(category_ids), "category_table", None)
+        self.item_network = keras.Sequential(
+            [
+                keras.Input([width]),
+                *dense(width, "item_1", norm=True),
+                *dense(width, "item_2", norm=True),
+                keras.layers.Dense(width, name="item_3"),
+            ],
+            name="item_network",
+        )
+
+    def _table(self, rows: int, name: str, counts: np.ndarray | None) -> keras.Variable:
+        dim = self.config.embedding_dim
+        values = keras.initializers.TruncatedNormal(stddev=dim**-0.5, seed=keras.random.SeedGenerator(0))(
+            [rows + 1, dim]
+        ).numpy()
+        if counts is not None:
+            logs = np.log1p(counts.astype(np.float64))
+            values[1:, 0] = (logs - logs.mean()) / max(logs.std(), 1e-6)
+        values[0] = 0
+        return self.add_weight(shape=values.shape, initializer=lambda shape, dtype: values, name=name)
+
+    def embed(self, item_rows: tf.Tensor, category_rows: tf.Tensor) -> tf.Tensor:
+        """Item and category embeddings side by side, [..., item_dim]; zeros where a row is 0 (missing)."""
+        parts = []
+        for table, rows in ((self.item_table, item_rows), (self.category_table, category_rows)):
+            embedding = tf.nn.embedding_lookup(table.value, rows)
+            parts.append(embedding * tf.cast(rows > 0, embedding.dtype)[..., None])
+        return tf.concat(parts, axis=-1)
+
+    def item_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """e_v, float32 [n, item_dim], of int32 rows [n]."""
+        return self.item_network(self.embed(item_rows, category_rows), training=training)
+
+    def item(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+        """See `RetrievalModel.item`."""
+        return self.item_from_rows(self.items.rows(features["item_id"]), self.categories.rows(features["category_id"]))
+
+    def user(self, features: dict[str, tf.Tensor]) -> UserTensors:
+        """See `RetrievalModel.user`; takes the last `history_length` behaviours of histories of any length."""
+        length = self.config.history_length
+        rows = []
+        for name, vocabulary in (("item_history", self.items), ("category_history", self.categories)):
+            last = vocabulary.rows(features[name])[:, -length:]
+            last = tf.pad(last, [[0, 0], [length - tf.shape(last)[1], 0]])
+            rows.append(tf.ensure_shape(last, [None, length]))
+        return self.user_from_sequence(self.embed(*rows))
+
+    def padding_mask(self, sequence: tf.Tensor) -> tf.Tensor:
+        """What is added to the logits of a softmax over behaviours [B, history_length, item_dim]; as wide as they."""
+        present = tf.reduce_any(tf.not_equal(sequence, 0), axis=-1)
+        return tf.where(present, 0.0, -1e9) if self.config.mask_padding else tf.zeros_like(sequence[..., 0])
+
+    @abstractmethod
+    def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
+        """User tensors of embedded behaviours.
+
+        Args:
+          sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
+        """
+
+    @abstractmethod
+    def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
+        """See `RetrievalModel.score`; `items` may also be [1, N, d], the same items for every user of the batch."""
