@@ -81,6 +81,13 @@ def convert(
     )
 
 
+class ModelName(str, Enum):
+    """The models that can be trained (tfserving_ext/models/registry.py)."""
+
+    nann_attention = "nann_attention"
+    two_sided = "two_sided"
+
+
 @app.command(epilog="Example: nann train data -o model --steps 20000 --epsilon 0.1")
 def train(
     data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
@@ -93,9 +100,10 @@ def train(
     epsilon: Annotated[float, typer.Option(help="FGSM step relative to the embeddings' scale; 0 for none.")] = 0.1,
     mask_padding: Annotated[bool, typer.Option(help="Keep padding out of the attention.")] = True,
     seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
+    model: Annotated[ModelName, typer.Option(help="Which model.")] = ModelName.nann_attention,
 ) -> None:
-    """Train the NANN attention model. Called again after an interruption, it resumes."""
-    from tfserving_ext.models import NannAttentionConfig
+    """Train a model. Called again after an interruption, it resumes."""
+    from tfserving_ext.models import model_named
     from tfserving_ext.training import TrainingConfig
     from tfserving_ext.training import train as run
 
@@ -108,7 +116,7 @@ def train(
         epsilon=epsilon,
         seed=seed,
     )
-    report = run(data, out, config, NannAttentionConfig(mask_padding=mask_padding))
+    report = run(data, out, config, model_named(model.value).config_type(mask_padding=mask_padding))
     outcome("train", f"{report['histories']:,} histories: {out}")
 
 

@@ -21,13 +21,13 @@ class TwoSidedConfig(SequenceConfig):
     Attributes:
       pools: weighted means of the behaviours that the user network sees; each learns its weights by what a behaviour is
         and by how long ago it was.
-      user_hidden: widths of the user network's hidden layers.
+      user_hidden: widths of the user network's hidden layers; none made the better model on Complete Journey.
     """
 
     model: ClassVar[str] = "two_sided"
 
     pools: int = 8
-    user_hidden: tuple[int, ...] = (256,)
+    user_hidden: tuple[int, ...] = ()
 
 
 class TwoSided(SequenceModel[TwoSidedConfig]):

@@ -107,7 +107,7 @@ def train(
     config: TrainingConfig = TrainingConfig(),
     model_config: SequenceConfig = NannAttentionConfig(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
-    """Trains the NANN attention model and writes it to the folder `target`.
+    """Trains a model and writes it to the folder `target`.
 
     A training that was interrupted resumes from its last checkpoint, at most half a minute back, when it is called
     again with the same data and configuration; batches and negatives depend on the step's number alone.
