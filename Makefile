@@ -65,7 +65,7 @@ fuzz: $(VENV)/.installed  ## Damaged indexes for the core, for FUZZ_SECONDS=60, 
 
 bench-search: setup $(VENV)/.bench  ## The searches against their peers on the demo's model; QUICK=1 in a few minutes.
 	@test -f demo/evaluation.json || { echo "bench-search needs the demo's model: run make demo first" >&2; exit 1; }
-	@$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--cases 100)
+	@$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--quick)
 
 soak: setup  ## 64 clients on the demo's model at several thread settings, a minute each.
 	@test -f demo/evaluation.json || { echo "soak needs the demo's model: run make demo first" >&2; exit 1; }

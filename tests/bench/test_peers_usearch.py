@@ -5,15 +5,11 @@ import pytest
 import tensorflow as tf
 
 from tfserving_ext.bench.peers import Workload
+from tfserving_ext.bench.peers.usearch_numba import UsearchNumba
 from tfserving_ext.index import Index
 from tfserving_ext.retrieval import BruteForce
 from tfserving_ext.retrieval.evaluate import user_tensors
 from tfserving_ext.training.checkpoint import load_model
-
-pytest.importorskip("usearch")
-pytest.importorskip("numba")
-
-from tfserving_ext.bench.peers.usearch_numba import UsearchNumba
 
 CASES = 6
 FLOATS = ctypes.POINTER(ctypes.c_float)

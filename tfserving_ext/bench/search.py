@@ -1,120 +1,159 @@
-"""How good and how fast the searches are on a trained model, over several builds of its graph.
+"""The search against its peers: `make bench-search` (benchmarks/README.md has what it said).
 
     python -m tfserving_ext.bench.search --folder demo
 
-All on one thread, all in one process: the figures to keep are ratios. A graph build is a matter of luck (Faiss draws
-the layers at random), so there are several, each from another seed, and the lowest coverage stands beside the mean.
+Each part runs in a process of its own, because TensorFlow fixes its threads at its start. The figures to keep are
+ratios within one part: machines differ, and are shared.
 """
 
 import json
-import tempfile
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
-from tfserving_ext.artifacts import write_json
+from tfserving_ext.artifacts import read_json, write_json
+from tfserving_ext.bench.report import plot, print_tables
 from tfserving_ext.errors import NannError
-from tfserving_ext.progress import console
 
-K = 200
+LIBRARIES = ("tensorflow", "faiss-cpu", "hnswlib", "usearch", "numba", "numpy")
 
 
-def bench_search(
-    folder: Path, out: Path | None = None, builds: int = 3, cases: int = 300, positions: int = 9, k: int = K
-) -> dict[str, Any]:
-    """Measures the default search, the paper's rounds and brute force.
+def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]:
+    """Runs all parts.
 
     Args:
-      folder: a demo's folder, with `data`, `model` and `embeddings` in it.
-      out: JSON file for the raw figures of every build, or None.
-      builds: graph builds.
-      cases: test cases.
-      positions: test cases per user.
-      k: length of the answers.
+      folder: a demo's folder; what the parts build is kept in `bench` under it.
+      out: JSON file for the raw figures of all parts; a plot is drawn beside it.
+      quick: fewer cases, one number of threads, a tenth of the large corpora.
 
     Returns:
-      coverage, coverage_lowest: of the default search, the mean and the lowest over builds.
-      rounds_coverage, rounds_coverage_lowest: of the paper's rounds with default beams.
-      scored_vs_rounds: items that the default search scores for one that the rounds score.
-      qps_vs_rounds, qps_vs_brute_force: queries per second of the default search for one of theirs.
+      The summary (see `summarise`).
 
     Raises:
-      NannError: the folder lacks an artefact.
+      NannError: an artefact or a library is missing, or a part failed.
     """
-    from tfserving_ext.index import build_index
-    from tfserving_ext.index.original import load_array
-    from tfserving_ext.retrieval.evaluate import evaluate
-
-    for name in ("data", "model", "embeddings"):
+    for name in ("data", "model", "embeddings", "index"):
         if not (folder / name).exists():
             raise NannError(f"{folder / name} does not exist; make it with `nann demo --folder {folder}`")
-    arrays = load_array(folder / "embeddings" / "item_ids.npy"), load_array(folder / "embeddings" / "item_embs.npy")
-    runs = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for seed in range(1, builds + 1):
-            index = build_index(*arrays, Path(scratch) / str(seed), seed=seed)
-            figures = evaluate(
-                folder / "data", folder / "model", index.folder, k=k, positions_per_user=positions, max_cases=cases
-            )
-            runs.append({"seed": seed, **figures})
-    best_first, rounds = ([run["searches"][name] for run in runs] for name in ("best_first", "rounds"))
-
-    def of(searches: list[dict[str, Any]], figure: str) -> list[float]:
-        return [search[figure] for search in searches]
-
-    summary = {
-        "coverage": np.mean(of(best_first, "coverage")),
-        "coverage_lowest": min(of(best_first, "coverage")),
-        "rounds_coverage": np.mean(of(rounds, "coverage")),
-        "rounds_coverage_lowest": min(of(rounds, "coverage")),
-        "scored_vs_rounds": np.sum(of(best_first, "items_scored")) / np.sum(of(rounds, "items_scored")),
-        "qps_vs_rounds": np.sum(of(rounds, "ms_per_case")) / np.sum(of(best_first, "ms_per_case")),
-        "qps_vs_brute_force": sum(run["brute_force_ms_per_case"] for run in runs)
-        / np.sum(of(best_first, "ms_per_case")),
+    parts = {
+        "neural": ("neural", "--threads", "1", "--builds", "3"),
+        "neural_2_threads": ("neural", "--threads", "2", "--builds", "1"),
+        "large": ("large",),
+        "metrics": ("metrics",),
     }
-    summary = {name: round(float(value), 4) for name, value in summary.items()}
-    if out is not None:
-        write_json(out, {"summary": summary, "runs": runs})
-    _print(runs, summary)
-    return summary
+    if quick:
+        del parts["neural_2_threads"]
+    figures: dict[str, Any] = {"quick": quick, "machine": machine()}
+    for name, (module, *options) in parts.items():
+        target = out.with_name(f"{out.stem}_{name}.json")
+        command = [sys.executable, "-m", f"tfserving_ext.bench.{module}", "--folder", str(folder), "-o", str(target)]
+        if subprocess.run([*command, *options, *["--quick"] * quick], check=False).returncode != 0:
+            raise NannError(f"the part {name} failed; its own words are above")
+        figures[name] = read_json(target)
+        target.unlink()
+    figures["summary"] = summarise(figures)
+    write_json(out, figures)
+    print_tables(figures)
+    plot(figures, out.with_suffix(".svg"))
+    return figures["summary"]
 
 
-def _print(runs: list[dict[str, Any]], summary: dict[str, float]) -> None:
-    table = Table(title=f"{runs[0]['cases']} cases, one thread, k {runs[0]['k']}", title_justify="left")
-    for column in ("build", "search", "recall-retrieval", "coverage", "coverage, 5th percentile", "scored", "ms"):
-        table.add_column(column, justify="left" if column in ("build", "search") else "right")
-    for run in runs:
-        for name, search in run["searches"].items():
-            table.add_row(
-                str(run["seed"]),
-                name,
-                f"{search['recall_retrieval']:.4f}",
-                f"{search['coverage']:.4f}",
-                f"{search['coverage_5th_percentile']:.4f}",
-                f"{search['items_scored']:,.0f}",
-                f"{search['ms_per_case']:.2f}",
-            )
-        exact = ("brute force", f"{run['recall_all']:.4f}", "1", "1", f"{run['items']:,}")
-        table.add_row(str(run["seed"]), *exact, f"{run['brute_force_ms_per_case']:.2f}")
-    console.print(table)
-    print(json.dumps(summary))
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    versions: dict[str, str | None] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = None
+    return {"cpu": (model or [platform.processor()])[0], "cores": os.cpu_count(), "versions": versions}
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def summarise(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures that stand for the whole.
+
+    Returns:
+      coverage, coverage_lowest: of the default search at k 200, the mean and the lowest over graph builds.
+      rounds_coverage, scored_vs_rounds: of the paper's rounds; evaluations of the default search as a part of theirs.
+      recall_default, recall_rerank, recall_lead_vs_rerank: recall-retrieval of the default search; of the two-sided
+        model's top n reranked, for the largest n that takes no longer; and the first minus the second.
+      recall_brute_force, recall_two_sided: of the two models by themselves.
+      qps_vs_*: queries per second of the default search over those of the peer's fastest setting that covers at least
+        0.98, on one thread.
+      overhead_share: the part of the default search's time that is not the model's.
+      dot_*: the walk under the dot product at recall@10 0.95, one thread.
+      map_seconds, map_anonymous_mb: what opening the large index costs.
+    """
+    neural, large = figures["neural"], figures["large"]
+    builds, race = neural["builds"], neural["race"]
+    ours = race["best_first"]["ms_per_query"]
+    default = neural["settings"]["best_first"][0]
+    rerank = _rerank_at(neural["settings"]["rerank"], default["ms_per_query"])
+    brute = min(time for name, time in _times(large).items() if name != "best_first")
+    summary = {
+        "coverage": np.mean([build["best_first"]["coverage"] for build in builds]),
+        "coverage_lowest": min(build["best_first"]["coverage"] for build in builds),
+        "rounds_coverage": np.mean([build["rounds"]["coverage"] for build in builds]),
+        "scored_vs_rounds": sum(build["best_first"]["items_scored"] for build in builds)
+        / sum(build["rounds"]["items_scored"] for build in builds),
+        "recall_default": default["recall"],
+        "recall_rerank": rerank["recall"],
+        "recall_lead_vs_rerank": default["recall"] - rerank["recall"],
+        "recall_brute_force": neural["model"]["recall_all"],
+        "recall_two_sided": neural["model"]["two_sided_recall_all"],
+        "qps_vs_usearch": race["usearch"]["ms_per_query"] / ours,
+        "qps_vs_tf_ops": race["tensorflow_ops"]["ms_per_query"] / ours,
+        "qps_vs_rounds": race["rounds"]["ms_per_query"] / ours,
+        "qps_vs_brute_force": race["brute_force"]["ms_per_query"] / ours,
+        "qps_vs_brute_force_1m": brute / large["best_first"]["ms_per_query"],
+        "coverage_1m": large["best_first"]["coverage"],
+        "overhead_share": neural["overhead_share"],
+        "dot_qps_vs_faiss": figures["metrics"]["dot_qps_vs_faiss"],
+        "dot_qps_vs_hnswlib": figures["metrics"]["dot_qps_vs_hnswlib"],
+        "map_seconds": large["map"]["seconds"],
+        "map_anonymous_mb": large["map"]["anonymous_mb"],
+    }
+    return {name: round(float(value), 4) for name, value in summary.items()}
+
+
+def _times(large: dict[str, Any]) -> dict[str, float]:
+    return {name: part["ms_per_query"] for name, part in large.items() if isinstance(part, dict) and name != "map"}
+
+
+def _rerank_at(settings: list[dict[str, Any]], ms_per_query: float) -> dict[str, Any]:
+    """The dearest setting that takes no longer; the cheapest where all do."""
+    in_time = [one for one in settings if one["ms_per_query"] <= ms_per_query]
+    return max(in_time, key=lambda one: one["setting"]) if in_time else settings[0]
 
 
 def main(
     folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/search.json"),
-    builds: Annotated[int, typer.Option(help="Graph builds.", min=1)] = 3,
-    cases: Annotated[int, typer.Option(help="Test cases.", min=1)] = 600,
+    quick: Annotated[bool, typer.Option("--quick", help="In a few minutes, with fewer cases.")] = False,
 ) -> None:
-    """Measure the default search against the paper's rounds and brute force."""
-    import tensorflow as tf
+    """Measure the searches against their peers; the last line is the summary as JSON.
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    bench_search(folder, out, builds, cases)
+    Example: python -m tfserving_ext.bench.search --folder demo --quick
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        summary = bench_search(folder, out, quick)
+    except NannError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    print(json.dumps(summary))
 
 
 if __name__ == "__main__":
