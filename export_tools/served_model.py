@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.index.format import Index
-from tfserving_ext.models import NannAttention
+from tfserving_ext.models import SequenceModel
 from tfserving_ext.ops import SearchResult
 from tfserving_ext.retrieval import BestFirst, NeuralTopK, Rounds
 from tfserving_ext.training.checkpoint import TrainedModel
@@ -34,7 +34,7 @@ class Defaults:
     rounds: Rounds = Rounds()  # noqa: RUF009
 
 
-def exported_variables(model: NannAttention) -> list[tf.Variable]:
+def exported_variables(model: SequenceModel) -> list[tf.Variable]:
     """The plain TensorFlow variables behind a Keras model, its vocabularies included."""
     return [*(variable.value for variable in model.variables), model.items.ids, model.categories.ids]
 
@@ -70,7 +70,7 @@ class ServedModel(tf.Module):
         self.item_categories = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
 
     @property
-    def model(self) -> NannAttention:
+    def model(self) -> SequenceModel:
         """The model whose functions are exported."""
         return self._untracked.model
 

@@ -85,7 +85,13 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
         # Two-dimensional matrix products: the fastest that TensorFlow has on a CPU.
         query = self.query_network(tf.reshape(items, [-1, width]))
         query = tf.reshape(query, [-1, n, self.config.attention_dim])
-        logits = tf.matmul(query, keys, transpose_b=True) * self.config.attention_dim**-0.5 + mask[:, None, :]
+        if items.shape[0] == 1 and keys.shape[0] != 1:
+            # Items that all users share: one product with all keys, whose gradient sums over the users as it goes.
+            dots = tf.matmul(query[0], tf.reshape(keys, [-1, self.config.attention_dim]), transpose_b=True)
+            dots = tf.transpose(tf.reshape(dots, [n, -1, self.config.history_length]), [1, 0, 2])
+        else:
+            dots = tf.matmul(query, keys, transpose_b=True)
+        logits = dots * self.config.attention_dim**-0.5 + mask[:, None, :]
         attended = tf.matmul(tf.nn.softmax(logits), values)
         if items.shape[0] == 1 and attended.shape[0] != 1:
             items = tf.broadcast_to(items, tf.shape(attended))
