@@ -92,9 +92,9 @@ class ModelName(str, Enum):
 def train(
     data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
     out: Out = Path("model"),
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 5000,
-    batch_size: Annotated[int, typer.Option(help="Histories per step.")] = 64,
-    targets: Annotated[int, typer.Option(help="Behaviours after each history that count as positives.")] = 8,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 6000,
+    batch_size: Annotated[int, typer.Option(help="Histories per step.")] = 32,
+    targets: Annotated[int, typer.Option(help="Behaviours after each history that count as positives.")] = 20,
     negatives: Annotated[int, typer.Option(help="Sampled negatives per step, shared by the batch.")] = 100,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW; decays by a cosine.")] = 3e-3,
     epsilon: Annotated[float, typer.Option(help="FGSM step relative to the embeddings' scale; 0 for none.")] = 0.1,

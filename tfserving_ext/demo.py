@@ -26,7 +26,6 @@ K = 200
 SHOWN = 10
 POSITIONS_PER_USER = 9
 HOUSEHOLDS_HELD_OUT = 0.1
-TRAINING_STEPS = 7000
 
 
 @dataclasses.dataclass
@@ -77,7 +76,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
 
     Args:
       folder: where all artefacts go.
-      steps: training steps; None for the default, about five minutes on two cores.
+      steps: training steps; None for the default, two to six minutes on two cores.
       keep_serving: go on serving until interrupted.
 
     Raises:
@@ -118,7 +117,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         lambda path: convert(purchases.path / "UserBehavior.csv", path, **split),
         described,
     )
-    config = TrainingConfig(steps=TRAINING_STEPS if steps is None else steps)
+    config = TrainingConfig() if steps is None else TrainingConfig(steps=steps)
     model = stages.run(
         "train",
         "model",

@@ -34,6 +34,7 @@ def reference_score(model, sequence, items):
     keys = network(model.key_network.layers, sequence)
     queries = network(model.query_network.layers, items)
     logits = queries @ keys.T / np.sqrt(keys.shape[1])
+    logits += model.recency.numpy()
     if model.config.mask_padding:
         logits = np.where((sequence != 0).any(axis=1)[None, :], logits, -1e9)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -71,7 +72,9 @@ def test_items_shared_by_all_users_score_as_if_repeated(model):
 
 
 def test_padding_beside_a_history_changes_nothing_when_masked():
-    model = NannAttention(ITEM_IDS, CATEGORY_IDS, config=NannAttentionConfig(embedding_dim=4, history_length=LENGTH))
+    config = NannAttentionConfig(embedding_dim=4, history_length=LENGTH, recency=False)
+    model = NannAttention(ITEM_IDS, CATEGORY_IDS, config=config)
+    assert not any("recency" in variable.name for variable in model.trainable_variables)
     items = tf.random.stateless_normal([1, 5, model.item_dim], [1, 2])
     short = model.user(histories([10, 20]))
     padded = model.user(histories([0, 10, 0, 0, 20, 0]))

@@ -22,6 +22,7 @@ class NannAttentionConfig(SequenceConfig):
       attention_hidden: width of the hidden layer of the query and key projections.
       attention_dim: width of queries and keys.
       score_hidden: widths of the score network's hidden layers.
+      recency: learn what a behaviour's place adds to the attention's logits; the original's does not know the order.
     """
 
     model: ClassVar[str] = "nann_attention"
@@ -29,6 +30,7 @@ class NannAttentionConfig(SequenceConfig):
     attention_hidden: int = 128
     attention_dim: int = 256
     score_hidden: tuple[int, ...] = (128, 64, 32)
+    recency: bool = True
 
 
 class NannAttention(SequenceModel[NannAttentionConfig]):
@@ -54,6 +56,9 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
             [keras.Input([width]), *dense(hidden, "key_1"), keras.layers.Dense(keys, name="key_2")],
             name="key_network",
         )
+        self.recency = self.add_weight(
+            shape=[config.history_length], initializer="zeros", trainable=config.recency, name="recency"
+        )
         score_layers: list[keras.layers.Layer] = []
         for number, units in enumerate(config.score_hidden, 1):
             score_layers += dense(units, f"score_{number}")
@@ -70,13 +75,13 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
           sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
 
         Returns:
-          keys [B, history_length, attention_dim], values [B, history_length, item_dim], and the mask
-          [B, history_length] that is added to the attention's logits.
+          keys [B, history_length, attention_dim], values [B, history_length, item_dim], and what is added to the
+          attention's logits [B, history_length]: the padding mask and the recency.
         """
         length, width = self.config.history_length, self.item_dim
         keys = self.key_network(tf.reshape(sequence, [-1, width]))
         keys = tf.reshape(keys, [-1, length, self.config.attention_dim])
-        return keys, sequence, self.padding_mask(sequence)
+        return keys, sequence, self.padding_mask(sequence) + self.recency
 
     def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
         """See `SequenceModel.score`."""

@@ -41,9 +41,9 @@ class TrainingConfig:
       seed: of the weights, the batches and the negatives.
     """
 
-    steps: int = 5000
-    batch_size: int = 64
-    targets: int = 8
+    steps: int = 6000
+    batch_size: int = 32
+    targets: int = 20
     negatives: int = 100
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
