@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfserving_ext.bench.peers import Workload
 from tfserving_ext.bench.peers.usearch_numba import UsearchNumba
+from tfserving_ext.bench.peers.usearch_tuned import UsearchTuned
 from tfserving_ext.index import Index
 from tfserving_ext.retrieval import BruteForce
 from tfserving_ext.retrieval.evaluate import user_tensors
@@ -26,9 +27,9 @@ def workload(world, tmp_path_factory):
     return Workload(trained, world.sequences, index, user, histories, targets, exact, 20, 1, scratch)
 
 
-@pytest.fixture(scope="module")
-def peer(workload):
-    return UsearchNumba(workload)
+@pytest.fixture(scope="module", params=[UsearchNumba, UsearchTuned])
+def peer(request, workload):
+    return request.param(workload)
 
 
 def test_the_metric_is_the_models_score(workload, peer):

@@ -30,6 +30,7 @@ def figures():
         "tensorflow_ops": [one([[50], [1]], 40.0)],
         "brute_force": [one("xla", 80.0), one("tensorflow", 90.0)],
         "usearch": [one(200, 1000.0)],
+        "usearch_tuned": [one(200, 40.0)],
         "rerank": [one(250, 2.0, recall=0.29), one(500, 5.5, recall=0.31), one(1000, 9.0, recall=0.33)],
     }
     neural = {
@@ -60,6 +61,7 @@ def test_the_summary_is_worked_out_from_the_parts(figures):
     assert (summary["coverage"], summary["coverage_lowest"]) == (0.98, 0.97)
     assert summary["scored_vs_rounds"] == 0.15
     assert summary["qps_vs_usearch"] == 250.0
+    assert summary["qps_vs_usearch_tuned"] == 10.0
     assert summary["qps_vs_brute_force"] == 22.5
     assert summary["qps_vs_brute_force_1m"] == 200.0
     # 500 candidates are the most that take no longer than the default search's 6 ms.
@@ -98,6 +100,7 @@ def test_the_parts_run_on_their_own_and_the_summary_is_the_answer(figures, world
     Done.returncode = 1
     with pytest.raises(NannError, match="the part neural failed"):
         bench_search(world.root, out)
+    assert json.loads(out.read_text())["summary"]["coverage"] == 0.98
 
 
 def test_tables_and_plot_show_every_search(figures, tmp_path, capsys):

@@ -13,17 +13,32 @@ import numpy as np
 import typer
 
 from tfserving_ext.artifacts import write_json
-from tfserving_ext.bench.harness import Measured, fastest, make_workload, measure, race
+from tfserving_ext.bench.harness import Measured, best_setting, make_workload, measure, race
 from tfserving_ext.bench.peers import Peer, Workload
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console, progress
 
 K = 200
 POSITIONS = 9
-LEAST_COVERAGE = 0.98
 # Cases per peer: the slow ones get fewer. `recall` is a difference of small numbers and wants many.
-CASES = {"best_first": 1000, "rounds": 200, "tensorflow_ops": 64, "brute_force": 32, "usearch": 16, "rerank": 1000}
-QUICK_CASES = {"best_first": 200, "rounds": 64, "tensorflow_ops": 32, "brute_force": 16, "usearch": 8, "rerank": 200}
+CASES = {
+    "best_first": 1000,
+    "rounds": 200,
+    "tensorflow_ops": 64,
+    "brute_force": 32,
+    "usearch": 32,
+    "usearch_tuned": 200,
+    "rerank": 1000,
+}
+QUICK_CASES = {
+    "best_first": 200,
+    "rounds": 64,
+    "tensorflow_ops": 32,
+    "brute_force": 16,
+    "usearch": 8,
+    "usearch_tuned": 64,
+    "rerank": 200,
+}
 BUILD_CASES, QUICK_BUILD_CASES = 400, 100
 RACE_CASES = 64
 REPEATS, QUICK_REPEATS = 5, 2
@@ -33,6 +48,7 @@ def _peers() -> dict[str, type[Peer]]:
     """The peers by name, our own first. Imported here: some need the `bench` extra."""
     try:
         from tfserving_ext.bench.peers.usearch_numba import UsearchNumba
+        from tfserving_ext.bench.peers.usearch_tuned import UsearchTuned
     except ImportError as error:
         raise NannError(f"a peer cannot be imported ({error}); install them all: pip install '.[bench]'") from error
     from tfserving_ext.bench.peers.brute_force import BruteForce
@@ -40,8 +56,9 @@ def _peers() -> dict[str, type[Peer]]:
     from tfserving_ext.bench.peers.tensorflow_ops import TensorFlowOps
     from tfserving_ext.bench.peers.two_sided_rerank import TwoSidedRerank
 
-    classes: tuple[type[Peer], ...] = (BestFirst, Rounds, TensorFlowOps, BruteForce, UsearchNumba, TwoSidedRerank)
-    return {peer.name: peer for peer in classes}
+    ours: tuple[type[Peer], ...] = (BestFirst, Rounds)
+    others: tuple[type[Peer], ...] = (TensorFlowOps, BruteForce, UsearchNumba, UsearchTuned, TwoSidedRerank)
+    return {peer.name: peer for peer in (*ours, *others)}
 
 
 def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = False) -> dict[str, Any]:
@@ -74,7 +91,7 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
             for setting in made[name].settings:
                 found[name].append(measure(made[name], workload, setting, cases[name]))
                 advance(note=f"coverage {found[name][-1].coverage:.3f}")
-    runners = {name: (made[name], _runner(found[name])) for name in peers}
+    runners = {name: (made[name], best_setting(found[name])) for name in peers}
     race_cases = {name: min(RACE_CASES, cases[name]) for name in peers}
     times = race(runners, race_cases, QUICK_REPEATS if quick else REPEATS)
     hits = (workload.exact == workload.targets[:, None]).any(axis=1)
@@ -95,17 +112,6 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
             "two_sided_recall_all": made["rerank"].recall_all(),  # type: ignore[attr-defined]
         },
     }
-
-
-def _runner(found: list[Measured]) -> Measured:
-    """The setting that runs the race: the fastest that covers enough.
-
-    Where none does, as the rerank's may not, the one that covers the most.
-    """
-    try:
-        return fastest(found, LEAST_COVERAGE)
-    except NannError:
-        return max(found, key=lambda one: one.coverage)
 
 
 def _build(folder: Path, seed: int) -> Any:

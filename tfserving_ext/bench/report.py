@@ -13,6 +13,7 @@ TITLES = {
     "tensorflow_ops": "the paper's rounds, in TensorFlow's ops",
     "brute_force": "brute force",
     "usearch": "usearch, numba metric",
+    "usearch_tuned": "usearch, numba metric tuned by hand",
     "rerank": "two-sided model, reranked",
 }
 

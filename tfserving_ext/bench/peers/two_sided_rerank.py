@@ -15,7 +15,7 @@ from tfserving_ext.training.checkpoint import TrainedModel, load_model
 
 # Cheap per step, so it can have more negatives and a higher learning rate than the attention model; the best of what
 # was tried on the validation households.
-TRAINING = TrainingConfig(steps=2000, batch_size=128, negatives=500, learning_rate=1e-2, epsilon=0.0)
+TRAINING = TrainingConfig(steps=2000, batch_size=128, targets=8, negatives=500, learning_rate=1e-2, epsilon=0.0)
 # Items scored in one call of the model: more are no faster, their activations leave the cache.
 ITEMS_PER_CALL = 2048
 

@@ -1,8 +1,8 @@
 """USearch with the model as its metric: the nearest that a general library comes to a search under a neural metric.
 
 The same HNSW graph as ours (by L2 over the item embeddings, M and efConstruction of the paper), walked one item at a
-time: at every step USearch calls a function of two vectors, which Numba compiled from the model's layers. The graph's
-entry is USearch's own; a user's history cannot be given to it.
+time: at every step USearch calls a function of two vectors, written in loops and compiled by Numba, as USearch's
+documentation shows. The graph's entry is USearch's own; a user's history cannot be given to it.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class UsearchNumba:
                 rows = np.arange(start, min(start + CHUNK, len(embeddings)))
                 self._index.add(rows, np.ascontiguousarray(embeddings[rows]), threads=self._threads)
                 advance(len(rows))
-        self.metric = compile_metric(workload.trained.model, workload.user)
+        self.metric = self.compile_metric(workload.trained.model, workload.user)
         self._index.metric = CompiledMetric(self.metric.address, MetricKind.Unknown, MetricSignature.ArrayArray)
 
     def __call__(self, first: int, last: int, setting: Any) -> np.ndarray:
@@ -67,40 +67,58 @@ class UsearchNumba:
             answer[: len(match)] = self._item_ids[match.keys]
         return answers
 
+    def compile_metric(self, model: NannAttention, user: UserTensors) -> Any:
+        """Minus the model's score of one pair, compiled.
 
-def compile_metric(model: NannAttention, user: UserTensors) -> Any:
-    """Minus the model's score of one pair, compiled.
+        Args:
+          model: the model.
+          user: its user tensors, [N, ...].
 
-    Args:
-      model: the model.
-      user: its user tensors, [N, ...].
+        Returns:
+          A Numba `cfunc` float32 (float32* query, float32* item), where query[0] is the number of a user, 0 to N - 1,
+          and item is [dim]. It may be called from several threads.
+        """
+        keys, values, masks = user_arrays(user)
+        dim, scale = model.item_dim, np.float32(model.config.attention_dim**-0.5)
+        query_1, query_2 = dense_layers(model.query_network)
+        score_1, score_2, score_3, score_out = dense_layers(model.score_network)
 
-    Returns:
-      A Numba `cfunc` float32 (float32* query, float32* item), where query[0] is the number of a user, 0 to N - 1, and
-      item is [dim]. It may be called from several threads.
+        @numba.cfunc("float32(CPointer(float32), CPointer(float32))")
+        def metric(query: Any, item: Any) -> Any:
+            number = int(query[0])
+            embedding = numba.carray(item, dim)
+            attention_query = _dense(_dense(embedding, query_1), query_2)
+            logits = np.empty(keys.shape[1], np.float32)
+            for place in range(keys.shape[1]):
+                total = np.float32(0)
+                for i in range(keys.shape[2]):
+                    total += keys[number, place, i] * attention_query[i]
+                logits[place] = total * scale + masks[number, place]
+            attention = np.exp(logits - logits.max())
+            attention /= attention.sum()
+            inputs = np.zeros(2 * dim, np.float32)
+            for place in range(keys.shape[1]):
+                for i in range(dim):
+                    inputs[i] += attention[place] * values[number, place, i]
+            inputs[dim:] = embedding
+            return -_dense(_dense(_dense(_dense(inputs, score_1), score_2), score_3), score_out)[0]
+
+        return metric
+
+
+def user_arrays(user: UserTensors) -> list[np.ndarray]:
+    """The user tensors, each [N, ...], as a metric reads them.
+
+    Raises:
+      ValueError: there are more than a query can tell apart.
     """
-    keys, values, masks = (np.ascontiguousarray(tensor, np.float32) for tensor in user)
-    if len(keys) > MAX_CASES:
-        raise ValueError(f"there are {len(keys)} cases, allowed are {MAX_CASES}")
-    dim, scale = model.item_dim, np.float32(model.config.attention_dim**-0.5)
-    query_1, query_2 = _dense_layers(model.query_network)
-    score_1, score_2, score_3, score_out = _dense_layers(model.score_network)
-
-    @numba.cfunc("float32(CPointer(float32), CPointer(float32))")
-    def metric(query: Any, item: Any) -> Any:
-        number = int(query[0])
-        embedding = numba.carray(item, dim)
-        attention_query = _dense(_dense(embedding, query_1), query_2)
-        attention = _softmax(_dot_rows(keys[number], attention_query, scale, masks[number]))
-        inputs = np.empty(2 * dim, np.float32)
-        _add_product(attention, values[number], np.zeros(dim, np.float32), inputs[:dim])
-        inputs[dim:] = embedding
-        return -_dense(_dense(_dense(_dense(inputs, score_1), score_2), score_3), score_out)[0]
-
-    return metric
+    if len(user[0]) > MAX_CASES:
+        raise ValueError(f"there are {len(user[0])} cases, allowed are {MAX_CASES}")
+    return [np.ascontiguousarray(tensor, np.float32) for tensor in user]
 
 
-def _dense_layers(network: keras.Sequential) -> list[DenseLayer]:
+def dense_layers(network: keras.Sequential) -> list[DenseLayer]:
+    """The layers of a network, as a metric reads them."""
     layers: list[DenseLayer] = []
     for layer in network.layers:
         if isinstance(layer, keras.layers.Dense):
@@ -112,47 +130,14 @@ def _dense_layers(network: keras.Sequential) -> list[DenseLayer]:
     return layers
 
 
-# What follows is compiled. Loops over contiguous outputs, which LLVM turns into vector instructions.
-
-
-@numba.njit(fastmath=True)
-def _add_product(inputs: Any, kernel: Any, bias: Any, outputs: Any) -> None:
-    """Outputs [out] = inputs [in] x kernel [in, out] + bias; four inputs at a time, so that a sum is loaded less."""
-    outputs[:] = bias
-    whole = len(inputs) // 4 * 4
-    for i in range(0, whole, 4):
-        a, b, c, d = inputs[i], inputs[i + 1], inputs[i + 2], inputs[i + 3]
-        for j in range(len(outputs)):
-            outputs[j] += a * kernel[i, j] + b * kernel[i + 1, j] + c * kernel[i + 2, j] + d * kernel[i + 3, j]
-    for i in range(whole, len(inputs)):
-        for j in range(len(outputs)):
-            outputs[j] += inputs[i] * kernel[i, j]
-
-
-@numba.njit(fastmath=True)
+@numba.njit
 def _dense(inputs: Any, layer: Any) -> Any:
     """A layer and its PReLU, [in] to [out]."""
     kernel, bias, slope = layer
     outputs = np.empty(len(bias), np.float32)
-    _add_product(inputs, kernel, bias, outputs)
-    for j in range(len(outputs)):
-        outputs[j] = max(outputs[j], np.float32(0)) + slope[j] * min(outputs[j], np.float32(0))
+    for j in range(len(bias)):
+        total = bias[j]
+        for i in range(len(inputs)):
+            total += inputs[i] * kernel[i, j]
+        outputs[j] = total if total > 0 else slope[j] * total
     return outputs
-
-
-@numba.njit(fastmath=True)
-def _dot_rows(rows: Any, vector: Any, scale: Any, bias: Any) -> Any:
-    """Rows [n, d] x vector [d] x scale + bias [n]."""
-    outputs = np.empty(len(rows), np.float32)
-    for i in range(len(rows)):
-        total = np.float32(0)
-        for j in range(len(vector)):
-            total += rows[i, j] * vector[j]
-        outputs[i] = total * scale + bias[i]
-    return outputs
-
-
-@numba.njit(fastmath=True)
-def _softmax(logits: Any) -> Any:
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
