@@ -101,6 +101,9 @@ def train(
     mask_padding: Annotated[bool, typer.Option(help="Keep padding out of the attention.")] = True,
     seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
     model: Annotated[ModelName, typer.Option(help="Which model.")] = ModelName.nann_attention,
+    start_from: Annotated[
+        Path | None, typer.Option(help="A model of the same items whose item embeddings are the start.")
+    ] = None,
 ) -> None:
     """Train a model. Called again after an interruption, it resumes."""
     from tfserving_ext.models import model_named
@@ -116,7 +119,7 @@ def train(
         epsilon=epsilon,
         seed=seed,
     )
-    report = run(data, out, config, model_named(model.value).config_type(mask_padding=mask_padding))
+    report = run(data, out, config, model_named(model.value).config_type(mask_padding=mask_padding), start_from)
     outcome("train", f"{report['histories']:,} histories: {out}")
 
 

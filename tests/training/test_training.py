@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfserving_ext.data.convert import convert
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, build_index
+from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
 from tfserving_ext.training import TrainingConfig, check_match, extract, load_model, loop, train
 
 
@@ -65,6 +68,29 @@ def test_a_killed_training_resumes_and_leaves_no_half_model(world, tmp_path, mon
     for resumed, whole in zip(weights(tmp_path / "model"), weights(tmp_path / "whole"), strict=True):
         np.testing.assert_allclose(resumed, whole, rtol=1e-4, atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "whole"]
+
+
+def test_starts_from_another_kinds_item_embeddings(world, tmp_path):
+    quick = TrainingConfig(steps=3, batch_size=16, negatives=10)
+    train(world.data, tmp_path / "two_sided", quick, TwoSidedConfig())
+    still = dataclasses.replace(quick, steps=1, learning_rate=0)
+    report = train(world.data, tmp_path / "model", still, start_from=tmp_path / "two_sided")
+    start, model = (load_model(tmp_path / name).model for name in ("two_sided", "model"))
+    for name in ("item_table", "category_table"):
+        np.testing.assert_array_equal(*(np.asarray(getattr(one, name)) for one in (start, model)))
+    for mine, theirs in zip(
+        model.item_network.trainable_variables, start.item_network.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+    assert report["start_from"]["model"] == "two_sided"
+    with pytest.raises(NannError, match=r"embedding_dim of 32, this model has 8; they must be the same"):
+        train(world.data, tmp_path / "new", quick, NannAttentionConfig(embedding_dim=8), tmp_path / "two_sided")
+    convert(world.csv, tmp_path / "data", min_item_count=20, validation=0.1, test=0.2)
+    with pytest.raises(NannError, match=r"two_sided knows \d+ items, the data has \d+; they must be the same"):
+        train(tmp_path / "data", tmp_path / "new", quick, start_from=tmp_path / "two_sided")
+    with pytest.raises(NannError, match="nowhere is not a trained model"):
+        train(world.data, tmp_path / "new", quick, start_from=tmp_path / "nowhere")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_loss_that_is_not_finite_is_reported_with_its_step(world, tmp_path):

@@ -99,6 +99,11 @@ class SequenceModel(keras.Model, Generic[Config]):
         values[0] = 0
         return self.add_weight(shape=values.shape, initializer=lambda shape, dtype: values, name=name)
 
+    @property
+    def item_variables(self) -> list[keras.Variable]:
+        """What every kind of model has, in one order: both tables and the item network."""
+        return [self.item_table, self.category_table, *self.item_network.variables]
+
     def embed(self, item_rows: tf.Tensor, category_rows: tf.Tensor) -> tf.Tensor:
         """Item and category embeddings side by side, [..., item_dim]; zeros where a row is 0 (missing)."""
         parts = []

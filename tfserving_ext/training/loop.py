@@ -17,7 +17,7 @@ from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, model_named
 from tfserving_ext.progress import progress
-from tfserving_ext.training.checkpoint import save_model
+from tfserving_ext.training.checkpoint import TrainedModel, load_model, save_model
 from tfserving_ext.training.loss import Losses, UnigramSampler, adversarial_losses, sampled_logits
 
 CHECKPOINT_SECONDS = 30.0
@@ -60,6 +60,11 @@ class TrainingConfig:
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise NannError(f"{name} is {value}, allowed are finite numbers from 0")
+
+
+# Of the two-sided model. Its steps are cheap, so it can have more negatives and a higher learning rate than the
+# attention model; the best of what was tried on the validation households (docs/training.md).
+TWO_SIDED_TRAINING = TrainingConfig(2000, batch_size=128, targets=8, negatives=500, learning_rate=1e-2, epsilon=0.0)
 
 
 def _strategy() -> tf.distribute.Strategy:
@@ -106,6 +111,7 @@ def train(
     target: str | os.PathLike[str],
     config: TrainingConfig = TrainingConfig(),
     model_config: SequenceConfig = NannAttentionConfig(),  # noqa: B008 - frozen
+    start_from: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Trains a model and writes it to the folder `target`.
 
@@ -117,20 +123,25 @@ def train(
       target: the model's folder; written whole at the end.
       config: how to train.
       model_config: the model's sizes.
+      start_from: a model of the same items, of any kind, whose item embeddings and item network this one starts with.
 
     Returns:
       What `model.json` says of the training: the configuration, final losses, seconds and histories per second.
 
     Raises:
-      NannError: bad data, a loss that is not finite (the message names the step), or `target` cannot be written.
+      NannError: bad data, a `start_from` of other items or another width, a loss that is not finite (the message names
+        the step), or `target` cannot be written.
     """
     sequences = Sequences.open(data)
+    start = None if start_from is None else load_model(start_from)
     keras.utils.set_random_seed(config.seed)
     strategy = _strategy()
     with strategy.scope():
         model = model_named(model_config.model)(
             sequences.item_ids, sequences.category_ids, np.asarray(sequences.item_counts), model_config
         )
+        if start is not None:
+            _start(model, start, start_from)
         schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
         optimizer.build(model.trainable_variables)
@@ -142,9 +153,10 @@ def train(
         return Losses(*(strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None) for loss in per_replica))
 
     work = Path(target).with_name(f".{Path(target).name}.training")
-    state = _State(
-        work, model, optimizer, {"data": sha256(sequences.folder / "manifest.json"), **_as_dict(config, model_config)}
-    )
+    identity = {"data": sha256(sequences.folder / "manifest.json"), **_as_dict(config, model_config)}
+    if start_from is not None:
+        identity |= {"start_from": sha256(Path(start_from) / "weights.index")}  # It holds the weights' checksums.
+    state = _State(work, model, optimizer, identity)
     first = state.restore()
     batches = sequences.training_batches(
         config.batch_size, model_config.history_length, config.seed, first, config.targets
@@ -172,6 +184,8 @@ def train(
     seconds = time.monotonic() - started
     report: dict[str, Any] = _as_dict(config, model_config)["training"]
     report |= {"histories": config.steps * config.batch_size}
+    if start is not None:
+        report |= {"start_from": {name: start.manifest[name] for name in ("model", "training")}}
     if losses is not None:
         report |= {"softmax_loss": float(losses.softmax), "auxiliary_loss": float(losses.auxiliary)}
         report |= {"seconds": round(seconds, 1)}
@@ -180,6 +194,21 @@ def train(
     save_model(target, model, item_categories, report)
     state.delete()
     return report
+
+
+def _start(model: SequenceModel, start: TrainedModel, folder: str | os.PathLike[str] | None) -> None:
+    """Gives `model` the item embeddings and the item network of a trained one."""
+    for name in ("items", "categories"):
+        mine, theirs = (getattr(one, name).ids.numpy() for one in (model, start.model))
+        if not np.array_equal(mine, theirs):
+            raise NannError(f"{folder} knows {len(theirs):,} {name}, the data has {len(mine):,}; they must be the same")
+    if start.model.item_dim != model.item_dim:
+        raise NannError(
+            f"{folder} has an embedding_dim of {start.model.item_dim // 2}, this model has {model.item_dim // 2}; "
+            "they must be the same"
+        )
+    for mine, theirs in zip(model.item_variables, start.model.item_variables, strict=True):
+        mine.assign(theirs)
 
 
 def _as_dict(config: TrainingConfig, model_config: SequenceConfig) -> dict[str, Any]:

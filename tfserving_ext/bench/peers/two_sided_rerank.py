@@ -10,12 +10,9 @@ import tensorflow as tf
 from tfserving_ext.bench.peers.contract import Workload
 from tfserving_ext.models import TwoSidedConfig
 from tfserving_ext.retrieval.metrics import recall
-from tfserving_ext.training import TrainingConfig, train
+from tfserving_ext.training import TWO_SIDED_TRAINING, TrainingConfig, train
 from tfserving_ext.training.checkpoint import TrainedModel, load_model
 
-# Cheap per step, so it can have more negatives and a higher learning rate than the attention model; the best of what
-# was tried on the validation households.
-TRAINING = TrainingConfig(steps=2000, batch_size=128, targets=8, negatives=500, learning_rate=1e-2, epsilon=0.0)
 # Items scored in one call of the model: more are no faster, their activations leave the cache.
 ITEMS_PER_CALL = 2048
 
@@ -29,8 +26,8 @@ class TwoSidedRerank:
     name = "rerank"
     settings: Sequence[int] = (250, 500, 1000, 2000, 4000, 8000)
 
-    def __init__(self, workload: Workload, training: TrainingConfig = TRAINING) -> None:
-        """Trains the two-sided model, or takes it from the scratch folder where an earlier run left it."""
+    def __init__(self, workload: Workload, training: TrainingConfig = TWO_SIDED_TRAINING) -> None:
+        """Takes the demo's two-sided model, or an earlier run's, or trains one into the scratch folder."""
         self._workload = workload
         two_sided = _trained(workload, training)
         index = workload.index
@@ -74,14 +71,13 @@ class TwoSidedRerank:
 
 def _trained(workload: Workload, training: TrainingConfig) -> TrainedModel:
     """The two-sided model of this data and this training."""
-    folder = workload.scratch / "two_sided"
-    if (folder / "model.json").exists():
-        trained = load_model(folder)
-        wanted = dataclasses.asdict(training)
-        if wanted.items() <= trained.manifest["training"].items() and np.array_equal(
-            trained.item_ids, workload.trained.item_ids
-        ):
-            return trained
+    wanted = dataclasses.asdict(training).items()
+    for folder in (workload.scratch.parent / "two_sided", workload.scratch / "two_sided"):
+        if (folder / "model.json").exists():
+            trained = load_model(folder)
+            same_items = np.array_equal(trained.item_ids, workload.trained.item_ids)
+            if same_items and wanted <= trained.manifest["training"].items():
+                return trained
     train(workload.sequences.folder, folder, training, TwoSidedConfig())
     return load_model(folder)
 
