@@ -26,7 +26,6 @@ K = 200
 SHOWN = 10
 POSITIONS_PER_USER = 9
 HOUSEHOLDS_HELD_OUT = 0.1
-TRAINING_STEPS = 4000  # Enough from a two-sided start (docs/training.md).
 
 
 @dataclasses.dataclass
@@ -77,7 +76,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
 
     Args:
       folder: where all artefacts go.
-      steps: training steps of both models; None for the defaults, two to six minutes on two cores.
+      steps: training steps; None for the default, two to six minutes on two cores.
       keep_serving: go on serving until interrupted.
 
     Raises:
@@ -89,9 +88,8 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
     from tfserving_ext.data.sequences import Sequences
     from tfserving_ext.index import Index, build_index
     from tfserving_ext.index.original import load_array
-    from tfserving_ext.models import TwoSidedConfig
     from tfserving_ext.retrieval.evaluate import SEARCHES, evaluate, summary
-    from tfserving_ext.training import TWO_SIDED_TRAINING, TrainingConfig, extract, train
+    from tfserving_ext.training import TrainingConfig, extract, train
 
     console.print(f"All artefacts go to [bold]{folder}[/]; finished stages are reused.")
     stages = _Stages(folder)
@@ -119,23 +117,13 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         lambda path: convert(purchases.path / "UserBehavior.csv", path, **split),
         described,
     )
-    two_sided, config = TWO_SIDED_TRAINING, TrainingConfig(TRAINING_STEPS)
-    if steps is not None:
-        two_sided, config = (dataclasses.replace(one, steps=steps) for one in (two_sided, config))
-    start = stages.run(
-        "start",
-        "two_sided",
-        dataclasses.asdict(two_sided),
-        [data],
-        lambda path: train(data.path, path, two_sided, TwoSidedConfig()),
-        lambda path: f"two-sided model, whose item embeddings the next one starts with: {path}",
-    )
+    config = TrainingConfig() if steps is None else TrainingConfig(steps)
     model = stages.run(
         "train",
         "model",
         dataclasses.asdict(config),
-        [data, start],
-        lambda path: train(data.path, path, config, start_from=start.path),
+        [data],
+        lambda path: train(data.path, path, config),
         lambda path: f"NANN attention, {config.steps * config.batch_size:,} histories, FGSM on: {path}",
     )
     embeddings = stages.run(

@@ -22,26 +22,26 @@ K = 200
 POSITIONS = 9
 # Cases per peer: the slow ones get fewer. `recall` is a difference of small numbers and wants many.
 CASES = {
-    "best_first": 1000,
+    "best_first": 600,
     "rounds": 200,
     "tensorflow_ops": 64,
-    "brute_force": 32,
-    "usearch": 32,
-    "usearch_tuned": 200,
-    "rerank": 1000,
+    "brute_force": 16,
+    "usearch": 16,
+    "usearch_tuned": 100,
+    "rerank": 600,
 }
 QUICK_CASES = {
     "best_first": 200,
     "rounds": 64,
     "tensorflow_ops": 32,
-    "brute_force": 16,
-    "usearch": 8,
-    "usearch_tuned": 64,
+    "brute_force": 8,
+    "usearch": 4,
+    "usearch_tuned": 32,
     "rerank": 200,
 }
-BUILD_CASES, QUICK_BUILD_CASES = 400, 100
+BUILD_CASES, QUICK_BUILD_CASES = 300, 100
 RACE_CASES = 64
-REPEATS, QUICK_REPEATS = 5, 2
+REPEATS, QUICK_REPEATS = 3, 2
 
 
 def _peers() -> dict[str, type[Peer]]:

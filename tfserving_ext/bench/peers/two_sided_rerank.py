@@ -27,7 +27,7 @@ class TwoSidedRerank:
     settings: Sequence[int] = (250, 500, 1000, 2000, 4000, 8000)
 
     def __init__(self, workload: Workload, training: TrainingConfig = TWO_SIDED_TRAINING) -> None:
-        """Takes the demo's two-sided model, or an earlier run's, or trains one into the scratch folder."""
+        """Trains the two-sided model, or takes it from the scratch folder where an earlier run left it."""
         self._workload = workload
         two_sided = _trained(workload, training)
         index = workload.index
@@ -71,13 +71,13 @@ class TwoSidedRerank:
 
 def _trained(workload: Workload, training: TrainingConfig) -> TrainedModel:
     """The two-sided model of this data and this training."""
-    wanted = dataclasses.asdict(training).items()
-    for folder in (workload.scratch.parent / "two_sided", workload.scratch / "two_sided"):
-        if (folder / "model.json").exists():
-            trained = load_model(folder)
-            same_items = np.array_equal(trained.item_ids, workload.trained.item_ids)
-            if same_items and wanted <= trained.manifest["training"].items():
-                return trained
+    folder = workload.scratch / "two_sided"
+    if (folder / "model.json").exists():
+        trained = load_model(folder)
+        wanted = dataclasses.asdict(training).items()
+        same_items = np.array_equal(trained.item_ids, workload.trained.item_ids)
+        if same_items and wanted <= trained.manifest["training"].items():
+            return trained
     train(workload.sequences.folder, folder, training, TwoSidedConfig())
     return load_model(folder)
 
