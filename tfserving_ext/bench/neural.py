@@ -41,7 +41,7 @@ QUICK_CASES = {
 }
 BUILD_CASES, QUICK_BUILD_CASES = 300, 100
 RACE_CASES = 64
-REPEATS, QUICK_REPEATS = 3, 2
+REPEATS, QUICK_REPEATS = 6, 2
 
 
 def _peers() -> dict[str, type[Peer]]:
