@@ -2,6 +2,6 @@
 
 from tfserving_ext.training.checkpoint import load_model, save_model
 from tfserving_ext.training.extract import check_match, extract
-from tfserving_ext.training.loop import TWO_SIDED_TRAINING, TrainingConfig, train
+from tfserving_ext.training.loop import TrainingConfig, train
 
-__all__ = ["TWO_SIDED_TRAINING", "TrainingConfig", "check_match", "extract", "load_model", "save_model", "train"]
+__all__ = ["TrainingConfig", "check_match", "extract", "load_model", "save_model", "train"]

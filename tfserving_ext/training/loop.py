@@ -62,11 +62,6 @@ class TrainingConfig:
                 raise NannError(f"{name} is {value}, allowed are finite numbers from 0")
 
 
-# Of the two-sided model. Its steps are cheap, so it can have more negatives and a higher learning rate than the
-# attention model; the best of what was tried on the validation households (docs/training.md).
-TWO_SIDED_TRAINING = TrainingConfig(2000, batch_size=128, targets=8, negatives=500, learning_rate=1e-2, epsilon=0.0)
-
-
 def _strategy() -> tf.distribute.Strategy:
     """All GPUs of this machine, or its CPU."""
     gpus = tf.config.list_logical_devices("GPU")

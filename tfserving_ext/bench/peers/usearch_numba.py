@@ -22,6 +22,7 @@ EF_CONSTRUCTION = 40
 CHUNK = 1 << 12
 # A case's number travels as the first coordinate of its query, a float32: above this, neighbours become one.
 MAX_CASES = 1 << 24
+SIGNATURE = "float32(CPointer(float32), CPointer(float32))"
 
 # A layer: kernel float32 [in, out], bias [out], and the slope [out] of its PReLU; ones where it has none.
 DenseLayer = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -77,13 +78,23 @@ class UsearchNumba:
         Returns:
           A Numba `cfunc` float32 (float32* query, float32* item), where query[0] is the number of a user, 0 to N - 1,
           and item is [dim]. It may be called from several threads.
-        """
-        keys, values, masks = user_arrays(user)
-        dim, scale = model.item_dim, np.float32(model.config.attention_dim**-0.5)
-        query_1, query_2 = dense_layers(model.query_network)
-        score_1, score_2, score_3, score_out = dense_layers(model.score_network)
 
-        @numba.cfunc("float32(CPointer(float32), CPointer(float32))")
+        Raises:
+          ValueError: there are more users than a query can tell apart.
+        """
+        if len(user[0]) > MAX_CASES:
+            raise ValueError(f"there are {len(user[0])} cases, allowed are {MAX_CASES}")
+        arrays = tuple(np.ascontiguousarray(tensor, np.float32) for tensor in user)
+        layers = (*_dense_layers(model.query_network), *_dense_layers(model.score_network))
+        return numba.cfunc(SIGNATURE)(self.metric_of(model.item_dim, arrays, layers))
+
+    @staticmethod
+    def metric_of(dim: int, user: tuple[np.ndarray, ...], layers: tuple[DenseLayer, ...]) -> Any:
+        """The metric as a Python function, of the user tensors and of the query's and the score's layers."""
+        keys, values, masks = user
+        scale = np.float32(keys.shape[2] ** -0.5)
+        query_1, query_2, score_1, score_2, score_3, score_out = layers
+
         def metric(query: Any, item: Any) -> Any:
             number = int(query[0])
             embedding = numba.carray(item, dim)
@@ -106,18 +117,7 @@ class UsearchNumba:
         return metric
 
 
-def user_arrays(user: UserTensors) -> list[np.ndarray]:
-    """The user tensors, each [N, ...], as a metric reads them.
-
-    Raises:
-      ValueError: there are more than a query can tell apart.
-    """
-    if len(user[0]) > MAX_CASES:
-        raise ValueError(f"there are {len(user[0])} cases, allowed are {MAX_CASES}")
-    return [np.ascontiguousarray(tensor, np.float32) for tensor in user]
-
-
-def dense_layers(network: keras.Sequential) -> list[DenseLayer]:
+def _dense_layers(network: keras.Sequential) -> list[DenseLayer]:
     """The layers of a network, as a metric reads them."""
     layers: list[DenseLayer] = []
     for layer in network.layers:

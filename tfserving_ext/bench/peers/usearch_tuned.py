@@ -8,8 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from tfserving_ext.bench.peers.usearch_numba import UsearchNumba, dense_layers, user_arrays
-from tfserving_ext.models import NannAttention, UserTensors
+from tfserving_ext.bench.peers.usearch_numba import DenseLayer, UsearchNumba
 
 
 class UsearchTuned(UsearchNumba):
@@ -17,14 +16,13 @@ class UsearchTuned(UsearchNumba):
 
     name = "usearch_tuned"
 
-    def compile_metric(self, model: NannAttention, user: UserTensors) -> Any:
-        """See `UsearchNumba.compile_metric`."""
-        keys, values, masks = user_arrays(user)
-        dim, scale = model.item_dim, np.float32(model.config.attention_dim**-0.5)
-        query_1, query_2 = dense_layers(model.query_network)
-        score_1, score_2, score_3, score_out = dense_layers(model.score_network)
+    @staticmethod
+    def metric_of(dim: int, user: tuple[np.ndarray, ...], layers: tuple[DenseLayer, ...]) -> Any:
+        """See `UsearchNumba.metric_of`."""
+        keys, values, masks = user
+        scale = np.float32(keys.shape[2] ** -0.5)
+        query_1, query_2, score_1, score_2, score_3, score_out = layers
 
-        @numba.cfunc("float32(CPointer(float32), CPointer(float32))")
         def metric(query: Any, item: Any) -> Any:
             number = int(query[0])
             embedding = numba.carray(item, dim)
