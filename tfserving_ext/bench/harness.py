@@ -20,6 +20,7 @@ from tfserving_ext.training.checkpoint import load_model
 
 BATCH = 16  # Cases per call of a peer.
 LEAST_COVERAGE = 0.98  # What "at equal coverage" means.
+CLOSE = 1.25  # How much slower a setting may seem, in one pass, and yet be the fastest.
 
 
 @dataclasses.dataclass
@@ -98,25 +99,35 @@ def measure(peer: Peer, workload: Workload, setting: Any, cases: int) -> Measure
     return Measured(setting, cases, float(covered), float(recalled), 1000 * seconds / cases)
 
 
-def race(runners: Mapping[str, tuple[Peer, Measured]], cases: Mapping[str, int], repeats: int) -> dict[str, float]:
-    """Milliseconds per query of each runner, all in turn and `repeats` times over; the fastest time of each counts.
+def race(
+    runners: Mapping[str, tuple[Peer, Sequence[Measured]]], cases: Mapping[str, int], repeats: int
+) -> dict[str, tuple[Measured, float]]:
+    """Per runner the fastest of its settings and that setting's milliseconds per query.
 
-    A shared machine is slow for seconds at a time: taking turns, and keeping the fastest, lets no runner suffer alone.
+    All take turns, `repeats` times over, and the fastest time of each setting counts. A shared machine is slow for
+    seconds at a time: taking turns, and keeping the fastest, lets no runner suffer alone.
     """
-    best = dict.fromkeys(runners, float("inf"))
+    best = {(name, place): float("inf") for name, (_, settings) in runners.items() for place in range(len(settings))}
     for _ in range(repeats):
-        for name, (peer, measured) in runners.items():
+        for name, place in best:
+            peer, measured = runners[name][0], runners[name][1][place]
             count = min(cases[name], measured.cases)
-            best[name] = min(best[name], 1000 * answer(peer, measured.setting, count)[1] / count)
-    return best
+            best[name, place] = min(best[name, place], 1000 * answer(peer, measured.setting, count)[1] / count)
+    fastest: dict[str, tuple[Measured, float]] = {}
+    for (name, place), ms in best.items():
+        if name not in fastest or ms < fastest[name][1]:
+            fastest[name] = runners[name][1][place], ms
+    return fastest
 
 
-def best_setting(measured: Sequence[Measured], least_coverage: float = LEAST_COVERAGE) -> Measured:
-    """The setting that runs the race: the fastest that covers enough.
+def contenders(measured: Sequence[Measured], least_coverage: float = LEAST_COVERAGE) -> list[Measured]:
+    """The settings of one peer that race: those that cover enough, at most `CLOSE` times as slow as the fastest.
 
-    Where none does, as the rerank's may not, the one that covers the most.
+    One pass of each is too noisy to name the fastest. Where none covers enough, as the rerank's may not, the one that
+    covers the most.
     """
     enough = [one for one in measured if one.coverage >= least_coverage]
     if not enough:
-        return max(measured, key=lambda one: one.coverage)
-    return min(enough, key=lambda one: one.ms_per_query)
+        return [max(measured, key=lambda one: one.coverage)]
+    fastest = min(one.ms_per_query for one in enough)
+    return [one for one in enough if one.ms_per_query <= CLOSE * fastest]

@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from tfserving_ext.artifacts import write_json
-from tfserving_ext.bench.harness import Measured, best_setting, make_workload, measure, race
+from tfserving_ext.bench.harness import Measured, contenders, make_workload, measure, race
 from tfserving_ext.bench.peers import Peer
 from tfserving_ext.progress import console
 
@@ -50,17 +50,17 @@ def bench_large(folder: Path, items: int = ITEMS, cases: int = CASES) -> dict[st
     workload = make_workload(folder, index, cases, POSITIONS, K, 1)
     search, brute_force = BestFirst(workload), BruteForce(workload)
     found = [measure(search, workload, setting, cases) for setting in search.settings]
-    runners: dict[str, tuple[Peer, Measured]] = {
-        "best_first": (search, best_setting(found)),
+    runners: dict[str, tuple[Peer, list[Measured]]] = {
+        "best_first": (search, contenders(found)),
         **{
-            f"brute_force_{setting}": (brute_force, measure(brute_force, workload, setting, max(2, cases // 6)))
+            f"brute_force_{setting}": (brute_force, [measure(brute_force, workload, setting, max(2, cases // 6))])
             for setting in brute_force.settings
         },
     }
-    times = race(runners, {name: measured.cases for name, (_, measured) in runners.items()}, REPEATS)
-    scored = search.search(0, cases, runners["best_first"][1].setting).items_scored.numpy()
+    fastest = race(runners, {name: measured[0].cases for name, (_, measured) in runners.items()}, REPEATS)
+    scored = search.search(0, cases, fastest["best_first"][0].setting).items_scored.numpy()
     figures: dict[str, Any] = {
-        name: {**dataclasses.asdict(measured), "ms_per_query": times[name]} for name, (_, measured) in runners.items()
+        name: {**dataclasses.asdict(measured), "ms_per_query": ms} for name, (measured, ms) in fastest.items()
     }
     figures["best_first"]["items_scored"] = float(scored.mean())
     settings = [dataclasses.asdict(one) for one in found]

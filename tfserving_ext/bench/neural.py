@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from tfserving_ext.artifacts import write_json
-from tfserving_ext.bench.harness import Measured, best_setting, make_workload, measure, race
+from tfserving_ext.bench.harness import Measured, contenders, make_workload, measure, race
 from tfserving_ext.bench.peers import Peer, Workload
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console, progress
@@ -24,7 +24,7 @@ POSITIONS = 9
 CASES = {
     "best_first": 600,
     "rounds": 200,
-    "tensorflow_ops": 64,
+    "tensorflow_ops": 200,
     "brute_force": 16,
     "usearch": 16,
     "usearch_tuned": 100,
@@ -33,7 +33,7 @@ CASES = {
 QUICK_CASES = {
     "best_first": 200,
     "rounds": 64,
-    "tensorflow_ops": 32,
+    "tensorflow_ops": 64,
     "brute_force": 8,
     "usearch": 4,
     "usearch_tuned": 32,
@@ -91,9 +91,9 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
             for setting in made[name].settings:
                 found[name].append(measure(made[name], workload, setting, cases[name]))
                 advance(note=f"coverage {found[name][-1].coverage:.3f}")
-    runners = {name: (made[name], best_setting(found[name])) for name in peers}
+    runners = {name: (made[name], contenders(found[name])) for name in peers}
     race_cases = {name: min(RACE_CASES, cases[name]) for name in peers}
-    times = race(runners, race_cases, QUICK_REPEATS if quick else REPEATS)
+    fastest = race(runners, race_cases, QUICK_REPEATS if quick else REPEATS)
     hits = (workload.exact == workload.targets[:, None]).any(axis=1)
     return {
         "threads": threads,
@@ -102,8 +102,8 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
         "cases": len(workload.targets),
         "settings": {name: [dataclasses.asdict(one) for one in ones] for name, ones in found.items()},
         "race": {
-            name: {**dataclasses.asdict(runners[name][1]), "ms_per_query": times[name], "cases": race_cases[name]}
-            for name in peers
+            name: {**dataclasses.asdict(measured), "ms_per_query": ms, "cases": race_cases[name]}
+            for name, (measured, ms) in fastest.items()
         },
         "builds": [_our_figures(dataclasses.replace(workload, index=index), build_cases) for index in indexes],
         "overhead_share": _overhead_share(made["best_first"]),
