@@ -14,16 +14,23 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from export_tools import Defaults, export, verify
 from tfserving_ext.index import build_index
-from tfserving_ext.retrieval import BruteForce, NeuralTopK, coverage
+from tfserving_ext.retrieval import BestFirst, BruteForce, NeuralTopK, coverage
+from tfserving_ext.serving.models import load_servable
 
 
 class OwnModel(tf.Module):
-    """Users and items are vectors; the score is a network over both, and no dot product."""
+    """Users and items are vectors; the score is a network over both, and no dot product.
+
+    Attributes:
+      features: what `user` takes, so what a request carries.
+    """
 
     def __init__(self, dim: int) -> None:
         """Random weights; yours are restored from a checkpoint."""
         super().__init__()
+        self.features = {"vector": tf.TensorSpec([None, dim], tf.float32)}
         rng = tf.random.Generator.from_seed(1)
         self.hidden = tf.Variable(rng.normal([2 * dim, 64]) * dim**-0.5)
         self.out = tf.Variable(rng.normal([64, 1]))
@@ -62,22 +69,15 @@ def main(base: Path, items: int = 5000, dim: int = 16, k: int = 50) -> float:
     scored = found.items_scored.numpy().mean()
     print(f"coverage@{k} {measured:.3f} with {scored:.0f} of {items} items scored")
 
-    # 3. Export. The signature is yours: whatever a request should carry.
-    module = tf.Module()
-    # A SavedModel restores what its root tracks: the variables, and the search with its index.
-    module.model, module.search = model, search
-
-    @tf.function(input_signature=[tf.TensorSpec([None, dim], tf.float32, "vector"), tf.TensorSpec([], tf.int32, "k")])
-    def retrieve(vector: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        result = search.best_first(model.user({"vector": vector}), k=k, pool=100)
-        return {"item_ids": result.item_ids, "scores": result.scores, "items_scored": result.items_scored}
-
-    tf.saved_model.save(module, str(base / "1"), signatures={"serving_default": retrieve})
+    # 3. Export. Requests carry the model's own features, and k, exclusions, a deadline where they want to.
+    saved_model = export(model, index.folder, base / "1", Defaults(k=k, best_first=BestFirst(pool=100)))
+    found = verify(saved_model)
+    print(f"checked in a fresh process: {found['files']} files, coverage {found['coverage']:.3f} of brute force")
 
     # 4. Load it again and ask, as a server would.
-    loaded = tf.saved_model.load(str(base / "1"))
-    answer = loaded.signatures["serving_default"](vector=users[0][:1], k=tf.constant(5))
-    print("top 5 ids of the first user:", answer["item_ids"].numpy()[0])
+    servable = load_servable(saved_model)
+    answer = servable.signature("retrieve").run({"vector": users[0][:1].numpy(), "k": np.int32(5)})
+    print("top 5 ids of the first user:", answer["item_ids"][0])
     return measured
 
 

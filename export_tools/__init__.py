@@ -1,7 +1,10 @@
-"""From a trained checkpoint and its index to one SavedModel that TensorFlow Serving serves."""
+"""From a trained model of any shape and its index to one SavedModel that TensorFlow Serving serves."""
 
 from export_tools.export import export
+from export_tools.inspect import inspect
+from export_tools.reuse import reuse
 from export_tools.served_model import Defaults, ServedModel
+from export_tools.sources import Source, open_source
 from export_tools.verify import verify
 
-__all__ = ["Defaults", "ServedModel", "export", "verify"]
+__all__ = ["Defaults", "ServedModel", "Source", "export", "inspect", "open_source", "reuse", "verify"]

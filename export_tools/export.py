@@ -1,33 +1,52 @@
-"""Writes one SavedModel: tables as mapped assets, scorer and user tower as functions, three signatures."""
+"""Writes one SavedModel: tables as mapped assets, scorer and user tower as functions, signatures, warm-up, manifest."""
 
+import contextlib
 import dataclasses
 import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from export_tools.manifest import read_figures, write_manifest
 from export_tools.served_model import Defaults, ServedModel
-from tfserving_ext import __version__
-from tfserving_ext.artifacts import atomic_folder, sha256, tensorflow_writes, write_json
+from export_tools.sources import open_source
+from export_tools.warm_up import Examples, write_warm_up
+from tfserving_ext.artifacts import atomic_folder, tensorflow_writes
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import read_original, write_index
 from tfserving_ext.index.format import Index
-from tfserving_ext.training.checkpoint import load_model
-from tfserving_ext.training.extract import check_match
 
 
 def export(
-    model: str | os.PathLike[str],
+    model: Any,
     index: str | os.PathLike[str],
     target: str | os.PathLike[str],
     defaults: Defaults = Defaults(),  # noqa: B008 - frozen
+    *,
+    features: Mapping[str, tf.TensorSpec] | None = None,
+    seeds: str | None = None,
+    item_input: str = "",
+    embeddings: str | os.PathLike[str] | None = None,
+    evaluation: str | os.PathLike[str] | None = None,
+    graphs: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Exports a trained model and its index to the SavedModel `target`, whole or not at all.
+    """Exports a model and its index to the SavedModel `target`, whole or not at all.
 
     Args:
-      model: a folder that `nann train` wrote.
-      index: a folder that `nann index` wrote from the same model's embeddings.
+      model: a folder that `nann train` wrote, a SavedModel with functions `user` and `score`, a .keras archive, a
+        folder of alibaba/nann with frozen_graph.pb, `MODULE:NAME`, or an object with `user` and `score`.
+      index: a folder that `nann index` wrote, or one of alibaba/nann's with its .npy files.
       target: the SavedModel's folder; TensorFlow Serving wants `BASE/NAME/VERSION`, such as `models/nann/1`.
       defaults: what requests may leave out.
+      features: what an object's `user` takes, where the object does not say it.
+      seeds: the feature, int64 [B, L], with the user's own item ids, from which the search starts. Checkpoints know it.
+      item_input: the input of a .keras archive that takes the item embedding.
+      embeddings: where item_ids.npy and item_embs.npy of an index of alibaba/nann lie; by default beside it.
+      evaluation: a JSON file of figures, such as `nann evaluate` writes, to keep in the manifest.
+      graphs: a folder for the GraphDefs of all functions, binary and as text, for those who inspect them.
 
     Returns:
       `target`.
@@ -35,20 +54,56 @@ def export(
     Raises:
       NannError: the index is not of this model, parameters do not fit it, or `target` cannot be written.
     """
-    trained, opened = load_model(model), Index.open(index, checksums=True)
-    check_match(trained, opened)
-    served = ServedModel(trained, opened, defaults)
-    manifest: dict[str, Any] = {
-        "nann": __version__,
-        "tensorflow": tf.__version__,
-        "model": trained.manifest,
-        "index": opened.manifest,
-        "model_json_sha256": sha256(Path(model) / "model.json"),
-        "defaults": dataclasses.asdict(defaults),
-    }
-    with atomic_folder(target) as new:
-        with tensorflow_writes("SavedModel"):
-            tf.saved_model.save(served, str(new), signatures=served.signatures())
-        (new / "assets.extra").mkdir()
-        write_json(new / "assets.extra" / "nann_export.json", manifest)
+    source = open_source(model, features, seeds, item_input)
+    figures = None if evaluation is None else read_figures(evaluation)
+    with _opened(Path(index), embeddings) as opened:
+        source.check(opened)
+        try:
+            served = ServedModel(source, opened, defaults)
+            signatures = served.signatures()
+            concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise NannError(
+                f"the model does not fit the index's embeddings of width {opened.dim}, or its functions cannot be "
+                f"traced: {reason}"
+            ) from error
+        with atomic_folder(target) as new:
+            with tensorflow_writes("SavedModel"):
+                tf.saved_model.save(served, str(new), signatures=signatures)
+                (new / "assets.extra").mkdir()
+                records = write_warm_up(new, Examples.of_source(source), opened)
+            facts = {
+                "source": {"kind": source.kind, "files": dict(source.inputs), "description": dict(source.description)},
+                "index": opened.manifest,
+                "signatures": sorted(signatures),
+                "seeds": source.seeds,
+                "defaults": dataclasses.asdict(defaults),
+                "warm_up_records": records,
+                "evaluation": figures,
+            }
+            write_manifest(new, facts)
+    if graphs is not None:
+        functions = {"user": served.user.get_concrete_function(), "score": served.score.get_concrete_function()}
+        _write_graphs(Path(graphs), {**functions, **concrete})
     return Path(target)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, embeddings: str | os.PathLike[str] | None) -> Iterator[Index]:
+    """The index in `folder`, which may be one of alibaba/nann's."""
+    if (folder / "manifest.json").exists() or not (folder / "neighbors_level_0_values.npy").exists():
+        yield Index.open(folder, checksums=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="nann_index_") as made:
+        item_ids, item_embeddings, entry_points, layers = read_original(folder, embeddings or folder)
+        source = {"imported_from": "alibaba/nann"}
+        yield write_index(Path(made) / "index", item_ids, item_embeddings, entry_points, layers, source)
+
+
+def _write_graphs(folder: Path, functions: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, function in functions.items():
+        graph = function.graph.as_graph_def()
+        tf.io.write_graph(graph, str(folder), f"{name}.pb", as_text=False)
+        tf.io.write_graph(graph, str(folder), f"{name}.pbtxt", as_text=True)

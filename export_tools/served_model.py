@@ -1,17 +1,18 @@
 """The module that is exported: user tower, beam search and scorer as TensorFlow functions with three signatures."""
 
 import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
+from export_tools.sources import Source
 from tfserving_ext.index.format import Index
-from tfserving_ext.models import SequenceModel
+from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
 from tfserving_ext.retrieval import BestFirst, NeuralTopK, Rounds
-from tfserving_ext.training.checkpoint import TrainedModel
 
 # A request of more users than this is refused before anything is computed: what it makes us allocate is bounded.
 MAX_USERS = 1024
@@ -34,136 +35,163 @@ class Defaults:
     rounds: Rounds = Rounds()  # noqa: RUF009
 
 
-def exported_variables(model: SequenceModel) -> list[tf.Variable]:
-    """The plain TensorFlow variables behind a Keras model, its vocabularies included."""
-    return [*(variable.value for variable in model.variables), model.items.ids, model.categories.ids]
-
-
 class ServedModel(tf.Module):
-    """A trained model over an index.
+    """A model over an index.
 
     Signatures:
-      serving_default: the original's. `comm_seq` float16 [1, history_length * item_dim], the embedded behaviours, and
-        `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]].
-      retrieve: the best-first search from raw features. `item_history` int64 [B, L], oldest first, any L; and, each
-        with a default, `category_history` int64 [B, L] (left out or [[]]: the categories that the items had in
-        training), `k`, `frontier` and `pool` int32 [], `exclude` int64 [B, x] or [1, x], ids never to return, `budget`
-        int64 [] and `deadline_ms` int32 [], 0 for no limit. Unknown ids count as missing. Returns `item_ids` int64
-        [B, k], `scores` float32 [B, k], `items_scored` int64 [B], `stopped` int32 [B].
+      retrieve: the best-first search from raw features, the model's own (for the project's models `item_history` int64
+        [B, L], oldest first, any L, and `category_history`, which may be left out). And, each with a default, `k`,
+        `frontier` and `pool` int32 [], `exclude` int64 [B, x] or [1, x], ids never to return, `budget` int64 [] and
+        `deadline_ms` int32 [], 0 for no limit; `seeds` int64 [B, s] or [1, s], ids to start from, where no feature of
+        the model holds them. Unknown ids count as missing. Returns `item_ids` int64 [B, k], `scores` float32 [B, k],
+        `items_scored` int64 [B], `stopped` int32 [B].
       retrieve_rounds: the paper's search, with `ef` and `rounds` int32 [layers] in place of `frontier` and `pool`.
+      serving_default: the original's where the model can answer it: `comm_seq` float16 [1, width], the embedded
+        behaviours, and `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]]. Else `retrieve`.
+
+    The functions `user` and `score` are saved beside the signatures: `tf.saved_model.load` gives the model back.
     """
 
-    def __init__(self, trained: TrainedModel, index: Index, defaults: Defaults) -> None:
+    def __init__(self, source: Source, index: Index, defaults: Defaults) -> None:
         """Puts the parts together.
 
         Raises:
           NannError: default parameters do not fit the index.
         """
         super().__init__()
-        # The graph that TensorFlow Serving restores assigns plain tf.Variables only: Keras' own would be saved but stay
-        # uninitialised in a session. So the variables are tracked, and the Keras model is kept out of sight.
-        self.model_variables = exported_variables(trained.model)
-        self._untracked = SimpleNamespace(model=trained.model, defaults=defaults)
-        self.search = NeuralTopK(index, trained.model.score)
+        self.tracked = source.tracked
+        self._untracked = SimpleNamespace(source=source, defaults=defaults)
+        self.search = NeuralTopK(index, source.score)
         self.search.check(defaults.best_first, defaults.k)
         self.search.check(defaults.rounds)
-        self.item_categories = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
+        specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in source.features.items()}
 
-    @property
-    def model(self) -> SequenceModel:
-        """The model whose functions are exported."""
-        return self._untracked.model
+        @tf.function(input_signature=[specs], autograph=False)
+        def user(features: dict[str, tf.Tensor]) -> UserTensors:
+            return source.user_tensors(features)
+
+        tensors = user.get_concrete_function().structured_outputs
+        one = tuple(tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in tensors)
+
+        @tf.function(input_signature=[one, tf.TensorSpec([1, None, index.dim], tf.float32)], autograph=False)
+        def score(user: UserTensors, items: tf.Tensor) -> tf.Tensor:
+            return source.score(user, items)
+
+        self.user, self.score = user, score
 
     def signatures(self) -> dict[str, Any]:
         """The functions to export, by signature name."""
-        config = self.model.config
-        width = config.history_length * self.model.item_dim
+        source, defaults = self._untracked.source, self._untracked.defaults
+        number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
+        best_first = {
+            "frontier": (number, tf.constant(defaults.best_first.frontier)),
+            "pool": (number, tf.constant(defaults.best_first.pool)),
+        }
+        paper = {
+            "ef": (numbers, tf.constant(defaults.rounds.ef)),
+            "rounds": (numbers, tf.constant(defaults.rounds.rounds)),
+        }
+
+        def retrieve(request: dict[str, tf.Tensor]) -> SearchResult:
+            user, seeds, limits = self._read(request)
+            frontier, pool, steps = request["frontier"], request["pool"], defaults.best_first.max_steps
+            return self.search.best_first(user, request["k"], seeds, frontier, pool, steps, **limits)
+
+        def retrieve_rounds(request: dict[str, tf.Tensor]) -> SearchResult:
+            # The paper's search starts at the entry points; `seeds` of the request's own join, a history does not.
+            user, seeds, limits = self._read(request)
+            if source.seeds is None:
+                limits["seeds"] = seeds
+            return self.search.rounds(user, request["k"], request["ef"], request["rounds"], **limits)
+
+        found = {
+            "retrieve": self._signature("retrieve", best_first, retrieve),
+            "retrieve_rounds": self._signature("retrieve_rounds", paper, retrieve_rounds),
+        }
+        found["serving_default"] = found["retrieve"] if source.sequence is None else self._deployed()
+        return found
+
+    def _signature(
+        self,
+        name: str,
+        parameters: Mapping[str, tuple[tf.TensorSpec, tf.Tensor]],
+        search: Callable[[dict[str, tf.Tensor]], SearchResult],
+    ) -> Any:
+        """A signature from raw features, with what may be left out as its defaults."""
+        source = self._untracked.source
+        ids, none = tf.TensorSpec([None, None], tf.int64), tf.zeros([0, 0], tf.int64)
+        inputs = {key: (spec, source.defaults.get(key)) for key, spec in source.features.items()}
+        # Python wants parameters with a default last.
+        inputs = dict(sorted(inputs.items(), key=lambda one: one[1][1] is not None))
+        inputs["k"] = tf.TensorSpec([], tf.int32), tf.constant(self._untracked.defaults.k)
+        inputs.update(parameters)
+        if source.seeds is None:
+            inputs["seeds"] = ids, none
+        inputs["exclude"] = ids, none
+        inputs["budget"] = tf.TensorSpec([], tf.int64), tf.constant(0, tf.int64)
+        inputs["deadline_ms"] = tf.TensorSpec([], tf.int32), tf.constant(0)
+
+        def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
+            found = search({**dict(zip(inputs, arguments, strict=False)), **named})
+            return {key: getattr(found, key) for key in ("item_ids", "scores", "items_scored", "stopped")}
+
+        # TensorFlow reads names and defaults of a signature from the Python function; here they are the model's.
+        run.__name__ = name
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    key,
+                    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                    default=inspect.Parameter.empty if default is None else default,
+                )
+                for key, (_, default) in inputs.items()
+            ]
+        )
+        return tf.function(run, input_signature=[spec for spec, _ in inputs.values()], autograph=False)
+
+    def _deployed(self) -> Any:
+        """The original's signature."""
+        sequence = self._untracked.source.sequence
 
         @tf.function(
             input_signature=[
-                tf.TensorSpec([1, width], tf.float16, "comm_seq"),
+                tf.TensorSpec([1, sequence.width], tf.float16, "comm_seq"),
                 tf.TensorSpec([LEVEL_TOPN_LENGTH], tf.int32, "level_topn"),
             ]
         )
         def serving_default(comm_seq: tf.Tensor, level_topn: tf.Tensor) -> dict[str, tf.Tensor]:
-            sequence = tf.reshape(tf.cast(comm_seq, tf.float32), [1, config.history_length, self.model.item_dim])
-            result = self.search.deployed(self.model.user_from_sequence(sequence), level_topn)
-            return {"top_k": result.item_ids}
+            return {"top_k": self.search.deployed(sequence.user(comm_seq), level_topn).item_ids}
 
-        defaults = self._untracked.defaults
-        ids = tf.TensorSpec([None, None], tf.int64)
-        number, numbers, large = (tf.TensorSpec(*spec) for spec in (([], tf.int32), ([None], tf.int32), ([], tf.int64)))
-        # What a client may leave out; as tensors they become defaults of the signature.
-        none, k, unlimited = tf.zeros([0, 0], tf.int64), tf.constant(defaults.k), tf.constant(0)
-        frontier, pool = tf.constant(defaults.best_first.frontier), tf.constant(defaults.best_first.pool)
-        ef, rounds = tf.constant(defaults.rounds.ef), tf.constant(defaults.rounds.rounds)
-        budget = tf.constant(0, tf.int64)
+        return serving_default
 
-        @tf.function(input_signature=[ids, ids, number, number, number, ids, large, number])
-        def retrieve(
-            item_history: tf.Tensor,
-            category_history: tf.Tensor = none,
-            k: tf.Tensor = k,
-            frontier: tf.Tensor = frontier,
-            pool: tf.Tensor = pool,
-            exclude: tf.Tensor = none,
-            budget: tf.Tensor = budget,
-            deadline_ms: tf.Tensor = unlimited,
-        ) -> dict[str, tf.Tensor]:
-            user, exclude = self._read(item_history, category_history, exclude)
-            steps = defaults.best_first.max_steps
-            limits = {"exclude": exclude, "budget": budget, "deadline_ms": deadline_ms}
-            return _outputs(self.search.best_first(user, k, item_history, frontier, pool, steps, **limits))
-
-        @tf.function(input_signature=[ids, ids, number, numbers, numbers, ids, large, number])
-        def retrieve_rounds(
-            item_history: tf.Tensor,
-            category_history: tf.Tensor = none,
-            k: tf.Tensor = k,
-            ef: tf.Tensor = ef,
-            rounds: tf.Tensor = rounds,
-            exclude: tf.Tensor = none,
-            budget: tf.Tensor = budget,
-            deadline_ms: tf.Tensor = unlimited,
-        ) -> dict[str, tf.Tensor]:
-            user, exclude = self._read(item_history, category_history, exclude)
-            limits = {"exclude": exclude, "budget": budget, "deadline_ms": deadline_ms}
-            return _outputs(self.search.rounds(user, k, ef, rounds, **limits))
-
-        return {"serving_default": serving_default, "retrieve": retrieve, "retrieve_rounds": retrieve_rounds}
-
-    def _read(
-        self, item_history: tf.Tensor, category_history: tf.Tensor, exclude: tf.Tensor
-    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """The user tensors of raw features, and `exclude` with a row for every user; checks the shapes of all."""
-        users = tf.shape(item_history)[0]
-        # By REST every input has to be sent: [[]] is how one is left out there.
-        left_out = tf.equal(tf.size(category_history), 0)
-        exclude_users = tf.shape(exclude)[0]
-        checks = [
-            tf.debugging.assert_less_equal(users, MAX_USERS, f"item_history has too many users, at most {MAX_USERS}"),
-            tf.debugging.Assert(
-                tf.reduce_all(tf.shape(category_history) == tf.shape(item_history)) | left_out,
-                ["category_history must have the shape of item_history or be empty; got", tf.shape(category_history)],
-            ),
-            tf.debugging.Assert(
-                (exclude_users == users) | (exclude_users <= 1),
-                ["exclude must have one row per user, or one row for all; rows got", exclude_users],
-            ),
-        ]
+    def _read(self, request: dict[str, tf.Tensor]) -> tuple[Any, tf.Tensor, dict[str, tf.Tensor]]:
+        """User tensors, seeds and limits of a request; checks how many users each of its inputs has."""
+        source = self._untracked.source
+        features = {name: request[name] for name in source.features}
+        required = [name for name in features if name not in source.defaults]
+        first = required[0]
+        users = tf.shape(features[first])[0]
+        checks = [tf.debugging.assert_less_equal(users, MAX_USERS, f"{first} has too many users, at most {MAX_USERS}")]
+        for name in required[1:]:
+            rows = tf.shape(features[name])[0]
+            checks.append(tf.debugging.Assert(rows == users, [f"{name} must have as many rows as {first}; got", rows]))
+        shared = ["exclude", *(["seeds"] if source.seeds is None else [])]
+        for name in shared:
+            rows = tf.shape(request[name])[0]
+            words = [f"{name} must have one row per user, or one row for all; rows got", rows]
+            checks.append(tf.debugging.Assert((rows == users) | (rows <= 1), words))
         with tf.control_dependencies(checks):  # Whatever follows must not fail first, with a message of its own.
-            item_history, exclude = tf.identity(item_history), tf.identity(exclude)
-            category_history = tf.identity(category_history)
-        known = tf.gather(self.item_categories, self.model.items.rows(item_history))
-        categories = tf.cond(left_out, lambda: known, lambda: category_history)
-        categories = tf.ensure_shape(categories, [None, None])
-        exclude = tf.cond(
-            exclude_users == 0,
-            lambda: tf.zeros([users, 0], tf.int64),
-            lambda: tf.broadcast_to(exclude, [users, tf.shape(exclude)[1]]),
-        )
-        return self.model.user({"item_history": item_history, "category_history": categories}), exclude
+            features = {name: tf.identity(value) for name, value in features.items()}
+            rows_of = {name: _for_all(tf.identity(request[name]), users) for name in shared}
+        limits = {"exclude": rows_of["exclude"], "budget": request["budget"], "deadline_ms": request["deadline_ms"]}
+        seeds = rows_of["seeds"] if source.seeds is None else features[source.seeds]
+        return source.user_tensors(features), seeds, limits
 
 
-def _outputs(result: SearchResult) -> dict[str, tf.Tensor]:
-    return {name: getattr(result, name) for name in ("item_ids", "scores", "items_scored", "stopped")}
+def _for_all(ids: tf.Tensor, users: tf.Tensor) -> tf.Tensor:
+    """`ids` with a row for every user: [users, x], of [users, x], [1, x] or [0, x]."""
+    return tf.cond(
+        tf.shape(ids)[0] == 0,
+        lambda: tf.zeros([users, 0], tf.int64),
+        lambda: tf.broadcast_to(ids, [users, tf.shape(ids)[1]]),
+    )

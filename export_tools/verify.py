@@ -1,34 +1,54 @@
-"""Loads a SavedModel in a fresh process and runs every signature once.
+"""Checks an exported model as its server will meet it: a fresh process, another directory, a read-only file system.
 
 A fresh process, because a model can lean on what its exporter left behind: registered ops, open resources, files.
 """
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from export_tools.manifest import FILE, check_files, exported_index, read_manifest
 from tfserving_ext.errors import NannError
 
 EXAMPLE_LENGTH = 4  # Extent given to every unknown dimension of an input that has no default.
+SAMPLE_USERS = 3
+SAMPLE_HISTORY = 20
+LEAST_COVERAGE = 0.5  # Users are made up, so less than real ones get; but far less is a graph of other embeddings.
 
 
-def verify(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
-    """Loads `saved_model` in a fresh process and runs every signature once, on ones and defaults.
+def verify(saved_model: str | os.PathLike[str], least_coverage: float = LEAST_COVERAGE) -> dict[str, Any]:
+    """Checks a SavedModel; what `nann export` did not write is only loaded and run.
+
+    Checksums of all files are compared with the manifest's. In a fresh process, in another directory and, where the
+    kernel lets us, with the model on a read-only file system: every warm-up record is replayed, every signature run,
+    and for a few made-up users the answers of `retrieve` are held against brute force by the exported scorer.
 
     Returns:
-      Per signature, the shape and type of each output.
+      `signatures`: per signature, shape and type of each output. `warm_up_records` and `read_only`. For an export of
+      ours also `files` and `coverage`, of the sample users against brute force.
 
     Raises:
-      NannError: the folder is no SavedModel, it does not load, or a signature fails.
+      NannError: the folder is no SavedModel, damaged, does not load, a request fails, a score is not the model's, or
+        the coverage is below `least_coverage`.
     """
     path = Path(saved_model).resolve()
     if not (path / "saved_model.pb").exists():
         raise NannError(f"{saved_model} is not a SavedModel: it has no saved_model.pb; make one with `nann export`")
+    found: dict[str, Any] = {}
+    if (path / FILE).exists():
+        manifest = read_manifest(path)
+        check_files(path, manifest)
+        found["files"] = len(manifest["files"])
+    read_only = _read_only(path)
     run = subprocess.run(
-        [sys.executable, "-m", "export_tools.verify", str(path)],
+        [*read_only, sys.executable, "-m", "export_tools.verify", str(path)],
         capture_output=True,
         text=True,
         check=False,
@@ -38,31 +58,119 @@ def verify(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
     if run.returncode != 0:
         reason = run.stderr.strip().splitlines()[-1] if run.stderr.strip() else f"exit status {run.returncode}"
         raise NannError(f"{saved_model} does not serve: {reason}")
-    return json.loads(run.stdout.strip().splitlines()[-1])
+    found |= {"read_only": bool(read_only), **json.loads(run.stdout.strip().splitlines()[-1])}
+    if found.get("coverage", 1) < least_coverage:
+        raise NannError(
+            f"{saved_model}: retrieve finds {found['coverage']:.3f} of what brute force finds, at least "
+            f"{least_coverage} is wanted; was the index built from this model's embeddings?"
+        )
+    return found
 
 
-def _run_signatures(path: str) -> dict[str, Any]:
-    import numpy as np
-    import tensorflow as tf
+def _read_only(path: Path) -> list[str]:
+    """What runs a command with `path` mounted read-only; nothing where the kernel forbids it."""
+    if (unshare := shutil.which("unshare")) is None:
+        return []
+    mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    command = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(path)]
+    return command if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0 else []
 
+
+def _check(path: Path) -> dict[str, Any]:
+    """What the fresh process does."""
+    from export_tools.warm_up import read_warm_up
     from tfserving_ext.serving.models import load_servable  # The same loading as the server's.
+    from tfserving_ext.serving.tensors import parse_tensor
 
     servable = load_servable(path)
     outputs: dict[str, Any] = {}
+    records = read_warm_up(path)
+    for record in records:
+        name = record.model_spec.signature_name or "serving_default"
+        inputs = {key: parse_tensor(value) for key, value in record.inputs.items()}
+        outputs[name] = servable.signature(name).run(inputs)
     for name, signature in servable.signatures.items():
-        inputs = dict(signature.defaults)
-        for key, info in signature.proto.inputs.items():
-            shape = [EXAMPLE_LENGTH if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
-            # Ones: a width or a k of zero would rightly be refused.
-            inputs.setdefault(key, np.ones(shape, tf.dtypes.as_dtype(info.dtype).as_numpy_dtype))
-        result = signature.run(inputs)
-        outputs[name] = {key: {"shape": list(value.shape), "dtype": value.dtype.name} for key, value in result.items()}
-    return outputs
+        if name not in outputs:
+            outputs[name] = signature.run(_ones(signature))
+    found: dict[str, Any] = {"warm_up_records": len(records), "signatures": _shapes(outputs)}
+    if (path / FILE).exists():
+        found["coverage"] = _coverage(path, servable)
+    return found
+
+
+def _ones(signature: Any) -> dict[str, np.ndarray]:
+    """Inputs of a signature: defaults, and ones, as a width or a k of zero would rightly be refused."""
+    import tensorflow as tf
+
+    inputs = dict(signature.defaults)
+    for key, info in signature.proto.inputs.items():
+        shape = [EXAMPLE_LENGTH if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
+        dtype = tf.dtypes.as_dtype(info.dtype).as_numpy_dtype
+        inputs.setdefault(key, np.full(shape, b"1", object) if dtype is object else np.ones(shape, dtype))
+    return inputs
+
+
+def _shapes(outputs: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    return {
+        name: {key: {"shape": list(value.shape), "dtype": value.dtype.name} for key, value in found.items()}
+        for name, found in outputs.items()
+    }
+
+
+def _coverage(path: Path, servable: Any) -> float:
+    """Coverage of `retrieve` against brute force by the exported scorer, over a few made-up users.
+
+    Raises:
+      NannError: a returned score is not the scorer's.
+    """
+    import tensorflow as tf
+
+    from export_tools.warm_up import Examples, read_warm_up
+    from tfserving_ext.retrieval import BruteForce, coverage
+
+    manifest = read_manifest(path)
+    loaded = tf.saved_model.load(str(path))
+    k = manifest["defaults"]["k"]
+    covered = []
+    with exported_index(path, manifest) as index:
+        k = min(k, len(index.item_ids))
+        exact = BruteForce(index, functools.partial(_call, loaded.score))
+        examples = Examples.of_records(read_warm_up(path), manifest["seeds"] or "seeds")
+        rng = np.random.default_rng(0)
+        for _ in range(SAMPLE_USERS if k else 0):
+            # A history of neighbours, as users have: an item, and items near it in the graph.
+            start = int(rng.integers(len(index.item_ids)))
+            layer = index.layers[0]
+            near = layer.neighbors[layer.row_splits[start] : layer.row_splits[start + 1]][: SAMPLE_HISTORY - 1]
+            history = np.asarray(index.item_ids)[[start, *near]]
+            inputs = {**examples.inputs(history), "k": np.int32(k)}
+            answer = servable.signature("retrieve").run(inputs)
+            features = _features(loaded.user, inputs, servable.signature("retrieve").defaults)
+            found = exact.search(loaded.user(features), tf.constant(k))
+            covered.append(coverage(answer["item_ids"], found.item_ids.numpy())[0])
+            scores = dict(zip(found.item_ids[0].numpy().tolist(), found.scores[0].numpy().tolist(), strict=True))
+            for item, score in zip(answer["item_ids"][0].tolist(), answer["scores"][0].tolist(), strict=True):
+                wanted = scores.get(item, score)
+                if not np.isclose(score, wanted, rtol=1e-3, atol=1e-4):
+                    raise NannError(f"retrieve gives item {item} the score {score}, the exported scorer {wanted}")
+    return float(np.mean(covered)) if covered else 1.0
+
+
+def _call(score: Any, user: Any, items: Any) -> Any:
+    return score(tuple(user), items)
+
+
+def _features(user: Any, inputs: dict[str, np.ndarray], defaults: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the exported `user` takes, of a request's inputs."""
+    import tensorflow as tf
+
+    specs = user.concrete_functions[0].structured_input_signature[0][0]
+    return {name: tf.constant(inputs.get(name, defaults.get(name)), spec.dtype) for name, spec in specs.items()}
 
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(_run_signatures(sys.argv[1])))
+        print(json.dumps(_check(Path(sys.argv[1]))))
     except Exception as error:
         # The last line is what the parent shows.
         print(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", file=sys.stderr)

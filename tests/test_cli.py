@@ -13,7 +13,7 @@ import pytest
 
 from tfserving_ext.ops._library import check_version
 
-COMMANDS = ["convert", "train", "extract", "index", "evaluate", "export", "verify", "serve", "smoke", "demo"]
+COMMANDS = ["convert", "train", "extract", "index", "evaluate", "export", "verify", "inspect", "serve", "smoke", "demo"]
 NANN = Path(sys.executable).with_name("nann")
 
 
@@ -60,6 +60,8 @@ def test_the_stages_by_hand(world, tmp_path):
         ("evaluate", data, model, index, "-k", 20, "--max-cases", 5, "--brute-force"),
         ("export", model, index, "-o", saved_model),
         ("verify", saved_model),
+        ("inspect", saved_model),
+        ("export", "--reuse-model", saved_model, index, "-o", saved_model.with_name("2")),
     ]:
         run = nann(*arguments)
         assert run.returncode == 0, run.stderr

@@ -5,11 +5,15 @@ half-written artefact, whatever interrupts the writer.
 """
 
 import contextlib
+import ctypes
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,11 @@ from tfserving_ext.errors import NannError
 
 # A folder that holds one of these was written by a stage, so that a stage may replace it.
 IDENTIFYING_FILES = ("manifest.json", "model.json", "saved_model.pb", "item_embs.npy")
+
+_FICLONE = 0x40049409  # Linux: share all blocks of a file.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: renameat2.
+# A hidden neighbour that nobody holds and that is older than this was left behind by a writer that was killed.
+_ABANDONED_SECONDS = 60
 
 
 def _check_replaceable(target: Path) -> None:
@@ -43,17 +52,18 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     _check_replaceable(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
         new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+        held = os.open(new, os.O_RDONLY)
     except OSError as error:
         raise NannError(f"cannot write {target}: {error.strerror or error}") from error
     try:
+        fcntl.flock(held, fcntl.LOCK_SH)  # Says that somebody is writing, until that process ends.
         yield new
         new.chmod(0o755)  # mkdtemp's 0700 would hide a model from the user that serves it.
         if target.exists():
-            old = new.with_suffix(".old")
-            target.rename(old)
-            new.rename(target)
-            shutil.rmtree(old)
+            _exchange(new, target)
+            shutil.rmtree(new)  # The old one, by now.
         else:
             new.rename(target)
     except OSError as error:
@@ -62,6 +72,32 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Exchanges two folders in one step, where the kernel and the file system can; else there is a moment without."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 and not renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE):
+        return
+    old = new.with_suffix(".old")
+    target.rename(old)
+    new.rename(target)
+    old.rename(new)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what killed writers of `target` left behind."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.new"):
+        with contextlib.suppress(OSError):  # Somebody holds it, or another cleaner was faster.
+            held = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(path)
+            finally:
+                os.close(held)
 
 
 @contextlib.contextmanager
@@ -122,3 +158,22 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` the same file as `source`: its blocks shared, else itself by another name, else a copy.
+
+    For files that are never written in place.
+
+    Raises:
+      OSError: it cannot be read or written.
+    """
+    try:
+        with source.open("rb") as old, target.open("xb") as new:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+    except OSError:  # Another file system, or one that cannot share blocks.
+        target.unlink(missing_ok=True)
+        try:
+            target.hardlink_to(source.resolve())
+        except OSError:
+            shutil.copyfile(source, target)

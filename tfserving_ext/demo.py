@@ -144,6 +144,13 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         ),
         lambda path: f"HNSW graph, {len(Index.open(path).layers[0].neighbors):,} edges at the ground layer: {path}",
     )
+
+    def verified(found: dict[str, Any]) -> str:
+        return (
+            f"a fresh process replays {found['warm_up_records']} warm-up records, "
+            f"{', '.join(found['signatures'])} answer, coverage {found['coverage']:.4f} of made-up users"
+        )
+
     evaluation = stages.run(
         "evaluate",
         "evaluation.json",
@@ -156,8 +163,8 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         "export",
         "models/nann/1",
         dataclasses.asdict(Defaults(K)),
-        [model, index],
-        lambda path: export(model.path, index.path, path, Defaults(K)),
+        [model, index, evaluation],
+        lambda path: export(model.path, index.path, path, Defaults(K), evaluation=evaluation.path),
         lambda path: f"one SavedModel, {sum(f.stat().st_size for f in path.rglob('*')) / 1e6:.1f} MB: {path}",
     )
     stages.run(
@@ -166,7 +173,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         {},
         [saved_model],
         lambda path: write_json(path, verify(saved_model.path)),
-        lambda path: f"loads in a fresh process; signatures {', '.join(read_json(path))} answer",
+        lambda path: verified(read_json(path)),
     )
     _serve_and_ask(folder, Sequences.open(data.path), purchases.path, saved_model.path, keep_serving)
     _last_table(folder, read_json(evaluation.path))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export_tools import export, verify
+from export_tools import Defaults, export, verify
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, Layer, write_index
 from tfserving_ext.retrieval import NeuralTopK
@@ -98,20 +98,62 @@ def test_categories_left_out_are_those_of_training(world, request_and_answer):
 
 
 def test_verify_runs_all_signatures(world):
-    outputs = verify(world.saved_model)
+    outputs = verify(world.saved_model)["signatures"]
     assert outputs["serving_default"]["top_k"]["dtype"] == "int64"
     assert (
         set(outputs["retrieve"]) == set(outputs["retrieve_rounds"]) == {"item_ids", "scores", "items_scored", "stopped"}
     )
 
 
+MANIFEST = "assets.extra/nann_export.json"
+WARM_UP = "assets.extra/tf_serving_warmup_requests"
+
+
+def flip(path):
+    """Changes one byte in the middle and leaves the size as it is."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def write_manifest(folder, **changes):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+
+
+def without_manifest(break_it):
+    def change(folder):
+        (folder / MANIFEST).unlink()
+        break_it(folder)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
         (lambda folder: (folder / "saved_model.pb").unlink(), "has no saved_model.pb"),
-        (lambda folder: os.truncate(folder / "saved_model.pb", 1000), "does not serve"),
-        (lambda folder: os.truncate(folder / "assets" / "item_embeddings.bin", 1000), "item_embeddings.bin"),
-        (lambda folder: (folder / "assets" / "neighbors_0.bin").unlink(), "neighbors_0.bin"),
+        (
+            lambda folder: os.truncate(folder / "saved_model.pb", 1000),
+            "saved_model.pb has 1000 bytes, the manifest says",
+        ),
+        (lambda folder: os.truncate(folder / "assets" / "item_embeddings.bin", 1000), "item_embeddings.bin has 1000"),
+        (lambda folder: (folder / "assets" / "neighbors_0.bin").unlink(), "neighbors_0.bin is missing"),
+        (lambda folder: flip(folder / "assets" / "neighbors_0.bin"), "neighbors_0.bin does not have the checksum"),
+        (lambda folder: flip(folder / "variables" / "variables.data-00000-of-00001"), "does not have the checksum"),
+        (lambda folder: (folder / "assets" / "more.bin").touch(), "more.bin is not of this export"),
+        (lambda folder: (folder / MANIFEST).write_text("[]"), "does not describe an export"),
+        (lambda folder: write_manifest(folder, format_version=99), "format version 99, this release reads 1"),
+        (lambda folder: write_manifest(folder, files=[1]), "files must be an object"),
+        (
+            without_manifest(lambda folder: os.truncate(folder / "saved_model.pb", 1000)),
+            "does not serve",
+        ),
+        (without_manifest(lambda folder: flip(folder / WARM_UP)), "is damaged"),
+        (
+            without_manifest(lambda folder: os.truncate(folder / "assets" / "item_embeddings.bin", 1000)),
+            "item_embeddings.bin",
+        ),
     ],
 )
 def test_verify_refuses_a_damaged_model(world, tmp_path, break_it, words):
@@ -120,6 +162,38 @@ def test_verify_refuses_a_damaged_model(world, tmp_path, break_it, words):
     with pytest.raises(NannError) as error:
         verify(folder)
     assert words in str(error.value)
+
+
+def test_verify_takes_a_model_of_others(tmp_path):
+    module = tf.Module()
+    half = tf.function(lambda x: {"y": x / 2}, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    tf.saved_model.save(module, str(tmp_path / "half"), signatures={"serving_default": half})
+    found = verify(tmp_path / "half")
+    assert found["signatures"]["serving_default"] == {"y": {"shape": [4], "dtype": "float32"}}
+    assert found["warm_up_records"] == 0
+    assert "coverage" not in found
+
+
+def test_verify_refuses_a_graph_that_does_not_find(world, tmp_path):
+    """An index whose edges lead nowhere loads and answers; only its answers are bad."""
+    opened = Index.open(world.index)
+    n = len(opened.item_ids)
+    loops = [Layer(np.arange(n + 1), np.arange(n, dtype=np.int32))] * 2
+    entries = np.arange(3, dtype=np.int32)
+    lonely = write_index(tmp_path / "index", opened.item_ids, opened.embeddings(), entries, loops, {})
+    target = export(world.model, lonely.folder, tmp_path / "1", Defaults(k=20))
+    with pytest.raises(NannError, match=r"retrieve finds 0\.\d+ of what brute force finds, at least 0.5"):
+        verify(target)
+    assert verify(target, least_coverage=0)["coverage"] < 0.5
+
+
+def test_verify_leaves_no_trace(world):
+    def listing():
+        return {path: path.stat().st_mtime_ns for path in world.saved_model.rglob("*")}
+
+    before = listing()
+    verify(world.saved_model)
+    assert listing() == before
 
 
 def test_refuses_an_index_of_unknown_items_and_keeps_the_old_export(world, tmp_path):

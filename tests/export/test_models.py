@@ -15,7 +15,7 @@ def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(ids, embeddings, tmp_path / "index", threads=1)
     target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "two_sided" / "1", Defaults(k=10))
-    assert set(verify(target)) == {"serving_default", "retrieve", "retrieve_rounds"}
+    assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds"}
 
     opened = Index.open(tmp_path / "index")
     history = opened.item_ids[np.array([[3, 44, 9], [100, 7, 7]])]

@@ -1,11 +1,14 @@
 """An index as a TensorFlow resource that travels inside a SavedModel as assets."""
 
+import itertools
 from typing import Any
 
 import tensorflow as tf
 
 from tfserving_ext import ops
 from tfserving_ext.index.format import Index
+
+_NUMBERS = itertools.count()
 
 
 class MappedIndex(tf.saved_model.experimental.TrackableResource):
@@ -26,8 +29,9 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
         super().__init__()
         self.dim = index.dim
         self._dtype = index.dtype
-        # The name is unique in the process; a loaded SavedModel gets its own suffix.
-        self._shared_name = f"nann_index_{tf.compat.v1.get_default_graph().unique_name('index')}_{id(self)}"
+        # Unique in the process, and the same in the next one, which exports the same bytes. TensorFlow gives a loaded
+        # SavedModel a suffix of its own.
+        self._shared_name = f"nann_index_{next(_NUMBERS)}"
         self._assets = []
         for path in index.files:
             asset = tf.saved_model.Asset(str(path))

@@ -1,0 +1,114 @@
+"""What is inside an exported model, without loading it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
+
+from export_tools.manifest import FILE, read_manifest
+from export_tools.warm_up import read_warm_up
+from tfserving_ext.errors import NannError
+
+
+def inspect(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a SavedModel; nothing in it is run, so that a stranger's model may be looked at.
+
+    Returns:
+      `bytes` of the graph, the variables, the assets and all; `signatures`: inputs with dtype, shape and default, and
+      outputs; `ops`: names of the ops used that do not come with TensorFlow; `warm_up_records`; and, for an export of
+      ours, its `manifest`.
+
+    Raises:
+      NannError: it is no SavedModel, or damaged.
+    """
+    folder = Path(saved_model)
+    path = folder / "saved_model.pb"
+    if not path.exists():
+        raise NannError(f"{folder} is not a SavedModel: it has no saved_model.pb; make one with `nann export`")
+    try:
+        graphs = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs
+    except DecodeError as error:
+        raise NannError(f"{path} is damaged: {error}") from error
+    if not graphs:
+        raise NannError(f"{path} holds no graph")
+    sizes = {part: _bytes(folder / part) for part in ("saved_model.pb", "variables", "assets", "assets.extra")}
+    nodes = list(graphs[0].graph_def.node)
+    for function in graphs[0].graph_def.library.function:
+        nodes += function.node_def
+    found: dict[str, Any] = {
+        "bytes": {**sizes, "all": _bytes(folder)},
+        "signatures": {
+            name: _signature(signature)
+            for name, signature in sorted(graphs[0].signature_def.items())
+            if name != "__saved_model_init_op"
+        },
+        "functions": len(graphs[0].graph_def.library.function),
+        "nodes": len(nodes),
+        "ops": sorted({node.op for node in nodes if ">" in node.op}),
+        "warm_up_records": len(read_warm_up(folder)),
+    }
+    if (folder / FILE).exists():
+        found["manifest"] = read_manifest(folder)
+    return found
+
+
+def _signature(signature: Any) -> dict[str, Any]:
+    def shown(info: Any) -> str:
+        sizes = ["?" if dim.size < 0 else str(dim.size) for dim in info.tensor_shape.dim]
+        return f"{tf.dtypes.as_dtype(info.dtype).name} [{', '.join(sizes)}]"
+
+    inputs = {}
+    for name, info in sorted(signature.inputs.items()):
+        inputs[name] = {"type": shown(info)}
+        if name in signature.defaults:
+            inputs[name]["default"] = tf.make_ndarray(signature.defaults[name]).tolist()
+    return {"inputs": inputs, "outputs": {name: shown(info) for name, info in sorted(signature.outputs.items())}}
+
+
+def _bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def summary(found: dict[str, Any]) -> str:
+    """What `inspect` found, as lines for people."""
+    sizes = found["bytes"]
+    lines = ["size       " + ", ".join(f"{part} {_size(count)}" for part, count in sizes.items())]
+    lines.append(
+        f"graph      {found['functions']} functions, {found['nodes']:,} nodes, ops {', '.join(found['ops']) or '-'}"
+    )
+    lines.append(f"warm-up    {found['warm_up_records']} records")
+    for name, signature in found["signatures"].items():
+        lines.append(f"signature  {name}")
+        for key, entry in signature["inputs"].items():
+            default = f" = {entry['default']}" if "default" in entry else ""
+            lines.append(f"             in   {key} {entry['type']}{default}")
+        lines += [f"             out  {key} {kind}" for key, kind in signature["outputs"].items()]
+    if "manifest" not in found:
+        return "\n".join([*lines, "manifest   none: this was not written by `nann export`"])
+    manifest = found["manifest"]
+    index, source, defaults = manifest["index"], manifest["source"], manifest["defaults"]
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    lines += [
+        f"versions   {versions}",
+        f"model      {source['kind']}: {', '.join(sorted(source['files'])) or source['description']}",
+        f"index      {index['num_items']:,} items, width {index['dim']}, {index['dtype']}, "
+        f"{index['entry_points']:,} entry points, {index['layers']} layers",
+        f"search     k {defaults['k']}, best-first {defaults['best_first']}, rounds {defaults['rounds']}",
+    ]
+    if manifest.get("evaluation"):
+        figures = {key: value for key, value in manifest["evaluation"].items() if not isinstance(value, (dict, list))}
+        lines.append(f"evaluation {figures}")
+    return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:.3g} GB"

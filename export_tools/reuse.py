@@ -1,0 +1,94 @@
+"""A new index for an exported model: the model's files are linked, and nothing is traced again."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export_tools.manifest import check_files, exported_index, read_figures, read_manifest, write_manifest
+from export_tools.warm_up import Examples, read_warm_up, write_warm_up
+from tfserving_ext.artifacts import atomic_folder, link_or_copy
+from tfserving_ext.errors import NannError
+from tfserving_ext.index.format import Index
+
+MATCH_SAMPLE = 1000
+
+
+def reuse(
+    exported: str | os.PathLike[str],
+    index: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    evaluation: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Exports the model of `exported` with another index of the same model to `target`, whole or not at all.
+
+    Files are shared where the file system can (reflinks, else hard links), else copied. Nothing here is ever written in
+    place, so that sharing is safe.
+
+    Args:
+      exported: a SavedModel that `nann export` wrote.
+      index: a folder that `nann index` wrote from the same model's embeddings.
+      target: the new SavedModel's folder.
+      evaluation: a JSON file of figures to keep in the manifest in place of the old ones.
+
+    Returns:
+      `target`.
+
+    Raises:
+      NannError: `exported` is damaged, the index is of another model, width, type or depth, or `target` cannot be
+        written.
+    """
+    exported = Path(exported)
+    manifest = read_manifest(exported)
+    check_files(exported, manifest)
+    opened = Index.open(index, checksums=True)
+    with exported_index(exported, manifest) as old:
+        _check_same_model(old, opened)
+        own = {path.name for path in old.files}
+    with atomic_folder(target) as new:
+        for path in sorted(exported.rglob("*")):
+            name = path.relative_to(exported)
+            if path.is_dir():
+                (new / name).mkdir()
+            elif name.parts[0] != "assets.extra" and not (name.parts[0] == "assets" and name.name in own):
+                link_or_copy(path, new / name)
+        for path in opened.files:
+            link_or_copy(path, new / "assets" / path.name)
+        examples = Examples.of_records(read_warm_up(exported), manifest["seeds"] or "seeds")
+        facts: dict[str, Any] = {key: value for key, value in manifest.items() if key not in ("files", "versions")}
+        facts["index"] = opened.manifest
+        facts["warm_up_records"] = write_warm_up(new, examples, opened)
+        facts["evaluation"] = None if evaluation is None else read_figures(evaluation)
+        facts["model_of"] = manifest["files"]["saved_model.pb"]["sha256"]
+        write_manifest(new, facts)
+    return Path(target)
+
+
+def _check_same_model(old: Index, new: Index) -> None:
+    """Checks that two indexes can stand for each other: the graph that searches them, and the embeddings in them.
+
+    Raises:
+      NannError: they cannot.
+    """
+    for name, searched, given in (
+        ("width", old.dim, new.dim),
+        ("dtype", old.dtype, new.dtype),
+        ("number of layers", len(old.layers), len(new.layers)),
+    ):
+        if searched != given:
+            raise NannError(
+                f"the {name} of {new.folder} is {given}, the exported model searches {searched}; export it anew"
+            )
+    shared, before, now = np.intersect1d(old.item_ids, new.item_ids, return_indices=True)
+    if not len(shared):
+        raise NannError(f"{new.folder} has no item in common with the exported index: it is of another model or corpus")
+    sample = np.unique(np.linspace(0, len(shared) - 1, MATCH_SAMPLE).astype(np.int64))
+    left, right = old.embeddings(before[sample]), new.embeddings(now[sample])
+    scales = [float(index.item_scales.max()) for index in (old, new) if index.item_scales is not None]
+    if not np.allclose(left, right, rtol=1e-2, atol=1e-3 + sum(scales)):
+        place = int(np.abs(left - right).max(axis=1).argmax())
+        raise NannError(
+            f"{new.folder} was not built from the exported model's embeddings: item {shared[sample[place]]} has "
+            "another; export the new model"
+        )

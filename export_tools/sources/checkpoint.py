@@ -1,0 +1,56 @@
+"""A model that `nann train` wrote."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from export_tools.sources.contract import Sequence, Source, plain_variables
+from tfserving_ext.artifacts import sha256
+from tfserving_ext.models import UserTensors
+from tfserving_ext.training.checkpoint import load_model
+from tfserving_ext.training.extract import check_match
+
+
+def checkpoint_source(folder: Path) -> Source:
+    """The source of a trained model; categories that a request leaves out are those that the items had in training.
+
+    Raises:
+      NannError: the folder holds no model, or a broken one.
+    """
+    trained = load_model(folder)
+    model = trained.model
+    item_categories = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
+
+    def user(features: dict[str, tf.Tensor]) -> UserTensors:
+        history, categories = features["item_history"], features["category_history"]
+        # By REST every input has to be sent: [[]] is how one is left out there.
+        left_out = tf.equal(tf.size(categories), 0)
+        check = tf.debugging.Assert(
+            tf.reduce_all(tf.shape(categories) == tf.shape(history)) | left_out,
+            ["category_history must have the shape of item_history or be empty; got", tf.shape(categories)],
+        )
+        with tf.control_dependencies([check]):  # Whatever follows must not fail first, with a message of its own.
+            history, categories = tf.identity(history), tf.identity(categories)
+        known = tf.gather(item_categories, model.items.rows(history))
+        categories = tf.cond(left_out, lambda: known, lambda: categories)
+        return model.user({"item_history": history, "category_history": tf.ensure_shape(categories, [None, None])})
+
+    def user_of_sequence(comm_seq: tf.Tensor) -> UserTensors:
+        shape = [1, model.config.history_length, model.item_dim]
+        return model.user_from_sequence(tf.reshape(tf.cast(comm_seq, tf.float32), shape))
+
+    ids = tf.TensorSpec([None, None], tf.int64)
+    return Source(
+        kind="nann_checkpoint",
+        user=user,
+        score=model.score,
+        features={"item_history": ids, "category_history": ids},
+        defaults={"category_history": tf.zeros([0, 0], tf.int64)},
+        seeds="item_history",
+        sequence=Sequence(model.config.history_length * model.item_dim, user_of_sequence),
+        tracked=[*plain_variables(model), model.items.ids, model.categories.ids, item_categories],
+        inputs={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
+        description=trained.manifest,
+        check=lambda index: check_match(trained, index),
+    )

@@ -1,0 +1,133 @@
+"""What every kind of model is turned into before it is exported."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.index.format import Index
+from tfserving_ext.models import UserTensors
+
+UserFunction = Callable[[dict[str, tf.Tensor]], UserTensors]
+ScoreFunction = Callable[[UserTensors, tf.Tensor], tf.Tensor]
+
+# Extent given to every unknown dimension but the first, the batch, of a made-up feature.
+EXAMPLE_LENGTH = 4
+_OWN_INPUTS = ("k", "frontier", "pool", "ef", "rounds", "seeds", "exclude", "budget", "deadline_ms")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """The original's request: one user as a sequence of embedded behaviours.
+
+    Attributes:
+      width: values in `comm_seq`.
+      user: user tensors, each [1, ...], of `comm_seq` float16 [1, width].
+    """
+
+    width: int
+    user: Callable[[tf.Tensor], UserTensors]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model to export.
+
+    Attributes:
+      kind: one word for the manifest.
+      user: see `tfserving_ext.models.RetrievalModel`.
+      score: see there; only ever called with one user, so [1, ...] and [1, N, d].
+      features: what `user` takes, by name, the batch leading and unknown.
+      defaults: tensors for features that a request may leave out.
+      seeds: the feature, int64 [B, L], that holds the user's own item ids; None where there is none.
+      sequence: what the original's signature does; None where the model has no such thing.
+      tracked: what holds the model's variables.
+      inputs: SHA-256 of every file that was read, by name.
+      description: what the manifest says of the model.
+      check: raises NannError where an index is not of this model.
+    """
+
+    kind: str
+    user: UserFunction
+    score: ScoreFunction
+    features: Mapping[str, tf.TensorSpec]
+    tracked: Any
+    defaults: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+    seeds: str | None = None
+    sequence: Sequence | None = None
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    check: Callable[[Index], None] = lambda index: None
+
+    def __post_init__(self) -> None:
+        """Checks what the kinds have in common.
+
+        Raises:
+          NannError: features that cannot be the inputs of a signature.
+        """
+        if not self.features:
+            raise NannError("the model's `user` takes no features; it needs at least one")
+        for name, spec in self.features.items():
+            if not name.isidentifier() or name in _OWN_INPUTS:
+                raise NannError(
+                    f"a feature is called {name!r}, allowed are identifiers other than {', '.join(_OWN_INPUTS)}"
+                )
+            if spec.shape.rank is None or spec.shape.rank < 1 or spec.shape[0] is not None:
+                raise NannError(
+                    f"feature {name} has shape {spec.shape}, it must begin with the batch, such as [None, 3]"
+                )
+        if self.seeds is not None:
+            spec = self.features.get(self.seeds)
+            if spec is None or spec.dtype != tf.int64 or spec.shape.rank != 2:
+                known = ", ".join(f"{name} {one.dtype.name} {one.shape}" for name, one in self.features.items())
+                raise NannError(
+                    f"seeds are {self.seeds!r}, allowed is a feature of int64 [None, L]; features are {known}"
+                )
+
+    def user_tensors(self, features: dict[str, tf.Tensor]) -> UserTensors:
+        """What `user` returns, as a tuple.
+
+        Raises:
+          NannError: it returns something else than a tuple or list of tensors.
+        """
+        found = self.user(features)
+        if not isinstance(found, (tuple, list)) or not found:
+            raise NannError(
+                f"`user` returned a {type(found).__name__}, it must return a tuple of tensors, each [B, ...]"
+            )
+        return tuple(tf.convert_to_tensor(tensor) for tensor in found)
+
+    def example(self) -> dict[str, np.ndarray]:
+        """Features of one made-up user, but for those that hold seeds or may be left out."""
+        made = {}
+        for name, spec in self.features.items():
+            shape = [1, *(EXAMPLE_LENGTH if size is None else size for size in spec.shape[1:])]
+            if name == self.seeds or name in self.defaults:
+                continue
+            if spec.dtype == tf.string:
+                made[name] = np.full(shape, b"1", object)
+            else:
+                made[name] = np.ones(shape, spec.dtype.as_numpy_dtype)
+        return made
+
+
+def batched(spec: tf.TensorSpec) -> tf.TensorSpec:
+    """`spec` with an unknown batch; a scalar, which has none, stays what it is."""
+    return tf.TensorSpec([None, *spec.shape[1:]] if spec.shape.rank else spec.shape, spec.dtype)
+
+
+def plain_variables(model: Any) -> list[tf.Variable]:
+    """The TensorFlow variables of a module or Keras model.
+
+    A session, which is what TensorFlow Serving restores, leaves Keras' own uninitialised (docs/tensorflow.md).
+    """
+    return [getattr(variable, "value", variable) if _is_keras(variable) else variable for variable in model.variables]
+
+
+def _is_keras(variable: Any) -> bool:
+    import keras
+
+    return isinstance(variable, keras.Variable)

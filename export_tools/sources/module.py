@@ -1,0 +1,71 @@
+"""An object with `user` and `score`: a tf.Module, a Keras model, anything."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from export_tools.sources.contract import Source, batched, plain_variables
+from tfserving_ext.errors import NannError
+
+
+def import_module_source(text: str, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None) -> Source:
+    """The source of `MODULE:NAME`, an object or a function without arguments that makes one.
+
+    Raises:
+      NannError: there is no such module or name, or the object is not a retrieval model.
+    """
+    module_name, _, name = text.partition(":")
+    # As `python -m` does: what lies in the current folder can be imported.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise NannError(f"cannot import {text}: {error}") from error
+    return module_source(found() if callable(found) and not hasattr(found, "score") else found, features, seeds)
+
+
+def module_source(model: Any, features: Mapping[str, tf.TensorSpec] | None = None, seeds: str | None = None) -> Source:
+    """The source of an object with the functions of `tfserving_ext.models.RetrievalModel`.
+
+    Args:
+      model: a tf.Module or Keras model. What its functions read must be among its variables.
+      features: what its `user` takes; by default its attribute `features`, or the input signature of its `user` where
+        that is a tf.function.
+      seeds: which feature holds the user's own item ids; by default its attribute `seeds`, or none.
+
+    Raises:
+      NannError: it has no `user` or `score`, or does not say its features.
+    """
+    for name in ("user", "score"):
+        if not callable(getattr(model, name, None)):
+            raise NannError(
+                f"{type(model).__name__} has no function {name!r}; a retrieval model has `user` and `score`"
+            )
+    if features is None:
+        features = getattr(model, "features", None) or _features_of(model.user)
+    if not isinstance(features, Mapping):
+        raise NannError(
+            f"the features of {type(model).__name__}.user are {features!r}; give a dict of tf.TensorSpec, as its "
+            "attribute `features` or as the input signature of its `user`"
+        )
+    tracked = plain_variables(model) if isinstance(model, keras.Model) else model
+    return Source(
+        kind="keras" if isinstance(model, keras.Model) else "module",
+        user=model.user,
+        score=model.score,
+        features={name: batched(spec) for name, spec in features.items()},
+        seeds=seeds or getattr(model, "seeds", None),
+        tracked=tracked,
+        description={"class": f"{type(model).__module__}.{type(model).__qualname__}"},
+    )
+
+
+def _features_of(user: Any) -> Any:
+    signature = getattr(user, "input_signature", None)
+    return signature[0] if signature and len(signature) == 1 else None

@@ -1,0 +1,93 @@
+"""A SavedModel with functions `user` and `score`, as `tf.saved_model.save` of a tf.Module writes it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from export_tools.manifest import FILE, read_manifest
+from export_tools.sources.contract import Source, batched
+from tfserving_ext.artifacts import sha256
+from tfserving_ext.errors import NannError
+from tfserving_ext.models import UserTensors
+
+
+def saved_model_source(folder: Path, seeds: str | None) -> Source:
+    """The source of a SavedModel whose object has the functions `user` and `score`, or that has signatures so named.
+
+    As functions they are those of `tfserving_ext.models.RetrievalModel`. As signatures, `user` returns the user tensors
+    by name, and `score` takes them by the same names and the items as `items`.
+
+    Raises:
+      NannError: it does not load, or has no such functions.
+    """
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except (tf.errors.OpError, OSError, ValueError, KeyError) as error:
+        raise NannError(f"{folder} does not load: {(str(error).splitlines() or [''])[0]}") from error
+    if callable(getattr(loaded, "user", None)) and callable(getattr(loaded, "score", None)):
+        user, score, features = loaded.user, loaded.score, _features(folder, loaded.user)
+    elif {"user", "score"} <= set(loaded.signatures):
+        user, score, features = _from_signatures(loaded)
+    else:
+        raise NannError(
+            f"{folder} has neither functions nor signatures `user` and `score`; its signatures are "
+            f"{', '.join(sorted(loaded.signatures)) or 'none'}"
+        )
+    own_seeds, defaults = _of_an_export(folder, features)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return Source(
+        kind="saved_model",
+        user=user,
+        score=score,
+        features={name: batched(spec) for name, spec in features.items()},
+        defaults=defaults,
+        seeds=seeds or own_seeds,
+        tracked=loaded,
+        inputs={path.relative_to(folder).as_posix(): sha256(path) for path in files},
+    )
+
+
+def _of_an_export(folder: Path, features: Mapping[str, tf.TensorSpec]) -> tuple[str | None, dict[str, tf.Tensor]]:
+    """The seeds of a model that `nann export` wrote, and its features that may be left out; else none."""
+    if not (folder / FILE).exists():
+        return None, {}
+    graph = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0]
+    held = graph.signature_def["retrieve"].defaults
+    return read_manifest(folder)["seeds"], {
+        name: tf.constant(tf.make_ndarray(held[name])) for name in features if name in held
+    }
+
+
+def _features(folder: Path, user: Any) -> dict[str, tf.TensorSpec]:
+    """The features that a restored function takes: a dict as its one argument."""
+    for concrete in getattr(user, "concrete_functions", []):
+        arguments, _ = concrete.structured_input_signature
+        if arguments and isinstance(arguments[0], dict):
+            return dict(arguments[0])
+    raise NannError(
+        f"`user` of {folder} was not traced with a dict of features; give it an input signature and save again"
+    )
+
+
+def _from_signatures(loaded: Any) -> tuple[Any, Any, dict[str, tf.TensorSpec]]:
+    user_signature, score_signature = loaded.signatures["user"], loaded.signatures["score"]
+    names = sorted(user_signature.structured_outputs)
+
+    def user(features: dict[str, tf.Tensor]) -> UserTensors:
+        found = user_signature(**features)
+        return tuple(found[name] for name in names)
+
+    def score(tensors: UserTensors, items: tf.Tensor) -> tf.Tensor:
+        found = score_signature(**dict(zip(names, tensors, strict=True)), items=items)
+        return next(iter(found.values()))
+
+    wanted = {*names, "items"}
+    taken = set(score_signature.structured_input_signature[1])
+    if taken != wanted:
+        raise NannError(
+            f"signature score takes {sorted(taken)}, it must take what user returns, and items: {sorted(wanted)}"
+        )
+    return user, score, dict(user_signature.structured_input_signature[1])

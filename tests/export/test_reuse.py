@@ -1,0 +1,82 @@
+"""A daily index for a model that stays: what is linked, what is checked, and that the answers are the new index's."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from export_tools import Defaults, export, inspect, reuse, verify
+from export_tools.manifest import check_files, read_manifest
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import Index, build_index
+from tfserving_ext.serving.models import load_servable
+
+
+@pytest.fixture(scope="module")
+def arrays(world):
+    opened = Index.open(world.index)
+    return np.asarray(opened.item_ids), opened.embeddings()
+
+
+@pytest.fixture(scope="module")
+def fewer(world, arrays, tmp_path_factory):
+    """Today's index: a third of the items is gone, and the rest in another order."""
+    order = np.random.default_rng(2).permutation(len(arrays[0]))[: len(arrays[0]) * 2 // 3]
+    return build_index(arrays[0][order], arrays[1][order], tmp_path_factory.mktemp("fewer") / "index", threads=1)
+
+
+def test_the_answers_are_those_of_a_fresh_export(world, fewer, tmp_path):
+    swapped = reuse(world.saved_model, fewer.folder, tmp_path / "2")
+    fresh = export(world.model, fewer.folder, tmp_path / "fresh", Defaults(k=20))
+    assert verify(swapped)["coverage"] > 0.8
+    history = np.asarray(fewer.item_ids)[[[1, 5, 9], [7, 8, 100]]]
+    a, b = (load_servable(one).signature("retrieve").run({"item_history": history}) for one in (swapped, fresh))
+    for name in ("item_ids", "scores", "items_scored"):
+        np.testing.assert_array_equal(a[name], b[name])
+    assert np.isin(a["item_ids"], fewer.item_ids).all()
+
+
+def test_the_model_s_files_are_shared_and_the_old_export_stays(world, fewer, tmp_path):
+    old = shutil.copytree(world.saved_model, tmp_path / "1")
+    new = reuse(old, fewer.folder, tmp_path / "2")
+    check_files(old, read_manifest(old))
+    for name in ("saved_model.pb", "variables/variables.data-00000-of-00001"):
+        assert (old / name).read_bytes() == (new / name).read_bytes()
+    # One file by two names, but where the file system gives each name blocks that are shared.
+    shared = [(old / "saved_model.pb").samefile(new / "saved_model.pb"), (old / "saved_model.pb").stat().st_nlink == 1]
+    assert any(shared)
+    before = (new / "assets" / "item_ids.bin").read_bytes()
+    assert before == (fewer.folder / "item_ids.bin").read_bytes()
+    shutil.rmtree(old)
+    assert verify(new)["files"] > 8
+
+
+def test_the_manifest_says_what_was_swapped(world, fewer, tmp_path):
+    (tmp_path / "figures.json").write_text('{"recall": 0.25}')
+    new = reuse(world.saved_model, fewer.folder, tmp_path / "2", tmp_path / "figures.json")
+    manifest, before = inspect(new)["manifest"], inspect(world.saved_model)["manifest"]
+    assert manifest["index"] == fewer.manifest != before["index"]
+    assert manifest["evaluation"] == {"recall": 0.25}
+    assert manifest["model_of"] == before["files"]["saved_model.pb"]["sha256"]
+    assert {key: manifest[key] for key in ("source", "defaults", "seeds")} == {
+        key: before[key] for key in ("source", "defaults", "seeds")
+    }
+
+
+def test_an_index_of_another_kind_is_refused(world, arrays, tmp_path):
+    ids, embeddings = arrays
+    cases = {
+        "width": (ids, embeddings[:, :32], "float32", "the width of .* is 32, the exported model searches 64"),
+        "dtype": (ids, embeddings, "float16", "the dtype of .* is float16, the exported model searches float32"),
+        "others": (ids + 10**6, embeddings, "float32", "no item in common"),
+        "model": (ids, embeddings[::-1], "float32", r"item \d+ has another"),
+    }
+    for name, (item_ids, item_embeddings, dtype, words) in cases.items():
+        made = build_index(item_ids, np.ascontiguousarray(item_embeddings), tmp_path / name, threads=1, dtype=dtype)
+        with pytest.raises(NannError, match=words):
+            reuse(world.saved_model, made.folder, tmp_path / "new")
+    with pytest.raises(NannError, match="was not written by `nann export`"):
+        foreign = shutil.copytree(world.saved_model, tmp_path / "foreign")
+        (foreign / "assets.extra" / "nann_export.json").unlink()
+        reuse(foreign, world.index, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,320 @@
+"""Every kind of model is exported, moved, verified in a fresh process, and answers what its own scorer says."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from export_tools import Defaults, export, verify
+from tests.export.sources import DIM, LOGITS, USER, Ranker, keras_ranker, original_artefacts
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import Index, build_index
+from tfserving_ext.retrieval import BestFirst, Rounds
+from tfserving_ext.serving.models import load_servable
+
+WIDE = Defaults(k=10, best_first=BestFirst(pool=600))  # The pool holds the whole corpus, so that nothing is cut off.
+
+
+@pytest.fixture(scope="module")
+def index(world):
+    return Index.open(world.index)
+
+
+def moved(exported, tmp_path):
+    """The export in another place, verified there; the first one is gone."""
+    target = tmp_path / "elsewhere" / "3"
+    shutil.move(exported, target)
+    found = verify(target)
+    assert found["coverage"] >= 0.9
+    assert found["warm_up_records"] > 10
+    return load_servable(target), found
+
+
+def top(index, scores, k):
+    """Ids of the best items, by scores [B, n]."""
+    return np.asarray(index.item_ids)[np.argsort(-scores, axis=1, kind="stable")[:, :k]]
+
+
+def numpy_ranker(model, history, index):
+    """Scores [B, n] of `Ranker`, in NumPy."""
+    ids, table = np.asarray(index.item_ids), index.embeddings()
+    rows = np.clip(np.searchsorted(ids, history), 0, len(ids) - 1)
+    users = (table[rows] * (ids[rows] == history)[..., None]).sum(axis=1)
+    both = np.concatenate([np.repeat(users[:, None], len(ids), 1), np.repeat(table[None], len(users), 0)], axis=-1)
+    return (np.maximum(both @ model.hidden.numpy(), 0) @ model.out.numpy())[..., 0]
+
+
+HISTORY_ROWS = np.array([[5, 17, 200], [0, 299, 44]])
+
+
+def check_ranker(servable, model, index):
+    history = np.asarray(index.item_ids)[HISTORY_ROWS]
+    history[1, 0] = 7  # No item.
+    scores = numpy_ranker(model, history, index)
+    answer = servable.signature("retrieve").run({"item_history": history})
+    np.testing.assert_array_equal(answer["item_ids"], top(index, scores, 10))
+    np.testing.assert_allclose(answer["scores"], -np.sort(-scores, axis=1)[:, :10], rtol=1e-4, atol=1e-5)
+
+
+def test_a_module(world, index, tmp_path):
+    model = Ranker(index)
+    servable, found = moved(export(model, world.index, tmp_path / "1", WIDE), tmp_path)
+    assert set(found["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds"}
+    check_ranker(servable, model, index)
+
+
+def test_a_saved_model_with_functions(world, index, tmp_path):
+    model = Ranker(index)
+    tf.saved_model.save(model, str(tmp_path / "ranker"))
+    exported = export(tmp_path / "ranker", world.index, tmp_path / "1", WIDE, seeds="item_history")
+    shutil.rmtree(tmp_path / "ranker")
+    servable, _ = moved(exported, tmp_path)
+    check_ranker(servable, model, index)
+
+
+def test_a_saved_model_with_signatures(world, index, tmp_path):
+    model = Ranker(index)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int64)])
+    def user(item_history):
+        return {"mean": model.user({"item_history": item_history})[0]}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, DIM]), tf.TensorSpec([None, None, DIM])])
+    def score(mean, items):
+        return {"scores": model.score((mean,), items)}
+
+    module = tf.Module()
+    module.variables_of = [model.ids, model.table, model.hidden, model.out]
+    tf.saved_model.save(module, str(tmp_path / "ranker"), signatures={"user": user, "score": score})
+    servable, _ = moved(export(tmp_path / "ranker", world.index, tmp_path / "1", WIDE, seeds="item_history"), tmp_path)
+    check_ranker(servable, model, index)
+
+
+def test_an_export_can_be_exported_again(world, tmp_path):
+    again = export(world.saved_model, world.index, tmp_path / "1", WIDE)
+    servable, _ = moved(again, tmp_path)
+    first = load_servable(world.saved_model)
+    history = np.asarray(Index.open(world.index).item_ids)[HISTORY_ROWS]
+    request = {"item_history": history, "k": np.int32(10), "pool": np.int32(600)}
+    expected = first.signature("retrieve").run(request)
+    np.testing.assert_array_equal(servable.signature("retrieve").run(request)["item_ids"], expected["item_ids"])
+
+
+def test_a_keras_archive(world, index, tmp_path):
+    model = keras_ranker(world, tmp_path / "ranker.keras")
+    servable, found = moved(export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE), tmp_path)
+    assert set(found["signatures"]["retrieve"]) == {"item_ids", "scores", "items_scored", "stopped"}
+    table = index.embeddings()
+    users, ages = table[[3, 50]], np.array([[0.5], [-1.0]], np.float32)
+    scores = np.stack(
+        [
+            model.predict(
+                [np.repeat(u[None], len(table), 0), table, np.repeat(a[None], len(table), 0)], verbose=0, batch_size=600
+            )[:, 0]
+            for u, a in zip(users, ages, strict=True)
+        ]
+    )
+    answer = servable.signature("retrieve").run({"user_vector": users, "age": ages})
+    np.testing.assert_allclose(answer["scores"], -np.sort(-scores, axis=1)[:, :10], rtol=1e-3, atol=1e-4)
+    agree = [len(set(a) & set(b)) for a, b in zip(answer["item_ids"], top(index, scores, 10), strict=True)]
+    assert min(agree) >= 9  # Near ties may change places.
+    seeded = servable.signature("retrieve").run(
+        {"user_vector": users, "age": ages, "seeds": np.asarray(index.item_ids)[None, :5], "budget": np.int64(5)}
+    )
+    assert seeded["items_scored"].tolist() == [5, 5]
+
+
+def test_a_keras_model_with_the_contract(world, index, tmp_path):
+    class Contract(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1, use_bias=False)
+            self.dense.build([None, DIM])
+
+        features = {"vector": tf.TensorSpec([None, DIM], tf.float32)}  # noqa: RUF012
+
+        def user(self, features):
+            return (features["vector"],)
+
+        def score(self, user, items):
+            return self.dense(items * user[0][:, None, :])[..., 0]
+
+    model = Contract()
+    servable, _ = moved(export(model, world.index, tmp_path / "1", WIDE), tmp_path)
+    users = index.embeddings()[[9, 10]]
+    scores = (users * model.dense.kernel.numpy()[:, 0]) @ index.embeddings().T
+    answer = servable.signature("retrieve").run({"vector": users})
+    np.testing.assert_array_equal(answer["item_ids"], top(index, scores, 10))
+
+
+@pytest.fixture(scope="module")
+def original(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original") / "delivery"
+    original_artefacts(world, folder)
+    return folder
+
+
+def test_the_original_s_artefacts(world, original, tmp_path):
+    exported = export(original, original, tmp_path / "1", Defaults(k=20, best_first=BestFirst(pool=600)))
+    servable, found = moved(exported, tmp_path)
+    assert found["signatures"]["serving_default"]["top_k"]["dtype"] == "int64"
+    # The same weights by the other road; the original's table and requests are half as precise.
+    ours = load_servable(world.saved_model)
+    rng = np.random.default_rng(4)
+    comm_seq = rng.normal(size=[1, 3200]).astype(np.float16)
+    request = {"comm_seq": comm_seq, "level_topn": np.array([100, 200, 200, 200, 200, 50], np.int32)}
+    wanted, got = (one.signature("serving_default").run(request)["top_k"][0] for one in (ours, servable))
+    assert len(set(wanted) & set(got)) >= 48
+    # By REST: no half precision, and any number of users.
+    both = np.concatenate([comm_seq, comm_seq[:, ::-1]]).astype(np.float32)
+    answer = servable.signature("retrieve").run({"comm_seq": both})
+    single = servable.signature("retrieve").run({"comm_seq": both[1:]})
+    assert answer["item_ids"].shape == (2, 20)
+    np.testing.assert_array_equal(answer["item_ids"][1], single["item_ids"][0])
+    assert "half" not in str(servable.signature("retrieve").proto)
+
+
+def graph_of(folder):
+    return graph_pb2.GraphDef.FromString((folder / "frozen_graph.pb").read_bytes())
+
+
+def with_node(name, op):
+    def change(folder):
+        graph = graph_of(folder)
+        graph.node.add(name=name, op=op)
+        (folder / "frozen_graph.pb").write_bytes(graph.SerializeToString())
+
+    return change
+
+
+def without(name):
+    def change(folder):
+        graph = graph_of(folder)
+        nodes = [node for node in graph.node if node.name != name]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        (folder / "frozen_graph.pb").write_bytes(graph.SerializeToString())
+
+    return change
+
+
+def other_width(folder):
+    meta = meta_graph_pb2.MetaGraphDef.FromString((folder / "exec.meta.pb").read_bytes())
+    meta.signature_def["predict"].inputs["comm_seq"].tensor_shape.dim[1].size = 1600
+    (folder / "exec.meta.pb").write_bytes(meta.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (with_node("x", "BlazeXlaOp"), "node x is a BlazeXlaOp, which this TensorFlow does not have"),
+        (with_node("x", "VarHandleOp"), "node x is a VarHandleOp; a frozen scorer holds no state"),
+        (with_node("x", "ReadFile"), "reads no files"),
+        (without(LOGITS), f"no node {LOGITS}"),
+        (without(USER), f"no node {USER}"),
+        (other_width, "1600"),
+        (lambda folder: (folder / "frozen_graph.pb").write_bytes(b"\xff" * 9), "frozen_graph.pb is not a GraphDef"),
+        (lambda folder: (folder / "exec.meta.pb").write_bytes(b"\xff" * 9), "exec.meta.pb is not a MetaGraphDef"),
+        (lambda folder: (folder / "enter_points.npy").unlink(), "enter_points.npy does not exist"),
+    ],
+)
+def test_broken_artefacts_of_the_original_are_refused(original, tmp_path, change, words):
+    folder = shutil.copytree(original, tmp_path / "delivery")
+    change(folder)
+    with pytest.raises(NannError) as error:
+        export(folder, folder, tmp_path / "1", Defaults(k=20))
+    assert words in str(error.value)
+    assert not (tmp_path / "1").exists()
+
+
+class Wrong(tf.Module):
+    """A model one of whose parts is not as it has to be."""
+
+    def __init__(self, features=None, user=None, score=None):
+        super().__init__()
+        self.features = features or {"vector": tf.TensorSpec([None, DIM], tf.float32)}
+        self.user = user or (lambda features: (features["vector"],))
+        self.score = score or (lambda user, items: tf.reduce_sum(items * user[0][:, None], -1))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("nowhere", {}, "nowhere is no model; allowed are"),
+        ("no_such_module:model", {}, "cannot import no_such_module:model"),
+        ("json:no_such_name", {}, "cannot import json:no_such_name"),
+        (object(), {}, "object has no function 'user'"),
+        (Wrong(features={"k": tf.TensorSpec([None], tf.float32)}), {}, "a feature is called 'k'"),
+        (Wrong(features={"v w": tf.TensorSpec([None], tf.float32)}), {}, "a feature is called 'v w'"),
+        (Wrong(features={"vector": tf.TensorSpec([], tf.float32)}), {}, "must begin with the batch"),
+        (Wrong(), {"seeds": "history"}, "seeds are 'history', allowed is a feature of int64"),
+        (Wrong(user=lambda features: features["vector"]), {}, "it must return a tuple of tensors"),
+        (
+            Wrong(score=lambda user, items: tf.matmul(items, tf.zeros([3, 3]))),
+            {},
+            "does not fit the index's embeddings",
+        ),
+        (Wrong(), {"features": {}}, "takes no features"),
+    ],
+)
+def test_what_is_no_model_is_refused(world, tmp_path, model, options, words):
+    with pytest.raises(NannError) as error:
+        export(model, world.index, tmp_path / "1", Defaults(k=10), **options)
+    assert words in str(error.value)
+    assert not (tmp_path / "1").exists()
+
+
+def test_a_damaged_keras_archive_is_refused(world, tmp_path):
+    keras_ranker(world, tmp_path / "ranker.keras")
+    with pytest.raises(NannError, match=r"name one of user_vector, item_embedding, age"):
+        export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE, item_input="items")
+    (tmp_path / "ranker.keras").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(NannError, match="does not load"):
+        export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE)
+
+
+def test_code_in_a_keras_archive_is_not_run(world, tmp_path):
+    user = keras.Input([DIM], name="user_vector")
+    item = keras.Input([DIM], name="item_embedding")
+    both = keras.layers.Lambda(lambda pair: pair[0] * pair[1])([user, item])
+    keras.Model([user, item], keras.layers.Dense(1)(both)).save(tmp_path / "code.keras")
+    with pytest.raises(NannError, match="does not load"):
+        export(tmp_path / "code.keras", world.index, tmp_path / "1", WIDE)
+
+
+def test_a_module_by_its_name_on_the_command_line(tmp_path):
+    """The example's model, from another folder, by the command."""
+    rng = np.random.default_rng(1)
+    index = build_index(np.arange(500), rng.normal(size=(500, 8)).astype(np.float32), tmp_path / "index", threads=1)
+    (tmp_path / "my_models.py").write_text(
+        "import tensorflow as tf\n"
+        "class Dot(tf.Module):\n"
+        "    features = {'vector': tf.TensorSpec([None, 8], tf.float32)}\n"
+        "    def user(self, features):\n"
+        "        return (features['vector'],)\n"
+        "    def score(self, user, items):\n"
+        "        return tf.einsum('bd,bnd->bn', user[0], items)\n"
+        "def make():\n"
+        "    return Dot()\n"
+    )
+    command = [Path(sys.executable).with_name("nann"), "export", "my_models:make", "index", "-o", "models/dot/1"]
+    run = subprocess.run([*command, "-k", "5"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    vectors = rng.normal(size=(3, 8)).astype(np.float32)
+    answer = load_servable(tmp_path / "models/dot/1").signature("retrieve").run({"vector": vectors})
+    np.testing.assert_array_equal(answer["item_ids"], top(index, vectors @ index.embeddings().T, 5))
+    manifest = json.loads((tmp_path / "models/dot/1/assets.extra/nann_export.json").read_text())
+    assert manifest["source"]["kind"] == "module"
+
+
+def test_defaults_must_fit(world, index, tmp_path):
+    with pytest.raises(NannError, match="ef is"):
+        export(Ranker(index), world.index, tmp_path / "1", Defaults(k=10, rounds=Rounds(ef=(1, 2), rounds=(1, 1, 1))))
