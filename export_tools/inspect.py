@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export_tools.manifest import FILE, read_manifest
-from export_tools.warm_up import read_warm_up
 from tfserving_ext.errors import NannError
+from tfserving_ext.serving.warm_up import read_warm_up
 
 
 def inspect(saved_model: str | os.PathLike[str]) -> dict[str, Any]:

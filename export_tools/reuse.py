@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from export_tools.manifest import check_files, exported_index, read_figures, read_manifest, write_manifest
-from export_tools.warm_up import Examples, read_warm_up, write_warm_up
+from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, link_or_copy
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
+from tfserving_ext.serving.warm_up import predict_requests
 
 MATCH_SAMPLE = 1000
 
@@ -55,7 +56,7 @@ def reuse(
                 link_or_copy(path, new / name)
         for path in opened.files:
             link_or_copy(path, new / "assets" / path.name)
-        examples = Examples.of_records(read_warm_up(exported), manifest["seeds"] or "seeds")
+        examples = Examples.of_records(predict_requests(exported), manifest["seeds"] or "seeds")
         facts: dict[str, Any] = {key: value for key, value in manifest.items() if key not in ("files", "versions")}
         facts["index"] = opened.manifest
         facts["warm_up_records"] = write_warm_up(new, examples, opened)

@@ -78,13 +78,13 @@ def _read_only(path: Path) -> list[str]:
 
 def _check(path: Path) -> dict[str, Any]:
     """What the fresh process does."""
-    from export_tools.warm_up import read_warm_up
     from tfserving_ext.serving.models import load_servable  # The same loading as the server's.
     from tfserving_ext.serving.tensors import parse_tensor
+    from tfserving_ext.serving.warm_up import predict_requests
 
     servable = load_servable(path)
     outputs: dict[str, Any] = {}
-    records = read_warm_up(path)
+    records = predict_requests(path)
     for record in records:
         name = record.model_spec.signature_name or "serving_default"
         inputs = {key: parse_tensor(value) for key, value in record.inputs.items()}
@@ -125,8 +125,9 @@ def _coverage(path: Path, servable: Any) -> float:
     """
     import tensorflow as tf
 
-    from export_tools.warm_up import Examples, read_warm_up
+    from export_tools.warm_up import Examples
     from tfserving_ext.retrieval import BruteForce, coverage
+    from tfserving_ext.serving.warm_up import predict_requests
 
     manifest = read_manifest(path)
     loaded = tf.saved_model.load(str(path))
@@ -135,7 +136,7 @@ def _coverage(path: Path, servable: Any) -> float:
     with exported_index(path, manifest) as index:
         k = min(k, len(index.item_ids))
         exact = BruteForce(index, functools.partial(_call, loaded.score))
-        examples = Examples.of_records(read_warm_up(path), manifest["seeds"] or "seeds")
+        examples = Examples.of_records(predict_requests(path), manifest["seeds"] or "seeds")
         rng = np.random.default_rng(0)
         for _ in range(SAMPLE_USERS if k else 0):
             # A history of neighbours, as users have: an item, and items near it in the graph.

@@ -10,17 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from export_tools.served_model import LEVEL_TOPN_LENGTH
 from export_tools.sources import Source
 from tfserving_ext import ops
-from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
+from tfserving_ext.serving.warm_up import FILE as WARM_UP_FILE
 
-FILE = "tf_serving_warmup_requests"
-MAX_RECORDS = 1000  # TensorFlow Serving's own limit.
 EXAMPLE_HISTORY = 50
 EXAMPLE_K = 200
 
@@ -79,37 +76,12 @@ class Examples:
 def write_warm_up(folder: Path, examples: Examples, index: Index) -> int:
     """Writes the records into `folder`/assets.extra; returns how many."""
     count = 0
-    with tf.io.TFRecordWriter(str(folder / "assets.extra" / FILE)) as writer:
+    with tf.io.TFRecordWriter(str(folder / WARM_UP_FILE)) as writer:
         for request in _requests(examples, index):
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString(deterministic=True))
             count += 1
     return count
-
-
-def read_warm_up(folder: Path) -> list[predict_pb2.PredictRequest]:
-    """The requests in a SavedModel's `assets.extra`; none where it has no such file.
-
-    Raises:
-      NannError: the file is damaged, or holds more than TensorFlow Serving takes, or other records than of Predict.
-    """
-    path = folder / "assets.extra" / FILE
-    if not path.exists():
-        return []
-    requests: list[predict_pb2.PredictRequest] = []
-    try:
-        for record in tf.data.TFRecordDataset(str(path)).take(MAX_RECORDS + 1).as_numpy_iterator():
-            log = prediction_log_pb2.PredictionLog.FromString(record)
-            if log.WhichOneof("log_type") != "predict_log":
-                raise NannError(
-                    f"{path}, record {len(requests)} is no Predict request but {log.WhichOneof('log_type')}"
-                )
-            requests.append(log.predict_log.request)
-    except (tf.errors.OpError, DecodeError) as error:
-        raise NannError(f"{path}, record {len(requests)} is damaged: {str(error).splitlines()[0]}") from error
-    if len(requests) > MAX_RECORDS:
-        raise NannError(f"{path} has more than {MAX_RECORDS} records, which TensorFlow Serving refuses")
-    return requests
 
 
 def _requests(examples: Examples, index: Index) -> Iterator[predict_pb2.PredictRequest]:

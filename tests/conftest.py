@@ -55,3 +55,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         saved_model=root / "models" / "nann" / "1",
         sequences=Sequences.open(root / "data"),
     )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/serving/test_conformance.py: a running server to ask in place of the local one."""
+    parser.addoption("--target", help="HOST:PORT of a gRPC port")
+    parser.addoption("--rest-target", help="HOST:PORT of a REST port")

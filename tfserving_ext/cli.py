@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from tfserving_ext import __version__
+from tfserving_ext.commands import exporting, serving
+from tfserving_ext.commands.options import EfOption, Frontier, K, Out, Pool, RoundsOption, numbers
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
@@ -25,29 +27,12 @@ app = typer.Typer(
 )
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise NannError(
-            f"{name} is {text!r}, it must be whole numbers with commas between, such as 100,200,400"
-        ) from error
-
-
 def _share(text: str) -> int | float:
     """A number of users, or a fraction of them."""
     try:
         return float(text) if "." in text else int(text)
     except ValueError as error:
         raise NannError(f"got {text!r}, allowed are a number of users (10000) or a fraction (0.1)") from error
-
-
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an existing one is replaced.")]
-Frontier = Annotated[int, typer.Option(help="Best-first search: items expanded per step.", min=1)]
-Pool = Annotated[int, typer.Option(help="Best-first search: scored items that are kept; at least k.", min=1)]
-EfOption = Annotated[str, typer.Option(help="The paper's search: beam width per layer, start layer first.")]
-RoundsOption = Annotated[str, typer.Option(help="The paper's search: rounds per layer, start layer first.")]
-K = Annotated[int, typer.Option("-k", "--k", help="Length of the answers.", min=1)]
 
 
 @app.callback(invoke_without_command=True)
@@ -199,142 +184,15 @@ def evaluate(
 
     searches: dict[str, BestFirst | Rounds] = {
         "best_first": BestFirst(frontier, pool),
-        "rounds": Rounds(_numbers("--ef", ef), _numbers("--rounds", rounds)),
+        "rounds": Rounds(numbers("--ef", ef), numbers("--rounds", rounds)),
     }
     wanted = [] if brute_force else [name.value for name in search or SearchName]
     figures = run(data, model, index, out, {name: searches[name] for name in wanted}, k, positions, max_cases)
     outcome("evaluate", summary(figures))
 
 
-_EXPORT_EXAMPLES = """Example: nann export model index -o models/nann/1
-
-nann export ranker.keras index --seeds item_history -o models/ranker/1
-
-nann export my_models:ranker index -o models/ranker/1
-
-nann export --reuse-model models/nann/1 index -o models/nann/2"""
-
-
-@app.command(epilog=_EXPORT_EXAMPLES)
-def export(
-    arguments: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="[MODEL] INDEX",
-            help="MODEL: what `nann train` wrote, a SavedModel with functions user and score, a .keras archive, "
-            "alibaba/nann's folder with frozen_graph.pb, or MODULE:NAME. INDEX: what `nann index` wrote, or "
-            "alibaba/nann's folder of .npy files.",
-        ),
-    ],
-    out: Out = Path("models/nann/1"),
-    k: K = 200,
-    frontier: Frontier = 16,
-    pool: Pool = 200,
-    ef: EfOption = "100,200,400",
-    rounds: RoundsOption = "1,1,3",
-    seeds: Annotated[str | None, typer.Option(help="The model's feature that holds the user's own item ids.")] = None,
-    item_input: Annotated[str, typer.Option(help="The input of a .keras archive for the item embedding.")] = "",
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Where item_ids.npy and item_embs.npy of alibaba/nann's INDEX lie.")
-    ] = None,
-    evaluation: Annotated[Path | None, typer.Option(help="JSON of figures to keep in the manifest.")] = None,
-    graphs: Annotated[Path | None, typer.Option(help="Also write the GraphDefs of all functions here.")] = None,
-    reuse_model: Annotated[
-        Path | None, typer.Option(help="Take the model from this export, and INDEX in place of its index.")
-    ] = None,
-) -> None:
-    """Write one SavedModel with the index as assets; the options are what requests may leave out."""
-    from export_tools import Defaults
-    from export_tools import export as run
-    from export_tools import reuse as run_reuse
-    from tfserving_ext.retrieval import BestFirst, Rounds
-
-    wanted = 1 if reuse_model is not None else 2
-    if len(arguments) != wanted:
-        raise NannError(
-            f"{len(arguments)} arguments were given, allowed are MODEL INDEX, or INDEX alone with --reuse-model"
-        )
-    if reuse_model is not None:
-        run_reuse(reuse_model, arguments[0], out, evaluation)
-    else:
-        paper = Rounds(_numbers("--ef", ef), _numbers("--rounds", rounds))
-        run(
-            arguments[0],
-            arguments[1],
-            out,
-            Defaults(k, BestFirst(frontier, pool), paper),
-            seeds=seeds,
-            item_input=item_input,
-            embeddings=embeddings,
-            evaluation=evaluation,
-            graphs=graphs,
-        )
-    outcome("export", f"{out}")
-
-
-@app.command(epilog="Example: nann verify models/nann/1")
-def verify(
-    saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote, or any SavedModel.")],
-    least_coverage: Annotated[
-        float, typer.Option(help="Refuse less, of made-up users against brute force.", min=0, max=1)
-    ] = 0.5,
-) -> None:
-    """Check a SavedModel in a fresh process: checksums, warm-up records, signatures, answers against brute force."""
-    from export_tools import verify as run
-
-    found = run(saved_model, least_coverage)
-    for name, outputs in found["signatures"].items():
-        shapes = ", ".join(f"{key} {value['dtype']} {value['shape']}" for key, value in outputs.items())
-        outcome("verify", f"{name}: {shapes}")
-    place = "on a read-only file system" if found["read_only"] else "in a fresh process"
-    outcome("verify", f"{found['warm_up_records']} warm-up records replayed {place}")
-    if "coverage" in found:
-        outcome("verify", f"{found['files']} checksums, coverage {found['coverage']:.3f} of brute force")
-
-
-@app.command(epilog="Example: nann inspect models/nann/1")
-def inspect(
-    saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote, or any SavedModel.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
-) -> None:
-    """Show what is in a SavedModel: sizes, signatures, search parameters, where it came from. Nothing in it is run."""
-    import json
-
-    from export_tools import inspect as run
-    from export_tools.inspect import summary
-
-    found = run(saved_model)
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    outcome("inspect", f"{saved_model}")
-    print(summary(found))
-
-
-@app.command(epilog="Example: nann serve models/nann --port 8500 --rest-api-port 8501")
-def serve(
-    base_path: Annotated[Path, typer.Argument(help="A folder of versions, such as models/nann with 1/ in it.")],
-    name: Annotated[str, typer.Option(help="The model's name in requests.")] = "nann",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="gRPC port; 8500, or a free one where it is taken.")] = None,
-    rest_api_port: Annotated[int | None, typer.Option(help="REST port; 8501, or a free one.")] = None,
-) -> None:
-    """Serve a SavedModel with TensorFlow Serving's API, for development."""
-    from tfserving_ext.serving.server import run_forever
-
-    run_forever(name, base_path, host=host, grpc_port=port, rest_port=rest_api_port)
-
-
-@app.command(epilog="Example: nann smoke 127.0.0.1:8500")
-def smoke(
-    target: Annotated[str, typer.Argument(help="HOST:PORT of the gRPC port.")] = "127.0.0.1:8500",
-    name: Annotated[str, typer.Option(help="The model's name.")] = "nann",
-) -> None:
-    """Send the original's smoke request to a running server."""
-    from tfserving_ext.serving.client import smoke as run
-
-    answer = run(target, name)
-    outcome("smoke", f"top_k {answer.dtype} {list(answer.shape)}, first ids {answer.ravel()[:5].tolist()}")
+exporting.add_to(app)
+serving.add_to(app)
 
 
 @app.command(epilog="Example: nann demo --folder demo")

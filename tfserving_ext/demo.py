@@ -190,7 +190,7 @@ def _serve_and_ask(folder: Path, sequences: Any, purchases: Path, saved_model: P
     case = sequences.cases("test", positions_per_user=1)
     history = sequences.ids_of(case.histories[0])
     history = history[history >= 0]
-    with LocalServer("nann", saved_model.parent) as server:
+    with LocalServer({"nann": saved_model.parent}) as server:
         outcome("serve", f"gRPC 127.0.0.1:{server.grpc_port}, REST http://127.0.0.1:{server.rest_port}/v1/models/nann")
         # By REST every input of the signature has to be sent; an empty one counts as left out.
         inputs = {

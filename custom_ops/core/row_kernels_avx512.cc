@@ -2,6 +2,11 @@
 
 #if defined(__x86_64__)
 
+// GCC's own header starts what its intrinsics leave undefined as `__Y = __Y` (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 #include <immintrin.h>
 
 namespace nann {

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export_tools import Defaults, export, inspect, reuse
-from export_tools.warm_up import MAX_RECORDS, read_warm_up
+from tfserving_ext.serving.warm_up import MAX_RECORDS, predict_requests, read_warm_up
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import build_index
@@ -36,7 +36,7 @@ def exported(tmp_path_factory):
 def test_every_batch_size_is_warmed_up(exported):
     servable = load_servable(exported)
     scored = []
-    for request in read_warm_up(exported):
+    for request in predict_requests(exported):
         inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
         answer = servable.signature(request.model_spec.signature_name).run(inputs)
         if "budget" in inputs:
@@ -45,14 +45,14 @@ def test_every_batch_size_is_warmed_up(exported):
 
 
 def test_every_signature_is_warmed_up(exported):
-    names = {request.model_spec.signature_name for request in read_warm_up(exported)}
+    names = {request.model_spec.signature_name for request in predict_requests(exported)}
     assert names == set(inspect(exported)["signatures"]) == {"retrieve", "retrieve_rounds", "serving_default"}
 
 
 def test_a_small_index_needs_fewer(world):
     sizes = [
         int(tf.make_ndarray(request.inputs["budget"]))
-        for request in read_warm_up(world.saved_model)
+        for request in predict_requests(world.saved_model)
         if "budget" in request.inputs
     ]
     items = len(world.sequences.item_ids)
@@ -69,7 +69,7 @@ def test_a_history_s_other_features_are_as_long_as_it(world, tmp_path):
 
     target = export(Timed(), world.index, tmp_path / "1", Defaults(k=5))
     lengths = set()
-    for request in read_warm_up(reuse(target, world.index, tmp_path / "2")):
+    for request in predict_requests(reuse(target, world.index, tmp_path / "2")):
         history, times = (tf.make_ndarray(request.inputs[name]) for name in ("history", "times"))
         assert history.shape == times.shape
         lengths.add(history.shape[1])
@@ -90,11 +90,13 @@ def test_records_of_others_are_bounded_and_checked(tmp_path):
     write_records(tmp_path, [many.SerializeToString()] * (MAX_RECORDS + 1))
     with pytest.raises(NannError, match="more than 1000 records"):
         read_warm_up(tmp_path)
-    for name, log, words in (
-        ("classify", prediction_log_pb2.PredictionLog(classify_log={}).SerializeToString(), "no Predict request"),
-        ("broken", b"\xff\xff", "record 0 is damaged"),
-    ):
-        (tmp_path / name).mkdir()
-        write_records(tmp_path / name, [log])
-        with pytest.raises(NannError, match=words):
-            read_warm_up(tmp_path / name)
+    (tmp_path / "broken").mkdir()
+    write_records(tmp_path / "broken", [b"\xff\xff"])
+    with pytest.raises(NannError, match="record 0 is damaged"):
+        read_warm_up(tmp_path / "broken")
+
+
+def test_records_of_other_methods_are_left_to_tensorflow_serving(tmp_path):
+    write_records(tmp_path, [prediction_log_pb2.PredictionLog(classify_log={}).SerializeToString()])
+    assert len(read_warm_up(tmp_path)) == 1
+    assert predict_requests(tmp_path) == []

@@ -4,7 +4,9 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
-from tfserving_ext.serving import LocalServer
+from tfserving_ext.serving import LocalServer, ServerOptions
+
+FREE_PORTS = ServerOptions(grpc_port=0, rest_port=0)
 
 
 class HalfPlus(tf.Module):
@@ -66,7 +68,7 @@ def toy(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_server(toy):
-    with LocalServer("half_plus", toy, grpc_port=0, rest_port=0) as server:
+    with LocalServer({"half_plus": toy}, FREE_PORTS) as server:
         yield SimpleNamespace(
             target=f"127.0.0.1:{server.grpc_port}", url=f"http://127.0.0.1:{server.rest_port}", server=server
         )
@@ -74,7 +76,7 @@ def toy_server(toy):
 
 @pytest.fixture(scope="session")
 def nann_server(world):
-    with LocalServer("nann", world.saved_model.parent, grpc_port=0, rest_port=0) as server:
+    with LocalServer({"nann": world.saved_model.parent}, FREE_PORTS) as server:
         yield SimpleNamespace(
             target=f"127.0.0.1:{server.grpc_port}", url=f"http://127.0.0.1:{server.rest_port}", server=server
         )

@@ -157,7 +157,7 @@ def test_long_errors_are_cut(predict):
     with pytest.raises(grpc.RpcError) as error:
         predict({"x": np.array([-1], np.float32)}, "long_error")
     assert error.value.code() == INVALID
-    assert len(error.value.details().encode()) == 1024
+    assert len(error.value.details().encode()) == 1024 + len("...TRUNCATED")
 
 
 def test_no_model_spec(channel):

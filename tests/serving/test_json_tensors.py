@@ -90,7 +90,7 @@ def test_shapes(value, expected):
         (b"  \n", "JSON Parse error: The document is empty. at offset: 3"),
         (b'{"inputs": 1e400}', "JSON Parse error: Number too big to be stored in double."),
         (b'{"inputs": 1} xyz', "JSON Parse error"),
-        (b'{"instances": [1.0, 2.0}', "JSON Parse error: Expecting ',' delimiter at offset: 23"),
+        (b'{"instances": [1.0, 2.0}', "JSON Parse error: Missing a comma or ']' after an array element. at offset: 23"),
         (b'"x"', 'JSON Value: "x" Is not object'),
         (b"\xff\xfe{}", "JSON Parse error"),
         (b"[" * 200_000, "JSON Parse error"),

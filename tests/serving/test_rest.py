@@ -79,7 +79,7 @@ def test_not_a_number(ask):
         (PREDICT, b"[" * 100_000, 400, None),
         (PREDICT, b'{"inputs": ' + b"[" * 900 + b"]" * 900 + b"}", 400, None),
         (PREDICT, {"signature_name": "third", "instances": [0, 7]}, 400, None),
-        (f"{MODEL}:classify", {"examples": []}, 501, None),
+        (f"{MODEL}:classify", {"examples": [{"x": 1.0}]}, 400, None),
         (MODEL, {}, 400, f"Malformed request: POST {MODEL}"),
         (f"{PREDICT}/", {"instances": [1]}, 400, f"Malformed request: POST {PREDICT}/"),
     ],

@@ -1,67 +1,118 @@
-"""The gRPC services: PredictionService and ModelService with TensorFlow Serving's protos, and health."""
+"""The gRPC services: PredictionService and ModelService with TensorFlow Serving's protos, health and reflection."""
 
 import concurrent.futures
+import contextlib
 import functools
+import importlib
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving.models import ServingError, invalid
-from tfserving_ext.serving.predict import Models
+from tfserving_ext.serving import inference
+from tfserving_ext.serving.model_config import read_config
+from tfserving_ext.serving.models import Servable, ServingError, invalid
+from tfserving_ext.serving.predict import Predictor
 from tfserving_ext.serving.tensors import make_tensor, parse_tensor
 
-MAX_MESSAGE_BYTES = 128 << 20
+SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 MAX_ERROR_BYTES = 1024  # As in TensorFlow Serving.
-THREADS = 16
 
 
-def _answers(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, grpc.ServicerContext], Any]:
-    """Turns refusals into gRPC statuses."""
+@dataclass(frozen=True)
+class GrpcOptions:
+    """How the gRPC server takes requests.
+
+    Attributes:
+      threads: requests that run at once.
+      queue: requests that may wait for a thread; one more is refused with RESOURCE_EXHAUSTED.
+      max_message_bytes: of a request or an answer.
+      tls: key, certificate and, where clients must show one too, their authority's certificate; None for plain text.
+    """
+
+    threads: int = 16
+    queue: int = 256
+    max_message_bytes: int = 128 << 20
+    tls: tuple[bytes, bytes, bytes | None] | None = None
+
+
+def _answers(method: Callable[..., Any]) -> Callable[[Any, Any, grpc.ServicerContext], Any]:
+    """Turns refusals into gRPC statuses, and counts."""
 
     @functools.wraps(method)
-    def handler(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+    def handler(self: "_Service", request: Any, context: grpc.ServicerContext) -> Any:
+        begin, status, message = time.perf_counter(), grpc.StatusCode.OK, ""
+        answer = None
         try:
-            return method(self, request)
+            answer = method(self, request, context)
         except ServingError as error:
-            context.abort(error.code, error.message.encode()[:MAX_ERROR_BYTES].decode(errors="ignore"))
+            status, message = error.code, error.message
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"[:MAX_ERROR_BYTES])
+            status, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+        self.done(method.__name__, request, status, time.perf_counter() - begin)
+        if status != grpc.StatusCode.OK:
+            context.abort(status, _cut(message))
+        return answer
 
     return handler
 
 
-class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, models: Models) -> None:
-        self._models = models
+def _cut(message: str) -> str:
+    """An error's text at TensorFlow Serving's length."""
+    text = message.encode()
+    return message if len(text) <= MAX_ERROR_BYTES else text[:MAX_ERROR_BYTES].decode(errors="ignore") + "...TRUNCATED"
 
+
+class _Service:
+    def __init__(self, predictor: Predictor, log: Callable[..., None]) -> None:
+        self._predictor, self._log = predictor, log
+
+    def done(self, entry: str, request: Any, status: grpc.StatusCode, seconds: float) -> None:
+        """Counts a request and logs it."""
+        spec = getattr(request, "model_spec", None)
+        # Names of models that are not there come from clients: they are not counted by name.
+        name = spec.name if spec is not None and spec.name in self._predictor.manager.names() else ""
+        self._predictor.metrics.answered(name, entry, status.name, seconds)
+        self._log(api="grpc", entry=entry, model=name, status=status.name, seconds=round(seconds, 6))
+
+
+class _Prediction(_Service, prediction_service_pb2_grpc.PredictionServiceServicer):
     @_answers
-    def Predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:  # noqa: N802
+    def Predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
-        signature = self._models.find(request.model_spec)[1].signature(request.model_spec.signature_name)
-        # A few bytes can stand for 64 MiB, so only what the signature takes is read.
-        signature.check_names(set(request.inputs))
-        inputs = {}
-        for name in sorted(set(signature.proto.inputs) & set(request.inputs)):
-            try:
-                inputs[name] = parse_tensor(request.inputs[name])
-            except ValueError as error:
-                raise invalid(f"tensor parsing error: {name}") from error
-        answer = self._models.predict(request.model_spec, inputs, list(request.output_filter))
+
+        def read(servable: Servable) -> dict[str, Any]:
+            signature = servable.signature(request.model_spec.signature_name)
+            # A few bytes can stand for 64 MiB, so only what the signature takes is read.
+            signature.check_names(set(request.inputs))
+            inputs = {}
+            for name in sorted(set(signature.proto.inputs) & set(request.inputs)):
+                try:
+                    inputs[name] = parse_tensor(request.inputs[name])
+                except ValueError as error:
+                    raise invalid(f"tensor parsing error: {name}") from error
+            return inputs
+
+        left = context.time_remaining()
+        answer = self._predictor.predict(request.model_spec, read, list(request.output_filter), left)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = answer.version
@@ -72,7 +123,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_answers
     def GetModelMetadata(  # noqa: N802
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
@@ -81,56 +132,107 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
-        spec, signatures = self._models.signature_defs(request.model_spec)
+        spec, signatures = self._predictor.signature_defs(request.model_spec)
         packed = any_pb2.Any()
         packed.Pack(signatures)
         return get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec, metadata={"signature_def": packed})
 
-
-class _Model(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    @_answers
+    def Classify(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return inference.classify(self._predictor, request)
 
     @_answers
+    def Regress(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return inference.regress(self._predictor, request)
+
+    @_answers
+    def MultiInference(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return inference.multi_inference(self._predictor, request)
+
+
+class _Model(_Service, model_service_pb2_grpc.ModelServiceServicer):
+    @_answers
     def GetModelStatus(  # noqa: N802
-        self, request: get_model_status_pb2.GetModelStatusRequest
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
-        return self._models.status(request.model_spec)
+        return self._predictor.manager.status(request.model_spec)
+
+    @_answers
+    def HandleReloadConfigRequest(  # noqa: N802
+        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
+    ) -> model_management_pb2.ReloadConfigResponse:
+        manager = self._predictor.manager
+        manager.apply(read_config(request.config, manager.names()))
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()
+        return response
 
 
-def start(models: Models, host: str, port: int) -> tuple[grpc.Server, int]:
+def start(
+    predictor: Predictor, host: str, port: int, options: GrpcOptions, log: Callable[..., None]
+) -> tuple[grpc.Server, int]:
     """Starts the gRPC server; returns it and its port.
 
     Args:
-      models: what to serve.
+      predictor: who answers.
       host: the address to listen on.
       port: 0 for a free one.
+      options: see there.
+      log: takes what there is to say of a request, by name.
 
     Raises:
-      NannError: the port is in use.
+      NannError: the port is in use, or the TLS key and certificates are not usable.
     """
     server = grpc.server(
-        concurrent.futures.ThreadPoolExecutor(THREADS),
+        concurrent.futures.ThreadPoolExecutor(options.threads),
+        maximum_concurrent_rpcs=options.threads + options.queue,
         options=[
             # Two servers that share a port would answer by turns.
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", options.max_message_bytes),
+            ("grpc.max_send_message_length", options.max_message_bytes),
         ],
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(models), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Model(models), server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(predictor, log), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Model(predictor, log), server)
     servicer = health.HealthServicer()
-    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    for name in ("", *SERVICES, "PredictionService", "ModelService"):
+        servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    _describe_services()
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(address)
+        bound = _add_port(server, address, options)
     except RuntimeError:
         bound = 0
     if not bound:
         raise NannError(f"cannot listen for gRPC on {address}: in use, or not an address of this machine")
     server.start()
     return server, bound
+
+
+def _describe_services() -> None:
+    """Puts the services' descriptors where reflection finds them.
+
+    These modules of the client package add theirs when imported, and then fail where protobuf is newer than their
+    generator expected.
+    """
+    for name in ("model_service_pb2", "prediction_service_pb2"):
+        with contextlib.suppress(AttributeError):
+            importlib.import_module(f"tensorflow_serving.apis.{name}")
+
+
+def _add_port(server: grpc.Server, address: str, options: GrpcOptions) -> int:
+    if options.tls is None:
+        return server.add_insecure_port(address)
+    key, certificate, authority = options.tls
+    try:
+        credentials = grpc.ssl_server_credentials([(key, certificate)], authority, authority is not None)
+        return server.add_secure_port(address, credentials)
+    except (RuntimeError, ValueError) as error:
+        raise NannError(
+            f"cannot listen for gRPC on {address}: in use, or the TLS key and certificate are not usable"
+        ) from error

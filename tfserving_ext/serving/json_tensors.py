@@ -5,13 +5,11 @@ or an object of values by input, each with all its dimensions. Bytes are {"b64":
 
 Where this differs from TensorFlow Serving: what follows the JSON document, Inf for Infinity and strings that are not
 UTF-8 are refused here and accepted there; a string output that is not UTF-8 is {"b64": "..."} here and raw bytes, which
-is not JSON, there; and the JSON parser describes a syntax error in words of its own.
+is not JSON, there.
 """
 
 import base64
 import contextlib
-import json
-import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +18,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 
+from tfserving_ext.serving.json_text import read_object, shown
 from tfserving_ext.serving.models import ServingError, invalid
 from tfserving_ext.serving.tensors import MAX_RANK
 
@@ -30,51 +29,20 @@ _KINDS = {dict: "Object", list: "Array", str: "String", int: "Number", float: "N
 
 
 def read_request(body: bytes) -> dict[str, Any]:
-    """The request's JSON object, with either `instances` or `inputs`.
+    """The JSON object of a `:predict` request, with either `instances` or `inputs`.
 
     Raises:
       ServingError: it is something else.
     """
-    try:
-        request = json.loads(body, object_pairs_hook=_first_of_each, parse_float=_finite)
-    except json.JSONDecodeError as error:
-        if not body.strip():
-            where = f"The document is empty. at offset: {len(body)}" if body else "The document is empty"
-        else:
-            where = f"{error.msg} at offset: {error.pos}"
-        raise invalid(f"JSON Parse error: {where}") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        # ValueError: a number beyond a double, or a whole number of thousands of digits.
-        raise invalid(f"JSON Parse error: {str(error).splitlines()[0]}") from error
-    if not isinstance(request, dict):
-        raise invalid(f"JSON Value: {_shown(request)} Is not object")
-    if not isinstance(request.get("signature_name", ""), str):
-        raise invalid(
-            f"JSON Value: {_shown(request)} not formatted correctly. 'signature_name' key must be a string value."
-        )
+    request = read_object(body)
     if "instances" in request and "inputs" in request:
         raise invalid(
-            f"JSON Value: {_shown(request)} Not formatted correctly expecting only one of 'inputs' or 'instances' keys "
+            f"JSON Value: {shown(request)} Not formatted correctly expecting only one of 'inputs' or 'instances' keys "
             "to exist "
         )
     if "instances" not in request and "inputs" not in request:
         raise invalid("Missing 'inputs' or 'instances' key")
     return request
-
-
-def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose key comes twice has its first value, as in TensorFlow Serving."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        found.update(reversed(pairs))
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("Number too big to be stored in double.")
-    return number
 
 
 def columns(value: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
@@ -83,7 +51,7 @@ def columns(value: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
     Raises:
       ServingError: an input is missing, or a value is not of its type or ragged.
     """
-    if not isinstance(value, dict) or _is_bytes(value):
+    if not isinstance(value, dict) or is_bytes(value):
         if len(types) != 1:
             raise invalid(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
@@ -103,9 +71,9 @@ def rows(instances: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]
       ServingError: no list, an instance that lacks an input, is not of its type or is shaped unlike the others.
     """
     if not isinstance(instances, list):
-        raise invalid(f"JSON Value: {_shown({'instances': instances})} Expecting 'instances' to be an list/array")
+        raise invalid(f"JSON Value: {shown({'instances': instances})} Expecting 'instances' to be an list/array")
     if not instances:
-        raise invalid(f"JSON Value: {_shown({'instances': instances})} No values in 'instances' array")
+        raise invalid(f"JSON Value: {shown({'instances': instances})} No values in 'instances' array")
     named = _is_object(instances[0])
     if not named and len(types) != 1:
         raise invalid(
@@ -140,7 +108,7 @@ def rows(instances: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]
             parts[name].append(array)
         if named and set(instance) != set(types):
             raise invalid(
-                f"{where} of 'instances' list. JSON object: {_shown(instance)} keys must be equal to: "
+                f"{where} of 'instances' list. JSON object: {shown(instance)} keys must be equal to: "
                 f"{','.join(sorted(types))}"
             )
     return {name: np.stack(arrays) for name, arrays in parts.items()}
@@ -192,23 +160,23 @@ def _scalar(value: Any, dtype: tf.DType, level: int) -> Any:
             return value.encode()
         except UnicodeEncodeError as error:
             raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from error
-    if dtype == tf.string and _is_bytes(value):
+    if dtype == tf.string and is_bytes(value):
         try:
             return base64.b64decode(value["b64"] + "=" * (-len(value["b64"]) % 4), validate=True)
         except ValueError as error:
             raise invalid("Unable to base64 decode") from error
     name = _CPP_NAMES.get(dtype, dtype.name)
     if dtype not in (*_INTEGERS, *_FLOATS, tf.bool, tf.string):
-        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {_shown(value)} to type: {name}")
+        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {name}")
     if isinstance(value, list):
         raise _misplaced(value, level, level)
     kind = str(value) if isinstance(value, bool) else _KINDS[type(value)]
-    raise invalid(f"JSON Value: {_shown(value)} Type: {kind} is not of expected type: {name}")
+    raise invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {name}")
 
 
 def _misplaced(value: Any, level: int, expected: int) -> ServingError:
     where = f"found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {expected}"
-    return invalid(f"JSON Value: {_shown(value)} {where}")
+    return invalid(f"JSON Value: {shown(value)} {where}")
 
 
 def _as_float(value: int | float) -> float:
@@ -255,7 +223,7 @@ def to_json(array: np.ndarray, as_bytes: bool = False) -> Any:
     """
     kind = array.dtype.kind
     if array.dtype == np.float32:
-        flat: list[Any] = [_shortened(value) for value in array.ravel().tolist()]
+        flat: list[Any] = [number(value) for value in array.ravel().tolist()]
     elif array.dtype == np.float64 or kind in "iub":
         flat = array.ravel().tolist()
     elif kind in "OSU":
@@ -268,7 +236,7 @@ def to_json(array: np.ndarray, as_bytes: bool = False) -> Any:
     return nested.reshape(array.shape).tolist()
 
 
-def _shortened(value: float) -> float:
+def number(value: float) -> float:
     """A float32 in six digits where they are enough, or else in nine, which tell all floats apart."""
     short = float(f"{value:.6g}")
     try:
@@ -291,18 +259,10 @@ def _holds_bytes(output: str) -> bool:
     return output.endswith("_bytes")
 
 
-def _is_bytes(value: Any) -> bool:
+def is_bytes(value: Any) -> bool:
+    """Whether a JSON value is {"b64": "..."}."""
     return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
 
 
 def _is_object(value: Any) -> bool:
-    return isinstance(value, dict) and not _is_bytes(value)
-
-
-def _shown(value: Any) -> str:
-    """A value in an error's text, cut."""
-    try:
-        text = json.dumps(value, indent=4)
-    except RecursionError:
-        text = "(nested too deeply to show)"
-    return text if len(text) <= 512 else text[:512] + "..."
+    return isinstance(value, dict) and not is_bytes(value)

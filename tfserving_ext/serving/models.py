@@ -11,11 +11,13 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 import tfserving_ext.ops  # noqa: F401 - registers the ops that models use
 from tfserving_ext.errors import NannError
 from tfserving_ext.serving.tensors import parse_tensor
+from tfserving_ext.serving.warm_up import predict_requests
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -30,6 +32,20 @@ class ServingError(Exception):
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class LoadError(NannError):
+    """Why a version does not load, as ModelService reports it.
+
+    Attributes:
+      code: the gRPC status.
+      message: its text.
+    """
+
+    def __init__(self, path: Path, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(f"{path} does not load: {(message.strip().splitlines() or [code.name])[0]}")
         self.code = code
         self.message = message
 
@@ -139,20 +155,57 @@ class Servable:
         self._session.close()
 
 
-def load_servable(path: str | os.PathLike[str]) -> Servable:
+def load_servable(path: str | os.PathLike[str], warm_up: bool = True) -> Servable:
     """Loads a SavedModel as TensorFlow Serving does.
 
+    Args:
+      path: its folder.
+      warm_up: replay its warm-up records, as TensorFlow Serving does before a version takes traffic.
+
     Raises:
-      NannError: `path` is no SavedModel, or it does not load.
+      LoadError: `path` is no SavedModel, it does not load, or a warm-up record fails.
     """
     path = Path(path)
-    if not (path / "saved_model.pb").exists():
-        raise NannError(f"{path} is not a SavedModel: it has no saved_model.pb; make one with `nann export`")
+    _check_files(path)
     try:
-        return Servable(path)
+        servable = Servable(path)
     except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
-        reason = _text(error) if isinstance(error, tf.errors.OpError) else str(error)
-        raise NannError(f"{path} does not load: {reason.strip().splitlines()[0]}") from error
+        code, text = grpc.StatusCode.UNKNOWN, str(error)
+        if isinstance(error, tf.errors.OpError):
+            code, text = _CODES.get(error.error_code, code), _text(error)
+        raise LoadError(path, code, text) from error
+    if not warm_up:
+        return servable
+    try:
+        for request in predict_requests(path):
+            inputs = {name: parse_tensor(value) for name, value in request.inputs.items()}
+            servable.signature(request.model_spec.signature_name).run(inputs)
+    except (ServingError, NannError, ValueError) as error:
+        servable.close()
+        code = error.code if isinstance(error, ServingError) else grpc.StatusCode.DATA_LOSS
+        raise LoadError(path, code, f"a warm-up record fails: {error}") from error
+    return servable
+
+
+def _check_files(path: Path) -> None:
+    """Checks what TensorFlow reports badly, or not at all.
+
+    Raises:
+      LoadError: a part of the SavedModel is missing or damaged.
+    """
+    if not (path / "saved_model.pb").exists():
+        text = (
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}"
+        )
+        raise LoadError(path, grpc.StatusCode.NOT_FOUND, text)
+    try:
+        saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    except DecodeError as error:
+        text = f"Can't parse {path / 'saved_model.pb'} as binary proto"
+        raise LoadError(path, grpc.StatusCode.DATA_LOSS, text) from error
+    except OSError as error:
+        raise LoadError(path, grpc.StatusCode.PERMISSION_DENIED, str(error)) from error
 
 
 def _text(error: tf.errors.OpError) -> str:

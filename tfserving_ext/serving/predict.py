@@ -1,20 +1,19 @@
 """What a request means, whether it came by gRPC or by REST."""
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import grpc
 import numpy as np
 from google.protobuf import wrappers_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
 
-from tfserving_ext.errors import NannError
-from tfserving_ext.serving.models import Servable, ServingError, invalid, load_servable
+from tfserving_ext.serving.manager import ModelManager
+from tfserving_ext.serving.metrics import Metrics
+from tfserving_ext.serving.models import Servable, ServingError, Signature, invalid
 
-MAX_VERSION = (1 << 63) - 1
-_VERSION = re.compile(r"[0-9]{1,19}")
+Inputs = Callable[[Servable], Mapping[str, np.ndarray]]
 
 
 class Answer(NamedTuple):
@@ -24,99 +23,50 @@ class Answer(NamedTuple):
     outputs: dict[str, np.ndarray]
 
 
-class Models:
-    """The models that are served: by name, by version."""
+class Predictor:
+    """Answers requests by the models that are served.
 
-    def __init__(self) -> None:
-        self._models: dict[str, dict[int, Servable]] = {}
+    Attributes:
+      manager: the models.
+      metrics: what is counted.
+    """
 
-    def load(self, name: str, base_path: Path) -> int:
-        """Loads the newest version below `base_path` as `name`; returns the version.
-
-        Raises:
-          NannError: there is no version, or it does not load.
-        """
-        if not base_path.is_dir():
-            raise NannError(f"{base_path} is not a folder; it must hold versions, such as {base_path / '1'}")
-        # The folder may be 1 or 01, which TensorFlow Serving takes too.
-        entries = [entry for entry in base_path.iterdir() if _VERSION.fullmatch(entry.name) and entry.is_dir()]
-        folders = {int(entry.name): entry for entry in entries if int(entry.name) <= MAX_VERSION}
-        if not folders:
-            raise NannError(f"{base_path} holds no version, a folder with a number for a name such as 1")
-        version = max(folders)
-        self._models[name] = {version: load_servable(folders[version])}
-        return version
-
-    def close(self) -> None:
-        """Unloads all."""
-        for versions in self._models.values():
-            for servable in versions.values():
-                servable.close()
-
-    def find(self, spec: model_pb2.ModelSpec) -> tuple[int, Servable]:
-        """The version and model that a request is for.
-
-        Raises:
-          ServingError: none is.
-        """
-        if not spec.name:
-            raise invalid("ModelSpec has no name specified.")
-        if spec.version_label:
-            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-        versions = self._models.get(spec.name, {})
-        if spec.HasField("version"):
-            version = spec.version.value
-            request = f"Specific({spec.name}, {version})"
-        else:
-            version = max(versions, default=-1)
-            request = f"Latest({spec.name})"
-        if version not in versions:
-            raise ServingError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request}")
-        return version, versions[version]
+    def __init__(self, manager: ModelManager, metrics: Metrics) -> None:
+        """Takes who has the models, and who counts."""
+        self.manager, self.metrics = manager, metrics
 
     def predict(
-        self, spec: model_pb2.ModelSpec, inputs: Mapping[str, np.ndarray], wanted: list[str] | None = None
+        self,
+        spec: model_pb2.ModelSpec,
+        read: Inputs,
+        wanted: list[str] | None = None,
+        seconds_left: float | None = None,
     ) -> Answer:
-        """Runs a signature; `wanted` names the outputs to return, None or [] for all.
+        """Runs a signature.
+
+        Args:
+          spec: model, version or label, signature.
+          read: the inputs, of the servable that is to answer.
+          wanted: outputs to return; None or [] for all.
+          seconds_left: how long the client waits. A search of ours stops then; nothing starts after it.
 
         Raises:
           ServingError: no such model, version, signature or output, wrong inputs, or the model failed.
         """
-        version, servable = self.find(spec)
-        signature = servable.signature(spec.signature_name)
-        names = sorted(signature.proto.outputs)
-        for name in wanted or []:
-            if name not in names:
-                raise invalid(
-                    f"output tensor alias not found in signature: {name} "
-                    f"Outputs expected to be in the set {{{','.join(names)}}}."
-                )
-            if (wanted or []).count(name) > 1:
-                raise invalid(f"duplicate output tensor alias: {name}")
-        outputs = signature.run(dict(inputs))
-        return Answer(version, {name: outputs[name] for name in (wanted or names)})
-
-    def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-        """The state of one version, or of all.
-
-        Raises:
-          ServingError: the model or the version is not served.
-        """
-        versions = sorted(self._models.get(spec.name, {}), reverse=True)
-        if not versions:
-            raise ServingError(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {spec.name}")
-        if spec.HasField("version"):
-            version = spec.version.value
-            if version not in versions:
-                message = f"Could not find version {version} of model {spec.name}"
-                raise ServingError(grpc.StatusCode.NOT_FOUND, message)
-            versions = [version]
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for version in versions:
-            entry = response.model_version_status.add(version=version)
-            entry.state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-            entry.status.SetInParent()
-        return response
+        begin = time.perf_counter()
+        with self.manager.use(spec) as (version, servable):
+            inputs = dict(read(servable))
+            signature = servable.signature(spec.signature_name)
+            names = _outputs(signature, wanted)
+            if seconds_left is not None:
+                seconds_left -= time.perf_counter() - begin
+                if seconds_left <= 0:
+                    raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the model was run")
+                _stop_in_time(signature, inputs, seconds_left)
+            started = time.perf_counter()
+            outputs = signature.run(inputs)
+        self.metrics.ran(spec.name, time.perf_counter() - started, outputs)
+        return Answer(version, {name: outputs[name] for name in names})
 
     def signature_defs(
         self, spec: model_pb2.ModelSpec
@@ -126,9 +76,32 @@ class Models:
         Raises:
           ServingError: the model or the version is not served.
         """
-        version, servable = self.find(spec)
-        found = model_pb2.ModelSpec(name=spec.name, version=wrappers_pb2.Int64Value(value=version))
         signatures = get_model_metadata_pb2.SignatureDefMap()
-        for name, proto in servable.signature_defs.items():
-            signatures.signature_def[name].CopyFrom(proto)
-        return found, signatures
+        with self.manager.use(spec) as (version, servable):
+            for name, proto in servable.signature_defs.items():
+                signatures.signature_def[name].CopyFrom(proto)
+        return model_pb2.ModelSpec(name=spec.name, version=wrappers_pb2.Int64Value(value=version)), signatures
+
+
+def _outputs(signature: Signature, wanted: list[str] | None) -> list[str]:
+    names = sorted(signature.proto.outputs)
+    for name in wanted or []:
+        if name not in names:
+            raise invalid(
+                f"output tensor alias not found in signature: {name} "
+                f"Outputs expected to be in the set {{{','.join(names)}}}."
+            )
+        if (wanted or []).count(name) > 1:
+            raise invalid(f"duplicate output tensor alias: {name}")
+    return wanted or names
+
+
+def _stop_in_time(signature: Signature, inputs: dict[str, np.ndarray], seconds_left: float) -> None:
+    """Lets a search of ours end when its client no longer waits: `deadline_ms` becomes at most what is left."""
+    default = signature.defaults.get("deadline_ms")
+    if default is None or default.shape or default.dtype != np.int32:
+        return
+    sent = np.asarray(inputs.get("deadline_ms", default))
+    left = max(1, min(int(seconds_left * 1000), np.iinfo(np.int32).max))
+    if sent.shape == () and sent.dtype == np.int32 and (sent == 0 or sent > left):
+        inputs["deadline_ms"] = np.array(left, np.int32)

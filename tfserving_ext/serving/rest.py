@@ -1,7 +1,7 @@
 """The REST API: `/v1/models/NAME[/versions/N][/metadata]` and `:predict`, as TensorFlow Serving answers it.
 
-Unlike TensorFlow Serving it knows no labels, `:classify`, `:regress` or CORS, limits a body to 64 MiB, and lays out its
-JSON with other white space. What differs in values and texts is said in json_tensors.py.
+Unlike TensorFlow Serving it knows no CORS, limits a body to 64 MiB, and lays out its JSON with other white space. What
+differs in values and texts is said in json_tensors.py.
 """
 
 import json
@@ -13,8 +13,12 @@ import time
 import traceback
 import urllib.parse
 import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
+import numpy as np
 import tensorflow as tf
 import uvicorn
 from google.protobuf import json_format
@@ -23,22 +27,29 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from tensorflow_serving.apis import model_pb2
+from tensorflow_serving.apis import classification_pb2, model_pb2, regression_pb2
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import json_tensors
-from tfserving_ext.serving.models import ServingError, invalid
-from tfserving_ext.serving.predict import Models
+from tfserving_ext.serving import inference, json_examples, json_tensors
+from tfserving_ext.serving.models import Servable, ServingError, invalid
+from tfserving_ext.serving.predict import Predictor
 
 MAX_BODY_BYTES = 64 << 20
 GRACE_SECONDS = 5
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(_MODEL + r":predict")
-_OTHER_METHODS = re.compile(_MODEL + r":(classify|regress)")
+_OTHER_METHODS = re.compile(_MODEL + r":(?P<method>classify|regress)")
+_PREFIX = re.compile(r"/v1/models/(?P<name>[^/:]+)")
 _NO_NAME = re.compile(r"/v1/models(?:/versions/\d+|/labels/[^/:]+)?")
 _STATUS = re.compile(_MODEL)
 _METADATA = re.compile(_MODEL + r"/metadata")
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_NOT_FOUND = """<HTML><HEAD>
+<TITLE>404 Not Found</TITLE>
+</HEAD><BODY>
+<H1>Not Found</H1>
+</BODY></HTML>
+"""
 # As TensorFlow Serving maps them.
 _HTTP = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -50,6 +61,17 @@ _HTTP = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
+
+
+@dataclass(frozen=True)
+class RestOptions:
+    """How the REST server answers.
+
+    Attributes:
+      metrics_path: where Prometheus reads; None for nowhere.
+    """
+
+    metrics_path: str | None = None
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -67,6 +89,15 @@ def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:
     return spec
 
 
+def _entry(method: str, path: str) -> str:
+    """What a request is counted as."""
+    if _PREDICT.fullmatch(path) and method == "POST":
+        return "Predict"
+    if (found := _OTHER_METHODS.fullmatch(path)) and method == "POST":
+        return str(found["method"]).capitalize()
+    return "GetModelMetadata" if _METADATA.fullmatch(path) else "GetModelStatus"
+
+
 def _too_long() -> Response:
     return _json({"error": f"The body has more than {MAX_BODY_BYTES} bytes"}, 413)
 
@@ -80,24 +111,39 @@ def _unzipped(body: bytes) -> bytes:
 
 
 class _Api:
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    def __init__(self, predictor: Predictor, options: RestOptions, log: Callable[..., None]) -> None:
+        self._predictor, self._options, self._log = predictor, options, log
 
     async def handle(self, request: Request) -> Response:
+        begin = time.perf_counter()
+        response, status = await self._respond(request)
+        path = request.scope["raw_path"].decode("latin-1")
+        if path.startswith("/v1/"):
+            model = found["name"] if (found := _PREFIX.match(path)) else ""
+            # Names of models that are not there come from clients: they are not counted by name.
+            model = model if model in self._predictor.manager.names() else ""
+            seconds = time.perf_counter() - begin
+            entry = _entry(request.method, path)
+            self._predictor.metrics.answered(model, entry, status.name, seconds)
+            self._log(api="rest", entry=entry, model=model, status=status.name, seconds=round(seconds, 6))
+        return response
+
+    async def _respond(self, request: Request) -> tuple[Response, grpc.StatusCode]:
+        """The response, and the gRPC status that it stands for."""
         try:
             body = bytearray()
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    return _too_long()
-            return await run_in_threadpool(self._answer, request, bytes(body))
+                    return _too_long(), grpc.StatusCode.INVALID_ARGUMENT
+            return await run_in_threadpool(self._answer, request, bytes(body)), grpc.StatusCode.OK
         except ServingError as error:
-            return _json({"error": error.message}, _HTTP.get(error.code, 500))
+            return _json({"error": error.message}, _HTTP.get(error.code, 500)), error.code
         except ClientDisconnect:
-            return Response(status_code=400)
+            return Response(status_code=400), grpc.StatusCode.CANCELLED
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            return _json({"error": f"{type(error).__name__}: {error}"}, 500)
+            return _json({"error": f"{type(error).__name__}: {error}"}, 500), grpc.StatusCode.INTERNAL
 
     def _answer(self, request: Request, body: bytes) -> Response:
         # TensorFlow Serving matches the target as it was sent: undecoded, and with its query.
@@ -108,16 +154,20 @@ class _Api:
             body = _unzipped(body)
             if len(body) > MAX_BODY_BYTES:
                 return _too_long()
+        if path == self._options.metrics_path:
+            return Response(self._predictor.metrics.text(), media_type="text/plain")
         if not path.startswith("/v1/"):
-            return Response("Not Found\n", 404, media_type="text/plain")
+            return Response(_NOT_FOUND, 404, media_type="text/html")
+        if method == "OPTIONS" and request.headers.get("Origin", "null") != "null":
+            return Response(b"", media_type="application/json")
         if _NO_NAME.fullmatch(path):
             raise invalid("Missing model name in request.")
         if method == "POST" and (found := _PREDICT.fullmatch(path)):
             return self._predict(_spec(found), body)
-        if method == "POST" and _OTHER_METHODS.fullmatch(path):
-            raise ServingError(grpc.StatusCode.UNIMPLEMENTED, "this server answers :predict only")
+        if method == "POST" and (found := _OTHER_METHODS.fullmatch(path)):
+            return self._examples(_spec(found), found["method"], body)
         if method == "GET" and (found := _STATUS.fullmatch(path)):
-            status = self._models.status(_spec(found))
+            status = self._predictor.manager.status(_spec(found))
             as_dict = json_format.MessageToDict(
                 status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
             )
@@ -127,26 +177,60 @@ class _Api:
         raise invalid(f"Malformed request: {method} {path}")
 
     def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> Response:
-        servable = self._models.find(spec)[1]
-        request = json_tensors.read_request(body)
-        spec.signature_name = request.get("signature_name") or "serving_default"
-        if spec.signature_name not in servable.signatures:
-            raise invalid(f'Serving signature name: "{spec.signature_name}" not found in signature def')
-        proto = servable.signatures[spec.signature_name].proto
-        types = {name: tf.dtypes.as_dtype(info.dtype) for name, info in proto.inputs.items()}
-        if "instances" in request:
-            outputs = self._models.predict(spec, json_tensors.rows(request["instances"], types)).outputs
+        by_row = False
+
+        def read(servable: Servable) -> Mapping[str, np.ndarray]:
+            nonlocal by_row
+            request = json_tensors.read_request(body)
+            spec.signature_name = request.get("signature_name") or "serving_default"
+            if spec.signature_name not in servable.signatures:
+                raise invalid(f'Serving signature name: "{spec.signature_name}" not found in signature def')
+            proto = servable.signatures[spec.signature_name].proto
+            types = {name: tf.dtypes.as_dtype(info.dtype) for name, info in proto.inputs.items()}
+            by_row = "instances" in request
+            return (
+                json_tensors.rows(request["instances"], types)
+                if by_row
+                else json_tensors.columns(request["inputs"], types)
+            )
+
+        outputs = self._predictor.predict(spec, read).outputs
+        if by_row:
             return _json({"predictions": json_tensors.row_outputs(outputs)})
-        outputs = self._models.predict(spec, json_tensors.columns(request["inputs"], types)).outputs
         return _json({"outputs": json_tensors.column_outputs(outputs)})
 
+    def _examples(self, spec: model_pb2.ModelSpec, method: str, body: bytes) -> Response:
+        """`:classify` and `:regress`."""
+        with self._predictor.manager.use(spec):
+            pass  # A model that is not there is said before what the body is.
+        spec.signature_name, given = json_examples.read_examples(body, method)
+        if method == "regress":
+            found = inference.regress(self._predictor, regression_pb2.RegressionRequest(model_spec=spec, input=given))
+            return _json({"results": [json_tensors.number(one.value) for one in found.result.regressions]})
+        request = classification_pb2.ClassificationRequest(model_spec=spec, input=given)
+        classified = inference.classify(self._predictor, request).result.classifications
+        results = [[[entry.label, json_tensors.number(entry.score)] for entry in one.classes] for one in classified]
+        return _json({"results": results})
+
     def _metadata(self, spec: model_pb2.ModelSpec) -> Response:
-        found, signatures = self._models.signature_defs(spec)
+        found, signatures = self._predictor.signature_defs(spec)
         as_dict = json_format.MessageToDict(
             signatures, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
         model_spec = {"name": found.name, "version": str(found.version.value), "signature_name": ""}
         return _json({"model_spec": model_spec, "metadata": {"signature_def": as_dict}})
+
+
+def _relative(app: Any) -> Any:
+    """`app` for requests to an absolute URI, too, as proxies send them."""
+
+    async def relative(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("path", "").startswith("http://"):
+            scope["path"] = "/" + scope["path"].split("/", 3)[-1]
+            scope["raw_path"] = b"/" + scope["raw_path"].split(b"/", 3)[-1]
+        await app(scope, receive, send)
+
+    return relative
 
 
 class RestServer:
@@ -156,7 +240,9 @@ class RestServer:
       port: what it listens on.
     """
 
-    def __init__(self, models: Models, host: str, port: int) -> None:
+    def __init__(
+        self, predictor: Predictor, host: str, port: int, options: RestOptions, log: Callable[..., None]
+    ) -> None:
         """Starts it; `port` 0 is a free one.
 
         Raises:
@@ -172,7 +258,9 @@ class RestServer:
             self._socket.close()
             raise NannError(f"cannot listen for REST on {host}:{port}: {error.strerror or error}") from error
         self.port = self._socket.getsockname()[1]
-        app = Starlette(routes=[Route("/{path:path}", _Api(models).handle, methods=_METHODS)])
+        app = _relative(
+            Starlette(routes=[Route("/{path:path}", _Api(predictor, options, log).handle, methods=_METHODS)])
+        )
         # Without a limit, a client that never finishes its request would keep the server from stopping.
         # What goes wrong in a request is printed by `handle`; below that level are only the requests cut off so.
         config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS)

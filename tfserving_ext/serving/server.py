@@ -1,14 +1,19 @@
 """The local server: TensorFlow Serving's gRPC and REST interfaces in one Python process.
 
-For development and tests. It runs models as TensorFlow Serving does and refuses requests in its words, but it has
-neither its batching nor its version policies nor its speed under load: production is TensorFlow Serving.
+For development and tests. It runs models as TensorFlow Serving does, swaps versions and refuses requests in its words,
+but it has neither its batching nor its speed under load: production is TensorFlow Serving. docs/serving.md lists what
+differs, and why.
 """
 
 import contextlib
+import datetime
+import json
 import os
 import queue
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -16,8 +21,13 @@ from typing import TypeVar
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console, outcome
 from tfserving_ext.serving import grpc_service
-from tfserving_ext.serving.predict import Models
-from tfserving_ext.serving.rest import RestServer
+from tfserving_ext.serving.grpc_service import GrpcOptions
+from tfserving_ext.serving.manager import LoadOptions, ModelManager
+from tfserving_ext.serving.metrics import Metrics
+from tfserving_ext.serving.model_config import ModelConfig
+from tfserving_ext.serving.models import ServingError
+from tfserving_ext.serving.predict import Predictor
+from tfserving_ext.serving.rest import RestOptions, RestServer
 
 GRPC_PORT = 8500
 REST_PORT = 8501
@@ -26,59 +36,103 @@ GRACE_SECONDS = 5.0
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class ServerOptions:
+    """How the server listens and loads.
+
+    Attributes:
+      host: address to listen on.
+      grpc_port: None for 8500, or a free one where that is in use; 0 for a free one.
+      rest_port: None for 8501, or a free one.
+      load: how versions are found and loaded.
+      grpc: how the gRPC server takes requests.
+      rest: how the REST server answers.
+      log: takes what there is to say of a request, by name.
+    """
+
+    host: str = "127.0.0.1"
+    grpc_port: int | None = None
+    rest_port: int | None = None
+    load: LoadOptions = LoadOptions()  # noqa: RUF009 - frozen
+    grpc: GrpcOptions = GrpcOptions()  # noqa: RUF009
+    rest: RestOptions = RestOptions()  # noqa: RUF009
+    log: Callable[..., None] = lambda **_: None
+
+
 class LocalServer:
-    """Serves the newest version of one model, from construction to `stop`; also a context manager.
+    """Serves models, from construction to `stop`; also a context manager.
 
     Example:
-      >>> with LocalServer("nann", "models/nann") as server:
+      >>> with LocalServer({"nann": "models/nann"}) as server:
       ...     print(server.grpc_port, server.rest_port)
 
     Attributes:
-      version: what is served.
-      grpc_port: where PredictionService, ModelService and health listen.
+      grpc_port: where PredictionService, ModelService, health and reflection listen.
       rest_port: where the REST API listens.
     """
 
     def __init__(
         self,
-        name: str,
-        base_path: str | os.PathLike[str],
-        host: str = "127.0.0.1",
-        grpc_port: int | None = None,
-        rest_port: int | None = None,
+        models: Mapping[str, str | os.PathLike[str] | ModelConfig],
+        options: ServerOptions = ServerOptions(),
     ) -> None:
-        """Loads the model and listens.
+        """Loads the models and listens.
 
         Args:
-          name: the model's name in requests.
-          base_path: a folder of versions, such as `models/nann` with `1/` in it.
-          host: address to listen on.
-          grpc_port: None for 8500, or a free one where that is in use; 0 for a free one.
-          rest_port: None for 8501, or a free one.
+          models: by name, a folder of versions, such as `models/nann` with `1/` in it, whose newest is served; or more.
+          options: see there.
 
         Raises:
           NannError: no version, a model that does not load, or a port that was asked for is in use.
         """
-        for port_name, port in (("grpc_port", grpc_port), ("rest_port", rest_port)):
+        for port_name, port in (("grpc_port", options.grpc_port), ("rest_port", options.rest_port)):
             if port is not None and not 0 <= port <= 65535:
                 raise NannError(f"{port_name} is {port}, allowed are 0 to 65535")
-        self._models = Models()
-        self.version = self._models.load(name, Path(base_path))
+        self._manager = ModelManager(options.load)
+        predictor = Predictor(self._manager, Metrics())
         # An Event's lock could be held just when a signal's handler wants it; this queue may be put to from anywhere.
         self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
+        host = options.host
         try:
+            self._apply({name: _config(name, model) for name, model in models.items()})
             self._grpc, self.grpc_port = _listen(
-                lambda port: grpc_service.start(self._models, host, port), grpc_port, GRPC_PORT
+                lambda port: grpc_service.start(predictor, host, port, options.grpc, options.log),
+                options.grpc_port,
+                GRPC_PORT,
             )
             try:
-                self._rest = _listen(lambda port: RestServer(self._models, host, port), rest_port, REST_PORT)
+                self._rest = _listen(
+                    lambda port: RestServer(predictor, host, port, options.rest, options.log),
+                    options.rest_port,
+                    REST_PORT,
+                )
             except BaseException:
                 self._grpc.stop(None)
                 raise
         except BaseException:
-            self._models.close()
+            self._manager.close()
             raise
         self.rest_port = self._rest.port
+
+    def _apply(self, configs: Mapping[str, ModelConfig]) -> None:
+        for config in configs.values():
+            if not config.base_path.is_dir():
+                raise NannError(
+                    f"{config.base_path} is not a folder; it must hold versions, such as {config.base_path / '1'}"
+                )
+            if not config.wanted():
+                raise NannError(
+                    f"{config.base_path} holds no version to serve, a folder with a number for a name such as 1"
+                )
+        try:
+            self._manager.apply(configs)
+        except ServingError as error:
+            raise NannError(error.message) from error
+
+    @property
+    def versions(self) -> dict[str, list[int]]:
+        """The versions that serve, by model."""
+        return {name: self._manager.available(name) for name in self._manager.names()}
 
     def __enter__(self) -> "LocalServer":
         return self
@@ -111,7 +165,7 @@ class LocalServer:
         self._ends.put(None)
         self._grpc.stop(GRACE_SECONDS).wait()
         self._rest.stop()
-        self._models.close()
+        self._manager.close()
 
 
 def _listen(start: Callable[[int], T], port: int | None, usual: int) -> T:
@@ -124,20 +178,29 @@ def _listen(start: Callable[[int], T], port: int | None, usual: int) -> T:
         return start(0)
 
 
+def _config(name: str, model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
+    return model if isinstance(model, ModelConfig) else ModelConfig(name, Path(model))
+
+
+def log_json(**facts: object) -> None:
+    """Writes one line of JSON to standard error."""
+    line = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"), **facts}
+    print(json.dumps(line), file=sys.stderr, flush=True)
+
+
 def run_forever(
-    name: str,
-    base_path: str | os.PathLike[str],
-    host: str = "127.0.0.1",
-    grpc_port: int | None = None,
-    rest_port: int | None = None,
+    models: Mapping[str, str | os.PathLike[str] | ModelConfig],
+    options: ServerOptions = ServerOptions(),
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; arguments and errors are those of `LocalServer`."""
-    with LocalServer(name, base_path, host, grpc_port, rest_port) as server, server.catching_signals():
+    with LocalServer(models, options) as server, server.catching_signals():
+        host = options.host
         shown = f"[{host}]" if ":" in host else host
+        served = ", ".join(f"{name} version {' '.join(map(str, found))}" for name, found in server.versions.items())
+        first = next(iter(models), "MODEL")
         outcome(
             "serve",
-            f"{name} version {server.version}: gRPC {shown}:{server.grpc_port}, "
-            f"REST http://{shown}:{server.rest_port}/v1/models/{name}",
+            f"{served}: gRPC {shown}:{server.grpc_port}, REST http://{shown}:{server.rest_port}/v1/models/{first}",
         )
         console.print("For development; production is TensorFlow Serving. Ctrl-C stops.")
         server.wait()

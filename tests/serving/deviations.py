@@ -1,0 +1,22 @@
+"""Where the local server answers otherwise than TensorFlow Serving did, case by case, and why."""
+
+DEVIATIONS = {
+    "grpc_predict/method_grpc.health.v1.Health_Check": (
+        "the local server always has the health service; TensorFlow Serving only with a flag"
+    ),
+    "grpc_predict/method_grpc.reflection.v1alpha.ServerReflection_ServerReflectionInfo": (
+        "the local server has the reflection service, for tools such as grpcurl"
+    ),
+    "rest_predict/trailing_garbage": "TensorFlow Serving silently ignores what follows the document; here it is refused",
+    "rest_predict/two_documents": "TensorFlow Serving silently ignores the second document; here it is refused",
+    "rest_predict/string_invalid_utf8": (
+        "TensorFlow Serving takes bytes that are no text, and answers with what is not JSON; here they are refused"
+    ),
+    "rest_predict/nan_inf_short": "Inf is not JSON, nor the Infinity of its extensions; TensorFlow Serving takes it",
+    "rest_predict/accept_gzip_larger": "the recorded request is abridged, so that it cannot be sent",
+}
+MESSAGES = {
+    "rest_predict/string_lone_surrogate": "the place is told as an element, not as an offset in the text",
+    "rest_predict/nan_lower": "the offset is that of the value, RapidJSON's that of its second letter",
+    "rest_predict/float_overflow_1e400": "Python's parser does not tell where the number is",
+}

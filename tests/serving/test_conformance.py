@@ -1,0 +1,220 @@
+"""The local server against answers that TensorFlow Serving 2.20.0 gave to the same requests.
+
+`pytest tests/serving/test_conformance.py --target HOST:PORT --rest-target HOST:PORT` asks a running server instead,
+which has to serve the models of golden/models.py (`python -m tests.serving.golden.models BASE` writes them).
+"""
+
+import base64
+import http.client
+import json
+import math
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from tests.serving.deviations import DEVIATIONS, MESSAGES
+from tests.serving.golden.models import write_models
+from tfserving_ext.serving import LocalServer, ServerOptions
+from tfserving_ext.serving.manager import LoadOptions
+from tfserving_ext.serving.model_config import parse_config, read_config
+
+GOLDEN = Path(__file__).parent / "golden"
+PROTOS = {
+    "Predict": (predict_pb2.PredictRequest, predict_pb2.PredictResponse),
+    "GetModelMetadata": (
+        get_model_metadata_pb2.GetModelMetadataRequest,
+        get_model_metadata_pb2.GetModelMetadataResponse,
+    ),
+    "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, get_model_status_pb2.GetModelStatusResponse),
+    "Classify": (classification_pb2.ClassificationRequest, classification_pb2.ClassificationResponse),
+    "Regress": (regression_pb2.RegressionRequest, regression_pb2.RegressionResponse),
+    "MultiInference": (inference_pb2.MultiInferenceRequest, inference_pb2.MultiInferenceResponse),
+}
+SETS = ["grpc_predict", "grpc_get_model_metadata", "grpc_get_model_status", "grpc_classify_regress_multi"]
+REST_SETS = ["rest_predict", "rest_status_metadata_routing", "rest_classify_regress"]
+
+
+def cases(name):
+    return json.loads((GOLDEN / f"{name}.json").read_text())["cases"]
+
+
+@pytest.fixture(scope="module")
+def targets(request, tmp_path_factory):
+    """Addresses for gRPC and REST."""
+    given = request.config.getoption("--target"), request.config.getoption("--rest-target")
+    if any(given):
+        yield given
+        return
+    text = write_models(tmp_path_factory.mktemp("golden") / "models")
+    options = ServerOptions(grpc_port=0, rest_port=0, load=LoadOptions(labels_ahead=True))
+    with LocalServer(read_config(parse_config(text)), options) as server:
+        yield f"127.0.0.1:{server.grpc_port}", f"127.0.0.1:{server.rest_port}"
+
+
+def ask_grpc(target, case):
+    """Status name, message and response proto; the request goes as the bytes that were recorded."""
+    # A method that is not there is asked for with any message.
+    request_type, response_type = PROTOS.get(case["method"].rsplit("/", 1)[1], PROTOS["Predict"])
+    if "request_wire_hex" in case:
+        wire = bytes.fromhex(case["request_wire_hex"])
+    else:
+        wire = json_format.ParseDict(case["request"], request_type()).SerializeToString()
+    with grpc.insecure_channel(target) as channel:
+        call = channel.unary_unary(f"/{case['method']}", lambda raw: raw, response_type.FromString)
+        try:
+            return "OK", "", call(wire, timeout=20)
+        except grpc.RpcError as error:
+            return error.code().name, error.details(), None
+
+
+def same_tensor(got, wanted):
+    if got.dtype != wanted.dtype or got.tensor_shape != wanted.tensor_shape:
+        return False
+    a, b = tf.make_ndarray(got), tf.make_ndarray(wanted)
+    return a.tolist() == b.tolist() if a.dtype == object else np.allclose(a, b, rtol=1e-6, equal_nan=True)
+
+
+def same_response(got, wanted):
+    if isinstance(got, predict_pb2.PredictResponse):
+        return (
+            got.model_spec == wanted.model_spec
+            and set(got.outputs) == set(wanted.outputs)
+            and all(same_tensor(got.outputs[name], wanted.outputs[name]) for name in got.outputs)
+        )
+    if isinstance(got, get_model_metadata_pb2.GetModelMetadataResponse):
+        unpacked = []
+        for response in (got, wanted):
+            signatures = get_model_metadata_pb2.SignatureDefMap()
+            response.metadata["signature_def"].Unpack(signatures)
+            unpacked.append(shape_of_signatures(signatures))
+        return got.model_spec == wanted.model_spec and unpacked[0] == unpacked[1]
+    return got == wanted
+
+
+def shape_of_signatures(signatures):
+    """What a client sees of signatures; names of nodes inside the graph come from its export."""
+    return {
+        name: (
+            {key: (info.dtype, str(info.tensor_shape)) for key, info in signature.inputs.items()},
+            {key: (info.dtype, str(info.tensor_shape)) for key, info in signature.outputs.items()},
+            signature.method_name,
+        )
+        for name, signature in signatures.signature_def.items()
+    }
+
+
+def check_grpc(target, case):
+    """Whether code and response agree, and whether the message does (None where the server does not word it)."""
+    code, message, response = ask_grpc(target, case)
+    agree = code == case["code"]
+    if agree and code == "OK":
+        wanted = json_format.ParseDict(case["response"], PROTOS[case["method"].rsplit("/", 1)[1]][1]())
+        agree = same_response(response, wanted)
+    if not case["message"] or not worded_by_serving(case["message"]):
+        return agree, None, (code, message, response)
+    return agree, message == case["message"], (code, message, response)
+
+
+def worded_by_serving(message):
+    """Whether it is the server's own text: an op's names nodes of the graph, and other texts are the gRPC library's."""
+    library = ("Exception deserializing", "Method not found", "Error parsing", "Failed to", "Deadline Exceeded")
+    return "{{node" not in message and not message.startswith(library)
+
+
+def ask_rest(target, request):
+    host, port = target.rsplit(":", 1)
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    body = request.get("body")
+    if "body_b64" in request:
+        body = base64.b64decode(request["body_b64"])
+    elif body is not None:
+        body = body.encode()
+    try:
+        connection.request(request["verb"], request["path"], body, request.get("headers", {}))
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def same_json(got, wanted):
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        return set(got) == set(wanted) and all(
+            (key == "name" and "tensor_shape" in wanted) or same_json(got[key], wanted[key]) for key in wanted
+        )
+    if isinstance(wanted, list) and isinstance(got, list):
+        return len(got) == len(wanted) and all(map(same_json, got, wanted))
+    if isinstance(wanted, float) or isinstance(got, float):
+        numbers = isinstance(wanted, (int, float)) and isinstance(got, (int, float))
+        return numbers and (
+            (wanted == got) or math.isclose(wanted, got, rel_tol=1e-6) or (wanted != wanted and got != got)
+        )
+    return type(got) is type(wanted) and got == wanted
+
+
+def loads(body):
+    try:
+        return json.loads(body)
+    except (ValueError, UnicodeDecodeError):
+        return body if isinstance(body, bytes) else body.encode()
+
+
+def check_rest(target, case):
+    status, body = ask_rest(target, case["request"])
+    agree = status == case["status"]
+    wanted = case.get("body", "")
+    if agree and status == 200 and "body" in case:
+        agree = same_json(loads(body), loads(wanted))
+    parsed, wanted_json = loads(body), loads(wanted)
+    if not isinstance(wanted_json, dict) or "error" not in wanted_json or "{{node" in wanted:
+        return agree, None, (status, body)
+    return agree, isinstance(parsed, dict) and parsed.get("error") == wanted_json["error"], (status, body)
+
+
+@pytest.mark.parametrize("name", [*SETS, *REST_SETS])
+def test_answers_are_those_of_tensorflow_serving(name, targets, request):
+    real = any((request.config.getoption("--target"), request.config.getoption("--rest-target")))
+    check, target = (check_grpc, targets[0]) if name in SETS else (check_rest, targets[1])
+    if target is None:
+        pytest.fail(f"{name} needs {'--target' if name in SETS else '--rest-target'}")
+    agreed, worded, same_words = 0, 0, 0
+    problems = []
+    found = cases(name)
+    for case in found:
+        key = f"{name}/{case['id']}"
+        agree, message, got = check(target, case)
+        agreed += agree
+        worded += message is not None
+        same_words += bool(message)
+        if not agree and (real or key not in DEVIATIONS):
+            problems.append(
+                f"{key}: {got} is not {case.get('code', case.get('status'))} {case.get('message', case.get('body'))!r}"
+            )
+        if agree and message is False and not real and key not in MESSAGES:
+            problems.append(f"{key}: says {got[1]!r}, not {case.get('message', case.get('body'))!r}")
+        if not real and key in DEVIATIONS and agree:
+            problems.append(f"{key}: is listed as a deviation, but agrees")
+        if not real and key in MESSAGES and message is not False:
+            problems.append(f"{key}: is listed as worded otherwise, but is not")
+    print(f"{name}: {agreed} of {len(found)} agree, {same_words} of {worded} messages")
+    assert not problems, "\n".join(problems)
+    assert agreed >= 0.95 * len(found)
+    assert same_words >= 0.8 * worded
+
+
+def test_every_deviation_is_of_a_case_and_has_a_reason():
+    known = {f"{name}/{case['id']}" for name in (*SETS, *REST_SETS) for case in cases(name)}
+    assert set(DEVIATIONS) | set(MESSAGES) <= known
+    assert all(len(reason) > 10 for reason in (*DEVIATIONS.values(), *MESSAGES.values()))

@@ -1,0 +1,118 @@
+"""`nann export`, `nann verify`, `nann inspect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfserving_ext.commands.options import EfOption, Frontier, K, Out, Pool, RoundsOption, numbers
+from tfserving_ext.errors import NannError
+from tfserving_ext.progress import outcome
+
+_EXPORT_EXAMPLES = """Example: nann export model index -o models/nann/1
+
+nann export ranker.keras index --seeds item_history -o models/ranker/1
+
+nann export my_models:ranker index -o models/ranker/1
+
+nann export --reuse-model models/nann/1 index -o models/nann/2"""
+
+
+def export(
+    arguments: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL] INDEX",
+            help="MODEL: what `nann train` wrote, a SavedModel with functions user and score, a .keras archive, "
+            "alibaba/nann's folder with frozen_graph.pb, or MODULE:NAME. INDEX: what `nann index` wrote, or "
+            "alibaba/nann's folder of .npy files.",
+        ),
+    ],
+    out: Out = Path("models/nann/1"),
+    k: K = 200,
+    frontier: Frontier = 16,
+    pool: Pool = 200,
+    ef: EfOption = "100,200,400",
+    rounds: RoundsOption = "1,1,3",
+    seeds: Annotated[str | None, typer.Option(help="The model's feature that holds the user's own item ids.")] = None,
+    item_input: Annotated[str, typer.Option(help="The input of a .keras archive for the item embedding.")] = "",
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Where item_ids.npy and item_embs.npy of alibaba/nann's INDEX lie.")
+    ] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="JSON of figures to keep in the manifest.")] = None,
+    graphs: Annotated[Path | None, typer.Option(help="Also write the GraphDefs of all functions here.")] = None,
+    reuse_model: Annotated[
+        Path | None, typer.Option(help="Take the model from this export, and INDEX in place of its index.")
+    ] = None,
+) -> None:
+    """Write one SavedModel with the index as assets; the options are what requests may leave out."""
+    from export_tools import Defaults
+    from export_tools import export as run
+    from export_tools import reuse as run_reuse
+    from tfserving_ext.retrieval import BestFirst, Rounds
+
+    wanted = 1 if reuse_model is not None else 2
+    if len(arguments) != wanted:
+        raise NannError(
+            f"{len(arguments)} arguments were given, allowed are MODEL INDEX, or INDEX alone with --reuse-model"
+        )
+    if reuse_model is not None:
+        run_reuse(reuse_model, arguments[0], out, evaluation)
+    else:
+        paper = Rounds(numbers("--ef", ef), numbers("--rounds", rounds))
+        run(
+            arguments[0],
+            arguments[1],
+            out,
+            Defaults(k, BestFirst(frontier, pool), paper),
+            seeds=seeds,
+            item_input=item_input,
+            embeddings=embeddings,
+            evaluation=evaluation,
+            graphs=graphs,
+        )
+    outcome("export", f"{out}")
+
+
+def verify(
+    saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote, or any SavedModel.")],
+    least_coverage: Annotated[
+        float, typer.Option(help="Refuse less, of made-up users against brute force.", min=0, max=1)
+    ] = 0.5,
+) -> None:
+    """Check a SavedModel in a fresh process: checksums, warm-up records, signatures, answers against brute force."""
+    from export_tools import verify as run
+
+    found = run(saved_model, least_coverage)
+    for name, outputs in found["signatures"].items():
+        shapes = ", ".join(f"{key} {value['dtype']} {value['shape']}" for key, value in outputs.items())
+        outcome("verify", f"{name}: {shapes}")
+    place = "on a read-only file system" if found["read_only"] else "in a fresh process"
+    outcome("verify", f"{found['warm_up_records']} warm-up records replayed {place}")
+    if "coverage" in found:
+        outcome("verify", f"{found['files']} checksums, coverage {found['coverage']:.3f} of brute force")
+
+
+def inspect(
+    saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote, or any SavedModel.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
+    """Show what is in a SavedModel: sizes, signatures, search parameters, where it came from. Nothing in it is run."""
+    import json
+
+    from export_tools import inspect as run
+    from export_tools.inspect import summary
+
+    found = run(saved_model)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    outcome("inspect", f"{saved_model}")
+    print(summary(found))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands to `nann`."""
+    app.command(epilog=_EXPORT_EXAMPLES)(export)
+    app.command(epilog="Example: nann verify models/nann/1")(verify)
+    app.command(epilog="Example: nann inspect models/nann/1")(inspect)

@@ -1,0 +1,113 @@
+"""What the server counts, as Prometheus text under TensorFlow Serving's names, and what our searches add."""
+
+import bisect
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+PREFIX = ":tensorflow:serving:"
+_LATENCY_BOUNDS = tuple(10.0 * 1.8**power for power in range(33))  # Microseconds, as TensorFlow Serving's buckets.
+_COUNT_BOUNDS = tuple(float(4**power) for power in range(13))
+# Beyond this nothing new is counted, so that nobody can fill the memory.
+_MAX_SERIES = 10_000
+_STOPPED = {0: "complete", 1: "budget", 2: "deadline"}
+
+
+class _Histogram:
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        self._counts[bisect.bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def lines(self, name: str, labels: str) -> list[str]:
+        inside = labels[1:-1]
+        separator = "," if inside else ""
+        found, total = [], 0
+        for bound, count in zip([*self._bounds, None], self._counts, strict=True):
+            total += count
+            shown = "+Inf" if bound is None else f"{bound:g}"
+            found.append(f'{name}_bucket{{{inside}{separator}le="{shown}"}} {total}')
+        return [*found, f"{name}_sum{labels} {self._sum:g}", f"{name}_count{labels} {total}"]
+
+
+class Metrics:
+    """Counters and histograms; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self._lock = threading.Lock()
+        self._counters: dict[tuple[str, str], int] = {}
+        self._histograms: dict[tuple[str, str], _Histogram] = {}
+
+    def answered(self, model: str, entry: str, status: str, seconds: float) -> None:
+        """Counts a request.
+
+        Args:
+          model: its model's name, "" where none was found.
+          entry: what was asked, such as "Predict".
+          status: name of the gRPC status.
+          seconds: from its arrival to its answer.
+        """
+        with self._lock:
+            self._count("request_count", _labels(model_name=model, status=status))
+            self._observe("request_latency", _labels(model_name=model, API=entry), 1e6 * seconds)
+
+    def ran(self, model: str, seconds: float, outputs: Mapping[str, np.ndarray]) -> None:
+        """Counts a run of a signature, and what a search of ours says of itself."""
+        with self._lock:
+            self._observe("runtime_latency", _labels(model_name=model, API="Predict", runtime="TF1"), 1e6 * seconds)
+            if "items_scored" not in outputs or "stopped" not in outputs:
+                return
+            self._observe(":nann:search_latency", _labels(model_name=model), 1e6 * seconds)
+            for scored, stopped in zip(outputs["items_scored"].ravel(), outputs["stopped"].ravel(), strict=False):
+                self._observe(":nann:items_scored", _labels(model_name=model), float(scored), _COUNT_BOUNDS)
+                reason = _STOPPED.get(int(stopped), str(stopped))
+                self._count(":nann:search_stopped", _labels(model_name=model, reason=reason))
+
+    def warmed_up(self, model: str, seconds: float) -> None:
+        """Counts the load of a version, its warm-up included."""
+        with self._lock:
+            self._observe("model_warmup_latency", _labels(model_path=model, status="OK"), 1e6 * seconds)
+
+    def text(self) -> str:
+        """All of it in Prometheus' text format."""
+        with self._lock:
+            lines: list[str] = []
+            told = ""
+            for (name, labels), count in sorted(self._counters.items()):
+                lines += [] if name == told else [f"# TYPE {name} counter"]
+                told = name
+                lines.append(f"{name}{labels} {count}")
+            for (name, labels), histogram in sorted(self._histograms.items()):
+                lines += [] if name == told else [f"# TYPE {name} histogram"]
+                told = name
+                lines += histogram.lines(name, labels)
+        return "\n".join(lines) + "\n"
+
+    def _count(self, name: str, labels: str) -> None:
+        key = (_full(name), labels)
+        if key in self._counters or len(self._counters) < _MAX_SERIES:
+            self._counters[key] = self._counters.get(key, 0) + 1
+
+    def _observe(self, name: str, labels: str, value: float, bounds: Sequence[float] = _LATENCY_BOUNDS) -> None:
+        key = (_full(name), labels)
+        if key not in self._histograms and len(self._histograms) < _MAX_SERIES:
+            self._histograms[key] = _Histogram(bounds)
+        if key in self._histograms:
+            self._histograms[key].add(value)
+
+
+def _full(name: str) -> str:
+    return name if name.startswith(":") else PREFIX + name
+
+
+def _labels(**labels: str) -> str:
+    escaped = {
+        key: value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for key, value in labels.items()
+    }
+    return "{" + ",".join(f'{key}="{value}"' for key, value in escaped.items()) + "}"

@@ -1,0 +1,116 @@
+"""Which models are served from where: TensorFlow Serving's configuration, checked in its words."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tensorflow_serving.config import file_system_storage_path_source_pb2, model_server_config_pb2
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.serving.models import invalid
+
+PLATFORM = "tensorflow"
+MAX_VERSION = (1 << 63) - 1
+MAX_CONFIG_BYTES = 16 << 20
+_VERSION = re.compile(r"[0-9]{1,19}")
+
+_Policy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model.
+
+    Attributes:
+      name: in requests.
+      base_path: a folder of versions.
+      policy: a ServableVersionPolicy, which of its versions are served; the latest by default.
+      labels: version by label.
+    """
+
+    name: str
+    base_path: Path
+    policy: Any = field(default_factory=_Policy)
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    def wanted(self) -> dict[int, Path] | None:
+        """The versions to serve, by number; None where the base path is not there, which says nothing about them."""
+        try:
+            # A plain file with a number for a name is no version; a folder may be 1 or 01, as in TensorFlow Serving.
+            entries = [one for one in self.base_path.iterdir() if _VERSION.fullmatch(one.name) and one.is_dir()]
+        except OSError:
+            return None
+        found = {int(entry.name): entry for entry in entries if int(entry.name) <= MAX_VERSION}
+        kind = self.policy.WhichOneof("policy_choice")
+        if kind == "all":
+            return found
+        if kind == "specific":
+            return {version: found[version] for version in self.policy.specific.versions if version in found}
+        latest = max(self.policy.latest.num_versions, 1) if kind == "latest" else 1
+        return {version: found[version] for version in sorted(found)[-latest:]}
+
+
+def parse_config(text: str) -> model_server_config_pb2.ModelServerConfig:
+    """A ModelServerConfig of its text form, what `--model_config_file` holds.
+
+    Raises:
+      NannError: it is none.
+    """
+    if len(text) > MAX_CONFIG_BYTES:
+        raise NannError(f"the model config has {len(text)} characters, at most {MAX_CONFIG_BYTES} are allowed")
+    try:
+        return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except text_format.ParseError as error:
+        raise NannError(f"the model config is not a ModelServerConfig in text form: {error}") from error
+
+
+def read_config(
+    config: model_server_config_pb2.ModelServerConfig, served: Sequence[str] = ()
+) -> dict[str, ModelConfig]:
+    """The models of a configuration, by name.
+
+    Args:
+      config: what to read.
+      served: names of the models that are served now, whose platform cannot change.
+
+    Raises:
+      ServingError: it cannot be served.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+            "Only ModelConfigList is currently supported"
+        )
+    models: dict[str, ModelConfig] = {}
+    for entry in config.model_config_list.config:
+        if entry.name in models:
+            raise invalid(f"Illegal to list model {entry.name} multiple times in config list")
+        _check_platform(entry, entry.name in served)
+        if not entry.base_path.startswith("/"):
+            raise invalid(
+                f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
+            )
+        models[entry.name] = ModelConfig(
+            entry.name, Path(entry.base_path), entry.model_version_policy, dict(entry.version_labels)
+        )
+    return models
+
+
+def _check_platform(entry: model_server_config_pb2.ModelConfig, is_served: bool) -> None:
+    deprecated = model_server_config_pb2.TENSORFLOW
+    if not entry.model_platform and entry.model_type != deprecated:
+        raise invalid(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform, "
+            f"model name is {entry.name}"
+        )
+    platform = entry.model_platform or PLATFORM
+    if platform != PLATFORM and is_served:
+        raise invalid(
+            f"Illegal to change a model's platform. For model {entry.name} platform was {PLATFORM} and new platform "
+            f"requested is {platform}"
+        )
+    if platform != PLATFORM:
+        raise invalid(f"Model {entry.name} requests unsupported platform {platform}")
