@@ -1,5 +1,8 @@
 """Where the local server answers otherwise than TensorFlow Serving did, case by case, and why."""
 
+_STICKS = (
+    "TensorFlow Serving goes on refusing good configurations after one bad one; here a refused one leaves no trace"
+)
 DEVIATIONS = {
     "grpc_predict/method_grpc.health.v1.Health_Check": (
         "the local server always has the health service; TensorFlow Serving only with a flag"
@@ -7,6 +10,12 @@ DEVIATIONS = {
     "grpc_predict/method_grpc.reflection.v1alpha.ServerReflection_ServerReflectionInfo": (
         "the local server has the reflection service, for tools such as grpcurl"
     ),
+    "grpc_reload_config/good_config_after_unknown_platform": _STICKS,
+    "grpc_reload_config/good_config_naming_r": _STICKS,
+    "grpc_reload_config/good_config_not_naming_r": _STICKS,
+    "grpc_reload_config/good_config_naming_r_again": _STICKS,
+    "grpc_reload_config/predict_r": _STICKS,
+    "grpc_reload_config/back_to_known": _STICKS,
     "rest_predict/trailing_garbage": "TensorFlow Serving silently ignores what follows the document; here it is refused",
     "rest_predict/two_documents": "TensorFlow Serving silently ignores the second document; here it is refused",
     "rest_predict/string_invalid_utf8": (

@@ -20,6 +20,7 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
+    model_management_pb2,
     predict_pb2,
     regression_pb2,
 )
@@ -40,6 +41,10 @@ PROTOS = {
     "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, get_model_status_pb2.GetModelStatusResponse),
     "Classify": (classification_pb2.ClassificationRequest, classification_pb2.ClassificationResponse),
     "Regress": (regression_pb2.RegressionRequest, regression_pb2.RegressionResponse),
+    "HandleReloadConfigRequest": (
+        model_management_pb2.ReloadConfigRequest,
+        model_management_pb2.ReloadConfigResponse,
+    ),
     "MultiInference": (inference_pb2.MultiInferenceRequest, inference_pb2.MultiInferenceResponse),
 }
 SETS = ["grpc_predict", "grpc_get_model_metadata", "grpc_get_model_status", "grpc_classify_regress_multi"]
@@ -214,7 +219,29 @@ def test_answers_are_those_of_tensorflow_serving(name, targets, request):
     assert same_words >= 0.8 * worded
 
 
+def test_reloading_is_that_of_tensorflow_serving(tmp_path, request):
+    """A sequence: each case meets the server as the case before left it."""
+    if request.config.getoption("--target"):
+        pytest.skip("a running server has models of its own")
+    base = tmp_path / "models"
+    write_models(base)
+    options = ServerOptions(grpc_port=0, rest_port=0, load=LoadOptions(poll_seconds=0.2))
+    problems, agreed = [], 0
+    found = cases("grpc_reload_config")
+    with LocalServer({"half_plus": base / "half_plus"}, options) as server:
+        for case in found:
+            case.pop("request_wire_hex", None)
+            case = json.loads(json.dumps(case).replace('"/models/', f'"{base}/'))
+            agree, message, got = check_grpc(f"127.0.0.1:{server.grpc_port}", case)
+            agreed += agree
+            key = f"grpc_reload_config/{case['id']}"
+            if (agree and message is not False) == (key in DEVIATIONS):
+                problems.append(f"{key}: {got} and {case['code']} {case['message']!r} {case.get('response')}")
+    print(f"grpc_reload_config: {agreed} of {len(found)} agree")
+    assert not problems, "\n".join(problems)
+
+
 def test_every_deviation_is_of_a_case_and_has_a_reason():
-    known = {f"{name}/{case['id']}" for name in (*SETS, *REST_SETS) for case in cases(name)}
+    known = {f"{name}/{case['id']}" for name in (*SETS, *REST_SETS, "grpc_reload_config") for case in cases(name)}
     assert set(DEVIATIONS) | set(MESSAGES) <= known
     assert all(len(reason) > 10 for reason in (*DEVIATIONS.values(), *MESSAGES.values()))

@@ -108,6 +108,6 @@ def smoke(
 def add_to(app: typer.Typer) -> None:
     """Adds the commands to `nann`."""
     # `--rest_api_port` is `--rest-api-port`: what starts TensorFlow Serving starts this server.
-    settings = {"token_normalize_func": lambda token: token.replace("_", "-") if token.startswith("-") else token}
+    settings = {"token_normalize_func": lambda name: name.replace("_", "-")}
     app.command(epilog=_SERVE_EXAMPLES, context_settings=settings)(serve)
     app.command(epilog="Example: nann smoke 127.0.0.1:8500")(smoke)

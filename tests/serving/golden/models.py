@@ -139,6 +139,8 @@ def write_models(base: Path) -> str:
     for version, b in (("1", 2.0), ("2", 3.0)):
         module = HalfPlus(b)
         tf.saved_model.save(module, str(base / "half_plus" / version), {"serving_default": module.serve})
+    module = HalfPlus(4.0)
+    tf.saved_model.save(module, str(base / "half_plus_v3" / "3"), {"serving_default": module.serve})
     module = HalfPlus(2.0)
     tf.saved_model.save(module, str(base / "nodefault" / "1"), {"only": module.serve})
     tf.saved_model.save(tf.Module(), str(base / "types" / "1"), _types())

@@ -1,0 +1,333 @@
+"""What the server's flags do: TLS, metrics, bounds, deadlines, logs, configuration files."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions
+from tfserving_ext.serving.grpc_service import GrpcOptions
+from tfserving_ext.serving.metrics import Metrics
+from tfserving_ext.serving.model_config import parse_config, read_config
+from tfserving_ext.serving.models import ServingError
+from tfserving_ext.serving.rest import RestOptions
+from tfserving_ext.serving.text_protos import read_metrics_path, read_tls
+
+TLS = Path(__file__).parent / "tls"
+NANN = Path(sys.executable).with_name("nann")
+X = {"x": np.array([2.0], np.float32)}
+
+
+def options(**more):
+    return ServerOptions(grpc_port=0, rest_port=0, **more)
+
+
+def read(name):
+    return (TLS / name).read_bytes()
+
+
+def write_ssl_config(path, **more):
+    fields = {"server_key": read("server.key").decode(), "server_cert": read("server.pem").decode(), **more}
+    path.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items()))
+    return path
+
+
+def predict_securely(port, key=None, certificate=None):
+    credentials = grpc.ssl_channel_credentials(read("ca.pem"), key, certificate)
+    with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "half_plus"
+        request.inputs["x"].CopyFrom(tf.make_tensor_proto(X["x"]))
+        return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, 5).outputs["y"].float_val[0]
+
+
+def test_tls(toy, tmp_path):
+    tls = read_tls(write_ssl_config(tmp_path / "ssl.config"))
+    with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(tls=tls))) as server:
+        assert predict_securely(server.grpc_port) == 3.0
+        with GrpcClient(f"127.0.0.1:{server.grpc_port}", "half_plus", timeout=2) as client, pytest.raises(NannError):
+            client.predict("", X)
+
+
+def test_clients_show_their_certificates(toy, tmp_path):
+    config = write_ssl_config(tmp_path / "ssl.config", client_verify=True, custom_ca=read("ca.pem").decode())
+    with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(tls=read_tls(config)))) as server:
+        assert predict_securely(server.grpc_port, read("client.key"), read("client.pem")) == 3.0
+        with pytest.raises(grpc.RpcError) as refused:
+            predict_securely(server.grpc_port)
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert predict_securely(server.grpc_port, read("client.key"), read("client.pem")) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("server_key: 'x'", "has no server_cert"),
+        ("server_key: 'x' server_cert: 'y' client_verify: true", "has no custom_ca"),
+        ("hello", "is not a SSLConfig in text form"),
+    ],
+)
+def test_broken_tls_configurations_are_refused(tmp_path, text, words):
+    (tmp_path / "ssl.config").write_text(text)
+    with pytest.raises(NannError, match=words):
+        read_tls(tmp_path / "ssl.config")
+    with pytest.raises(NannError, match="does not exist"):
+        read_tls(tmp_path / "none")
+
+
+def test_a_key_that_is_none_is_refused(toy):
+    with pytest.raises(NannError, match="TLS key and certificate are not usable"):
+        LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(tls=(b"x", b"y", None))))
+
+
+def get(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        return response.read().decode()
+
+
+def samples(text):
+    """Name, labels and value of every sample; fails where a line is not of Prometheus' text format."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            assert line.split()[3] in ("counter", "histogram")
+            continue
+        match = re.fullmatch(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? ([-+0-9.e]+)", line)
+        assert match, line
+        found[match[1] + (match[2] or "")] = float(match[3])
+    return found
+
+
+def test_prometheus_reads_under_tensorflow_serving_s_names(world, tmp_path):
+    (tmp_path / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
+    path = read_metrics_path(tmp_path / "monitoring.config")
+    with LocalServer({"nann": world.saved_model.parent}, options(rest=RestOptions(path))) as server:
+        history = {"item_history": np.asarray(world.sequences.item_ids)[None, :5]}
+        with GrpcClient(f"127.0.0.1:{server.grpc_port}", "nann") as client:
+            client.predict("retrieve", history)
+            client.predict("retrieve", history | {"budget": np.int64(3)})
+            with pytest.raises(NannError):
+                client.predict("retrieve", history | {"k": np.int32(0)})
+        with GrpcClient(f"127.0.0.1:{server.grpc_port}", "made\nup") as client, pytest.raises(NannError):
+            client.predict("retrieve", history)
+        get(server.rest_port, "/v1/models/nann")
+        found = samples(get(server.rest_port, "/metrics"))
+    assert found[':tensorflow:serving:request_count{model_name="nann",status="OK"}'] == 3
+    assert found[':tensorflow:serving:request_count{model_name="nann",status="INVALID_ARGUMENT"}'] == 1
+    assert found[':tensorflow:serving:request_count{model_name="",status="NOT_FOUND"}'] == 1
+    assert found[':tensorflow:serving:request_latency_count{model_name="nann",API="Predict"}'] == 3
+    assert found[':nann:items_scored_count{model_name="nann"}'] == 2
+    assert found[':nann:search_stopped{model_name="nann",reason="budget"}'] == 1
+    assert found[':nann:search_stopped{model_name="nann",reason="complete"}'] == 1
+    assert found[':nann:search_latency_bucket{model_name="nann",le="+Inf"}'] == 2
+
+
+def test_buckets_count_what_is_at_most_their_bound():
+    metrics = Metrics()
+    for seconds in (1e-6, 1e-5, 1.1e-5, 100.0, 1e6):
+        metrics.answered('a"b\\c\nd', "Predict", "OK", seconds)
+    found = samples(metrics.text())
+    name = ':tensorflow:serving:request_latency{part}{{model_name="a\\"b\\\\c\\nd",API="Predict"{le}}}'
+    assert found[name.format(part="_bucket", le=',le="10"')] == 2
+    assert found[name.format(part="_bucket", le=',le="18"')] == 3
+    assert found[name.format(part="_bucket", le=',le="+Inf"')] == found[name.format(part="_count", le="")] == 5
+
+
+def test_metrics_are_off_unless_asked_for(toy_server, tmp_path):
+    (tmp_path / "off").write_text("prometheus_config { }")
+    assert read_metrics_path(tmp_path / "off") is None
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(urllib.parse.urlsplit(toy_server.url).port, "/monitoring/prometheus/metrics")
+
+
+class Slow(tf.Module):
+    """Counts to n."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "n")])
+    def count(self, n):
+        return {"y": tf.while_loop(lambda i: i < n, lambda i: [i + 1], [0], parallel_iterations=1)[0]}
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    base = tmp_path_factory.mktemp("slow")
+    module = Slow()
+    tf.saved_model.save(module, str(base / "1"), {"serving_default": module.count})
+    return base
+
+
+LONG = {"n": np.int32(500_000)}
+
+
+def test_what_waits_is_bounded(slow):
+    with LocalServer({"slow": slow}, options(grpc=GrpcOptions(threads=1, queue=1))) as server:
+        outcomes = []
+
+        def ask():
+            with GrpcClient(f"127.0.0.1:{server.grpc_port}", "slow", timeout=60) as client:
+                try:
+                    outcomes.append(int(client.predict("", LONG)["y"]))
+                except NannError as error:
+                    outcomes.append(str(error))
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes.count(500_000) >= 2
+        refused = [one for one in outcomes if one != 500_000]
+        assert refused and all("RESOURCE_EXHAUSTED" in one for one in refused)
+        outcomes.clear()
+        ask()
+        assert outcomes == [500_000]
+
+
+def test_a_message_that_is_too_large_is_refused(toy):
+    with (
+        LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(max_message_bytes=1 << 20))) as server,
+        GrpcClient(f"127.0.0.1:{server.grpc_port}", "half_plus") as client,
+    ):
+        with pytest.raises(NannError, match="RESOURCE_EXHAUSTED"):
+            client.predict("", {"x": np.zeros(1 << 19, np.float32)})
+        assert client.predict("", X)["y"].tolist() == [3.0]
+
+
+def test_a_client_s_deadline_ends_its_wait_and_leaves_the_server_well(slow, toy):
+    with LocalServer({"slow": slow, "half_plus": toy}, options()) as server:
+        target = f"127.0.0.1:{server.grpc_port}"
+        with GrpcClient(target, "slow", timeout=0.1) as client, pytest.raises(NannError, match="DEADLINE_EXCEEDED"):
+            client.predict("", LONG)
+        with GrpcClient(target, "half_plus") as client:
+            assert client.predict("", X)["y"].tolist() == [3.0]
+
+
+def test_a_search_ends_when_its_client_no_longer_waits(world):
+    from tfserving_ext.serving.models import load_servable
+    from tfserving_ext.serving.predict import _stop_in_time
+
+    signature = load_servable(world.saved_model).signature("retrieve")
+    for sent, wanted in (({}, 250), ({"deadline_ms": np.int32(0)}, 250), ({"deadline_ms": np.int32(900)}, 250)):
+        inputs = dict(sent)
+        _stop_in_time(signature, inputs, 0.25)
+        assert inputs["deadline_ms"] == wanted
+    inputs = {"deadline_ms": np.int32(90)}  # The client wants it earlier.
+    _stop_in_time(signature, inputs, 0.25)
+    assert inputs["deadline_ms"] == 90
+    deployed: dict = {}
+    _stop_in_time(load_servable(world.saved_model).signature("serving_default"), deployed, 0.25)
+    assert deployed == {}
+
+
+def test_health_and_reflection(toy_server):
+    with grpc.insecure_channel(toy_server.target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == 1
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert "tensorflow.serving.PredictionService" in database.get_services()
+        pool = descriptor_pool.DescriptorPool(database)
+        for service, method in (("PredictionService", "Predict"), ("ModelService", "GetModelStatus")):
+            found = pool.FindServiceByName(f"tensorflow.serving.{service}")
+            assert method in found.methods_by_name
+
+
+def serve(*arguments):
+    """`nann serve` in a process; its standard output's first line tells the ports."""
+    environment = {**os.environ, "COLUMNS": "250", "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(
+        [NANN, "serve", "--port", "0", "--rest_api_port", "0", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    line = process.stdout.readline()
+    ports = re.search(r"gRPC 127\.0\.0\.1:(\d+), REST http://127\.0\.0\.1:(\d+)/", line)
+    assert ports, line + process.stderr.read()
+    return process, line, int(ports[1]), int(ports[2])
+
+
+def test_the_command_takes_tensorflow_serving_s_flags_and_files(toy, tmp_path):
+    (tmp_path / "models.config").write_text(
+        f'model_config_list {{ config {{ name: "a" base_path: "{toy}" model_platform: "tensorflow" '
+        f'model_version_policy {{ all {{}} }} version_labels {{ key: "old" value: 2 }} }} '
+        f'config {{ name: "b" base_path: "{toy}" model_platform: "tensorflow" }} }}'
+    )
+    (tmp_path / "monitoring.config").write_text("prometheus_config { enable: true }")
+    process, line, grpc_port, rest_port = serve(
+        f"--model_config_file={tmp_path / 'models.config'}",
+        f"--monitoring_config_file={tmp_path / 'monitoring.config'}",
+        "--allow_version_labels_for_unavailable_models",
+        "--file_system_poll_wait_seconds=5",
+        "--log_requests",
+    )
+    assert "a version 2 10, b version 10" in line
+    with GrpcClient(f"127.0.0.1:{grpc_port}", "b") as client:
+        assert client.predict("", X)["y"].tolist() == [3.0]
+    assert '"version": "2"' in get(rest_port, "/v1/models/a/labels/old/metadata")
+    assert "request_count" in get(rest_port, "/monitoring/prometheus/metrics")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    logs = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    assert [(one["api"], one["entry"], one["model"], one["status"]) for one in logs] == [
+        ("grpc", "Predict", "b", "OK"),
+        ("rest", "GetModelMetadata", "a", "OK"),
+    ]
+
+
+def test_a_request_at_work_is_answered_when_the_server_is_told_to_stop(slow):
+    process, _, port, _ = serve("--model_name", "slow", "--model_base_path", slow)
+    answers = []
+
+    def ask():
+        with GrpcClient(f"127.0.0.1:{port}", "slow", timeout=60) as client:
+            answers.append(int(client.predict("", LONG)["y"]))
+
+    thread = threading.Thread(target=ask)
+    with GrpcClient(f"127.0.0.1:{port}", "slow") as client:
+        client.predict("", {"n": np.int32(1)})
+    thread.start()
+    threading.Event().wait(0.3)
+    process.send_signal(signal.SIGTERM)
+    thread.join()
+    process.communicate(timeout=30)
+    assert (answers, process.returncode) == ([500_000], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model_config_list { config { name: 'a' } }", "neither ModelServerConfig::model_type"),
+        ("model_config_list { config { name: 'a' base_path: 'x' model_platform: 'tensorflow' } }", "absolute path"),
+        ("model_config_list { config { name: 'a' base_path: '/x' model_platform: 'caffe' } }", "unsupported platform"),
+        ("custom_model_config { }", "not supported"),
+        ("hello", "not a ModelServerConfig"),
+        ("", "not supported"),
+    ],
+)
+def test_broken_model_configurations_are_refused(tmp_path, text, words):
+    with pytest.raises((NannError, ServingError), match=words):
+        read_config(parse_config(text))
+    (tmp_path / "models.config").write_text(text)
+    command = [NANN, "serve", "--model_config_file", tmp_path / "models.config"]
+    if words == "absolute path":  # Once by the command, which takes seconds to start.
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == 1
+        assert "absolute path" in run.stderr and "Traceback" not in run.stderr
