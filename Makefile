@@ -11,7 +11,7 @@ comma := ,
 
 NATIVE := CMakeLists.txt setup.py $(wildcard custom_ops/*/*.cc custom_ops/*/*.h)
 
-.PHONY: help setup demo test sanitize fuzz bench-search soak lint format clean
+.PHONY: help setup demo test sanitize fuzz bench-search bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -70,6 +70,14 @@ bench-search: setup $(VENV)/.bench  ## The searches against their peers on the d
 soak: setup  ## 64 clients on the demo's model at several thread settings, a minute each.
 	@test -f demo/evaluation.json || { echo "soak needs the demo's model: run make demo first" >&2; exit 1; }
 	@$(BIN)/python -m tfserving_ext.bench.soak --folder demo --seconds 60
+
+bench-serve: setup  ## The local server against the model in process, and versions swapped under load; QUICK=1 for less.
+	@test -f demo/evaluation.json || { echo "bench-serve needs the demo's model: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m tfserving_ext.bench.serve --folder demo $(if $(QUICK),--quick)
+
+fuzz-serve: setup  ## Damaged requests for the local server, REQUESTS=100000 of them.
+	@test -f demo/evaluation.json || { echo "fuzz-serve needs the demo's model: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m tfserving_ext.bench.fuzz_server --folder demo --requests $(or $(REQUESTS),100000)
 
 lint: setup  ## ruff, clang-format and mypy, as pre-commit runs them.
 	$(BIN)/ruff check .
