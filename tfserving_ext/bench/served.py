@@ -79,6 +79,7 @@ def running(base_path: Path, *flags: str) -> Iterator[Process]:
     def read_lines() -> None:
         for line in process.stdout or []:
             lines.put(line)
+        lines.put("")  # It ended.
 
     threading.Thread(target=read_lines, daemon=True).start()
     try:
