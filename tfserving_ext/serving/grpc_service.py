@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import importlib
+import inspect
 import sys
 import time
 import traceback
@@ -13,15 +14,17 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from tfserving_ext.errors import NannError
@@ -52,15 +55,19 @@ class GrpcOptions:
     tls: tuple[bytes, bytes, bytes | None] | None = None
 
 
-def _answers(method: Callable[..., Any]) -> Callable[[Any, Any, grpc.ServicerContext], Any]:
-    """Turns refusals into gRPC statuses, and counts."""
+def _answers(method: Callable[..., Any]) -> Callable[[Any, bytes, grpc.ServicerContext], Any]:
+    """Reads the request, turns refusals into gRPC statuses, and counts."""
+    request_type = inspect.signature(method).parameters["request"].annotation
 
     @functools.wraps(method)
-    def handler(self: "_Service", request: Any, context: grpc.ServicerContext) -> Any:
+    def handler(self: "_Service", raw: bytes, context: grpc.ServicerContext) -> Any:
         begin, status, message = time.perf_counter(), grpc.StatusCode.OK, ""
-        answer = None
+        answer, request = None, None
         try:
+            request = request_type.FromString(raw)
             answer = method(self, request, context)
+        except DecodeError:
+            status, message = grpc.StatusCode.INTERNAL, "Exception deserializing request!"
         except ServingError as error:
             status, message = error.code, error.message
         except Exception as error:
@@ -84,6 +91,21 @@ class _Service:
     def __init__(self, predictor: Predictor, log: Callable[..., None]) -> None:
         self._predictor, self._log = predictor, log
 
+    def add_to(self, server: grpc.Server, name: str) -> None:
+        """Serves the methods as the gRPC service `name`.
+
+        Requests come as bytes: where the library itself fails to read a message, it keeps what it had of the call for
+        ever, so that whoever sends garbage fills the memory.
+        """
+        handlers = {
+            method: grpc.unary_unary_rpc_method_handler(
+                getattr(self, method), response_serializer=lambda response: response.SerializeToString()
+            )
+            for method in dir(self)
+            if method[0].isupper()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+
     def done(self, entry: str, request: Any, status: grpc.StatusCode, seconds: float) -> None:
         """Counts a request and logs it."""
         spec = getattr(request, "model_spec", None)
@@ -93,7 +115,7 @@ class _Service:
         self._log(api="grpc", entry=entry, model=name, status=status.name, seconds=round(seconds, 6))
 
 
-class _Prediction(_Service, prediction_service_pb2_grpc.PredictionServiceServicer):
+class _Prediction(_Service):
     @_answers
     def Predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         if not request.HasField("model_spec"):
@@ -138,19 +160,19 @@ class _Prediction(_Service, prediction_service_pb2_grpc.PredictionServiceService
         return get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec, metadata={"signature_def": packed})
 
     @_answers
-    def Classify(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def Classify(self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         return inference.classify(self._predictor, request)
 
     @_answers
-    def Regress(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def Regress(self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         return inference.regress(self._predictor, request)
 
     @_answers
-    def MultiInference(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def MultiInference(self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
         return inference.multi_inference(self._predictor, request)
 
 
-class _Model(_Service, model_service_pb2_grpc.ModelServiceServicer):
+class _Model(_Service):
     @_answers
     def GetModelStatus(  # noqa: N802
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
@@ -195,8 +217,8 @@ def start(
             ("grpc.max_send_message_length", options.max_message_bytes),
         ],
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(predictor, log), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Model(predictor, log), server)
+    for service, name in zip((_Prediction(predictor, log), _Model(predictor, log)), SERVICES, strict=True):
+        service.add_to(server, name)
     servicer = health.HealthServicer()
     for name in ("", *SERVICES, "PredictionService", "ModelService"):
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
