@@ -169,7 +169,7 @@ def test_many_requests_at_once(request_inputs, grpc_client, rest_client):
 
 
 def test_the_smoke_client(world, nann_server):
-    top_k = smoke(nann_server.target, "nann")
+    top_k = smoke(nann_server.target, "nann")["top_k"]
     assert (top_k.shape, top_k.dtype) == ((1, 200), np.int64)
     assert np.isin(top_k, world.sequences.item_ids).all()
     assert len(set(top_k[0].tolist())) == 200
@@ -181,7 +181,24 @@ def test_the_original_s_smoke_client(nann_server):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     top_k = script.main(urlsplit(f"//{nann_server.target}").port)
-    np.testing.assert_array_equal(top_k, smoke(nann_server.target, "nann"))
+    np.testing.assert_array_equal(top_k, smoke(nann_server.target, "nann")["top_k"])
+
+
+def test_the_smoke_client_takes_any_model(toy_server):
+    assert smoke(toy_server.target, "half_plus") == {"y": [2.5]}
+    with pytest.raises(NannError, match="NOT_FOUND"):
+        smoke(toy_server.target, "nobody")
+
+
+def test_the_smoke_example(nann_server, world):
+    spec = importlib.util.spec_from_file_location("smoke_client", EXAMPLES / "smoke_client.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    history = np.asarray(world.sequences.item_ids)[:3].tolist()
+    found = script.ask(nann_server.target, history, 5)
+    with GrpcClient(nann_server.target, "nann") as client:
+        expected = client.predict("retrieve", {"item_history": np.array([history]), "k": np.int32(5)})["item_ids"]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_clients_name_who_does_not_answer(request_inputs):

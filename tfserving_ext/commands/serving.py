@@ -98,11 +98,11 @@ def smoke(
     target: Annotated[str, typer.Argument(help="HOST:PORT of the gRPC port.")] = "127.0.0.1:8500",
     name: Annotated[str, typer.Option(help="The model's name.")] = "nann",
 ) -> None:
-    """Send the original's smoke request to a running server."""
+    """Ask a running server, local or TensorFlow Serving, for its default answer: the original's smoke request."""
     from tfserving_ext.serving.client import smoke as run
 
-    answer = run(target, name)
-    outcome("smoke", f"top_k {answer.dtype} {list(answer.shape)}, first ids {answer.ravel()[:5].tolist()}")
+    for key, answer in run(target, name).items():
+        outcome("smoke", f"{key} {answer.dtype} {list(answer.shape)}, first {answer.ravel()[:5].tolist()}")
 
 
 def add_to(app: typer.Typer) -> None:

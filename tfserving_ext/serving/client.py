@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from tfserving_ext.errors import NannError
 
@@ -49,14 +49,32 @@ class GrpcClient:
         request.model_spec.signature_name = signature
         for key, value in inputs.items():
             request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+        response = self._call(self._stub.Predict, request)
+        return {key: tf.make_ndarray(value) for key, value in response.outputs.items()}
+
+    def signature(self, name: str) -> Any:
+        """The SignatureDef `name` of the model.
+
+        Raises:
+          NannError: nobody answers, or there is no such model or signature.
+        """
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = self._name
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        self._call(self._stub.GetModelMetadata, request).metadata["signature_def"].Unpack(signatures)
+        if name not in signatures.signature_def:
+            known = ", ".join(sorted(signatures.signature_def))
+            raise NannError(f"{self._name} at {self._target} has no signature {name!r}, it has {known}")
+        return signatures.signature_def[name]
+
+    def _call(self, method: Any, request: Any) -> Any:
         try:
-            response = self._stub.Predict(request, self._timeout)
+            return method(request, self._timeout)
         except grpc.RpcError as error:
             code = error.code()
             if code == grpc.StatusCode.UNAVAILABLE:
                 raise NannError(f"no server answers at {self._target}; start one with `nann serve`") from error
             raise NannError(f"{self._target} answered {code.name}: {error.details()}") from error
-        return {key: tf.make_ndarray(value) for key, value in response.outputs.items()}
 
 
 class RestClient:
@@ -98,15 +116,33 @@ def _text(body: bytes) -> str:
         return body[:200].decode(errors="replace")
 
 
-def smoke(target: str = "127.0.0.1:8500", name: str = "nann") -> np.ndarray:
-    """Sends the original's smoke request; returns `top_k`, int64 [1, 200].
+def smoke(target: str = "127.0.0.1:8500", name: str = "nann") -> dict[str, np.ndarray]:
+    """Asks a server of either kind for its model's default answer.
+
+    Where the model takes the original's `comm_seq`, that is the original's smoke request; else one user whose features
+    are ones.
+
+    Returns:
+      The outputs of `serving_default` by name, such as `top_k`, int64 [1, 200].
 
     Raises:
       NannError: nobody answers, or the request is refused.
     """
-    inputs = {
-        "comm_seq": np.zeros([1, SMOKE_WIDTH], np.float16),
-        "level_topn": np.array(SMOKE_LEVEL_TOPN, np.int32),
-    }
     with GrpcClient(target, name) as client:
-        return client.predict("serving_default", inputs)["top_k"]
+        signature = client.signature("serving_default")
+        if "comm_seq" in signature.inputs:
+            inputs: dict[str, Any] = {
+                "comm_seq": np.zeros([1, SMOKE_WIDTH], np.float16),
+                "level_topn": np.array(SMOKE_LEVEL_TOPN, np.int32),
+            }
+        else:
+            inputs = {key: _ones(info) for key, info in signature.inputs.items() if key not in signature.defaults}
+        return client.predict("serving_default", inputs)
+
+
+def _ones(info: Any) -> np.ndarray:
+    import tensorflow as tf
+
+    shape = [1 if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
+    dtype = tf.dtypes.as_dtype(info.dtype)
+    return np.full(shape, b"1", object) if dtype == tf.string else np.ones(shape, dtype.as_numpy_dtype)
