@@ -6,6 +6,7 @@ differs, and why.
 """
 
 import contextlib
+import ctypes
 import datetime
 import json
 import os
@@ -32,6 +33,8 @@ from tfserving_ext.serving.rest import RestOptions, RestServer
 GRPC_PORT = 8500
 REST_PORT = 8501
 GRACE_SECONDS = 5.0
+_M_MMAP_THRESHOLD = -3  # Of glibc's mallopt.
+LARGE_BLOCK_BYTES = 4 << 20
 
 T = TypeVar("T")
 
@@ -188,11 +191,23 @@ def log_json(**facts: object) -> None:
     print(json.dumps(line), file=sys.stderr, flush=True)
 
 
+def _give_large_blocks_back() -> None:
+    """Has glibc return freed blocks of some MB to the system.
+
+    By itself it learns to keep ever larger blocks, in an arena a thread: a few requests with large tensors, and the
+    process holds hundreds of MB for good.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Not every C library has it.
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+
+
 def run_forever(
     models: Mapping[str, str | os.PathLike[str] | ModelConfig],
     options: ServerOptions = ServerOptions(),
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; arguments and errors are those of `LocalServer`."""
+    _give_large_blocks_back()
     with LocalServer(models, options) as server, server.catching_signals():
         host = options.host
         shown = f"[{host}]" if ":" in host else host
