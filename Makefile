@@ -11,7 +11,7 @@ comma := ,
 
 NATIVE := CMakeLists.txt setup.py $(wildcard custom_ops/*/*.cc custom_ops/*/*.h)
 
-.PHONY: help setup demo test sanitize fuzz bench-search bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo test test-image sanitize fuzz bench-search bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -38,8 +38,11 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
 demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/.
 	$(BIN)/nann demo --folder demo
 
-test: setup $(VENV)/.bench lint  ## Lint, then all tests.
-	$(BIN)/python -m pytest
+test: setup $(VENV)/.bench lint  ## Lint, then all tests but the one of `test-image`.
+	$(BIN)/python -m pytest -m "not clean_root"
+
+test-image: setup  ## docker/Dockerfile.local from an empty Debian to an answered request, without Docker; needs root.
+	$(BIN)/python -m pytest tests/docker
 
 # Builds the target $(3) of the core with the sanitizers $(1) in $(2); $(4) is one more option for CMake.
 build-core = { log=$$($(BIN)/cmake -S . -B $(2) -G Ninja -DNANN_SANITIZE=$(1) $(4) \

@@ -1,0 +1,336 @@
+"""docker/ and the workflow as files: linted, consistent with each other, and scripts that keep what they promise."""
+
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import text_format
+from tensorflow.core.protobuf import config_pb2
+
+from tests.docker.dockerfile import Ignore, argument, read, substitute
+from tfserving_ext.serving.text_protos import read_metrics_path
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+DOCKERFILES = [DOCKER / "Dockerfile", DOCKER / "Dockerfile.local"]
+SCRIPTS = sorted(path for path in DOCKER.iterdir() if path.read_bytes().startswith(b"#!"))
+MODEL_DIR = "demo/models/nann"  # Made by `make demo`.
+
+
+def tool(name: str) -> str:
+    found = Path(sys.executable).with_name(name)
+    assert found.exists(), f"{name} is missing beside {sys.executable}: pip install -r requirements.lock"
+    return str(found)
+
+
+def checked(*command: str | Path) -> None:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Linted.
+
+
+def test_the_workflow_passes_actionlint():
+    checked(tool("actionlint"), ".github/workflows/ci.yaml")
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfiles_pass_hadolint(path):
+    checked(tool("hadolint"), path)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_pass_shellcheck_and_can_be_run(path):
+    checked("bash", "-n", path)
+    checked(tool("shellcheck"), "--severity=style", path)
+    assert os.access(path, os.X_OK), f"{path} is not executable"
+    assert "\nset -euo pipefail\n" in path.read_text()
+
+
+# Consistent.
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_what_a_build_reads_is_there_and_not_ignored(path):
+    file = read(path)
+    ignore = Ignore((ROOT / ".dockerignore").read_text())
+    for stage in file.stages.values():
+        arguments = {}
+        for step in stage.instructions:
+            if step.name == "ARG":
+                name, default = argument(step)
+                arguments[name] = file.arguments[name] if default is None else default  # Every ARG has a default.
+            needed = [mount["source"] for mount in step.mounts() if mount["type"] == "bind" and "from" not in mount]
+            if step.name == "COPY" and step.flag("from") is None:
+                needed += substitute(step.rest, arguments).split()[:-1]
+            for source in needed:
+                assert source == MODEL_DIR or (ROOT / source).exists(), f"line {step.line}: no {source}"
+                assert not ignore.excludes(source), f"line {step.line}: {source} is in .dockerignore"
+            for other in [step.flag("from"), *(mount.get("from") for mount in step.mounts())]:
+                assert other is None or other in file.stages, f"line {step.line}: no stage {other}"
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_server_s_stages_exist_for_each_device(device):
+    file = read(DOCKER / "Dockerfile", {"DEVICE": device})
+    assert file.stages["build"].base in file.stages
+    assert file.stages["runtime"].base in file.stages
+    assert file.stages[f"devel-{device}"].base.startswith("tensorflow/serving:2.20.0-devel")
+
+
+def test_the_server_is_built_from_all_that_bazel_reads():
+    copied = [step.rest for step in read(DOCKER / "Dockerfile").stages["build"].instructions if step.name == "COPY"]
+    for folder in ("bazel", "custom_ops", "grappler_passes"):
+        assert not (ROOT / folder).exists() or any(line.split()[0] == folder for line in copied), folder
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_images_run_without_root_and_say_what_they_are(path):
+    steps = read(path).stages["runtime"].instructions
+    last = {step.name: step for step in steps}
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last["USER"].rest)
+    assert last["EXPOSE"].rest == "8500 8501"
+    copied = [
+        f"{step.words()[-1]}{Path(source).name}" for step in steps if step.name == "COPY" for source in step.words()
+    ]
+    assert last["ENTRYPOINT"].words()[0] in copied
+    assert last["HEALTHCHECK"].rest.removeprefix("CMD ") == '["/usr/local/bin/healthcheck"]'
+    for label in ("title", "description", "version", "revision", "licenses"):
+        assert f"org.opencontainers.image.{label}=" in last["LABEL"].rest
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_images_from_outside_have_a_version(path):
+    file = read(path)
+    for stage in file.stages.values():
+        if stage.base not in file.stages and not stage.base.startswith(("devel-", "runtime-")):
+            assert re.fullmatch(r"[a-z/]+:[\w.-]*\d[\w.-]*(@sha256:[0-9a-f]{64})?|debian:bookworm-slim", stage.base)
+
+
+def test_the_labels_have_the_package_s_version():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    for path in DOCKERFILES:
+        arguments = dict(argument(step) for step in read(path).stages["runtime"].instructions if step.name == "ARG")
+        assert arguments["VERSION"] == version
+
+
+def test_configurations_are_what_the_servers_parse():
+    text_format.Parse((DOCKER / "session_config.pbtxt").read_text(), config_pb2.ConfigProto())
+    (job,) = yaml.safe_load((DOCKER / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["metrics_path"] == read_metrics_path(DOCKER / "monitoring.config")
+    assert job["job_name"] in (DOCKER / "smoke.sh").read_text()
+
+
+def test_the_compose_file_hardens_every_service():
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    services = compose["services"]
+    assert list(services) == ["server", "prometheus", "smoke"]
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    targets = yaml.safe_load((DOCKER / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"]
+    assert targets == [{"targets": ["server:8501"]}]
+    assert "docker/Dockerfile.local" in services["server"]["build"]["dockerfile"]
+    assert re.search(r"@sha256:[0-9a-f]{64}\}$", services["prometheus"]["image"])
+
+
+def test_the_workflow_tests_every_python_that_the_package_takes():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yaml").read_text())
+    versions = ["3.10", "3.11", "3.12", "3.13"]
+    assert 'requires-python = ">=3.10,<3.14"' in (ROOT / "pyproject.toml").read_text()
+    for job in ("tests", "wheels"):
+        assert workflow["jobs"][job]["strategy"]["matrix"]["python"] == versions
+
+
+# Scripts.
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder of programs that print what they were called with; `add(name, more)`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def add(name, more=""):
+        (folder / name).write_text(f'#!/bin/bash\necho {name} "$@"\n{more}\n')
+        (folder / name).chmod(0o755)
+        return folder
+
+    return add
+
+
+def script(*command, path=None, **environment):
+    where = {"PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin"}
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, env=where | environment, timeout=60
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_server_starts_with_xla_configuration_and_metrics(programs, device):
+    folder = programs("tensorflow_model_server")
+    done = script(
+        DOCKER / "entrypoint_server.sh",
+        "--file_system_poll_wait_seconds=5",
+        path=folder,
+        NANN_DEVICE=device,
+        REST_PORT="9",
+    )
+    assert done.returncode == 0, done.stderr
+    flags = done.stdout.split()
+    assert flags[1:3] == ["--port=8500", "--rest_api_port=9"]
+    assert flags[-1] == "--file_system_poll_wait_seconds=5"
+    assert "--tensorflow_session_config_file=/etc/nann/session_config.pbtxt" in flags
+    assert "--monitoring_config_file=/etc/nann/monitoring.config" in flags
+    assert "--model_base_path=/models/nann" in flags
+    assert "--xla_cpu_compilation_enabled=true" in flags
+    assert ("--xla_gpu_compilation_enabled=true" in flags) == (device == "gpu")
+
+
+def test_an_unknown_device_is_refused(programs):
+    done = script(DOCKER / "entrypoint_server.sh", path=programs("tensorflow_model_server"), NANN_DEVICE="tpu")
+    assert done.returncode == 1
+    assert "NANN_DEVICE is 'tpu', allowed are cpu and gpu" in done.stderr
+
+
+def test_the_local_server_gets_a_folder_or_a_file_of_models(programs):
+    folder = programs("nann")
+    done = script(DOCKER / "entrypoint_local.sh", "--log_requests", path=folder, MODEL_NAME="other")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        *("nann", "serve", "--host", "0.0.0.0", "--port", "8500", "--rest_api_port", "8501"),
+        *("--model_name", "other", "--model_base_path", "/models/nann"),
+        *("--monitoring_config_file", "/etc/nann/monitoring.config", "--log_requests"),
+    ]
+    for flag in ("--model_config_file", "--model-config-file"):
+        done = script(DOCKER / "entrypoint_local.sh", f"{flag}=/m", path=folder)
+        assert "--model_base_path" not in done.stdout
+        assert done.stdout.endswith(f"{flag}=/m\n")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository whose bazel/add_to_serving.sh says what it was given, and TensorFlow Serving's sources."""
+    for folder in ("nann/bazel", "nann/docker", "serving/tensorflow_serving/model_servers"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "nann/bazel/add_to_serving.sh").write_text('#!/bin/bash\necho add "$@"\n')
+    (tmp_path / "nann/bazel/add_to_serving.sh").chmod(0o755)
+    shutil.copy2(DOCKER / "build_server.sh", tmp_path / "nann/docker")
+    (tmp_path / "serving/tensorflow_serving/model_servers/BUILD").touch()
+    return tmp_path
+
+
+BAZEL = """built=bazel-bin/tensorflow_serving/model_servers
+mkdir -p $built && cp "$(command -v tensorflow_model_server)" $built/"""
+
+
+def build_server(checkout, path, **environment):
+    return script(
+        checkout / "nann/docker/build_server.sh",
+        checkout / "serving",
+        checkout / "out/server",
+        path=path,
+        **environment,
+    )
+
+
+def test_the_build_adds_the_ops_then_builds_the_server(checkout, programs):
+    programs("buildozer")
+    programs("tensorflow_model_server")
+    folder = programs("bazel", BAZEL)
+    done = build_server(checkout, folder, BAZEL_OPTIONS="--jobs=4 --copt=-mavx2")
+    assert done.returncode == 0, done.stderr
+    target = "tensorflow_serving/model_servers:tensorflow_model_server"
+    assert done.stdout.splitlines() == [
+        f"add {checkout}/serving",
+        f"bazel build --config=release --verbose_failures --jobs=4 --copt=-mavx2 {target}",
+        "tensorflow_model_server --version",
+    ]
+    assert os.access(checkout / "out/server", os.X_OK)
+
+
+def test_the_build_for_gpus_links_against_the_driver_s_stub(checkout, programs):
+    programs("buildozer")
+    programs("tensorflow_model_server")
+    folder = programs("bazel", f"echo $LD_LIBRARY_PATH\n{BAZEL}")
+    stubs = checkout / "stubs"
+    missing = build_server(checkout, folder, DEVICE="gpu", CUDA_STUBS=str(stubs))
+    assert f"{stubs}/libcuda.so is missing" in missing.stderr
+    stubs.mkdir()
+    (stubs / "libcuda.so").touch()
+    done = build_server(checkout, folder, DEVICE="gpu", CUDA_STUBS=str(stubs))
+    assert done.returncode == 0, done.stderr
+    assert "--config=cuda_clang --copt=-fPIC" in done.stdout
+    assert str(stubs) in done.stdout.splitlines()
+    assert (stubs / "libcuda.so.1").exists()
+
+
+def test_the_build_says_what_is_missing(checkout, programs):
+    folder = programs("bazel")
+    assert "buildozer is not on the PATH" in build_server(checkout, folder).stderr
+    (checkout / "serving/tensorflow_serving/model_servers/BUILD").unlink()
+    assert "has not TensorFlow Serving's sources" in build_server(checkout, folder).stderr
+    assert "got 0 arguments, wanted SERVING_DIR OUT" in script(DOCKER / "build_server.sh").stderr
+    assert "usage: install_local.sh" in script(DOCKER / "install_local.sh", "wheels").stderr
+
+
+@pytest.fixture(scope="module")
+def rest_port():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        answers = {  # noqa: RUF012
+            "/v1/models/nann": (200, '"state": "AVAILABLE"'),
+            "/v1/models/slow": (200, '"state": "LOADING"'),
+            "/monitoring/prometheus/metrics": (200, "# TYPE requests counter"),
+            "/api/v1/query?query=up%7Bjob%3D%22nann%22%7D": (200, '{"value":[1700000000.1,"1"]}'),
+        }
+
+        def do_GET(self):
+            status, body = self.answers.get(self.path, (404, '"AVAILABLE"'))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield str(server.server_port)
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "text"),
+    [("nann", 0, ""), ("slow", 1, "without 200 or without"), ("other", 1, "without 200 or without")],
+)
+def test_healthy_is_an_available_version(rest_port, name, status, text):
+    done = script(DOCKER / "healthcheck", REST_PORT=rest_port, MODEL_NAME=name)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert text in done.stderr
+
+
+def test_nobody_there_is_not_healthy():
+    done = script(DOCKER / "healthcheck", REST_PORT="9")
+    assert done.returncode == 1
+    assert "http://127.0.0.1:9/v1/models/nann does not answer" in done.stderr
+
+
+def test_the_smoke_test_asks_the_server_and_prometheus(rest_port, programs):
+    folder = programs("nann")
+    environment = {"REST_PORT": rest_port, "PROMETHEUS": f"127.0.0.1:{rest_port}"}
+    done = script(DOCKER / "smoke.sh", "127.0.0.1", path=folder, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "nann smoke 127.0.0.1:8500 --name nann" in done.stdout
+    assert "Prometheus reads the server" in done.stdout
+    failing = script(DOCKER / "smoke.sh", path=programs("nann", "exit 3"), **environment)
+    assert failing.returncode == 3
