@@ -69,11 +69,6 @@ class Metrics:
                 reason = _STOPPED.get(int(stopped), str(stopped))
                 self._count(":nann:search_stopped", _labels(model_name=model, reason=reason))
 
-    def warmed_up(self, model: str, seconds: float) -> None:
-        """Counts the load of a version, its warm-up included."""
-        with self._lock:
-            self._observe("model_warmup_latency", _labels(model_path=model, status="OK"), 1e6 * seconds)
-
     def text(self) -> str:
         """All of it in Prometheus' text format."""
         with self._lock:
