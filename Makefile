@@ -38,8 +38,8 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
 demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/.
 	$(BIN)/nann demo --folder demo
 
-test: setup $(VENV)/.bench lint  ## Lint, then all tests but the one of `test-image`.
-	$(BIN)/python -m pytest -m "not clean_root"
+test: setup $(VENV)/.bench lint  ## Lint, then all tests but the one of `test-image`, two files at a time.
+	$(BIN)/python -m pytest -m "not clean_root" --numprocesses 2 --dist loadfile
 
 test-image: setup  ## docker/Dockerfile.local from an empty Debian to an answered request, without Docker; needs root.
 	$(BIN)/python -m pytest tests/docker
