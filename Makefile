@@ -9,7 +9,8 @@ CLANG ?= $(shell command -v clang++ || ls /usr/bin/clang++-[0-9]* 2>/dev/null | 
 FUZZ_SECONDS ?= 60
 comma := ,
 
-NATIVE := CMakeLists.txt setup.py $(wildcard custom_ops/*/*.cc custom_ops/*/*.h)
+CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
+NATIVE := CMakeLists.txt setup.py $(CXX_SOURCES)
 
 .PHONY: help setup demo test test-image sanitize fuzz bench-search bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
@@ -85,13 +86,13 @@ fuzz-serve: setup  ## Damaged requests for the local server, REQUESTS=100000 of 
 lint: setup  ## ruff, clang-format and mypy, as pre-commit runs them.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(wildcard custom_ops/*/*.cc custom_ops/*/*.h)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/mypy
 
 format: setup  ## Format Python and C++.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard custom_ops/*/*.cc custom_ops/*/*.h)
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 clean:  ## Remove everything that was built, but not demo/.
 	rm -rf $(VENV) build *.egg-info tfserving_ext/ops/_nann_ops.so tfserving_ext/ops/build_info.json

@@ -30,3 +30,20 @@ def tensorflow():
             "@org_tensorflow//tensorflow/core:lib",
         ],
     })
+
+def grappler():
+    """Dependencies on what graph passes are made of, beside `tensorflow()`.
+
+    Returns:
+      A select() for `deps`.
+    """
+    return select({
+        "//:wheel": [],
+        "//conditions:default": [
+            "@org_tensorflow//tensorflow/core:core_cpu",
+            "@org_tensorflow//tensorflow/core/grappler:grappler_item",
+            "@org_tensorflow//tensorflow/core/grappler/costs:graph_properties",
+            "@org_tensorflow//tensorflow/core/grappler/optimizers:custom_graph_optimizer",
+            "@org_tensorflow//tensorflow/core/grappler/optimizers:custom_graph_optimizer_registry",
+        ],
+    })

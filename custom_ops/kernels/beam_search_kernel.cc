@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "custom_ops/kernels/function_scorer.h"
+#include "custom_ops/kernels/scorer_functions.h"
 #include "custom_ops/kernels/search_call.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor_util.h"
@@ -63,12 +64,7 @@ class BeamSearchCall : public SearchCall {
 class BeamSearchOp : public AsyncOpKernel {
  public:
   explicit BeamSearchOp(OpKernelConstruction* ctx) : AsyncOpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("scorer", &scorer_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("compiled_scorer", &compiled_scorer_));
-    OP_REQUIRES(
-        ctx, compiled_scorer_.size() <= 1,
-        absl::InvalidArgumentError(absl::StrCat("compiled_scorer holds ", compiled_scorer_.size(),
-                                                " functions, allowed are 0 and 1")));
+    OP_REQUIRES_OK(ctx, ReadScorerDefinition(ctx, &definition_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("algorithm", &algorithm_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("batch_sizes", &batch_sizes_));
     for (size_t i = 0; i < batch_sizes_.size(); ++i) {
@@ -81,7 +77,7 @@ class BeamSearchOp : public AsyncOpKernel {
   }
 
   void ComputeAsync(OpKernelContext* ctx, DoneCallback done) override {
-    auto scorer = Scorer(ctx->function_library());
+    auto scorer = Scorer(ctx);
     OP_REQUIRES_OK_ASYNC(ctx, scorer.status(), done);
     auto call = std::make_unique<BeamSearchCall>(ctx, **scorer, batch_sizes_);
     OP_REQUIRES_OK_ASYNC(ctx, call->Prepare(algorithm_), done);
@@ -90,27 +86,20 @@ class BeamSearchOp : public AsyncOpKernel {
 
  private:
   // The scorer's handles, instantiated at the first call in each function library.
-  absl::StatusOr<ScorerFunctions*> Scorer(FunctionLibraryRuntime* library) {
+  absl::StatusOr<ScorerFunctions*> Scorer(OpKernelContext* ctx) {
+    FunctionLibraryRuntime* const library = ctx->function_library();
     if (library == nullptr) return absl::InternalError("no function library is available");
     absl::MutexLock lock(&mu_);
     for (const auto& known : instantiated_) {
       if (known->library == library) return known.get();
     }
-    auto functions = std::make_unique<ScorerFunctions>();
-    functions->library = library;
-    TF_RETURN_IF_ERROR(
-        library->Instantiate(scorer_.name(), AttrSlice(&scorer_.attr()), &functions->plain));
-    for (const NameAttrList& compiled : compiled_scorer_) {
-      TF_RETURN_IF_ERROR(
-          library->Instantiate(compiled.name(), AttrSlice(&compiled.attr()), &functions->compiled));
-      functions->compiles = true;
-    }
-    instantiated_.push_back(std::move(functions));
+    auto functions = InstantiateScorer(ctx, definition_);
+    TF_RETURN_IF_ERROR(functions.status());
+    instantiated_.push_back(*std::move(functions));
     return instantiated_.back().get();
   }
 
-  NameAttrList scorer_;
-  std::vector<NameAttrList> compiled_scorer_;
+  ScorerDefinition definition_;
   std::string algorithm_;
   std::vector<int64_t> batch_sizes_;
   absl::Mutex mu_;

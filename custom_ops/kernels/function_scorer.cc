@@ -13,17 +13,6 @@
 
 namespace tensorflow {
 namespace nann_ops {
-namespace {
-
-std::vector<Tensor> Arguments(std::vector<Tensor> user, std::vector<Tensor> captured) {
-  user.emplace_back();  // The items.
-  user.insert(user.end(), std::make_move_iterator(captured.begin()),
-              std::make_move_iterator(captured.end()));
-  return user;
-}
-
-}  // namespace
-
 FunctionScorer::FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions,
                                const nann::IndexView& index, absl::Span<const int64_t> batch_sizes,
                                std::vector<Tensor> user, std::vector<Tensor> captured,
@@ -32,9 +21,27 @@ FunctionScorer::FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions,
       functions_(functions),
       index_(index),
       batch_sizes_(batch_sizes),
-      items_arg_(user.size()),
-      batches_(batches) {
-  args_ = Arguments(std::move(user), std::move(captured));
+      user_(std::move(user)),
+      captured_(std::move(captured)),
+      batches_(batches) {}
+
+// Once per user, at the first batch: a search can end before it scores anything.
+absl::Status FunctionScorer::Prepare() {
+  args_ = user_;
+  if (functions_.prepare != kInvalidHandle) {
+    std::vector<Tensor> args = user_, prepared;
+    args.insert(args.end(), captured_.begin(), captured_.end());
+    FunctionLibraryRuntime::Options options(ctx_->step_id());
+    options.rendezvous = ctx_->rendezvous();
+    options.cancellation_manager = ctx_->cancellation_manager();
+    TF_RETURN_IF_ERROR(Run(functions_.prepare, options, args, &prepared));
+    args_.insert(args_.end(), prepared.begin(), prepared.end());
+  }
+  items_arg_ = args_.size();
+  args_.emplace_back();
+  args_.insert(args_.end(), captured_.begin(), captured_.end());
+  prepared_ = true;
+  return absl::OkStatus();
 }
 
 absl::Status FunctionScorer::Score(absl::Span<const int32_t> items, absl::Span<float> scores) {
@@ -64,9 +71,10 @@ absl::Status FunctionScorer::ScoreBatch(int64_t batch_size, absl::Span<const int
     std::memset(batch.data(), 0, batch.TotalBytes());
   }
   nann::Gather(index_, items, batch.flat<float>().data());
-  args_[items_arg_] = batch;
   std::vector<Tensor> results;
   const auto begin = std::chrono::steady_clock::now();
+  if (!prepared_) TF_RETURN_IF_ERROR(Prepare());
+  args_[items_arg_] = batch;
   TF_RETURN_IF_ERROR(Call(&results));
   nanoseconds_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count();
   if (results.size() != 1 || results[0].dtype() != DT_FLOAT ||
@@ -98,7 +106,7 @@ absl::Status FunctionScorer::RunPlain(std::vector<Tensor>* results) {
   FunctionLibraryRuntime::Options options(ctx_->step_id());
   options.rendezvous = ctx_->rendezvous();
   options.cancellation_manager = ctx_->cancellation_manager();
-  return Run(functions_.plain, options, results);
+  return Run(functions_.plain, options, args_, results);
 }
 
 absl::Status FunctionScorer::RunCompiled(std::vector<Tensor>* results) {
@@ -107,15 +115,15 @@ absl::Status FunctionScorer::RunCompiled(std::vector<Tensor>* results) {
   FunctionLibraryRuntime::Options options(ctx_->step_id());
   options.create_rendezvous = true;
   CancellationManager* const request = ctx_->cancellation_manager();
-  if (request == nullptr) return Run(functions_.compiled, options, results);
+  if (request == nullptr) return Run(functions_.compiled, options, args_, results);
   CancellationManager own(request);
   options.cancellation_manager = &own;
-  return Run(functions_.compiled, options, results);
+  return Run(functions_.compiled, options, args_, results);
 }
 
 absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
                                  FunctionLibraryRuntime::Options& options,
-                                 std::vector<Tensor>* results) {
+                                 absl::Span<const Tensor> args, std::vector<Tensor>* results) {
   // The scorer's kernels run on this very thread (they still share the intra-op pool): nothing
   // waits for a free inter-op thread, so the search cannot deadlock with one thread only, and no
   // time goes to handing work over.
@@ -129,7 +137,7 @@ absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
   options.runner = &inline_runner;
   absl::Notification done;
   absl::Status status;
-  functions_.library->Run(options, function, args_, results,
+  functions_.library->Run(options, function, args, results,
                           [&done, &status](const absl::Status& result) {
                             status = result;
                             done.Notify();

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,7 +21,11 @@ namespace nann_ops {
 // The scorer in one function library, as instantiated. Thread-safe.
 struct ScorerFunctions {
   FunctionLibraryRuntime* library;
-  FunctionLibraryRuntime::Handle plain;
+  // What was made of the scorer when it was met; the handles below lean on it. Null where they are
+  // the model's own.
+  std::unique_ptr<FunctionLibraryDefinition> optimized;
+  FunctionLibraryRuntime::Handle prepare = kInvalidHandle;  // Once per user; absent in many models.
+  FunctionLibraryRuntime::Handle plain = kInvalidHandle;
   FunctionLibraryRuntime::Handle compiled = kInvalidHandle;  // By XLA; the same function.
   // Whether `compiled` is to be called. Cleared for good where that fails: in a server that runs
   // without XLA, and for models that XLA cannot compile.
@@ -31,7 +36,9 @@ struct ScorerFunctions {
 // Lives for one request; used from one thread.
 class FunctionScorer : public Scorer {
  public:
-  // The function is called as f(user..., items, captured...), where `user` are tensors [1, ...].
+  // The function is called as f(user..., prepared..., items, captured...), where `user` are tensors
+  // [1, ...] and `prepared` what the preparing function, if there is one, makes of (user...,
+  // captured...).
   FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions, const nann::IndexView& index,
                  absl::Span<const int64_t> batch_sizes, std::vector<Tensor> user,
                  std::vector<Tensor> captured, BatchTensors& batches);
@@ -40,20 +47,24 @@ class FunctionScorer : public Scorer {
   int64_t nanoseconds() const override { return nanoseconds_; }
 
  private:
+  absl::Status Prepare();
   absl::Status ScoreBatch(int64_t batch_size, absl::Span<const int32_t> items,
                           absl::Span<float> scores);
   absl::Status Call(std::vector<Tensor>* results);
   absl::Status RunPlain(std::vector<Tensor>* results);
   absl::Status RunCompiled(std::vector<Tensor>* results);
   absl::Status Run(FunctionLibraryRuntime::Handle function,
-                   FunctionLibraryRuntime::Options& options, std::vector<Tensor>* results);
+                   FunctionLibraryRuntime::Options& options, absl::Span<const Tensor> args,
+                   std::vector<Tensor>* results);
 
   OpKernelContext* const ctx_;
   ScorerFunctions& functions_;
   const nann::IndexView& index_;
   const absl::Span<const int64_t> batch_sizes_;
-  std::vector<Tensor> args_;  // The items' place holds the current batch.
-  const size_t items_arg_;
+  std::vector<Tensor> user_, captured_;
+  bool prepared_ = false;
+  std::vector<Tensor> args_;  // Of the scorer; the items' place holds the current batch.
+  size_t items_arg_ = 0;
   BatchTensors& batches_;
   int64_t nanoseconds_ = 0;
 };

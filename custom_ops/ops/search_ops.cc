@@ -69,6 +69,8 @@ REGISTER_OP("Nann>BeamSearch")
     .Attr("Tcaptured: list(type) >= 0")
     .Attr("scorer: func")
     .Attr("compiled_scorer: list(func) = []")
+    .Attr("prepare: list(func) = []")
+    .Attr("optimize: bool = true")
     .Attr("algorithm: {'rounds', 'deployed', 'best_first'} = 'rounds'")
     .Attr("batch_sizes: list(int) >= 1")
     .SetIsStateful()
@@ -110,6 +112,9 @@ scorer: the model's score function.
 compiled_scorer: at most one function, the same as `scorer` and with the same captures, that XLA compiles. It is
   called instead; where that fails, for a runtime without XLA or a model that XLA cannot compile,
   `scorer` is from then on.
+prepare: at most one function (user..., captured...) -> prepared..., run once per user. The scorer is then called
+  as scorer(user..., prepared..., items, captured...).
+optimize: without `prepare`, let the passes of grappler_passes/ make one of the scorer at the first call.
 algorithm: `rounds` is the paper's Algorithm 2; `deployed` the search of the original's deployed graph;
   `best_first` expands the best of a pool, seeded with the user's history.
 batch_sizes: the sizes that scorer batches are padded to, increasing.

@@ -8,11 +8,11 @@ loadable:
 """
 
 from tfserving_ext.ops._library import load
+from tfserving_ext.ops._scorer import CompiledScorer, PassReport, Scorer, compile_scorer, trace_scorer
 from tfserving_ext.ops._search import (
     DEFAULT_BATCH_SIZES,
     MAX_ROUNDS,
     MAX_WIDTH,
-    Scorer,
     SearchResult,
     beam_search,
     index_gather,
@@ -20,16 +20,18 @@ from tfserving_ext.ops._search import (
     index_items,
     index_open,
     metric_search,
-    trace_scorer,
 )
 
 __all__ = [
     "DEFAULT_BATCH_SIZES",
     "MAX_ROUNDS",
     "MAX_WIDTH",
+    "CompiledScorer",
+    "PassReport",
     "Scorer",
     "SearchResult",
     "beam_search",
+    "compile_scorer",
     "index_gather",
     "index_handle",
     "index_items",

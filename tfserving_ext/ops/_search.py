@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfserving_ext.ops._library import load
+from tfserving_ext.ops._scorer import Scorer, trace_scorer
 
 # Scorer batches are padded to these sizes: 16, 32, 48, then four to every doubling. Fewer would waste a fifth of the
 # time on padding (benchmarks/README.md); a scorer that is compiled for each size wants fewer.
@@ -87,43 +88,6 @@ def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:
     return load().nann_index_gather(index=index, items=items, dim=dim)
 
 
-class Scorer(NamedTuple):
-    """A score function as traced by `trace_scorer`; searches that share one share what XLA compiled of it.
-
-    Attributes:
-      plain: the function of user tensors and items.
-      compiled: the same for XLA, or None.
-    """
-
-    plain: Any
-    compiled: Any
-
-
-def trace_scorer(score: Callable[..., tf.Tensor], user: Sequence[tf.Tensor], dim: int, xla: bool = False) -> Scorer:
-    """Traces a score function; `beam_search` does so by itself, at every call.
-
-    Args:
-      score: as in `beam_search`.
-      user: user tensors, or their `tf.TensorSpec`s; the first dimension, the batch, does not matter.
-      dim: width of an item embedding.
-      xla: trace it for XLA as well.
-
-    Raises:
-      ValueError: the second trace, for XLA, captured other tensors than the first.
-    """
-    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in user]
-    specs.append(tf.TensorSpec([1, None, dim], tf.float32))
-    plain = tf.function(score, autograph=False).get_concrete_function(*specs)
-    if not xla:
-        return Scorer(plain, None)
-    jitted = tf.function(score, autograph=False, jit_compile=True)
-    # A function attribute that is the jitted function itself would run without XLA: what calls it is compiled.
-    compiled = tf.function(lambda *tensors: jitted(*tensors), autograph=False).get_concrete_function(*specs)
-    if [id(tensor) for tensor in compiled.captured_inputs] != [id(tensor) for tensor in plain.captured_inputs]:
-        raise ValueError("score captured other tensors when it was traced a second time; XLA needs it to be repeatable")
-    return Scorer(plain, compiled)
-
-
 def beam_search(
     index: tf.Tensor,
     user: Sequence[tf.Tensor],
@@ -139,6 +103,7 @@ def beam_search(
     budget: Any = 0,
     deadline_ms: Any = 0,
     xla: bool = False,
+    optimize: bool = True,
 ) -> SearchResult:
     """Top-k items under `score` by beam search over the index's graph (arXiv 2202.10226, Algorithms 1 and 2).
 
@@ -163,6 +128,8 @@ def beam_search(
       deadline_ms: int32 [], milliseconds after which no further round is begun; 0 for no limit.
       xla: have XLA compile `score`, once per batch size at its first use. Where the runtime has no XLA, or XLA cannot
         compile it, it runs as it is. Not read where `score` is a `Scorer`.
+      optimize: let the passes (docs/scorer.md) rewrite the scorer when the search first runs, where that was not done
+        before.
 
     Returns:
       A `SearchResult`. Ties are broken by the lower item index; NaN comes after every number, as -inf.
@@ -174,10 +141,12 @@ def beam_search(
     return SearchResult(
         *load().nann_beam_search(
             user=list(user),
-            captured=scorer.plain.captured_inputs,
+            captured=list(scorer.captured),
             scorer=scorer.plain,
             compiled_scorer=[scorer.compiled] if scorer.compiled else [],
+            prepare=[scorer.prepare] if scorer.prepare else [],
             batch_sizes=list(batch_sizes),
+            optimize=optimize,
             **_common(index, tf.shape(user[0])[0], k, ef, rounds, exclude, algorithm, seeds, budget, deadline_ms),
         )
     )

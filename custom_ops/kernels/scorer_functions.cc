@@ -1,0 +1,169 @@
+#include "custom_ops/kernels/scorer_functions.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
+#include "custom_ops/kernels/scorer_arguments.h"
+#include "grappler_passes/compile_scorer.h"
+#include "grappler_passes/scorer_function.h"
+
+namespace tensorflow {
+namespace nann_ops {
+namespace {
+
+absl::Status CheckOne(absl::string_view name, const std::vector<NameAttrList>& functions) {
+  if (functions.size() <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " holds ", functions.size(), " functions, allowed are 0 and 1"));
+}
+
+// A function that has XLA compile `function`. What calls a function that is marked so is compiled,
+// not the function itself where it is an attribute.
+absl::StatusOr<FunctionDef> ForXla(const FunctionDef& function, const std::string& name) {
+  GraphDef graph;
+  NodeDef call;
+  call.set_name("call");
+  call.set_op("StatefulPartitionedCall");
+  (*call.mutable_attr())["f"].mutable_func()->set_name(function.signature().name());
+  (*call.mutable_attr())["_XlaMustCompile"].set_b(true);
+  AttrValue inputs, outputs;
+  for (int i = 0; i < function.signature().input_arg_size(); ++i) {
+    NodeDef& node = *graph.add_node();
+    node.set_name(absl::StrCat("argument_", i));
+    node.set_op("_Arg");
+    const DataType dtype = function.signature().input_arg(i).type();
+    (*node.mutable_attr())["T"].set_type(dtype);
+    (*node.mutable_attr())["index"].set_i(i);
+    call.add_input(node.name());
+    inputs.mutable_list()->add_type(dtype);
+  }
+  outputs.mutable_list()->add_type(DT_FLOAT);
+  (*call.mutable_attr())["Tin"] = inputs;
+  (*call.mutable_attr())["Tout"] = outputs;
+  *graph.add_node() = call;
+  NodeDef& result = *graph.add_node();
+  result.set_name("result");
+  result.set_op("_Retval");
+  result.add_input("call");
+  (*result.mutable_attr())["T"].set_type(DT_FLOAT);
+  (*result.mutable_attr())["index"].set_i(0);
+  return nann_passes::ToFunction(graph, name);
+}
+
+// The shape that argument `index` of a function was traced with. Extents of a call's tensors are no
+// help: the next call's may be others.
+PartialTensorShape TracedShape(const FunctionDef& function, int index) {
+  const auto attributes = function.arg_attr().find(index);
+  if (attributes == function.arg_attr().end()) return {};
+  const auto shapes = attributes->second.attr().find("_output_shapes");
+  if (shapes == attributes->second.attr().end() || shapes->second.list().shape_size() != 1) {
+    return {};
+  }
+  return PartialTensorShape(shapes->second.list().shape(0));
+}
+
+absl::StatusOr<std::vector<nann_passes::Argument>> Arguments(OpKernelContext* ctx,
+                                                             const std::string& scorer) {
+  OpInputList user, captured;
+  TF_RETURN_IF_ERROR(ctx->input_list("user", &user));
+  TF_RETURN_IF_ERROR(ctx->input_list("captured", &captured));
+  core::RefCountPtr<IndexResource> resource;
+  TF_RETURN_IF_ERROR(LookupResource(ctx, HandleFromInput(ctx, 0), &resource));
+  const auto index = resource->Get();
+  TF_RETURN_IF_ERROR(index.status());
+  const auto record = ctx->function_library()->GetFunctionLibraryDefinition()->FindRecord(scorer);
+  if (record == nullptr) return absl::NotFoundError(absl::StrCat("no function is called ", scorer));
+  std::vector<std::pair<DataType, PartialTensorShape>> shapes;
+  for (int i = 0; i < user.size(); ++i) {
+    shapes.emplace_back(user[i].dtype(), TracedShape(record->fdef(), i));
+  }
+  return ScorerArguments(ctx, shapes, (*index)->view().dim(), captured);
+}
+
+// Compiles the scorer and instantiates what was made of it.
+absl::Status Optimize(OpKernelContext* ctx, const ScorerDefinition& definition,
+                      ScorerFunctions* functions) {
+  auto arguments = Arguments(ctx, definition.scorer.name());
+  TF_RETURN_IF_ERROR(arguments.status());
+  FunctionLibraryRuntime* const library = functions->library;
+  const FunctionLibraryDefinition& known = *library->GetFunctionLibraryDefinition();
+  auto compiled = nann_passes::CompileScorer(definition.scorer, known, *arguments, {});
+  TF_RETURN_IF_ERROR(compiled.status());
+  auto definitions = std::make_unique<FunctionLibraryDefinition>(known);
+  FunctionLibraryRuntime::InstantiateOptions options;
+  options.lib_def = definitions.get();
+  const auto instantiate = [&](const FunctionDef& function,
+                               FunctionLibraryRuntime::Handle* handle) -> absl::Status {
+    TF_RETURN_IF_ERROR(definitions->AddFunctionDef(function));
+    return library->Instantiate(function.signature().name(), AttrSlice(), options, handle);
+  };
+  const std::string& name = definition.scorer.name();
+  auto prepare = nann_passes::ToFunction(compiled->prepare, absl::StrCat(name, "_nann_prepare"));
+  TF_RETURN_IF_ERROR(prepare.status());
+  auto score = nann_passes::ToFunction(compiled->score, absl::StrCat(name, "_nann_score"));
+  TF_RETURN_IF_ERROR(score.status());
+  FunctionLibraryRuntime::Handle prepared, plain, by_xla = kInvalidHandle;
+  TF_RETURN_IF_ERROR(instantiate(*prepare, &prepared));
+  TF_RETURN_IF_ERROR(instantiate(*score, &plain));
+  if (!definition.compiled_scorer.empty()) {
+    FunctionDef inner = *score;
+    inner.mutable_signature()->set_name(absl::StrCat(name, "_nann_score_for_xla"));
+    (*inner.mutable_attr())["_XlaMustCompile"].set_b(true);
+    TF_RETURN_IF_ERROR(definitions->AddFunctionDef(inner));
+    auto outer = ForXla(inner, absl::StrCat(name, "_nann_score_by_xla"));
+    TF_RETURN_IF_ERROR(outer.status());
+    TF_RETURN_IF_ERROR(instantiate(*outer, &by_xla));
+  }
+  functions->prepare = prepared;
+  functions->plain = plain;
+  functions->compiled = by_xla;
+  functions->compiles = by_xla != kInvalidHandle;
+  functions->optimized = std::move(definitions);
+  int rewrites = 0;
+  for (const auto& report : compiled->reports) rewrites += report.rewrites;
+  const auto &first = compiled->reports.front().before, &last = compiled->reports.back().after;
+  VLOG(1) << absl::StrCat("passes rewrote the scorer ", name, " ", rewrites,
+                          " times; multiply-adds per item ", first.multiply_adds, " -> ",
+                          last.multiply_adds);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ReadScorerDefinition(OpKernelConstruction* ctx, ScorerDefinition* definition) {
+  TF_RETURN_IF_ERROR(ctx->GetAttr("scorer", &definition->scorer));
+  TF_RETURN_IF_ERROR(ctx->GetAttr("compiled_scorer", &definition->compiled_scorer));
+  TF_RETURN_IF_ERROR(ctx->GetAttr("prepare", &definition->prepare));
+  TF_RETURN_IF_ERROR(ctx->GetAttr("optimize", &definition->optimize));
+  TF_RETURN_IF_ERROR(CheckOne("compiled_scorer", definition->compiled_scorer));
+  return CheckOne("prepare", definition->prepare);
+}
+
+absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
+    OpKernelContext* ctx, const ScorerDefinition& definition) {
+  auto functions = std::make_unique<ScorerFunctions>();
+  FunctionLibraryRuntime* const library = functions->library = ctx->function_library();
+  if (definition.optimize && definition.prepare.empty()) {
+    const absl::Status optimized = Optimize(ctx, definition, functions.get());
+    if (optimized.ok()) return functions;
+    LOG(WARNING) << "The scorer runs as it is, without the passes: " << optimized.message();
+  }
+  const auto instantiate = [library](const NameAttrList& function,
+                                     FunctionLibraryRuntime::Handle* handle) {
+    return library->Instantiate(function.name(), AttrSlice(&function.attr()), handle);
+  };
+  TF_RETURN_IF_ERROR(instantiate(definition.scorer, &functions->plain));
+  for (const NameAttrList& function : definition.prepare) {
+    TF_RETURN_IF_ERROR(instantiate(function, &functions->prepare));
+  }
+  for (const NameAttrList& function : definition.compiled_scorer) {
+    TF_RETURN_IF_ERROR(instantiate(function, &functions->compiled));
+    functions->compiles = true;
+  }
+  return functions;
+}
+
+}  // namespace nann_ops
+}  // namespace tensorflow

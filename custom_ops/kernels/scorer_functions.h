@@ -1,0 +1,33 @@
+#ifndef CUSTOM_OPS_KERNELS_SCORER_FUNCTIONS_H_
+#define CUSTOM_OPS_KERNELS_SCORER_FUNCTIONS_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "custom_ops/kernels/function_scorer.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+namespace tensorflow {
+namespace nann_ops {
+
+// The attributes of a search that say what its scorer is.
+struct ScorerDefinition {
+  NameAttrList scorer;
+  std::vector<NameAttrList> compiled_scorer;  // At most one, and so
+  std::vector<NameAttrList> prepare;          // here.
+  bool optimize;
+};
+
+absl::Status ReadScorerDefinition(OpKernelConstruction* ctx, ScorerDefinition* definition);
+
+// Instantiates the scorer for a call's function library, optimised where the definition asks for
+// it. A scorer that the passes cannot read runs as it is; the log says why.
+absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
+    OpKernelContext* ctx, const ScorerDefinition& definition);
+
+}  // namespace nann_ops
+}  // namespace tensorflow
+
+#endif  // CUSTOM_OPS_KERNELS_SCORER_FUNCTIONS_H_

@@ -1,0 +1,90 @@
+// batch_norm_folding: what scales and shifts a product's columns alike for all items belongs to its
+// weights.
+//
+//   Mul(MatMul(x, W), s)         ->  MatMul(x, Mul(W, s))
+//   Mul(x + b, s)                ->  Mul(x, s) + Mul(b, s)      where x is such a product
+//   Add(Add(x, b), c)            ->  Add(x, Add(b, c))
+//
+// where s, b and c are scalars or rows that do not depend on the items. Batch norm at inference is
+// a scale and a shift, the attention's 1 / sqrt(d) a scale, its mask a shift.
+#include "grappler_passes/pass.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+bool IsSum(const NodeDef& node) {
+  return node.op() == "AddV2" || node.op() == "Add" || node.op() == "BiasAdd";
+}
+
+// The operand of `node` that is the same in all rows and does not depend on the items; -1 for none.
+int RowOperand(const ScorerGraph& scorer, const NodeDef& node) {
+  const Shape* out = scorer.ShapeOf(node.name());
+  if (out == nullptr || out->size() != 2) return -1;
+  for (int i : {1, 0}) {
+    const Shape* shape = scorer.ShapeOf(node.input(i));
+    const Shape* other = scorer.ShapeOf(node.input(1 - i));
+    if (shape == nullptr || other == nullptr || scorer.OfItems(node.input(i))) continue;
+    if (RowsOf(*shape) == 1 && shape->size() <= 2 && *other == *out) return i;
+  }
+  return -1;
+}
+
+// `tensor` times the row `scale`, the scale moved into the weights of what it is a product of; ""
+// where it is none.
+std::string Scaled(ScorerGraph& scorer, const std::string& tensor, const std::string& scale) {
+  const NodeDef& node = *scorer.NodeOf(tensor);
+  if (!scorer.Free(node) || !scorer.HasOneConsumer(tensor)) return "";
+  if (IsSum(node)) {
+    const int row = RowOperand(scorer, node);
+    if (row < 0) return "";
+    const std::string x = Scaled(scorer, node.input(1 - row), scale);
+    if (x.empty()) return "";
+    return scorer.Binary("AddV2", x, scorer.Binary("Mul", node.input(row), scale, node), node);
+  }
+  if (node.op() != "MatMul" || scorer.OfItems(node.input(1))) return "";
+  std::string factor = scale;
+  const bool transposed = node.attr().at("transpose_b").b();
+  const Shape shape = *scorer.ShapeOf(scale);
+  if (transposed && Elements(shape) > 1) factor = scorer.Reshape(scale, {shape.back(), 1}, node);
+  const std::string weights = scorer.Binary("Mul", node.input(1), factor, node);
+  return scorer.MatMul(node.input(0), weights, node.attr().at("transpose_a").b(), transposed, node);
+}
+
+bool FoldScale(ScorerGraph& scorer, const NodeDef& node) {
+  const int row = RowOperand(scorer, node);
+  if (row < 0) return false;
+  const std::string made = Scaled(scorer, node.input(1 - row), node.input(row));
+  if (made.empty()) return false;
+  scorer.Replace(node.name(), made);
+  return true;
+}
+
+bool MergeShifts(ScorerGraph& scorer, const NodeDef& outer) {
+  const int row = RowOperand(scorer, outer);
+  if (row < 0) return false;
+  const NodeDef& inner = *scorer.NodeOf(outer.input(1 - row));
+  if (!IsSum(inner) || !scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) return false;
+  const int inner_row = RowOperand(scorer, inner);
+  if (inner_row < 0) return false;
+  const std::string shift = scorer.Binary("AddV2", inner.input(inner_row), outer.input(row), outer);
+  scorer.Replace(outer.name(), scorer.Binary("AddV2", inner.input(1 - inner_row), shift, outer));
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<int> BatchNormFolding(ScorerGraph& scorer) {
+  int rewrites = 0;
+  for (NodeDef* node : scorer.Nodes()) {
+    if (!scorer.OfItems(node->name()) || !scorer.Free(*node)) continue;
+    if (scorer.Consumers(node->name()).empty()) continue;
+    if (node->op() == "Mul") rewrites += FoldScale(scorer, *node);
+    if (IsSum(*node)) rewrites += MergeShifts(scorer, *node);
+  }
+  scorer.Prune();
+  return rewrites;
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow

@@ -1,0 +1,113 @@
+// broadcast_elimination: a tensor of the user that is repeated for every item need not be.
+//
+//   Broadcast(x)                     ->  x                         where it repeats nothing
+//   op(Broadcast(x), y)              ->  op(x, y)                  where y alone gives the result
+//   its shape op(Broadcast(x), Broadcast(y))   ->  Broadcast(op(x, y))       where the inner result
+//   is smaller MatMul(Broadcast(x), w)          ->  Broadcast(MatMul(x, w))
+//   BatchMatMulV2(Broadcast(x), y)   ->  BatchMatMulV2(x, y)       where only batch axes are
+//   repeated
+//
+// Broadcast is Tile, BroadcastTo, a product with ones, or a gather from a single row; op works on
+// one element at a time, or along a last axis that is not repeated. (The original's memory access
+// optimizer.)
+#include "grappler_passes/broadcasts.h"
+#include "grappler_passes/pass.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+bool RepeatsNothing(const ScorerGraph& scorer, const NodeDef& node) {
+  if (node.op() != "Tile" && node.op() != "BroadcastTo") return false;
+  const Shape* before = scorer.ShapeOf(node.input(0));
+  const Shape* after = scorer.ShapeOf(node.name());
+  return before != nullptr && after != nullptr && *before == *after;
+}
+
+bool OnElements(const NodeDef& node) {
+  return IsUnary(node) || IsBinary(node) || node.op() == "Softmax";
+}
+
+bool Elementwise(ScorerGraph& scorer, NodeDef* node) {
+  const Shape* found = scorer.ShapeOf(node->name());
+  if (found == nullptr) return false;
+  const Shape out = *found;
+  std::vector<std::string> inputs;
+  bool any = false;
+  Shape inner;
+  for (int i = 0; i < NumInputs(*node); ++i) {
+    const std::string source = BroadcastSource(scorer, node->input(i));
+    if (source.empty() && scorer.ShapeOf(node->input(i)) == nullptr) return false;
+    inputs.push_back(source.empty() ? node->input(i) : source);
+    any = any || !source.empty();
+    Shape both;
+    Broadcast(inner, *scorer.ShapeOf(inputs.back()), &both);
+    inner = both;
+  }
+  if (!any) return false;
+  if (node->op() == "Softmax" && inner.back() != out.back()) return false;
+  const std::string made = scorer.Clone(*node, inputs, inner);
+  scorer.Replace(node->name(), BroadcastTo(scorer, made, out, *node));
+  return true;
+}
+
+bool Product(ScorerGraph& scorer, NodeDef* node) {
+  const std::string source = BroadcastSource(scorer, node->input(0));
+  const Shape* out = scorer.ShapeOf(node->name());
+  if (source.empty() || out == nullptr || node->attr().at("transpose_a").b()) return false;
+  if (scorer.ShapeOf(source)->back() != scorer.ShapeOf(node->input(0))->back()) return false;
+  const Shape shape = *out;
+  const std::string made =
+      scorer.MatMul(source, node->input(1), false, node->attr().at("transpose_b").b(), *node);
+  scorer.Replace(node->name(), BroadcastTo(scorer, made, shape, *node));
+  return true;
+}
+
+bool BatchedProduct(ScorerGraph& scorer, NodeDef* node) {
+  const Shape* out = scorer.ShapeOf(node->name());
+  if (out == nullptr) return false;
+  for (int i : {0, 1}) {
+    const std::string source = BroadcastSource(scorer, node->input(i));
+    const Shape* other = scorer.ShapeOf(node->input(1 - i));
+    if (source.empty() || other == nullptr) continue;
+    const Shape& small = *scorer.ShapeOf(source);
+    const Shape& full = *scorer.ShapeOf(node->input(i));
+    const size_t rank = small.size();
+    if (small[rank - 1] != full[rank - 1] || small[rank - 2] != full[rank - 2]) continue;
+    Shape batch;
+    Broadcast(Shape(small.begin(), small.end() - 2), Shape(other->begin(), other->end() - 2),
+              &batch);
+    if (batch != Shape(out->begin(), out->end() - 2)) continue;
+    scorer.SetInput(node, i, source);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+absl::StatusOr<int> BroadcastElimination(ScorerGraph& scorer) {
+  int rewrites = 0;
+  for (NodeDef* node : scorer.Nodes()) {
+    if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
+    if (RepeatsNothing(scorer, *node)) {
+      scorer.Replace(node->name(), node->input(0));
+      ++rewrites;
+      continue;
+    }
+    // A broadcast itself is no operation to move one behind.
+    if (!BroadcastSource(scorer, node->name()).empty()) continue;
+    if (OnElements(*node)) {
+      rewrites += Elementwise(scorer, node);
+    } else if (node->op() == "MatMul") {
+      rewrites += Product(scorer, node);
+    } else if (node->op() == "BatchMatMulV2") {
+      rewrites += BatchedProduct(scorer, node);
+    }
+  }
+  scorer.Prune();
+  return rewrites;
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow

@@ -1,0 +1,79 @@
+#include "grappler_passes/compile_scorer.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "grappler_passes/item_fold.h"
+#include "grappler_passes/scorer_function.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+bool Wanted(const CompileOptions& options, const std::string& pass) {
+  return options.passes.empty() ||
+         std::find(options.passes.begin(), options.passes.end(), pass) != options.passes.end();
+}
+
+// Folds, and leaves the scorer of rows in `scorer`; where that is refused, leaves it as it was.
+absl::Status Fold(std::unique_ptr<ScorerGraph>& scorer, CompiledScorer* compiled) {
+  PassReport report{"item_fold", 0, CostsOf(*scorer), CostsOf(*scorer), ""};
+  auto copy = ScorerGraph::Create(scorer->ToGraphDef(), scorer->arguments());
+  TF_RETURN_IF_ERROR(copy.status());
+  FoldCosts costs;
+  const auto rows = FoldItems(**copy, &costs);
+  if (rows.ok()) {
+    FoldedScorer folded = SplitByItem(**copy, *rows);
+    std::vector<Argument> arguments = scorer->arguments();
+    for (Argument& argument : arguments) {
+      if (argument.dependence == kItem) argument.shape = *(*copy)->ShapeOf(*rows);
+    }
+    auto made = ScorerGraph::Create(folded.score, std::move(arguments));
+    TF_RETURN_IF_ERROR(made.status());
+    scorer = *std::move(made);
+    compiled->fold = std::move(folded.fold);
+    report.rewrites = 1;
+    report.after = CostsOf(*scorer);
+  } else if (absl::IsFailedPrecondition(rows.status())) {
+    report.reason = std::string(rows.status().message());
+  } else {
+    return rows.status();
+  }
+  compiled->reports.push_back(std::move(report));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<CompiledScorer> CompileScorer(const NameAttrList& function,
+                                             const FunctionLibraryDefinition& library,
+                                             const std::vector<Argument>& arguments,
+                                             const CompileOptions& options) {
+  auto flat = FlatGraph(function, library);
+  TF_RETURN_IF_ERROR(flat.status());
+  auto scorer = ScorerGraph::Create(*flat, arguments);
+  TF_RETURN_IF_ERROR(scorer.status());
+  CompiledScorer compiled;
+  auto reports = RunPasses(*scorer, options.passes);
+  TF_RETURN_IF_ERROR(reports.status());
+  compiled.reports = *std::move(reports);
+  if (options.fold_items && Wanted(options, "item_fold")) {
+    TF_RETURN_IF_ERROR(Fold(*scorer, &compiled));
+  }
+  PassReport hoist{"user_hoist", 0, CostsOf(**scorer), CostsOf(**scorer), ""};
+  if (Wanted(options, "user_hoist")) {
+    SplitScorer split = SplitByUser(**scorer);
+    hoist.rewrites = split.prepared.size();
+    compiled.prepare = std::move(split.prepare);
+    compiled.score = std::move(split.score);
+    compiled.prepared = std::move(split.prepared);
+  } else {
+    compiled.score = (*scorer)->ToGraphDef();
+  }
+  compiled.reports.push_back(std::move(hoist));
+  return compiled;
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow

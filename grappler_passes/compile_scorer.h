@@ -1,0 +1,40 @@
+#ifndef GRAPPLER_PASSES_COMPILE_SCORER_H_
+#define GRAPPLER_PASSES_COMPILE_SCORER_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "grappler_passes/optimize_scorer.h"
+#include "tensorflow/core/framework/attr_value.pb.h"
+#include "tensorflow/core/framework/function.h"
+
+namespace tensorflow {
+namespace nann_passes {
+
+struct CompileOptions {
+  std::vector<std::string> passes;  // By name; all where it is empty.
+  bool fold_items = false;          // Changes what the items are; for exports.
+};
+
+// A scorer f(user..., items, captured...) as what runs once per user and what runs per batch.
+struct CompiledScorer {
+  GraphDef fold;     // (items, captured...) -> rows; no node where nothing was folded.
+  GraphDef prepare;  // (user..., captured...) -> prepared...
+  GraphDef score;    // (user..., prepared..., items or rows, captured...) -> scores.
+  std::vector<Argument> prepared;
+  std::vector<PassReport> reports;
+};
+
+// Runs the passes on the function and splits it. Fails where it cannot be read as a scorer's graph;
+// what a pass does not understand it leaves.
+absl::StatusOr<CompiledScorer> CompileScorer(const NameAttrList& function,
+                                             const FunctionLibraryDefinition& library,
+                                             const std::vector<Argument>& arguments,
+                                             const CompileOptions& options);
+
+}  // namespace nann_passes
+}  // namespace tensorflow
+
+#endif  // GRAPPLER_PASSES_COMPILE_SCORER_H_

@@ -1,0 +1,135 @@
+// flatten_rows: a user is scored alone, so whatever depends on the items is a matrix with a row an
+// item (or several).
+//
+//   BatchMatMulV2(x [1, n, k], w [1, k, m])   ->  Reshape(MatMul(Reshape(x) [n, k], Reshape(w) [k,
+//   m])) [1, n, m] op(Reshape(x [n, c]) [1, n, c], ...)      ->  Reshape(op(x, ...)) ExpandDims,
+//   Squeeze, reshapes of reshapes ->  Reshape, to a constant shape
+//
+// where op works on one element at a time, or along the last axis, and what else it takes is such a
+// reshape as well or the same for all rows. It saves next to nothing by itself: what follows has
+// one form to look for instead of many.
+#include "grappler_passes/broadcasts.h"
+#include "grappler_passes/pass.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+bool OnLastAxis(const ScorerGraph& scorer, const NodeDef& node) {
+  if (node.op() == "Softmax" || node.op() == "LogSoftmax") return true;
+  if (node.op() != "ConcatV2") return false;
+  std::vector<int64_t> axis;
+  if (!scorer.Integers(node.input(NumInputs(node) - 1), &axis)) return false;
+  const Shape* shape = scorer.ShapeOf(node.name());
+  return shape != nullptr && (axis[0] == -1 || axis[0] == static_cast<int64_t>(shape->size()) - 1);
+}
+
+// `tensor` is the same in all rows of what it is broadcast to.
+bool SameInAllRows(const Shape& shape) { return RowsOf(shape) == 1; }
+
+bool IsReshapedMatrix(const ScorerGraph& scorer, const std::string& tensor, const Shape& shape) {
+  const NodeDef& node = *scorer.NodeOf(tensor);
+  if (node.op() != "Reshape" || !scorer.Free(node)) return false;
+  const Shape* before = scorer.ShapeOf(node.input(0));
+  return before != nullptr && before->size() == 2 && !shape.empty() &&
+         before->back() == shape.back();
+}
+
+// A batched product of which only the left operand has more than one matrix' worth of rows.
+bool FlattenProduct(ScorerGraph& scorer, const NodeDef& node) {
+  const Shape* left = scorer.ShapeOf(node.input(0));
+  const Shape* right = scorer.ShapeOf(node.input(1));
+  const Shape* out = scorer.ShapeOf(node.name());
+  if (left == nullptr || right == nullptr || out == nullptr) return false;
+  if (node.attr().at("adj_x").b() || right->size() < 2 || left->size() < 2) return false;
+  if (Elements(*right) != (*right)[right->size() - 2] * right->back()) return false;
+  if (!scorer.OfItems(node.input(0)) || scorer.OfItems(node.input(1))) return false;
+  if (RowsOf(*left) != RowsOf(*out)) return false;
+  const Shape shape = *out;
+  const std::string a = AsMatrix(scorer, node.input(0), node);
+  const std::string b =
+      scorer.Reshape(node.input(1), {(*right)[right->size() - 2], right->back()}, node);
+  const std::string product = scorer.MatMul(a, b, false, node.attr().at("adj_y").b(), node);
+  scorer.Replace(node.name(), scorer.Reshape(product, shape, node));
+  return true;
+}
+
+// Any reshape whose result's shape is known becomes one to a constant shape.
+bool Simplify(ScorerGraph& scorer, const NodeDef& node) {
+  const Shape* before = scorer.ShapeOf(node.input(0));
+  const Shape* after = scorer.ShapeOf(node.name());
+  if (before == nullptr || after == nullptr) return false;
+  int many = 0;
+  for (const int64_t extent : *after) many += ManyItems(extent);
+  if (many > 1) return false;
+  const NodeDef& source = *scorer.NodeOf(node.input(0));
+  const bool twice = source.op() == "Reshape" && scorer.Free(source);
+  const bool constant = node.op() == "Reshape" && scorer.NodeOf(node.input(1))->op() == "Const";
+  if (constant && !twice && *before != *after) return false;
+  const Shape shape = *after;
+  std::string made = scorer.Reshape(node.input(0), shape, node);
+  scorer.Replace(node.name(), made);
+  return true;
+}
+
+// Moves the reshapes of a node's operands behind it.
+bool Sink(ScorerGraph& scorer, const NodeDef& node) {
+  const bool last = OnLastAxis(scorer, node);
+  if (!last && !IsUnary(node) && !IsBinary(node) && node.op() != "BiasAdd") return false;
+  if (node.op() == "BiasAdd" && node.attr().at("data_format").s() == "NCHW") return false;
+  const Shape* out = scorer.ShapeOf(node.name());
+  if (out == nullptr || out->size() < 3) return false;
+  const bool concat = node.op() == "ConcatV2";
+  const int operands = NumInputs(node) - (concat ? 1 : 0);
+  int reshaped = 0;
+  for (int i = 0; i < operands; ++i) {
+    const Shape* shape = scorer.ShapeOf(node.input(i));
+    if (shape == nullptr) return false;
+    const bool full = RowsOf(*shape) == RowsOf(*out) && shape->size() == out->size();
+    if (!full && (concat || !SameInAllRows(*shape))) return false;
+    // [n, 1] beside [n, c] would have been the same as [1, n, 1].
+    reshaped += full && IsReshapedMatrix(scorer, node.input(i), *shape);
+  }
+  if (reshaped == 0) return false;
+  const Shape shape = *out;
+  std::vector<std::string> inputs;
+  for (int i = 0; i < operands; ++i) {
+    const bool vector = node.op() == "BiasAdd" && i == 1;
+    inputs.push_back(vector || scorer.ShapeOf(node.input(i))->empty()
+                         ? node.input(i)
+                         : AsMatrix(scorer, node.input(i), node));
+  }
+  if (concat) {
+    if (node.attr().at("Tidx").type() != DT_INT32) return false;
+    inputs.push_back(scorer.AddInteger(1, node));
+  }
+  const std::string made = scorer.Clone(node, inputs, {RowsOf(shape), shape.back()});
+  scorer.Replace(node.name(), scorer.Reshape(made, shape, node));
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<int> FlattenRows(ScorerGraph& scorer) {
+  int rewrites = 0;
+  for (int before = -1; before != rewrites;) {
+    before = rewrites;
+    for (NodeDef* node : scorer.Nodes()) {
+      if (!scorer.OfItems(node->name()) || !scorer.Free(*node)) continue;
+      const std::string& op = node->op();
+      if (scorer.Consumers(node->name()).empty()) continue;  // Replaced.
+      if (op == "BatchMatMulV2") {
+        rewrites += FlattenProduct(scorer, *node);
+      } else if (op == "Reshape" || op == "ExpandDims" || op == "Squeeze") {
+        rewrites += Simplify(scorer, *node);
+      } else {
+        rewrites += Sink(scorer, *node);
+      }
+    }
+    scorer.Prune();
+  }
+  return rewrites;
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow

@@ -1,0 +1,151 @@
+// item_fold: what the scorer computes of an item alone is computed once, when the model is
+// exported.
+//
+//   score(user, items [1, n, d]) = g(user, f(items), h(items))
+//     ->  score(user, rows [1, n, |f| + |h|]) = g(user, rows[:, :, :|f|], rows[:, :, |f|:])
+//
+// with rows = Concat(f(items), h(items)), for the index to hold in place of the embeddings.
+#include "grappler_passes/item_fold.h"
+
+#include "absl/strings/str_cat.h"
+#include "grappler_passes/broadcasts.h"
+#include "grappler_passes/costs.h"
+#include "grappler_passes/scorer_function.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+// What a multiply-add of a large product takes, and a byte of a row that is gathered from a table
+// beyond the caches and then cut. `make bench-scorer` measures both.
+constexpr double kNanosecondsPerMultiplyAdd = 0.03;
+constexpr double kNanosecondsPerByte = 0.2;
+constexpr int64_t kMaxWidth = 1 << 16;
+
+bool OfItemsAlone(const ScorerGraph& scorer, const NodeDef& node) {
+  return node.op() != "Const" && scorer.DependenceOf(node.name()) == kItem;
+}
+
+// Add(Add(x, f(items)), b)  ->  Add(x, Add(f(items), b)): what is the same for all users joins the
+// item's side.
+void MergeBiases(ScorerGraph& scorer) {
+  for (NodeDef* outer : scorer.NodesOf({"AddV2", "BiasAdd"})) {
+    if (!scorer.Free(*outer) || scorer.DependenceOf(outer->input(1)) != kModel) continue;
+    const NodeDef& inner = *scorer.NodeOf(outer->input(0));
+    if (inner.op() != "AddV2" || !scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) {
+      continue;
+    }
+    for (int i : {0, 1}) {
+      const Shape* shape = scorer.ShapeOf(inner.input(i));
+      const Shape* out = scorer.ShapeOf(outer->name());
+      if (shape == nullptr || out == nullptr || *shape != *out || out->size() != 2) continue;
+      if (!OfItemsAlone(scorer, *scorer.NodeOf(inner.input(i)))) continue;
+      const std::string item = scorer.Binary("AddV2", inner.input(i), outer->input(1), *outer);
+      scorer.Replace(outer->name(), scorer.Binary("AddV2", inner.input(1 - i), item, *outer));
+      break;
+    }
+  }
+  scorer.Prune();
+}
+
+// The number of items is the only thing that is asked of an item's tensor's shape, and of the
+// argument.
+bool OnlyCountIsAsked(ScorerGraph& scorer) {
+  for (NodeDef* node : scorer.NodesOf({"Shape", "Size"})) {
+    if (scorer.DependenceOf(node->input(0)) != kItem) continue;
+    const Shape* shape = scorer.ShapeOf(node->input(0));
+    if (node->op() != "Shape" || shape == nullptr || scorer.DtypeOf(node->name()) != DT_INT32) {
+      return false;
+    }
+    scorer.Replace(node->name(), ShapeVector(scorer, Shape(*shape), *node));
+  }
+  scorer.Prune();
+  return true;
+}
+
+absl::Status Refused(const std::string& reason) { return absl::FailedPreconditionError(reason); }
+
+}  // namespace
+
+absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
+  MergeBiases(scorer);
+  if (!OnlyCountIsAsked(scorer)) return Refused("it asks for the shape of what it computes");
+  NodeDef* items = nullptr;
+  for (NodeDef* node : scorer.NodesOf({"_Arg"})) {
+    if (scorer.DependenceOf(node->name()) == kItem) items = node;
+  }
+  if (items == nullptr) return Refused("the scorer takes no items");
+  for (const NodeDef* node : scorer.Nodes()) {
+    if (OfItemsAlone(scorer, *node)) costs->multiply_adds += MultiplyAdds(scorer, *node) / kItems;
+  }
+  const std::vector<std::string> frontier = ItemFrontier(scorer);
+  const NodeDef like = *items;
+  std::vector<std::string> parts;
+  std::vector<int64_t> widths;
+  int64_t width = 0;
+  for (const std::string& tensor : frontier) {
+    const Shape* shape = scorer.ShapeOf(tensor);
+    const int64_t elements = shape == nullptr ? 0 : Elements(*shape);
+    if (!ManyItems(elements) || scorer.DtypeOf(tensor) != DT_FLOAT) {
+      return Refused(
+          absl::StrCat(tensor, " depends on the items alone and is no float32 row of each"));
+    }
+    widths.push_back(elements / kItems);
+    width += widths.back();
+    // The items' axis must lead, or a reshape would tear the rows apart.
+    size_t axis = 0;
+    while (axis < shape->size() && (*shape)[axis] == 1) ++axis;
+    if (axis == shape->size() || (*shape)[axis] != kItems || width > kMaxWidth) {
+      return Refused(absl::StrCat(tensor, " depends on the items alone and is no row of at most ",
+                                  kMaxWidth, " of each"));
+    }
+    parts.push_back(scorer.Reshape(tensor, {1, kItems, widths.back()}, like));
+  }
+  if (width == 0 || (frontier.size() == 1 && frontier[0] == items->name())) {
+    return Refused("nothing is computed of the items alone");
+  }
+  costs->bytes_before = 4 * scorer.ShapeOf(items->name())->back();
+  costs->bytes_after = 4 * width;
+  const double more = (costs->bytes_after - costs->bytes_before) * kNanosecondsPerByte;
+  const double less = costs->multiply_adds * kNanosecondsPerMultiplyAdd;
+  if (more > less) {
+    return Refused(absl::StrCat("rows of ", costs->bytes_after, " bytes instead of ",
+                                costs->bytes_before, " take about ", more,
+                                " ns an item more to read, and save ", less));
+  }
+  std::string rows;
+  if (parts.size() == 1) {
+    rows = scorer.Add("Identity", parts, {1, kItems, width}, like);
+  } else {
+    parts.push_back(scorer.AddInteger(2, like));
+    rows = scorer.Add("ConcatV2", parts, {1, kItems, width}, like,
+                      {{"N", IntAttr(frontier.size())}, {"Tidx", TypeAttr(DT_INT32)}});
+  }
+  // What needs the parts takes them from the rows.
+  int64_t begin = 0;
+  for (size_t i = 0; i < frontier.size(); ++i) {
+    const Shape shape = *scorer.ShapeOf(frontier[i]);
+    std::string part = rows;
+    if (frontier.size() > 1) {
+      part = scorer.Add("Slice",
+                        {rows, scorer.AddIntegers({0, 0, begin}, like),
+                         scorer.AddIntegers({-1, -1, widths[i]}, like)},
+                        {1, kItems, widths[i]}, like, {{"Index", TypeAttr(DT_INT32)}});
+    }
+    begin += widths[i];
+    part = scorer.Reshape(part, shape, like);
+    for (NodeDef* node : scorer.Consumers(frontier[i])) {
+      if (OfItemsAlone(scorer, *node)) continue;
+      for (int input = 0; input < NumInputs(*node); ++input) {
+        if (node->input(input) == frontier[i]) scorer.SetInput(node, input, part);
+      }
+    }
+  }
+  for (NodeDef* node : scorer.NodesOf({"Shape"})) {
+    if (node->input(0) == items->name()) scorer.SetInput(node, 0, rows);
+  }
+  return rows;
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow

@@ -1,0 +1,221 @@
+#include "grappler_passes/scorer_function.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/common_runtime/function_body.h"
+#include "tensorflow/core/common_runtime/function_def_utils.h"
+#include "tensorflow/core/common_runtime/graph_constructor.h"
+#include "tensorflow/core/common_runtime/inline_function_utils.h"
+#include "tensorflow/core/framework/graph_to_functiondef.h"
+#include "tensorflow/core/graph/graph.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+// The function that `node` calls, or null.
+core::RefCountPtr<FunctionRecord> Callee(const Node& node, const FunctionLibraryDefinition& library,
+                                         AttrSlice* attributes) {
+  *attributes = node.attrs();
+  if (!node.IsPartitionedCall()) return library.FindRecord(node.type_string());
+  const AttrValue* function = node.attrs().Find("f");
+  if (function == nullptr || !function->has_func()) return nullptr;
+  *attributes = AttrSlice(&function->func().attr());
+  return library.FindRecord(function->func().name());
+}
+
+bool ForXla(const Node& node, const FunctionDef& function) {
+  bool compile = false;
+  if (TryGetNodeAttr(node.attrs(), "_XlaMustCompile", &compile) && compile) return true;
+  const auto found = function.attr().find("_XlaMustCompile");
+  return found != function.attr().end() && found->second.b();
+}
+
+}  // namespace
+
+absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
+                                   const FunctionLibraryDefinition& library) {
+  core::RefCountPtr<FunctionRecord> record = library.FindRecord(function.name());
+  if (record == nullptr) {
+    return absl::NotFoundError(absl::StrCat("no function is called ", function.name()));
+  }
+  std::unique_ptr<FunctionBody> body;
+  TF_RETURN_IF_ERROR(
+      FunctionDefToBodyHelper(std::move(record), AttrSlice(&function.attr()), &library, &body));
+  Graph* const graph = body->graph;
+  InlineFunctionBodyOptions options;
+  options.output_control_src = InlineFunctionBodyOptions::OutputControlSource::kControlOutputs;
+  std::vector<Node*> calls;
+  absl::flat_hash_set<const Node*> kept;
+  do {
+    calls.clear();
+    for (Node* node : graph->op_nodes()) {
+      AttrSlice attributes;
+      if (kept.contains(node)) continue;
+      auto callee = Callee(*node, library, &attributes);
+      if (callee != nullptr && !ForXla(*node, callee->fdef())) calls.push_back(node);
+    }
+    for (Node* node : calls) {
+      AttrSlice attributes;
+      auto callee = Callee(*node, library, &attributes);
+      std::unique_ptr<FunctionBody> inlined;
+      TF_RETURN_IF_ERROR(
+          FunctionDefToBodyHelper(std::move(callee), attributes, &library, &inlined));
+      if (!InlineFunctionBody(library, graph, node, inlined.get(), options).ok()) {
+        kept.insert(node);  // It says of itself that it is not to be inlined.
+      }
+    }
+  } while (!calls.empty());
+  GraphDef flat;
+  graph->ToGraphDef(&flat);
+  flat.clear_library();
+  return flat;
+}
+
+absl::StatusOr<FunctionDef> ToFunction(const GraphDef& graph, const std::string& name) {
+  FunctionLibraryDefinition none(OpRegistry::Global(), FunctionDefLibrary());
+  Graph built(none);
+  GraphConstructorOptions options;
+  options.allow_internal_ops = true;
+  TF_RETURN_IF_ERROR(ConvertGraphDefToGraph(options, graph, &built));
+  FunctionDef function;
+  TF_RETURN_IF_ERROR(GraphToFunctionDef(built, name, &function));
+  return function;
+}
+
+namespace {
+
+// Cuts a part out of a scorer: the nodes that compute `targets` from given tensors.
+class Part {
+ public:
+  explicit Part(const ScorerGraph& scorer) : scorer_(scorer) {}
+
+  // Takes `tensor` as the next argument instead of computing it.
+  void Take(const std::string& tensor, DataType dtype) {
+    NodeDef node;
+    node.set_name(absl::StrCat("nann_argument_", count_));
+    node.set_op("_Arg");
+    (*node.mutable_attr())["T"].set_type(dtype);
+    (*node.mutable_attr())["index"].set_i(count_++);
+    taken_[tensor] = node.name();
+    *graph_.add_node() = std::move(node);
+  }
+
+  void Return(const std::string& tensor) {
+    NodeDef node;
+    node.set_name(absl::StrCat("nann_result_", results_));
+    node.set_op("_Retval");
+    (*node.mutable_attr())["T"].set_type(scorer_.DtypeOf(tensor));
+    (*node.mutable_attr())["index"].set_i(results_++);
+    node.add_input(Need(tensor));
+    *graph_.add_node() = std::move(node);
+  }
+
+  std::string Need(const std::string& tensor) {
+    auto taken = taken_.find(tensor);
+    if (taken != taken_.end()) return taken->second;
+    const NodeDef& node = *scorer_.NodeOf(tensor);
+    if (!seen_.insert(node.name()).second) return tensor;
+    NodeDef copy = node;
+    copy.clear_input();
+    for (const std::string& input : node.input()) {
+      copy.add_input(IsControl(input) ? absl::StrCat("^", Need(NodeName(input))) : Need(input));
+    }
+    *graph_.add_node() = std::move(copy);
+    return tensor;
+  }
+
+  GraphDef Finish() { return std::move(graph_); }
+
+ private:
+  const ScorerGraph& scorer_;
+  GraphDef graph_;
+  std::map<std::string, std::string> taken_;
+  absl::flat_hash_set<std::string> seen_;
+  int count_ = 0;
+  int results_ = 0;
+};
+
+// Names of the argument nodes, in order.
+std::vector<std::string> ArgumentNodes(const ScorerGraph& scorer) {
+  std::vector<std::string> names(scorer.arguments().size());
+  for (const NodeDef* node : scorer.NodesOf({"_Arg"})) {
+    names[node->attr().at("index").i()] = node->name();
+  }
+  return names;
+}
+
+bool IsSource(const NodeDef& node) { return node.op() == "Const" || node.op() == "_Arg"; }
+
+// Tensors that are as `part` wants them and are needed by nodes that are not.
+template <typename Predicate>
+std::vector<std::string> Frontier(const ScorerGraph& scorer, Predicate part) {
+  std::vector<std::string> found;
+  for (const NodeDef* node : scorer.Nodes()) {
+    if ((part(*node) && node->op() != "_Retval") || node->op() == "Shape") continue;
+    for (const std::string& input : node->input()) {
+      if (IsControl(input) || !part(*scorer.NodeOf(input))) continue;
+      if (std::find(found.begin(), found.end(), input) == found.end()) found.push_back(input);
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+SplitScorer SplitByUser(const ScorerGraph& scorer) {
+  const auto once = [&scorer](const NodeDef& node) {
+    return !IsSource(node) && !scorer.OfItems(node.name());
+  };
+  const std::vector<std::string> frontier = Frontier(scorer, once);
+  const std::vector<std::string> names = ArgumentNodes(scorer);
+  SplitScorer split;
+  Part prepare(scorer), score(scorer);
+  size_t index = 0;
+  for (const Argument& argument : scorer.arguments()) {
+    if (argument.dependence == kItem) {
+      for (const std::string& tensor : frontier) {
+        const Shape* shape = scorer.ShapeOf(tensor);
+        score.Take(tensor, scorer.DtypeOf(tensor));
+        split.prepared.push_back(
+            {kUser, scorer.DtypeOf(tensor), shape == nullptr ? Shape() : *shape, shape != nullptr});
+      }
+    } else {
+      prepare.Take(names[index], argument.dtype);
+    }
+    score.Take(names[index], argument.dtype);
+    ++index;
+  }
+  for (const std::string& tensor : frontier) prepare.Return(tensor);
+  for (const std::string& tensor : scorer.Results()) score.Return(tensor);
+  split.prepare = prepare.Finish();
+  split.score = score.Finish();
+  return split;
+}
+
+std::vector<std::string> ItemFrontier(const ScorerGraph& scorer) {
+  return Frontier(scorer, [&scorer](const NodeDef& node) {
+    return node.op() != "Const" && scorer.DependenceOf(node.name()) == kItem;
+  });
+}
+
+FoldedScorer SplitByItem(const ScorerGraph& scorer, const std::string& rows) {
+  const std::vector<std::string> names = ArgumentNodes(scorer);
+  Part fold(scorer), score(scorer);
+  for (size_t i = 0; i < names.size(); ++i) {
+    const Argument& argument = scorer.arguments()[i];
+    if (argument.dependence != kUser) fold.Take(names[i], argument.dtype);
+    score.Take(argument.dependence == kItem ? rows : names[i], argument.dtype);
+  }
+  fold.Return(rows);
+  for (const std::string& tensor : scorer.Results()) score.Return(tensor);
+  return {fold.Finish(), score.Finish()};
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow

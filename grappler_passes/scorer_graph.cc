@@ -1,0 +1,348 @@
+#include "grappler_passes/scorer_graph.h"
+
+#include <algorithm>
+#include <functional>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/framework/attr_value.pb.h"
+#include "tensorflow/core/framework/node_def_util.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/tensor.pb.h"
+#include "tensorflow/core/framework/tensor_shape.h"
+#include "tensorflow/core/grappler/costs/graph_properties.h"
+#include "tensorflow/core/grappler/grappler_item.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+// Ops that TensorFlow calls stateful because they read what others write; nothing in a scorer
+// writes.
+bool OnlyReads(absl::string_view op) {
+  static const auto* const kReads = new absl::flat_hash_set<absl::string_view>(
+      {"_Arg", "_Retval", "ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape",
+       "LookupTableFindV2", "LookupTableSizeV2", "PartitionedCall"});
+  return kReads->contains(op);
+}
+
+bool HasEffect(const NodeDef& node) {
+  if (OnlyReads(node.op())) return false;
+  const OpRegistrationData* op;
+  return !OpRegistry::Global()->LookUp(node.op(), &op).ok() || op->op_def.is_stateful();
+}
+
+// Control flow as sessions run it: the graph has cycles, or tensors that are never computed.
+bool IsLowered(absl::string_view op) {
+  static const auto* const kOps = new absl::flat_hash_set<absl::string_view>(
+      {"Enter", "Exit", "LoopCond", "Merge", "NextIteration", "RefEnter", "RefExit", "RefMerge",
+       "RefNextIteration", "RefSwitch", "Switch", "_SwitchN"});
+  return kOps->contains(op);
+}
+
+std::string Canonical(absl::string_view tensor) {
+  if (tensor.size() > 2 && tensor.substr(tensor.size() - 2) == ":0") tensor.remove_suffix(2);
+  return std::string(tensor);
+}
+
+// `graph` with arguments whose shapes TensorFlow infers from: it knows those of placeholders and
+// variables.
+GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>& arguments) {
+  GraphDef shaped = graph;
+  for (NodeDef& node : *shaped.mutable_node()) {
+    if (node.op() != "_Arg") continue;
+    const Argument& argument = arguments[node.attr().at("index").i()];
+    const bool variable = argument.variable_dtype != DT_INVALID;
+    node.set_op(variable ? "VarHandleOp" : "Placeholder");
+    node.clear_attr();
+    (*node.mutable_attr())["dtype"].set_type(variable ? argument.variable_dtype : argument.dtype);
+    TensorShapeProto& shape = *(*node.mutable_attr())["shape"].mutable_shape();
+    shape.set_unknown_rank(!argument.shaped);
+    for (const int64_t extent : argument.shape) shape.add_dim()->set_size(extent);
+  }
+  return shaped;
+}
+
+}  // namespace
+
+std::string NodeName(absl::string_view input) {
+  if (IsControl(input)) input.remove_prefix(1);
+  return std::string(input.substr(0, input.find(':')));
+}
+
+int NumInputs(const NodeDef& node) {
+  int count = 0;
+  while (count < node.input_size() && !IsControl(node.input(count))) ++count;
+  return count;
+}
+
+int64_t Elements(absl::Span<const int64_t> shape) {
+  int64_t product = 1;
+  for (const int64_t extent : shape) product *= extent;
+  return product;
+}
+
+int64_t RowsOf(absl::Span<const int64_t> shape) {
+  return shape.empty() ? 1 : Elements(shape.first(shape.size() - 1));
+}
+
+bool Broadcast(const Shape& a, const Shape& b, Shape* shape) {
+  shape->assign(std::max(a.size(), b.size()), 1);
+  for (size_t i = 0; i < shape->size(); ++i) {
+    const int64_t left = i < a.size() ? a[a.size() - 1 - i] : 1;
+    const int64_t right = i < b.size() ? b[b.size() - 1 - i] : 1;
+    if (left != right && left != 1 && right != 1) return false;
+    (*shape)[shape->size() - 1 - i] = left == 1 ? right : left;
+  }
+  return true;
+}
+
+bool IsUnary(const NodeDef& node) {
+  static const auto* const kOps = new absl::flat_hash_set<absl::string_view>(
+      {"Abs",  "Cast",    "Elu",  "Erf",        "Exp",       "Expm1", "Identity", "Inv",
+       "Log",  "Log1p",   "Neg",  "Reciprocal", "LeakyRelu", "Relu",  "Relu6",    "Rsqrt",
+       "Selu", "Sigmoid", "Sign", "Softplus",   "Softsign",  "Sqrt",  "Square",   "Tanh"});
+  return kOps->contains(node.op());
+}
+
+bool IsBinary(const NodeDef& node) {
+  static const auto* const kOps = new absl::flat_hash_set<absl::string_view>(
+      {"Add", "AddV2", "Div", "DivNoNan", "Maximum", "Minimum", "Mul", "MulNoNan", "Pow", "RealDiv",
+       "SquaredDifference", "Sub", "Greater", "GreaterEqual", "Less", "LessEqual", "Equal",
+       "NotEqual"});
+  return kOps->contains(node.op());
+}
+
+absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(const GraphDef& graph,
+                                                                 std::vector<Argument> arguments) {
+  std::unique_ptr<ScorerGraph> made(new ScorerGraph);
+  made->arguments_ = std::move(arguments);
+  made->versions_ = graph.versions();
+  for (const NodeDef& node : graph.node()) {
+    if (IsLowered(node.op())) {
+      return absl::UnimplementedError(absl::StrCat("node ", node.name(), " is a ", node.op(),
+                                                   ": control flow between nodes is not read"));
+    }
+    auto copy = std::make_unique<NodeDef>(node);
+    for (std::string& input : *copy->mutable_input()) input = Canonical(input);
+    if (node.op() == "_Arg") {
+      const int64_t index = node.attr().at("index").i();
+      if (index < 0 || index >= made->arguments_.size()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the scorer's argument ", index, " is one of ", made->arguments_.size()));
+      }
+    }
+    if (!made->nodes_.emplace(node.name(), std::move(copy)).second) {
+      return absl::InvalidArgumentError(absl::StrCat("two nodes are called ", node.name()));
+    }
+  }
+  for (const auto& [name, node] : made->nodes_) {
+    for (const std::string& input : node->input()) {
+      if (!made->nodes_.contains(NodeName(input))) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("node ", name, " takes ", input, ", which no node computes"));
+      }
+    }
+  }
+  TF_RETURN_IF_ERROR(made->Infer(graph));
+  made->DropIdleEdges();
+  made->Prune();
+  return made;
+}
+
+absl::Status ScorerGraph::Infer(const GraphDef& graph) {
+  grappler::GrapplerItem item;
+  item.graph = WithShapedArguments(graph, arguments_);
+  grappler::GraphProperties properties(item);
+  TF_RETURN_IF_ERROR(properties.InferStatically(
+      /*assume_valid_feeds=*/true, /*aggressive_shape_inference=*/true,
+      /*include_input_tensor_values=*/false, /*include_output_tensor_values=*/false));
+  for (const NodeDef& node : graph.node()) {
+    const auto& outputs = properties.GetOutputProperties(node.name());
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      Known known{outputs[i].dtype(), !outputs[i].shape().unknown_rank(), {}};
+      if (node.op() == "_Arg") known.dtype = arguments_[node.attr().at("index").i()].dtype;
+      for (const auto& dim : outputs[i].shape().dim()) {
+        known.shape.push_back(dim.size());
+        if (dim.size() < 0) known.shaped = false;
+      }
+      tensors_[i == 0 ? node.name() : absl::StrCat(node.name(), ":", i)] = std::move(known);
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ScorerGraph::DropIdleEdges() {
+  // What a control edge waits for: nodes with effects among its source and all that it is computed
+  // from.
+  std::function<void(const std::string&, absl::flat_hash_set<std::string>*,
+                     absl::flat_hash_set<std::string>*)>
+      collect = [&](const std::string& name, absl::flat_hash_set<std::string>* seen,
+                    absl::flat_hash_set<std::string>* found) {
+        if (!seen->insert(name).second) return;
+        const NodeDef& node = *nodes_.at(name);
+        if (HasEffect(node)) found->insert(name);
+        for (const std::string& input : node.input()) collect(NodeName(input), seen, found);
+      };
+  for (const auto& [name, node] : nodes_) {
+    absl::flat_hash_set<std::string> seen, found;
+    std::vector<std::string> kept;
+    for (const std::string& input : node->input()) {
+      if (IsControl(input)) {
+        collect(NodeName(input), &seen, &found);
+      } else {
+        kept.push_back(input);
+      }
+    }
+    std::vector<std::string> waits(found.begin(), found.end());
+    std::sort(waits.begin(), waits.end());
+    node->clear_input();
+    for (std::string& input : kept) node->add_input(std::move(input));
+    for (const std::string& wait : waits) node->add_input(absl::StrCat("^", wait));
+  }
+  for (NodeDef* node : NodesOf({"Identity", "StopGradient", "PreventGradient"})) {
+    if (Free(*node)) Replace(node->name(), node->input(0));
+  }
+}
+
+std::vector<NodeDef*> ScorerGraph::Nodes() const {
+  std::vector<std::string> names;
+  for (const auto& [name, node] : nodes_) names.push_back(name);
+  std::sort(names.begin(), names.end());  // The same graph gives the same result, always.
+  std::vector<NodeDef*> order;
+  absl::flat_hash_set<std::string> seen;
+  std::function<void(const std::string&)> visit = [&](const std::string& name) {
+    if (!seen.insert(name).second) return;
+    NodeDef* const node = nodes_.at(name).get();
+    for (const std::string& input : node->input()) visit(NodeName(input));
+    order.push_back(node);
+  };
+  for (const std::string& name : names) visit(name);
+  return order;
+}
+
+std::vector<NodeDef*> ScorerGraph::NodesOf(std::initializer_list<absl::string_view> ops) const {
+  std::vector<NodeDef*> found;
+  for (NodeDef* node : Nodes()) {
+    if (std::find(ops.begin(), ops.end(), node->op()) != ops.end()) found.push_back(node);
+  }
+  return found;
+}
+
+NodeDef* ScorerGraph::NodeOf(absl::string_view tensor) const {
+  auto found = nodes_.find(NodeName(tensor));
+  return found == nodes_.end() ? nullptr : found->second.get();
+}
+
+std::vector<NodeDef*> ScorerGraph::Consumers(absl::string_view tensor) const {
+  std::vector<NodeDef*> found;
+  for (const auto& [name, node] : nodes_) {
+    for (const std::string& input : node->input()) {
+      if (input == tensor) found.push_back(node.get());
+    }
+  }
+  return found;
+}
+
+const Shape* ScorerGraph::ShapeOf(absl::string_view tensor) const {
+  auto found = tensors_.find(tensor);
+  return found == tensors_.end() || !found->second.shaped ? nullptr : &found->second.shape;
+}
+
+DataType ScorerGraph::DtypeOf(absl::string_view tensor) const {
+  auto found = tensors_.find(tensor);
+  return found == tensors_.end() ? DT_INVALID : found->second.dtype;
+}
+
+unsigned ScorerGraph::DependenceOf(absl::string_view tensor) const {
+  const std::string name = NodeName(tensor);
+  auto known = dependence_.find(name);
+  if (known != dependence_.end()) return known->second;
+  const NodeDef& node = *nodes_.at(name);
+  unsigned found = kModel;
+  if (node.op() == "_Arg") {
+    found = arguments_[node.attr().at("index").i()].dependence;
+  } else if (HasEffect(node) || node.op() == "Shape" || node.op() == "Size") {
+    found = kUser | kItem;  // It must run as often as it did.
+  }
+  for (const std::string& input : node.input()) found |= DependenceOf(NodeName(input));
+  dependence_[name] = found;
+  return found;
+}
+
+bool ScorerGraph::Constant(absl::string_view tensor, Tensor* value) const {
+  const NodeDef* node = NodeOf(tensor);
+  return node != nullptr && node->op() == "Const" &&
+         value->FromProto(node->attr().at("value").tensor());
+}
+
+bool ScorerGraph::Integers(absl::string_view tensor, std::vector<int64_t>* values) const {
+  Tensor value;
+  if (!Constant(tensor, &value)) return false;
+  values->clear();
+  for (int64_t i = 0; i < value.NumElements(); ++i) {
+    if (value.dtype() == DT_INT32) {
+      values->push_back(value.flat<int32_t>()(i));
+    } else if (value.dtype() == DT_INT64) {
+      values->push_back(value.flat<int64_t>()(i));
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool ScorerGraph::Free(const NodeDef& node) const {
+  if (HasEffect(node) || NumInputs(node) != node.input_size()) return false;
+  return Consumers(absl::StrCat("^", node.name())).empty();
+}
+
+void ScorerGraph::Replace(const std::string& old, const std::string& tensor) {
+  for (const auto& [name, node] : nodes_) {
+    for (std::string& input : *node->mutable_input()) {
+      if (input == old) input = tensor;
+    }
+  }
+  dependence_.clear();
+}
+
+void ScorerGraph::SetInput(NodeDef* node, int input, const std::string& tensor) {
+  node->set_input(input, tensor);
+  dependence_.clear();
+}
+
+void ScorerGraph::Prune() {
+  absl::flat_hash_set<std::string> live;
+  std::function<void(const std::string&)> keep = [&](const std::string& name) {
+    if (!live.insert(name).second) return;
+    for (const std::string& input : nodes_.at(name)->input()) keep(NodeName(input));
+  };
+  for (const auto& [name, node] : nodes_) {
+    if (node->op() == "_Retval" || node->op() == "_Arg" || HasEffect(*node)) keep(name);
+  }
+  absl::erase_if(nodes_, [&live](const auto& entry) { return !live.contains(entry.first); });
+  dependence_.clear();
+}
+
+std::vector<std::string> ScorerGraph::Results() const {
+  std::vector<const NodeDef*> results;
+  for (const auto& [name, node] : nodes_) {
+    if (node->op() == "_Retval") results.push_back(node.get());
+  }
+  std::sort(results.begin(), results.end(), [](const NodeDef* a, const NodeDef* b) {
+    return a->attr().at("index").i() < b->attr().at("index").i();
+  });
+  std::vector<std::string> tensors;
+  for (const NodeDef* result : results) tensors.push_back(result->input(0));
+  return tensors;
+}
+
+GraphDef ScorerGraph::ToGraphDef() const {
+  GraphDef graph;
+  *graph.mutable_versions() = versions_;
+  for (const NodeDef* node : Nodes()) *graph.add_node() = *node;
+  return graph;
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow

@@ -1,0 +1,135 @@
+// How a scorer's graph is added to.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "grappler_passes/scorer_graph.h"
+#include "tensorflow/core/framework/attr_value.pb.h"
+#include "tensorflow/core/framework/tensor.pb.h"
+
+namespace tensorflow {
+namespace nann_passes {
+AttrValue BoolAttr(bool value) {
+  AttrValue attribute;
+  attribute.set_b(value);
+  return attribute;
+}
+
+AttrValue TypeAttr(DataType value) {
+  AttrValue attribute;
+  attribute.set_type(value);
+  return attribute;
+}
+
+AttrValue IntAttr(int64_t value) {
+  AttrValue attribute;
+  attribute.set_i(value);
+  return attribute;
+}
+
+std::string ScorerGraph::Name(absl::string_view op, const NodeDef& like) {
+  const size_t scope = like.name().rfind('/');
+  const std::string prefix = scope == std::string::npos ? "" : like.name().substr(0, scope + 1);
+  std::string name;
+  do {
+    name = absl::StrCat(prefix, "nann_", op, "_", added_++);
+  } while (nodes_.contains(name));
+  return name;
+}
+
+std::string ScorerGraph::Add(absl::string_view op, absl::Span<const std::string> inputs,
+                             Shape shape, const NodeDef& like, Attributes attributes,
+                             DataType dtype) {
+  auto node = std::make_unique<NodeDef>();
+  node->set_name(Name(op, like));
+  node->set_op(std::string(op));
+  node->set_device(like.device());
+  const DataType first = DtypeOf(inputs[0]);
+  if (dtype == DT_INVALID) dtype = first;
+  (*node->mutable_attr())["T"] = TypeAttr(first);
+  for (const auto& [key, value] : attributes) (*node->mutable_attr())[std::string(key)] = value;
+  for (const std::string& input : inputs) node->add_input(input);
+  const std::string name = node->name();
+  tensors_[name] = {dtype, true, std::move(shape)};
+  nodes_.emplace(name, std::move(node));
+  return name;
+}
+
+std::string ScorerGraph::Clone(const NodeDef& node, absl::Span<const std::string> inputs,
+                               Shape shape) {
+  auto copy = std::make_unique<NodeDef>(node);
+  copy->set_name(Name(node.op(), node));
+  copy->clear_input();
+  for (const std::string& input : inputs) copy->add_input(input);
+  const std::string name = copy->name();
+  tensors_[name] = {DtypeOf(node.name()), true, std::move(shape)};
+  nodes_.emplace(name, std::move(copy));
+  return name;
+}
+
+std::string ScorerGraph::AddConstant(const Tensor& value, const NodeDef& like) {
+  auto node = std::make_unique<NodeDef>();
+  node->set_name(Name("Const", like));
+  node->set_op("Const");
+  node->set_device(like.device());
+  (*node->mutable_attr())["dtype"] = TypeAttr(value.dtype());
+  value.AsProtoTensorContent((*node->mutable_attr())["value"].mutable_tensor());
+  const std::string name = node->name();
+  const auto extents = value.shape().dim_sizes();
+  tensors_[name] = {value.dtype(), true, Shape(extents.begin(), extents.end())};
+  nodes_.emplace(name, std::move(node));
+  return name;
+}
+
+std::string ScorerGraph::AddIntegers(absl::Span<const int64_t> values, const NodeDef& like) {
+  Tensor tensor(DT_INT32, TensorShape({static_cast<int64_t>(values.size())}));
+  std::copy(values.begin(), values.end(), tensor.flat<int32_t>().data());
+  return AddConstant(tensor, like);
+}
+
+std::string ScorerGraph::AddInteger(int32_t value, const NodeDef& like) {
+  Tensor tensor(DT_INT32, TensorShape());
+  tensor.scalar<int32_t>()() = value;
+  return AddConstant(tensor, like);
+}
+
+std::string ScorerGraph::Reshape(const std::string& tensor, const Shape& shape,
+                                 const NodeDef& like) {
+  const Shape* known = ShapeOf(tensor);
+  if (known != nullptr && *known == shape) return tensor;
+  const NodeDef& node = *NodeOf(tensor);
+  // A reshape of what was reshaped is one of the first.
+  if (node.op() == "Reshape" && Free(node) && ShapeOf(node.input(0)) != nullptr) {
+    return Reshape(node.input(0), shape, like);
+  }
+  Shape target = shape;
+  for (int64_t& extent : target) {
+    if (ManyItems(extent)) extent = -1;
+  }
+  return Add("Reshape", {tensor, AddIntegers(target, like)}, shape, like,
+             {{"Tshape", TypeAttr(DT_INT32)}});
+}
+
+std::string ScorerGraph::MatMul(const std::string& a, const std::string& b, bool transpose_a,
+                                bool transpose_b, const NodeDef& like) {
+  const Shape& left = *ShapeOf(a);
+  const Shape& right = *ShapeOf(b);
+  return Add("MatMul", {a, b}, {left[transpose_a ? 1 : 0], right[transpose_b ? 0 : 1]}, like,
+             {{"transpose_a", BoolAttr(transpose_a)}, {"transpose_b", BoolAttr(transpose_b)}});
+}
+
+std::string ScorerGraph::Binary(absl::string_view op, const std::string& a, const std::string& b,
+                                const NodeDef& like) {
+  Shape shape;
+  Broadcast(*ShapeOf(a), *ShapeOf(b), &shape);
+  return Add(op, {a, b}, std::move(shape), like);
+}
+
+std::string ScorerGraph::Rows(const std::string& tensor, int64_t begin, int64_t size,
+                              const NodeDef& like) {
+  const int64_t width = (*ShapeOf(tensor))[1];
+  return Add("Slice", {tensor, AddIntegers({begin, 0}, like), AddIntegers({size, width}, like)},
+             {size, width}, like, {{"Index", TypeAttr(DT_INT32)}});
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow
