@@ -119,7 +119,7 @@ def compile_scorer(
         name: tf.compat.v1.GraphDef.FromString(getattr(made, name).numpy()) for name in ("fold", "prepare", "score")
     }
     report = tuple(
-        PassReport(name.decode(), *map(int, row[:3]), float(row[3]), float(row[4]), reason.decode())
+        PassReport(name.decode(), int(row[0]), int(row[1]), int(row[2]), row[3].item(), row[4].item(), reason.decode())
         for name, row, reason in zip(made.passes.numpy(), made.figures.numpy(), made.reasons.numpy(), strict=True)
     )
     captured = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in scorer.captured]
