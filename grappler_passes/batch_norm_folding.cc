@@ -79,6 +79,7 @@ absl::StatusOr<int> BatchNormFolding(ScorerGraph& scorer) {
   for (NodeDef* node : scorer.Nodes()) {
     if (!scorer.OfItems(node->name()) || !scorer.Free(*node)) continue;
     if (scorer.Consumers(node->name()).empty()) continue;
+    if (scorer.DtypeOf(node->name()) == DT_STRING) continue;  // Add, which puts one behind another.
     if (node->op() == "Mul") rewrites += FoldScale(scorer, *node);
     if (IsSum(*node)) rewrites += MergeShifts(scorer, *node);
   }

@@ -65,7 +65,7 @@ absl::StatusOr<CompiledScorer> CompileScorer(const NameAttrList& function,
   if (Wanted(options, "user_hoist")) {
     SplitScorer split = SplitByUser(**scorer);
     hoist.rewrites = split.prepared.size();
-    compiled.prepare = std::move(split.prepare);
+    if (!split.prepared.empty()) compiled.prepare = std::move(split.prepare);
     compiled.score = std::move(split.score);
     compiled.prepared = std::move(split.prepared);
   } else {

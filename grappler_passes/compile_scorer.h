@@ -21,7 +21,7 @@ struct CompileOptions {
 // A scorer f(user..., items, captured...) as what runs once per user and what runs per batch.
 struct CompiledScorer {
   GraphDef fold;     // (items, captured...) -> rows; no node where nothing was folded.
-  GraphDef prepare;  // (user..., captured...) -> prepared...
+  GraphDef prepare;  // (user..., captured...) -> prepared...; no node where nothing is prepared.
   GraphDef score;    // (user..., prepared..., items or rows, captured...) -> scores.
   std::vector<Argument> prepared;
   std::vector<PassReport> reports;

@@ -47,7 +47,9 @@ bool OfConcat(ScorerGraph& scorer, const NodeDef& concat, std::vector<Summand>* 
       const bool same = dependence == scorer.DependenceOf(last.tensor) &&
                         RowsOf(shape) == RowsOf(*scorer.ShapeOf(last.tensor));
       differ = differ || !same;
-      if (same && shape.size() == scorer.ShapeOf(last.tensor)->size()) {
+      Shape joinable = *scorer.ShapeOf(last.tensor);
+      joinable.back() = shape.back();
+      if (same && shape == joinable) {
         // Neighbours of one kind stay side by side.
         Shape joined = shape;
         joined.back() += last.size;

@@ -37,6 +37,9 @@ bool IsReshapedMatrix(const ScorerGraph& scorer, const std::string& tensor, cons
 
 // A batched product of which only the left operand has more than one matrix' worth of rows.
 bool FlattenProduct(ScorerGraph& scorer, const NodeDef& node) {
+  // MatMul takes fewer types, and conjugates nothing.
+  const DataType dtype = scorer.DtypeOf(node.name());
+  if (!DataTypeIsFloating(dtype) && dtype != DT_INT32 && dtype != DT_INT64) return false;
   const Shape* left = scorer.ShapeOf(node.input(0));
   const Shape* right = scorer.ShapeOf(node.input(1));
   const Shape* out = scorer.ShapeOf(node.name());

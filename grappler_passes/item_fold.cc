@@ -108,7 +108,7 @@ absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
   costs->bytes_after = 4 * width;
   const double more = (costs->bytes_after - costs->bytes_before) * kNanosecondsPerByte;
   const double less = costs->multiply_adds * kNanosecondsPerMultiplyAdd;
-  if (more > less) {
+  if (more >= less) {
     return Refused(absl::StrCat("rows of ", costs->bytes_after, " bytes instead of ",
                                 costs->bytes_before, " take about ", more,
                                 " ns an item more to read, and save ", less));
@@ -135,7 +135,7 @@ absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
     begin += widths[i];
     part = scorer.Reshape(part, shape, like);
     for (NodeDef* node : scorer.Consumers(frontier[i])) {
-      if (OfItemsAlone(scorer, *node)) continue;
+      if (OfItemsAlone(scorer, *node) && node->op() != "_Retval") continue;
       for (int input = 0; input < NumInputs(*node); ++input) {
         if (node->input(input) == frontier[i]) scorer.SetInput(node, input, part);
       }

@@ -44,11 +44,13 @@ absl::StatusOr<int> RunOn(std::unique_ptr<ScorerGraph>& scorer, const Pass& pass
 
 const std::vector<NamedPass>& Passes() {
   static const auto* const kPasses = new std::vector<NamedPass>{
+      {"branch_switch", BranchSwitch},
       {"flatten_rows", FlattenRows},
       {"broadcast_elimination", BroadcastElimination},
       {"concat_matmul_split", ConcatMatmulSplit},
       {"batch_norm_folding", BatchNormFolding},
       {"projection_absorption", ProjectionAbsorption},
+      {"packed_gemm", PackedGemm},
       {"prelu_fusion", PreluFusion},
   };
   return *kPasses;
@@ -58,6 +60,7 @@ absl::StatusOr<std::vector<PassReport>> RunPasses(std::unique_ptr<ScorerGraph>& 
                                                   absl::Span<const std::string> names) {
   std::vector<std::string> known;
   for (const NamedPass& pass : Passes()) known.push_back(pass.name);
+  known.insert(known.end(), {"item_fold", "user_hoist"});  // Which CompileScorer runs, after these.
   for (const std::string& name : names) {
     if (std::find(known.begin(), known.end(), name) == known.end()) {
       return absl::InvalidArgumentError(

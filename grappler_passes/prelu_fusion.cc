@@ -1,7 +1,6 @@
 // prelu_fusion: the parametric rectifier in fewer steps.
 //
 //   Relu(x) - a * Relu(-x)                ->  Relu(x) + a * Minimum(x, 0)
-//   SelectV2(x > 0, x, a * x)             ->  Relu(x) + a * Minimum(x, 0)
 //
 // as layers and users write it; the result has four operations on every element instead of six.
 #include "grappler_passes/pass.h"

@@ -48,6 +48,7 @@ bool Absorb(ScorerGraph& scorer, const NodeDef& outer) {
   const Shape* between = scorer.ShapeOf(inner->name());
   const Shape* out = scorer.ShapeOf(outer.name());
   if (x == nullptr || between == nullptr || out == nullptr) return false;
+  if (*between != *scorer.ShapeOf(outer.input(0))) return false;  // The sum repeats the product.
   const int64_t k = (*x)[1], m = (*between)[1], n = (*out)[1];
   if (k * n >= m * n + (shared ? 0 : k * m)) return false;
   const bool transposed = outer.attr().at("transpose_b").b();

@@ -36,6 +36,22 @@ bool ForXla(const Node& node, const FunctionDef& function) {
   return found != function.attr().end() && found->second.b();
 }
 
+// TensorFlow's own error does not say which node it is.
+absl::Status CheckCallees(const FunctionDef& function, const FunctionLibraryDefinition& library) {
+  for (const NodeDef& node : function.node_def()) {
+    const bool call = node.op() == "PartitionedCall" || node.op() == "StatefulPartitionedCall";
+    const auto callee = node.attr().find("f");
+    const std::string name =
+        call && callee != node.attr().end() ? callee->second.func().name() : node.op();
+    const OpDef* op;
+    if (!library.LookUpOpDef(name, &op).ok()) {
+      return absl::NotFoundError(absl::StrCat("node ", node.name(), " calls ", name,
+                                              ", which is neither an op nor a function"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
@@ -44,6 +60,7 @@ absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
   if (record == nullptr) {
     return absl::NotFoundError(absl::StrCat("no function is called ", function.name()));
   }
+  TF_RETURN_IF_ERROR(CheckCallees(record->fdef(), library));
   std::unique_ptr<FunctionBody> body;
   TF_RETURN_IF_ERROR(
       FunctionDefToBodyHelper(std::move(record), AttrSlice(&function.attr()), &library, &body));
@@ -63,6 +80,7 @@ absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
     for (Node* node : calls) {
       AttrSlice attributes;
       auto callee = Callee(*node, library, &attributes);
+      TF_RETURN_IF_ERROR(CheckCallees(callee->fdef(), library));
       std::unique_ptr<FunctionBody> inlined;
       TF_RETURN_IF_ERROR(
           FunctionDefToBodyHelper(std::move(callee), attributes, &library, &inlined));

@@ -5,11 +5,15 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "tensorflow/core/common_runtime/graph_constructor.h"
+#include "tensorflow/core/common_runtime/shape_refiner.h"
 #include "tensorflow/core/framework/attr_value.pb.h"
 #include "tensorflow/core/framework/node_def_util.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/tensor.pb.h"
 #include "tensorflow/core/framework/tensor_shape.h"
+#include "tensorflow/core/graph/algorithm.h"
+#include "tensorflow/core/graph/graph.h"
 #include "tensorflow/core/grappler/costs/graph_properties.h"
 #include "tensorflow/core/grappler/grappler_item.h"
 
@@ -45,9 +49,32 @@ std::string Canonical(absl::string_view tensor) {
   return std::string(tensor);
 }
 
+// Another number of items, to tell what depends on it.
+constexpr int64_t kOtherItems = 1'000'033;
+
+// The extents that were inferred with either number are the same, or at most one of them is a
+// multiple of the number: the shapes that passes can write down. Other shapes, such as of one row
+// more than there are items, or of pairs of items, count as unknown.
+bool Expressible(const TensorShapeProto& shape, const TensorShapeProto& other) {
+  if (shape.unknown_rank() || other.unknown_rank() || shape.dim_size() != other.dim_size()) {
+    return false;
+  }
+  int many = 0;
+  for (int i = 0; i < shape.dim_size(); ++i) {
+    const int64_t extent = shape.dim(i).size(), instead = other.dim(i).size();
+    if (extent < 0 || instead < 0) return false;
+    if (extent == instead && !ManyItems(extent)) continue;
+    if (!ManyItems(extent) || extent / kItems >= kItems) return false;
+    if (extent / kItems * kOtherItems != instead) return false;
+    ++many;
+  }
+  return many <= 1;
+}
+
 // `graph` with arguments whose shapes TensorFlow infers from: it knows those of placeholders and
 // variables.
-GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>& arguments) {
+GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>& arguments,
+                             int64_t items) {
   GraphDef shaped = graph;
   for (NodeDef& node : *shaped.mutable_node()) {
     if (node.op() != "_Arg") continue;
@@ -58,9 +85,29 @@ GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>&
     (*node.mutable_attr())["dtype"].set_type(variable ? argument.variable_dtype : argument.dtype);
     TensorShapeProto& shape = *(*node.mutable_attr())["shape"].mutable_shape();
     shape.set_unknown_rank(!argument.shaped);
-    for (const int64_t extent : argument.shape) shape.add_dim()->set_size(extent);
+    for (const int64_t extent : argument.shape) {
+      const bool many = argument.dependence == kItem && ManyItems(extent);
+      shape.add_dim()->set_size(many ? extent / kItems * items : extent);
+    }
   }
   return shaped;
+}
+
+// Whether TensorFlow could build the graph: types, attributes and shapes fit. Grappler's inference
+// only says of shapes that contradict each other that they are not known.
+absl::Status Check(const GraphDef& shaped) {
+  Graph graph(OpRegistry::Global());
+  GraphConstructorOptions options;
+  options.allow_internal_ops = true;
+  TF_RETURN_IF_ERROR(ConvertGraphDefToGraph(options, shaped, &graph));
+  std::vector<Node*> order;
+  GetReversePostOrder(graph, &order);
+  ShapeRefiner refiner(graph.versions(), graph.op_registry());
+  refiner.set_require_shape_inference_fns(false);
+  for (Node* node : order) {
+    if (node->IsOp()) TF_RETURN_IF_ERROR(refiner.AddNode(node));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -124,6 +171,10 @@ absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(const GraphDef&
                                                    ": control flow between nodes is not read"));
     }
     auto copy = std::make_unique<NodeDef>(node);
+    const OpRegistrationData* op;
+    if (OpRegistry::Global()->LookUp(node.op(), &op).ok()) {
+      AddDefaultsToNodeDef(op->op_def, copy.get());
+    }
     for (std::string& input : *copy->mutable_input()) input = Canonical(input);
     if (node.op() == "_Arg") {
       const int64_t index = node.attr().at("index").i();
@@ -151,21 +202,24 @@ absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(const GraphDef&
 }
 
 absl::Status ScorerGraph::Infer(const GraphDef& graph) {
-  grappler::GrapplerItem item;
-  item.graph = WithShapedArguments(graph, arguments_);
-  grappler::GraphProperties properties(item);
-  TF_RETURN_IF_ERROR(properties.InferStatically(
-      /*assume_valid_feeds=*/true, /*aggressive_shape_inference=*/true,
-      /*include_input_tensor_values=*/false, /*include_output_tensor_values=*/false));
+  grappler::GrapplerItem item, other;
+  item.graph = WithShapedArguments(graph, arguments_, kItems);
+  other.graph = WithShapedArguments(graph, arguments_, kOtherItems);
+  TF_RETURN_IF_ERROR(Check(item.graph));
+  grappler::GraphProperties properties(item), others(other);
+  for (grappler::GraphProperties* inferred : {&properties, &others}) {
+    TF_RETURN_IF_ERROR(inferred->InferStatically(
+        /*assume_valid_feeds=*/true, /*aggressive_shape_inference=*/true,
+        /*include_input_tensor_values=*/false, /*include_output_tensor_values=*/false));
+  }
   for (const NodeDef& node : graph.node()) {
     const auto& outputs = properties.GetOutputProperties(node.name());
+    const auto& instead = others.GetOutputProperties(node.name());
     for (size_t i = 0; i < outputs.size(); ++i) {
-      Known known{outputs[i].dtype(), !outputs[i].shape().unknown_rank(), {}};
+      Known known{outputs[i].dtype(), false, {}};
       if (node.op() == "_Arg") known.dtype = arguments_[node.attr().at("index").i()].dtype;
-      for (const auto& dim : outputs[i].shape().dim()) {
-        known.shape.push_back(dim.size());
-        if (dim.size() < 0) known.shaped = false;
-      }
+      known.shaped = i < instead.size() && Expressible(outputs[i].shape(), instead[i].shape());
+      for (const auto& dim : outputs[i].shape().dim()) known.shape.push_back(dim.size());
       tensors_[i == 0 ? node.name() : absl::StrCat(node.name(), ":", i)] = std::move(known);
     }
   }

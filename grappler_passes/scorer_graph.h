@@ -79,6 +79,8 @@ class ScorerGraph {
                   const NodeDef& like, Attributes attributes = {}, DataType dtype = DT_INVALID);
   // Another node as `node` is, of other inputs; it has one output, of its type.
   std::string Clone(const NodeDef& node, absl::Span<const std::string> inputs, Shape shape);
+  // Without a shape, which is known when the graph is read again: after the pass.
+  std::string CloneUnshaped(const NodeDef& node, absl::Span<const std::string> inputs);
   std::string AddConstant(const Tensor& value, const NodeDef& like);
   std::string AddIntegers(absl::Span<const int64_t> values, const NodeDef& like);
   std::string AddInteger(int32_t value, const NodeDef& like);

@@ -54,15 +54,22 @@ std::string ScorerGraph::Add(absl::string_view op, absl::Span<const std::string>
   return name;
 }
 
-std::string ScorerGraph::Clone(const NodeDef& node, absl::Span<const std::string> inputs,
-                               Shape shape) {
+std::string ScorerGraph::CloneUnshaped(const NodeDef& node, absl::Span<const std::string> inputs) {
   auto copy = std::make_unique<NodeDef>(node);
   copy->set_name(Name(node.op(), node));
   copy->clear_input();
   for (const std::string& input : inputs) copy->add_input(input);
   const std::string name = copy->name();
-  tensors_[name] = {DtypeOf(node.name()), true, std::move(shape)};
+  tensors_[name] = {DtypeOf(node.name()), false, {}};
   nodes_.emplace(name, std::move(copy));
+  return name;
+}
+
+std::string ScorerGraph::Clone(const NodeDef& node, absl::Span<const std::string> inputs,
+                               Shape shape) {
+  const std::string name = CloneUnshaped(node, inputs);
+  tensors_[name].shaped = true;
+  tensors_[name].shape = std::move(shape);
   return name;
 }
 

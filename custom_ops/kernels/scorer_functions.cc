@@ -100,12 +100,14 @@ absl::Status Optimize(OpKernelContext* ctx, const ScorerDefinition& definition,
     return library->Instantiate(function.signature().name(), AttrSlice(), options, handle);
   };
   const std::string& name = definition.scorer.name();
-  auto prepare = nann_passes::ToFunction(compiled->prepare, absl::StrCat(name, "_nann_prepare"));
-  TF_RETURN_IF_ERROR(prepare.status());
   auto score = nann_passes::ToFunction(compiled->score, absl::StrCat(name, "_nann_score"));
   TF_RETURN_IF_ERROR(score.status());
-  FunctionLibraryRuntime::Handle prepared, plain, by_xla = kInvalidHandle;
-  TF_RETURN_IF_ERROR(instantiate(*prepare, &prepared));
+  FunctionLibraryRuntime::Handle prepared = kInvalidHandle, plain, by_xla = kInvalidHandle;
+  if (!compiled->prepared.empty()) {
+    auto prepare = nann_passes::ToFunction(compiled->prepare, absl::StrCat(name, "_nann_prepare"));
+    TF_RETURN_IF_ERROR(prepare.status());
+    TF_RETURN_IF_ERROR(instantiate(*prepare, &prepared));
+  }
   TF_RETURN_IF_ERROR(instantiate(*score, &plain));
   if (!definition.compiled_scorer.empty()) {
     FunctionDef inner = *score;

@@ -16,12 +16,28 @@ class Scorer(NamedTuple):
       captured: what it captured, variables for the most part.
       compiled: the same for XLA, or None.
       prepare: the function (user..., captured...) -> prepared..., run once per user; None where nothing is prepared.
+      origin: the scorer that this one was made of. Held, as functions that both call are its own.
     """
 
     plain: Any
     captured: Sequence[tf.Tensor]
     compiled: Any = None
     prepare: Any = None
+    origin: Any = None
+
+    def __call__(self, user: Sequence[tf.Tensor], items: tf.Tensor) -> tf.Tensor:
+        """Scores float32 [1, n] of one user, as a search computes them, without XLA.
+
+        Args:
+          user: user tensors, each [1, ...].
+          items: float32 [1, n, d].
+        """
+        # What `trace_scorer` made holds what it captured; what `compile_scorer` made takes it.
+        captured = [] if self.plain.captured_inputs else self.captured
+        prepared = [] if self.prepare is None else self.prepare(*user, *captured)
+        if not isinstance(prepared, (list, tuple)):
+            prepared = [prepared]
+        return self.plain(*user, *prepared, items, *captured)
 
 
 def trace_scorer(score: Callable[..., tf.Tensor], user: Sequence[tf.Tensor], dim: int, xla: bool = False) -> Scorer:
@@ -74,6 +90,7 @@ class CompiledScorer(NamedTuple):
     Attributes:
       scorer: the rewritten scorer; where something was folded, of rows instead of items.
       fold: float32 [1, n, dim] items -> rows [1, n, row_dim], for an index to hold; None where nothing was folded.
+      item_dim: width of an item embedding.
       row_dim: width of what the scorer takes of an item.
       report: what each pass did, in the order in which they ran.
       graphs: the GraphDefs that were made: `fold`, `prepare` and `score`.
@@ -81,6 +98,7 @@ class CompiledScorer(NamedTuple):
 
     scorer: Scorer
     fold: Callable[[tf.Tensor], tf.Tensor] | None
+    item_dim: int
     row_dim: int
     report: tuple[PassReport, ...]
     graphs: dict[str, Any]
@@ -118,6 +136,9 @@ def compile_scorer(
     graphs = {
         name: tf.compat.v1.GraphDef.FromString(getattr(made, name).numpy()) for name in ("fold", "prepare", "score")
     }
+    called = scorer.plain.graph.as_graph_def().library  # Conditions and loops call functions.
+    for graph in graphs.values():
+        graph.library.CopyFrom(called)
     report = tuple(
         PassReport(name.decode(), int(row[0]), int(row[1]), int(row[2]), row[3].item(), row[4].item(), reason.decode())
         for name, row, reason in zip(made.passes.numpy(), made.figures.numpy(), made.reasons.numpy(), strict=True)
@@ -138,7 +159,7 @@ def compile_scorer(
     specs = [*_one_user(user), *prepared, tf.TensorSpec([1, None, row_dim]), *captured]
     plain = _concrete(graphs["score"], specs)
     compiled = None if scorer.compiled is None else _for_xla(_imported(graphs["score"]), specs)
-    return CompiledScorer(Scorer(plain, scorer.captured, compiled, prepare), fold, row_dim, report, graphs)
+    return CompiledScorer(Scorer(plain, scorer.captured, compiled, prepare, scorer), fold, dim, row_dim, report, graphs)
 
 
 def _one_user(user: Sequence[tf.Tensor]) -> list[tf.TensorSpec]:
@@ -157,7 +178,7 @@ def _concrete(graph: Any, specs: Sequence[tf.TensorSpec]) -> Any:
 
 def _imported(graph: Any) -> Callable[..., Any]:
     """The function whose arguments and results are the `_Arg` and `_Retval` nodes of a GraphDef."""
-    body = tf.compat.v1.GraphDef(versions=graph.versions)
+    body = tf.compat.v1.GraphDef(versions=graph.versions, library=graph.library)
     arguments: dict[int, str] = {}
     results: dict[int, str] = {}
     for node in graph.node:

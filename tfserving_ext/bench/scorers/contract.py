@@ -1,0 +1,70 @@
+"""What a reference scorer is, and its random weights."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.models.contract import UserTensors
+
+BEHAVIOURS = 50  # Of the user's history, L.
+DTYPES = ("float32", "bfloat16")  # Of matrix products; scores are float32.
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceScorer:
+    """A ranking model's score function, and one user.
+
+    Attributes:
+      name: the model's.
+      dim: width of an item embedding.
+      user: the user tensors of a random user, each [1, ...].
+      score: as `RetrievalModel.score`.
+    """
+
+    name: str
+    dim: int
+    user: UserTensors
+    score: Callable[[UserTensors, tf.Tensor], tf.Tensor]
+
+    def __call__(self, *tensors: tf.Tensor) -> tf.Tensor:
+        """Scores [1, N] of user tensors, followed by items [1, N, dim]: the form that `ops.trace_scorer` takes."""
+        return self.score(tensors[:-1], tensors[-1])
+
+
+def built(model: Any, dim: int, user: UserTensors, seed: int) -> ReferenceScorer:
+    """The scorer of a Keras model with a method `score`, whose layers exist once it ran; randomises them."""
+    model.score(user, tf.zeros([1, 2, dim]))
+    randomise(model.variables, seed)
+    return ReferenceScorer(model.name, dim, user, model.score)
+
+
+def randomise(variables: Iterable[Any], seed: int) -> None:
+    """Gives Keras variables random values, of about the size that they have in a trained model."""
+    rng = np.random.default_rng(seed)
+    for variable in variables:
+        shape, kind = tuple(variable.shape), variable.path.rsplit("/", 1)[-1]
+        if not tf.as_dtype(variable.dtype).is_floating:
+            continue
+        if kind == "moving_variance":
+            value = rng.uniform(0.5, 1.5, shape)
+        elif kind in ("gamma", "alpha"):
+            value = rng.normal({"gamma": 1.0, "alpha": 0.25}[kind], 0.1, shape)
+        elif "kernel" in kind:
+            value = rng.normal(0.0, shape[-2] ** -0.5, shape)
+        else:
+            value = rng.normal(0.0, 0.2, shape)
+        variable.assign(value.astype(np.float32))
+
+
+def history_of(rng: np.random.Generator, dim: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Behaviours float32 [1, L, dim] of a user who has fewer than L, and bool [1, L], which of them there are."""
+    present = np.arange(BEHAVIOURS)[None] >= rng.integers(5, 15)
+    return normal(rng, 1, BEHAVIOURS, dim) * tf.cast(present, tf.float32)[..., None], tf.constant(present)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> tf.Tensor:
+    """A float32 tensor of random numbers."""
+    return tf.constant(rng.normal(size=shape), tf.float32)
