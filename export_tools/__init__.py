@@ -1,5 +1,6 @@
 """From a trained model of any shape and its index to one SavedModel that TensorFlow Serving serves."""
 
+from export_tools.explain import explain
 from export_tools.export import export
 from export_tools.inspect import inspect
 from export_tools.reuse import reuse
@@ -7,4 +8,4 @@ from export_tools.served_model import Defaults, ServedModel
 from export_tools.sources import Source, open_source
 from export_tools.verify import verify
 
-__all__ = ["Defaults", "ServedModel", "Source", "export", "inspect", "open_source", "reuse", "verify"]
+__all__ = ["Defaults", "ServedModel", "Source", "explain", "export", "inspect", "open_source", "reuse", "verify"]

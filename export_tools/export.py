@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from export_tools.manifest import read_figures, write_manifest
+from export_tools.scorer import optimize_scorer, write_rows
 from export_tools.served_model import Defaults, ServedModel
 from export_tools.sources import open_source
 from export_tools.warm_up import Examples, write_warm_up
@@ -32,6 +33,8 @@ def export(
     embeddings: str | os.PathLike[str] | None = None,
     evaluation: str | os.PathLike[str] | None = None,
     graphs: str | os.PathLike[str] | None = None,
+    optimize: bool = True,
+    fold_items: bool = True,
 ) -> Path:
     """Exports a model and its index to the SavedModel `target`, whole or not at all.
 
@@ -47,6 +50,9 @@ def export(
       embeddings: where item_ids.npy and item_embs.npy of an index of alibaba/nann lie; by default beside it.
       evaluation: a JSON file of figures, such as `nann evaluate` writes, to keep in the manifest.
       graphs: a folder for the GraphDefs of all functions, binary and as text, for those who inspect them.
+      optimize: have the passes rewrite the scorer (docs/scorer.md); its scores are compared with the model's own.
+      fold_items: let them keep what the scorer computes of an item alone in the index, where reading wider rows costs
+        less than computing it.
 
     Returns:
       `target`.
@@ -56,10 +62,16 @@ def export(
     """
     source = open_source(model, features, seeds, item_input)
     figures = None if evaluation is None else read_figures(evaluation)
-    with _opened(Path(index), embeddings) as opened:
+    with contextlib.ExitStack() as work:
+        opened = work.enter_context(_opened(Path(index), embeddings))
         source.check(opened)
         try:
-            served = ServedModel(source, opened, defaults)
+            scorer = optimize_scorer(source, opened, fold_items) if optimize else None
+            compiled = None if scorer is None else scorer.compiled
+            if compiled is not None and compiled.fold is not None:
+                rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))
+                opened = write_rows(opened, compiled.fold, compiled.row_dim, Path(rows))
+            served = ServedModel(source, opened, defaults, compiled)
             signatures = served.signatures()
             concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
@@ -81,11 +93,15 @@ def export(
                 "defaults": dataclasses.asdict(defaults),
                 "warm_up_records": records,
                 "evaluation": figures,
+                "scorer": None if scorer is None else scorer.facts(),
             }
             write_manifest(new, facts)
     if graphs is not None:
         functions = {"user": served.user.get_concrete_function(), "score": served.score.get_concrete_function()}
-        _write_graphs(Path(graphs), {**functions, **concrete})
+        made = {name: function.graph.as_graph_def() for name, function in {**functions, **concrete}.items()}
+        if compiled is not None:
+            made |= {f"scorer_{name}": graph for name, graph in compiled.graphs.items() if graph.node}
+        _write_graphs(Path(graphs), made)
     return Path(target)
 
 
@@ -101,9 +117,8 @@ def _opened(folder: Path, embeddings: str | os.PathLike[str] | None) -> Iterator
         yield write_index(Path(made) / "index", item_ids, item_embeddings, entry_points, layers, source)
 
 
-def _write_graphs(folder: Path, functions: Mapping[str, Any]) -> None:
+def _write_graphs(folder: Path, graphs: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, function in functions.items():
-        graph = function.graph.as_graph_def()
+    for name, graph in graphs.items():
         tf.io.write_graph(graph, str(folder), f"{name}.pb", as_text=False)
         tf.io.write_graph(graph, str(folder), f"{name}.pbtxt", as_text=True)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
 
+from export_tools.graphs.explanation import one_line
+from export_tools.graphs.scorers import read_meta_graph
 from export_tools.manifest import FILE, read_manifest
-from tfserving_ext.errors import NannError
 from tfserving_ext.serving.warm_up import read_warm_up
 
 
@@ -25,27 +24,19 @@ def inspect(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
       NannError: it is no SavedModel, or damaged.
     """
     folder = Path(saved_model)
-    path = folder / "saved_model.pb"
-    if not path.exists():
-        raise NannError(f"{folder} is not a SavedModel: it has no saved_model.pb; make one with `nann export`")
-    try:
-        graphs = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs
-    except DecodeError as error:
-        raise NannError(f"{path} is damaged: {error}") from error
-    if not graphs:
-        raise NannError(f"{path} holds no graph")
+    graph = read_meta_graph(folder)
     sizes = {part: _bytes(folder / part) for part in ("saved_model.pb", "variables", "assets", "assets.extra")}
-    nodes = list(graphs[0].graph_def.node)
-    for function in graphs[0].graph_def.library.function:
+    nodes = list(graph.graph_def.node)
+    for function in graph.graph_def.library.function:
         nodes += function.node_def
     found: dict[str, Any] = {
         "bytes": {**sizes, "all": _bytes(folder)},
         "signatures": {
             name: _signature(signature)
-            for name, signature in sorted(graphs[0].signature_def.items())
+            for name, signature in sorted(graph.signature_def.items())
             if name != "__saved_model_init_op"
         },
-        "functions": len(graphs[0].graph_def.library.function),
+        "functions": len(graph.graph_def.library.function),
         "nodes": len(nodes),
         "ops": sorted({node.op for node in nodes if ">" in node.op}),
         "warm_up_records": len(read_warm_up(folder)),
@@ -100,6 +91,8 @@ def summary(found: dict[str, Any]) -> str:
         f"{index['entry_points']:,} entry points, {index['layers']} layers",
         f"search     k {defaults['k']}, best-first {defaults['best_first']}, rounds {defaults['rounds']}",
     ]
+    if manifest.get("scorer"):
+        lines.append(f"passes     {one_line(manifest['scorer'])}")
     if manifest.get("evaluation"):
         figures = {key: value for key, value in manifest["evaluation"].items() if not isinstance(value, (dict, list))}
         lines.append(f"evaluation {figures}")

@@ -1,12 +1,17 @@
 """A new index for an exported model: the model's files are linked, and nothing is traced again."""
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from export_tools.manifest import check_files, exported_index, read_figures, read_manifest, write_manifest
+from export_tools.scorer import write_rows
 from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, link_or_copy
 from tfserving_ext.errors import NannError
@@ -43,10 +48,44 @@ def reuse(
     exported = Path(exported)
     manifest = read_manifest(exported)
     check_files(exported, manifest)
-    opened = Index.open(index, checksums=True)
-    with exported_index(exported, manifest) as old:
-        _check_same_model(old, opened)
-        own = {path.name for path in old.files}
+    with contextlib.ExitStack() as work:
+        opened = Index.open(index, checksums=True)
+        scorer = manifest.get("scorer") or {}
+        if scorer.get("folded"):
+            rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))
+            opened = _folded(exported, opened, scorer.get("row_dim"), Path(rows))
+        with exported_index(exported, manifest) as old:
+            _check_same_model(old, opened, index)
+            own = {path.name for path in old.files}
+        _write(exported, manifest, opened, own, target, evaluation)
+    return Path(target)
+
+
+def _folded(exported: Path, index: Index, row_dim: Any, folder: Path) -> Index:
+    """The index with the rows that the exported model's scorer takes, written to `folder`.
+
+    Raises:
+      NannError: the exported model takes embeddings of another width.
+    """
+    loaded = tf.saved_model.load(str(exported))  # Held: its functions do not keep its variables.
+    fold = loaded.fold
+    (items,) = fold.concrete_functions[0].structured_input_signature[0]
+    if items.shape[-1] != index.dim:
+        raise NannError(
+            f"the width of {index.folder} is {index.dim}, the exported model searches {items.shape[-1]}; export it anew"
+        )
+    return write_rows(index, fold, row_dim, folder)
+
+
+def _write(
+    exported: Path,
+    manifest: Mapping[str, Any],
+    opened: Index,
+    own: set[str],
+    target: str | os.PathLike[str],
+    evaluation: str | os.PathLike[str] | None,
+) -> None:
+    """Writes the new export: the old one's files, but for those of its index, called `own`."""
     with atomic_folder(target) as new:
         for path in sorted(exported.rglob("*")):
             name = path.relative_to(exported)
@@ -63,11 +102,12 @@ def reuse(
         facts["evaluation"] = None if evaluation is None else read_figures(evaluation)
         facts["model_of"] = manifest["files"]["saved_model.pb"]["sha256"]
         write_manifest(new, facts)
-    return Path(target)
 
 
-def _check_same_model(old: Index, new: Index) -> None:
+def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) -> None:
     """Checks that two indexes can stand for each other: the graph that searches them, and the embeddings in them.
+
+    `folder` is where the new one came from.
 
     Raises:
       NannError: they cannot.
@@ -79,17 +119,17 @@ def _check_same_model(old: Index, new: Index) -> None:
     ):
         if searched != given:
             raise NannError(
-                f"the {name} of {new.folder} is {given}, the exported model searches {searched}; export it anew"
+                f"the {name} of {folder} is {given}, the exported model searches {searched}; export it anew"
             )
     shared, before, now = np.intersect1d(old.item_ids, new.item_ids, return_indices=True)
     if not len(shared):
-        raise NannError(f"{new.folder} has no item in common with the exported index: it is of another model or corpus")
+        raise NannError(f"{folder} has no item in common with the exported index: it is of another model or corpus")
     sample = np.unique(np.linspace(0, len(shared) - 1, MATCH_SAMPLE).astype(np.int64))
     left, right = old.embeddings(before[sample]), new.embeddings(now[sample])
     scales = [float(index.item_scales.max()) for index in (old, new) if index.item_scales is not None]
     if not np.allclose(left, right, rtol=1e-2, atol=1e-3 + sum(scales)):
         place = int(np.abs(left - right).max(axis=1).argmax())
         raise NannError(
-            f"{new.folder} was not built from the exported model's embeddings: item {shared[sample[place]]} has "
+            f"{folder} was not built from the exported model's embeddings: item {shared[sample[place]]} has "
             "another; export the new model"
         )

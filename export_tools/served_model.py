@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from export_tools.sources import Source
+from tfserving_ext import ops
 from tfserving_ext.index.format import Index
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
@@ -49,11 +50,20 @@ class ServedModel(tf.Module):
       serving_default: the original's where the model can answer it: `comm_seq` float16 [1, width], the embedded
         behaviours, and `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]]. Else `retrieve`.
 
-    The functions `user` and `score` are saved beside the signatures: `tf.saved_model.load` gives the model back.
+    The functions `user` and `score` are saved beside the signatures: `tf.saved_model.load` gives the model back. Where
+    the passes rewrote the scorer, so are `score_rows`, as the search scores, and `fold`, which makes rows of items.
     """
 
-    def __init__(self, source: Source, index: Index, defaults: Defaults) -> None:
+    def __init__(
+        self, source: Source, index: Index, defaults: Defaults, compiled: ops.CompiledScorer | None = None
+    ) -> None:
         """Puts the parts together.
+
+        Args:
+          source: the model.
+          index: what is searched; of rows where the scorer was folded.
+          defaults: what a request may leave out.
+          compiled: the scorer after the passes; None leaves it to the op, at the first request.
 
         Raises:
           NannError: default parameters do not fit the index.
@@ -61,7 +71,7 @@ class ServedModel(tf.Module):
         super().__init__()
         self.tracked = source.tracked
         self._untracked = SimpleNamespace(source=source, defaults=defaults)
-        self.search = NeuralTopK(index, source.score)
+        self.search = NeuralTopK(index, source.score, scorer=None if compiled is None else compiled.scorer)
         self.search.check(defaults.best_first, defaults.k)
         self.search.check(defaults.rounds)
         specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in source.features.items()}
@@ -73,11 +83,25 @@ class ServedModel(tf.Module):
         tensors = user.get_concrete_function().structured_outputs
         one = tuple(tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in tensors)
 
-        @tf.function(input_signature=[one, tf.TensorSpec([1, None, index.dim], tf.float32)], autograph=False)
+        item_dim = index.dim if compiled is None else compiled.item_dim
+
+        @tf.function(input_signature=[one, tf.TensorSpec([1, None, item_dim], tf.float32)], autograph=False)
         def score(user: UserTensors, items: tf.Tensor) -> tf.Tensor:
             return source.score(user, items)
 
         self.user, self.score = user, score
+        if compiled is None:
+            return
+
+        @tf.function(input_signature=[one, tf.TensorSpec([1, None, index.dim], tf.float32)], autograph=False)
+        def score_rows(user: UserTensors, rows: tf.Tensor) -> tf.Tensor:
+            return compiled.scorer(user, rows)
+
+        self.score_rows = score_rows
+        if compiled.fold is not None:
+            self.fold = tf.function(
+                compiled.fold, input_signature=[tf.TensorSpec([1, None, item_dim], tf.float32)], autograph=False
+            )
 
     def signatures(self) -> dict[str, Any]:
         """The functions to export, by signature name."""

@@ -135,7 +135,8 @@ def _coverage(path: Path, servable: Any) -> float:
     covered = []
     with exported_index(path, manifest) as index:
         k = min(k, len(index.item_ids))
-        exact = BruteForce(index, functools.partial(_call, loaded.score))
+        # Where the scorer was rewritten, the index may hold rows for it instead of embeddings.
+        exact = BruteForce(index, functools.partial(_call, getattr(loaded, "score_rows", loaded.score)))
         examples = Examples.of_records(predict_requests(path), manifest["seeds"] or "seeds")
         rng = np.random.default_rng(0)
         for _ in range(SAMPLE_USERS if k else 0):

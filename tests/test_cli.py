@@ -13,7 +13,20 @@ import pytest
 
 from tfserving_ext.ops._library import check_version
 
-COMMANDS = ["convert", "train", "extract", "index", "evaluate", "export", "verify", "inspect", "serve", "smoke", "demo"]
+COMMANDS = [
+    "convert",
+    "train",
+    "extract",
+    "index",
+    "evaluate",
+    "export",
+    "verify",
+    "inspect",
+    "explain",
+    "serve",
+    "smoke",
+    "demo",
+]
 NANN = Path(sys.executable).with_name("nann")
 
 

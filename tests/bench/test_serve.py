@@ -18,7 +18,7 @@ def histories(world):
 
 
 def test_swaps_under_load(world, histories, tmp_path):
-    found = bench_swaps(world.saved_model, tmp_path, histories, clients=6, seconds=12, swaps=5)
+    found = bench_swaps(world.saved_model, world.index, tmp_path, histories, clients=6, seconds=12, swaps=5)
     assert (found["failed"], found["wrong"], found["faults"]) == (0, 0, [])
     assert found["versions_that_answered"] == 5  # The first and five new ones, but for the broken one.
     assert not found["broken_version_answered"]

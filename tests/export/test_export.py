@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from export_tools import Defaults, export, verify
+from export_tools.manifest import exported_index, read_manifest
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, Layer, write_index
 from tfserving_ext.retrieval import NeuralTopK
@@ -278,16 +279,16 @@ print(resident("RssAnon") - anonymous, resident("RssFile") - file, mapped // 102
 def test_a_loaded_model_maps_its_tables(world, tmp_path):
     """200 MB of tables: mapped whole, resident hardly at all, neither as anonymous nor as file-backed pages."""
     big = shutil.copytree(world.saved_model, tmp_path / "big")
-    opened = Index.open(world.index)
-    n, dim = 800_000, opened.dim
-    layers = []
-    for layer in opened.layers:
-        splits = np.concatenate([layer.row_splits, np.full(n - len(opened.item_ids), layer.row_splits[-1])])
-        layers.append(Layer(splits, layer.neighbors))
-    embeddings = np.zeros([n, dim], np.float32)
-    embeddings[: len(opened.item_ids)] = opened.item_embeddings
-    ids = np.concatenate([opened.item_ids, np.arange(n - len(opened.item_ids)) + 10**9])
-    wide = write_index(tmp_path / "index", ids, embeddings, opened.entry_points, layers, {})
+    with exported_index(world.saved_model, read_manifest(world.saved_model)) as opened:
+        n = 200_000_000 // (4 * opened.dim)
+        layers = []
+        for layer in opened.layers:
+            splits = np.concatenate([layer.row_splits, np.full(n - len(opened.item_ids), layer.row_splits[-1])])
+            layers.append(Layer(splits, layer.neighbors))
+        embeddings = np.zeros([n, opened.dim], np.float32)
+        embeddings[: len(opened.item_ids)] = opened.item_embeddings
+        ids = np.concatenate([opened.item_ids, np.arange(n - len(opened.item_ids)) + 10**9])
+        wide = write_index(tmp_path / "index", ids, embeddings, opened.entry_points, layers, {})
     for path in wide.files:
         shutil.copy(path, big / "assets" / path.name)
     tables = sum(path.stat().st_size for path in wide.files) // 1024

@@ -1,10 +1,12 @@
 """Every kind of model is exported, moved, verified in a fresh process, and answers what its own scorer says."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -18,7 +20,7 @@ from tests.export.sources import DIM, LOGITS, USER, Ranker, keras_ranker, origin
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.retrieval import BestFirst, Rounds
-from tfserving_ext.serving.models import load_servable
+from tfserving_ext.serving.models import ServingError, load_servable
 
 WIDE = Defaults(k=10, best_first=BestFirst(pool=600))  # The pool holds the whole corpus, so that nothing is cut off.
 
@@ -318,3 +320,39 @@ def test_a_module_by_its_name_on_the_command_line(tmp_path):
 def test_defaults_must_fit(world, index, tmp_path):
     with pytest.raises(NannError, match="ef is"):
         export(Ranker(index), world.index, tmp_path / "1", Defaults(k=10, rounds=Rounds(ef=(1, 2), rounds=(1, 1, 1))))
+
+
+class Conditional(tf.Module):
+    """A scorer with what TensorFlow keeps in functions of its own: a condition and an assertion."""
+
+    features: ClassVar = {"x": tf.TensorSpec([None, 4])}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = tf.Variable(np.random.default_rng(1).normal(size=[4, 4]).astype(np.float32))
+
+    def user(self, features):
+        return (features["x"],)
+
+    def score(self, user, items):
+        (x,) = user
+        check = tf.debugging.assert_less(tf.reduce_sum(x), 50.0, "the user is too large")
+        y = tf.cond(tf.reduce_sum(x) > 0, lambda: items @ self.weights, lambda: -items)
+        with tf.control_dependencies([check]):
+            return tf.reduce_sum(tf.tanh(y * x[:, None]), -1)
+
+
+def test_functions_that_a_scorer_calls_are_exported(tmp_path):
+    embeddings = np.random.default_rng(0).normal(size=[300, 4]).astype(np.float32)
+    build_index(np.arange(300), embeddings, tmp_path / "index", threads=1)
+    target = export(Conditional(), tmp_path / "index", tmp_path / "1", Defaults(k=5))
+    gc.collect()
+    assert verify(target, 0)["signatures"]["retrieve"]["scores"] == {"shape": [1, 5], "dtype": "float32"}
+    retrieve = load_servable(target).signature("retrieve")
+    with pytest.raises(ServingError, match="the user is too large"):
+        retrieve.run({"x": np.full([1, 4], 100, np.float32)})
+    for sign in (-1, 1):
+        x = np.full([1, 4], 0.5 * sign, np.float32)
+        wanted = Conditional().score((tf.constant(x),), tf.constant(embeddings[None])).numpy()[0]
+        found = retrieve.run({"x": x, "seeds": np.arange(300)[None]})
+        np.testing.assert_allclose(found["scores"][0], np.sort(wanted)[::-1][:5], rtol=1e-5)

@@ -34,7 +34,7 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
     """Measures the server on a demo's model.
 
     Args:
-      folder: a demo's folder, with `models/nann/1`.
+      folder: a demo's folder, with `index` and `models/nann/1`.
       out: raw JSON.
       quick: fewer rounds, and a short time of swaps.
 
@@ -56,6 +56,7 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
     scratch.mkdir(parents=True, exist_ok=True)
     figures["swaps"] = bench_swaps(
         saved_model,
+        folder / "index",
         scratch,
         histories,
         SWAP_CLIENTS,

@@ -20,12 +20,19 @@ SETTLE_SECONDS = 1.0  # After a version serves; what comes later is quiet time.
 
 
 def bench_swaps(
-    saved_model: Path, scratch: Path, histories: np.ndarray, clients: int = 32, seconds: float = 120, swaps: int = 20
+    saved_model: Path,
+    index: Path,
+    scratch: Path,
+    histories: np.ndarray,
+    clients: int = 32,
+    seconds: float = 120,
+    swaps: int = 20,
 ) -> dict[str, Any]:
     """Swaps versions while clients ask; one of them, in the middle, is broken and must leave the one before serving.
 
     Args:
       saved_model: an export.
+      index: what it was exported with.
       scratch: a folder for the versions.
       histories: int64 [N, L], of the requests.
       clients: that ask at once.
@@ -39,7 +46,7 @@ def bench_swaps(
     Raises:
       NannError: a version does not begin to serve in its time.
     """
-    exports = _two_exports(saved_model, scratch)
+    exports = _two_exports(saved_model, index, scratch)
     expected = [_answers(export, histories) for export in exports]
     base = scratch / "versions"
     shutil.rmtree(base, ignore_errors=True)
@@ -72,14 +79,14 @@ def bench_swaps(
     return _figures(answers, windows, memory, by_version, broken)
 
 
-def _two_exports(saved_model: Path, scratch: Path) -> tuple[Path, Path]:
+def _two_exports(saved_model: Path, index: Path, scratch: Path) -> tuple[Path, Path]:
+    """The export, and one of the same model with two thirds of the items."""
     from export_tools import reuse
-    from export_tools.manifest import exported_index, read_manifest
-    from tfserving_ext.index import build_index
+    from tfserving_ext.index import Index, build_index
 
-    with exported_index(saved_model, read_manifest(saved_model)) as index:
-        kept = np.random.default_rng(0).permutation(len(index.item_ids))[: 2 * len(index.item_ids) // 3]
-        made = build_index(np.asarray(index.item_ids)[kept], index.embeddings(kept), scratch / "two_thirds")
+    opened = Index.open(index)
+    kept = np.random.default_rng(0).permutation(len(opened.item_ids))[: 2 * len(opened.item_ids) // 3]
+    made = build_index(np.asarray(opened.item_ids)[kept], opened.embeddings(kept), scratch / "two_thirds")
     return saved_model, reuse(saved_model, made.folder, scratch / "export_two_thirds")
 
 

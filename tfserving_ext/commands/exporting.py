@@ -1,4 +1,4 @@
-"""`nann export`, `nann verify`, `nann inspect`."""
+"""`nann export`, `nann verify`, `nann inspect`, `nann explain`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +41,10 @@ def export(
     ] = None,
     evaluation: Annotated[Path | None, typer.Option(help="JSON of figures to keep in the manifest.")] = None,
     graphs: Annotated[Path | None, typer.Option(help="Also write the GraphDefs of all functions here.")] = None,
+    optimize: Annotated[bool, typer.Option(help="Have the passes rewrite the scorer; its scores are compared.")] = True,
+    fold_items: Annotated[
+        bool, typer.Option(help="Let them keep what is computed of an item alone in the index, where that is faster.")
+    ] = True,
     reuse_model: Annotated[
         Path | None, typer.Option(help="Take the model from this export, and INDEX in place of its index.")
     ] = None,
@@ -70,6 +74,8 @@ def export(
             embeddings=embeddings,
             evaluation=evaluation,
             graphs=graphs,
+            optimize=optimize,
+            fold_items=fold_items,
         )
     outcome("export", f"{out}")
 
@@ -111,8 +117,40 @@ def inspect(
     print(summary(found))
 
 
+def explain(
+    saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote, or any SavedModel with a scorer.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Draw both graphs into this .html or .svg file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it, every node included, as JSON.")] = False,
+    top: Annotated[int, typer.Option(help="How many of the most expensive nodes to list.", min=1)] = 8,
+    items: Annotated[
+        int, typer.Option(help="Items that the request scores by which nodes are compared.", min=1)
+    ] = 4096,
+    batch: Annotated[int, typer.Option(help="Items scored at a time in it.", min=1)] = 256,
+    fold_items: Annotated[
+        bool, typer.Option("--fold-items", help="Of a scorer not rewritten at export: show what an export would fold.")
+    ] = False,
+) -> None:
+    """Show a scorer before and after the passes: what each pass did, what is still expensive. Nothing in it is run."""
+    import json
+
+    from export_tools import explain as run
+    from export_tools.graphs.tables import summary
+
+    found = run(saved_model, output, fold_items=fold_items, items=items, batch=batch, top=top)
+    if as_json:
+        print(json.dumps(found.facts(), indent=2))
+        return
+    outcome("explain", f"{saved_model}")
+    print(summary(found, top))
+    if output is not None:
+        outcome("explain", f"drawn: {output}")
+
+
 def add_to(app: typer.Typer) -> None:
     """Adds the commands to `nann`."""
     app.command(epilog=_EXPORT_EXAMPLES)(export)
     app.command(epilog="Example: nann verify models/nann/1")(verify)
     app.command(epilog="Example: nann inspect models/nann/1")(inspect)
+    app.command(epilog="Example: nann explain models/nann/1 -o scorer.html")(explain)

@@ -59,6 +59,8 @@ class NeuralTopK(tf.Module):
         score: Callable[..., tf.Tensor],
         batch_sizes: Sequence[int] = ops.DEFAULT_BATCH_SIZES,
         xla: bool = False,
+        scorer: ops.Scorer | None = None,
+        optimize: bool = True,
     ) -> None:
         """Takes what is searched and how it is scored.
 
@@ -68,16 +70,22 @@ class NeuralTopK(tf.Module):
           batch_sizes: sizes that scorer batches are padded to, increasing.
           xla: have XLA compile the scorer, once per batch size; `warm_up` does it ahead of the first request. Where
             the runtime has no XLA the scorer runs as it is.
+          scorer: `score` as a function of the index's rows that was traced or compiled before (`ops.compile_scorer`);
+            user tensors must be as it was traced for.
+          optimize: let the passes (docs/scorer.md) rewrite the scorer when a search first runs.
         """
         super().__init__()
         self.index = MappedIndex(index)
         self._layers = len(index.layers)
         self._batch_sizes = tuple(batch_sizes)
+        self._optimize = optimize
         # Traced functions are no part of what a SavedModel tracks: they are kept out of sight.
-        self._untracked = SimpleNamespace(score=score, xla=xla, scorers={})
+        self._untracked = SimpleNamespace(score=score, xla=xla, scorer=scorer, scorers={})
 
     def _scorer(self, user: Sequence[tf.Tensor]) -> ops.Scorer:
         """The score function for user tensors of these shapes, traced once: XLA compiles it once for all searches."""
+        if self._untracked.scorer is not None:
+            return self._untracked.scorer
         scorers, score = self._untracked.scorers, self._untracked.score
         key = tuple((tensor.dtype, *tensor.shape[1:]) for tensor in user)
         if key not in scorers:
@@ -96,6 +104,7 @@ class NeuralTopK(tf.Module):
             self._scorer(user),
             self.index.dim,
             batch_sizes=self._batch_sizes,
+            optimize=self._optimize,
             **parameters,
         )
 

@@ -1,0 +1,1 @@
+"""Graphs of scorers for people to look at: read from a SavedModel, costed node by node, laid out and drawn."""

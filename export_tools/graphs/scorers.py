@@ -1,0 +1,212 @@
+"""The scorers in a SavedModel: the model's own, and what its searches run; read from the protos alone."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework import function_pb2, node_def_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+
+from export_tools.graphs.flat import Library, flat_function, flat_graph, split
+from tfserving_ext.errors import NannError
+from tfserving_ext.ops._library import load
+
+SEARCH, OWN_INPUTS = "Nann>BeamSearch", 8  # The op, and how many inputs come before the user tensors.
+
+
+class Argument(NamedTuple):
+    """What a scorer, or a part of one, takes.
+
+    Attributes:
+      kind: "user", "prepared", "item" or "model", that is captured.
+      name: of the variable where it is one, else "user 0", "items" and so on.
+      dtype: of a variable, that of its values.
+      shape: [1, ...] of users' and items', -1 for an extent that may be any; None where the rank is not known.
+      variable: whether it is a variable's handle.
+    """
+
+    kind: str
+    name: str
+    dtype: int
+    shape: tuple[int, ...] | None
+    variable: bool = False
+
+
+class Part(NamedTuple):
+    """A function of a scorer as a graph without calls.
+
+    Attributes:
+      nodes: of which arguments are `_Arg`, results `_Retval`.
+      arguments: in order.
+    """
+
+    nodes: list[node_def_pb2.NodeDef]
+    arguments: list[Argument]
+
+
+class Scorers(NamedTuple):
+    """What a SavedModel holds.
+
+    Attributes:
+      original: the function `score` (user..., items, captured...), or None.
+      searched: what the search runs per batch, (user..., prepared..., items or rows, captured...), or None.
+      prepare: what it runs per user, (user..., captured...), or None.
+      fold: the function `fold` (items, captured...), or None.
+      library: all functions, by name.
+    """
+
+    original: Part | None
+    searched: Part | None
+    prepare: Part | None
+    fold: Part | None
+    library: Library
+
+
+def read_meta_graph(saved_model: str | os.PathLike[str]) -> Any:
+    """The first MetaGraphDef of a SavedModel.
+
+    Raises:
+      NannError: it is no SavedModel, or damaged.
+    """
+    path = Path(saved_model) / "saved_model.pb"
+    if not path.exists():
+        raise NannError(f"{path.parent} is not a SavedModel: it has no saved_model.pb; make one with `nann export`")
+    try:
+        graphs = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs
+    except DecodeError as error:
+        raise NannError(f"{path} is damaged: {error}") from error
+    if not graphs:
+        raise NannError(f"{path} holds no graph")
+    return graphs[0]
+
+
+def read_scorers(meta_graph: Any) -> Scorers:
+    """Finds the scorers.
+
+    Raises:
+      NannError: there is none, or the functions contradict each other.
+    """
+    load()  # Registers the ops, whose outputs have to be known.
+    library = {function.signature.name: function for function in meta_graph.graph_def.library.function}
+    objects = meta_graph.object_graph_def
+    named = {name: _function_of(objects, name, library) for name in ("score", "fold")}
+    original = fold = None
+    if named["score"] is not None:
+        original = _part(*named["score"], library, _user_and_items)
+    if named["fold"] is not None:
+        fold = _part(*named["fold"], library, lambda own: ["item"] if len(own) == 1 else None)
+    searched, prepare = _searched(meta_graph.graph_def, library)
+    if original is None and searched is None:
+        raise NannError(f"it has no scorer: neither a function `score` of user tensors and items nor an op {SEARCH}")
+    return Scorers(original, searched, prepare, fold, library)
+
+
+def _part(
+    function: function_pb2.FunctionDef,
+    captured: Sequence[Argument],
+    library: Library,
+    kinds: Callable[[Sequence[Argument]], list[str] | None],
+) -> Part | None:
+    """A function with its arguments; None where they are not what is looked for."""
+    count = len(function.signature.input_arg) - len(captured)
+    if count < 0:
+        raise NannError(f"function {function.signature.name} captures more than it takes")
+    own = [_argument(function, index) for index in range(count)]
+    found = kinds(own)
+    if found is None:
+        return None
+    named = [
+        one._replace(kind=kind, name="items" if kind == "item" else f"{kind} {found[:index].count(kind)}")
+        for index, (one, kind) in enumerate(zip(own, found, strict=True))
+    ]
+    return Part(flat_function(function, library).nodes, [*named, *captured])
+
+
+def _user_and_items(own: Sequence[Argument]) -> list[str] | None:
+    items = own[-1] if own else None
+    if items is None or items.dtype != tf.float32.as_datatype_enum or items.shape is None or len(items.shape) != 3:
+        return None
+    return ["user"] * (len(own) - 1) + ["item"] if len(own) > 1 and items.shape[2] > 0 else None
+
+
+def _argument(function: function_pb2.FunctionDef, index: int) -> Argument:
+    """An argument as it is traced for one user; its kind and name are to be filled in."""
+    given = function.signature.input_arg[index]
+    shape: tuple[int, ...] | None = None
+    attributes = function.arg_attr[index].attr if index in function.arg_attr else {}
+    if "_output_shapes" in attributes and attributes["_output_shapes"].list.shape:
+        shape = _extents(attributes["_output_shapes"].list.shape[0])
+    return Argument("", given.name, given.type, (1, *shape[1:]) if shape else shape)
+
+
+def _extents(shape: Any) -> tuple[int, ...] | None:
+    return None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
+
+
+def _function_of(objects: Any, name: str, library: Library) -> tuple[function_pb2.FunctionDef, list[Argument]] | None:
+    """A function that is saved beside the signatures, and what it captured."""
+    children = {child.local_name: child.node_id for child in objects.nodes[0].children} if objects.nodes else {}
+    try:
+        concrete = list(objects.nodes[children[name]].function.concrete_functions)
+        function = library[concrete[0]]
+        bound = objects.concrete_functions[concrete[0]].bound_inputs
+        return function, [_captured(objects.nodes[node], number) for number, node in enumerate(bound)]
+    except (KeyError, IndexError):
+        return None
+
+
+def _captured(held: Any, number: int) -> Argument:
+    if held.WhichOneof("kind") == "variable":
+        name = held.variable.name or f"variable {number}"
+        return Argument("model", name, held.variable.dtype, _extents(held.variable.shape), variable=True)
+    dtype = tf.resource if held.WhichOneof("kind") == "resource" else tf.float32
+    return Argument("model", f"captured {number}", dtype.as_datatype_enum, None)
+
+
+def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | None]:
+    """What the first search runs of a scorer, and what it runs of it once per user."""
+    bodies = [graph_def.node, *(function.node_def for function in library.values())]
+    if not any(node.op == SEARCH for body in bodies for node in body):
+        return None, None
+    nodes = {node.name: node for node in flat_graph(graph_def.node, library)}
+    search = next((node for node in nodes.values() if node.op == SEARCH), None)
+    if search is None:  # In the body of a loop, or of a function that no signature calls.
+        return None, None
+    users = len(search.attr["Tuser"].list.type)
+    types = search.attr["Tcaptured"].list.type
+    inputs = [tensor for tensor in search.input if not tensor.startswith("^")][OWN_INPUTS + users :]
+    if len(inputs) != len(types):
+        raise NannError(f"{search.name} has {len(inputs)} captured tensors and {len(types)} types of them")
+    captured = [
+        _source(nodes, tensor, dtype, number) for number, (tensor, dtype) in enumerate(zip(inputs, types, strict=True))
+    ]
+
+    def kinds(own: Sequence[Argument]) -> list[str] | None:
+        prepared = len(own) - users - 1
+        return None if prepared < 0 else ["user"] * users + ["prepared"] * prepared + ["item"]
+
+    function = library.get(search.attr["scorer"].func.name)
+    if function is None:
+        raise NannError(f"{search.name} scores with {search.attr['scorer'].func.name!r}, which is not in its library")
+    scorer, prepare = _part(function, captured, library, kinds), None
+    if scorer is None:
+        raise NannError(f"{search.name} scores with {function.signature.name}, which takes too few tensors")
+    for each in search.attr["prepare"].list.func if "prepare" in search.attr else ():
+        if each.name not in library:
+            raise NannError(f"{search.name} prepares with {each.name!r}, which is not in its library")
+        prepare = _part(library[each.name], captured, library, lambda own: ["user"] * len(own))
+    return scorer, prepare
+
+
+def _source(nodes: Mapping[str, node_def_pb2.NodeDef], tensor: str, dtype: int, number: int) -> Argument:
+    """Where a captured tensor comes from: a variable, mostly."""
+    node, seen = nodes.get(split(tensor)[0]), 0
+    while node is not None and node.op == "Identity" and seen < len(nodes):
+        node, seen = nodes.get(split(node.input[0])[0]), seen + 1
+    if node is None or node.op != "VarHandleOp":
+        return Argument("model", f"captured {number}", dtype, None)
+    name = node.attr["shared_name"].s.decode(errors="replace") if "shared_name" in node.attr else ""
+    return Argument("model", name or node.name, node.attr["dtype"].type, _extents(node.attr["shape"].shape), True)

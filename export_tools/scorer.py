@@ -1,0 +1,156 @@
+"""What the passes make of a model's scorer at export, checked against the scorer as it was."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from export_tools.sources import Source
+from export_tools.warm_up import EXAMPLE_HISTORY, Examples
+from tfserving_ext import ops
+from tfserving_ext.artifacts import sha256, write_json
+from tfserving_ext.errors import NannError
+from tfserving_ext.index.format import Index
+from tfserving_ext.index.table import encode
+from tfserving_ext.progress import outcome, progress
+
+SAMPLE_ITEMS = 1000
+# Of the largest score's magnitude: what sums in another order differ by, by the narrowest type in the scorer.
+TOLERANCE = 1e-5
+NARROW_TOLERANCE = 3e-2
+ROWS_AT_ONCE = 1 << 15
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizedScorer:
+    """A scorer after the passes.
+
+    Attributes:
+      compiled: see `ops.compile_scorer`.
+      difference: the largest difference from the model's own scores that was seen, by the largest score.
+    """
+
+    compiled: ops.CompiledScorer
+    difference: float
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {
+            "folded": self.compiled.fold is not None,
+            "row_dim": self.compiled.row_dim,
+            "difference": self.difference,
+            "report": [report._asdict() for report in self.compiled.report],
+        }
+
+
+def optimize_scorer(source: Source, index: Index, fold_items: bool) -> OptimizedScorer | None:
+    """Runs the passes and compares the scores with the model's own, on items of the index and on random ones.
+
+    Returns:
+      None where the scorer cannot be read, or the scores differ: the model is then exported as it is, and the log says
+      why.
+    """
+    features = {
+        name: tf.constant(value, source.features[name].dtype)
+        for name, value in Examples.of_source(source).inputs(np.asarray(index.item_ids[:EXAMPLE_HISTORY])).items()
+        if name in source.features
+    }
+    users = [source.user_tensors({**source.defaults, **features})]
+    traced = tf.function(source.user_tensors, autograph=False).get_concrete_function(
+        {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in source.features.items()}
+    )
+    specs = [tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in traced.structured_outputs]
+    users.append(tuple(_noise(tensor) for tensor in users[0]))
+    scorer = ops.trace_scorer(lambda *tensors: source.score(tensors[:-1], tensors[-1]), specs, index.dim)
+    try:
+        compiled = ops.compile_scorer(scorer, specs, index.dim, fold_items=fold_items)
+        difference, tolerance = _difference(scorer, compiled, users, index)
+    except (tf.errors.OpError, ValueError) as error:
+        outcome("export", f"the scorer stays as it is: {(str(error).splitlines() or [''])[0]}")
+        return None
+    if not difference <= tolerance:
+        outcome("export", f"the scorer stays as it is: rewritten, its scores differ by {difference:.1e} of the largest")
+        return None
+    before, after = compiled.report[0], compiled.report[-1]
+    outcome(
+        "export",
+        f"scorer: {before.multiply_adds_before:,.0f} multiply-adds per item, {after.multiply_adds_after:,.0f} after "
+        f"the passes; {before.nodes_before} nodes per batch, {after.nodes_after} after",
+    )
+    return OptimizedScorer(compiled, difference)
+
+
+def _noise(tensor: tf.Tensor) -> tf.Tensor:
+    """Random values for a user tensor; what is no float stays, as it may be an index of something."""
+    if not tensor.dtype.is_floating:
+        return tensor
+    return tf.cast(tf.random.stateless_normal(tensor.shape, [0, 0]), tensor.dtype)
+
+
+def _difference(
+    scorer: ops.Scorer, compiled: ops.CompiledScorer, users: list[tuple[tf.Tensor, ...]], index: Index
+) -> tuple[float, float]:
+    """The largest difference by the largest score, and what is allowed."""
+    sample = np.unique(np.linspace(0, len(index.item_ids) - 1, SAMPLE_ITEMS).astype(np.int64))
+    real = index.embeddings(sample)
+    random = np.random.default_rng(0).normal(0, real.std() or 1, [SAMPLE_ITEMS, index.dim]).astype(np.float32)
+    largest = 0.0
+    for user in users:
+        for items in (tf.constant(real[None]), tf.constant(random[None])):
+            wanted = scorer.plain(*user, items).numpy()
+            rows = items if compiled.fold is None else compiled.fold(items)
+            found = compiled.scorer(user, rows).numpy()
+            scale = max(np.abs(wanted).max(initial=0), 1e-30)
+            largest = max(largest, float(np.abs(found - wanted).max(initial=0) / scale))
+    dtypes = {node.attr["T"].type for node in compiled.graphs["score"].node}
+    narrow = dtypes & {tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum}
+    return largest, NARROW_TOLERANCE if narrow else TOLERANCE
+
+
+def write_rows(index: Index, fold: Any, row_dim: int, folder: Path) -> Index:
+    """Writes `index` with the rows that a folded scorer takes in place of the embeddings, and opens it.
+
+    Memory is bounded: rows are computed and written a part at a time. The graph's files are linked.
+
+    Args:
+      index: an open index.
+      fold: float32 [1, n, dim] -> [1, n, row_dim].
+      row_dim: width of a row.
+      folder: an empty folder.
+
+    Raises:
+      NannError: a row is not finite, or float16 cannot hold it.
+    """
+    for path in index.files:
+        if path.name not in ("item_embeddings.bin", "item_scales.bin"):
+            (folder / path.name).symlink_to(path.resolve())
+    count = len(index.item_ids)
+    described: dict[str, Any] = {}
+    with (
+        (folder / "item_embeddings.bin").open("wb") as table,
+        (folder / "item_scales.bin").open("wb") as held_scales,
+        progress("rows of the folded scorer", count) as advance,
+    ):
+        for start in range(0, count, ROWS_AT_ONCE):
+            rows = np.asarray(fold(tf.constant(index.embeddings(slice(start, start + ROWS_AT_ONCE))[None])))[0]
+            if not np.isfinite(rows).all():
+                wrong = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+                raise NannError(f"what the scorer computes of item {index.item_ids[wrong]} alone is not finite")
+            values, scales = encode(rows, index.dtype)
+            values.tofile(table)
+            described["item_embeddings.bin"] = {"dtype": values.dtype.str, "shape": [count, row_dim]}
+            if scales is not None:
+                scales.tofile(held_scales)
+                described["item_scales.bin"] = {"dtype": scales.dtype.str, "shape": [count]}
+            advance(len(rows))
+    if "item_scales.bin" not in described:
+        (folder / "item_scales.bin").unlink()
+    files = dict(index.manifest["files"])
+    for name, entry in described.items():
+        files[name] = {**entry, "sha256": sha256(folder / name)}
+    manifest: Mapping[str, Any] = {**index.manifest, "dim": row_dim, "files": files}
+    write_json(folder / "manifest.json", manifest)
+    return Index.open(folder)

@@ -1,0 +1,273 @@
+"""What `nann explain` says of a scorer is what the passes say, and it says it of any SavedModel."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from export_tools import Defaults, explain, export, inspect
+from export_tools.graphs.tables import summary
+from export_tools.inspect import summary as inspected
+from export_tools.manifest import FILE, read_manifest
+from tests.export.sources import DIM, Ranker
+from tfserving_ext import ops
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import Index
+from tfserving_ext.ops._scorer import compile_scorer
+
+NANN = Path(sys.executable).with_name("nann")
+
+
+def nann(*arguments):
+    command = [NANN, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def plain(world, tmp_path_factory):
+    """An export whose scorer is the model's own."""
+    target = tmp_path_factory.mktemp("plain") / "nann" / "1"
+    return export(world.model, world.index, target, Defaults(k=20), optimize=False)
+
+
+@pytest.fixture(scope="module")
+def folded(world, tmp_path_factory):
+    """An export whose scorer was rewritten, with rows in its index."""
+    target = export(world.model, world.index, tmp_path_factory.mktemp("folded") / "nann" / "1", Defaults(k=20))
+    assert read_manifest(target)["scorer"]["folded"]
+    return target
+
+
+def compiled(saved_model, fold_items):
+    """The passes' own report on the function `score` of a SavedModel."""
+    loaded = tf.saved_model.load(str(saved_model))  # Keeps the variables.
+    score = loaded.score
+    *user, items = tf.nest.flatten(score.concrete_functions[0].structured_input_signature[0])
+    user = [tf.TensorSpec([1, *spec.shape[1:]], spec.dtype) for spec in user]
+    scorer = ops.trace_scorer(lambda *tensors: score(tensors[:-1], tensors[-1]), user, items.shape[-1])
+    return compile_scorer(scorer, user, items.shape[-1], fold_items)
+
+
+def sums_agree_with_the_report(found):
+    before, after = found.costs(found.before), found.costs(found.after)
+    first, last = found.report[0], found.report[-1]
+    assert (before.nodes_per_batch, before.per_item) == (first.nodes_before, first.multiply_adds_before)
+    assert (after.nodes_per_batch, after.per_item) == (last.nodes_after, last.multiply_adds_after)
+
+
+@pytest.mark.parametrize("fold_items", [False, True])
+def test_the_table_is_what_the_passes_report(plain, fold_items):
+    found = explain(plain, fold_items=fold_items)
+    assert found.report == compiled(plain, fold_items).report
+    assert not found.at_export
+    sums_agree_with_the_report(found)
+    assert bool(found.costs(found.after).at_export) == fold_items
+    text = summary(found)
+    for entry in found.report:
+        assert re.search(rf"{entry.name} +{entry.rewrites} +{entry.nodes_before} +{entry.nodes_after} ", text)
+    assert f"{found.report[0].multiply_adds_before:,.0f}" in text
+
+
+def test_an_export_shows_what_was_done_to_it(folded):
+    found = explain(folded)
+    assert found.at_export
+    assert [entry._asdict() for entry in found.report] == read_manifest(folded)["scorer"]["report"]
+    sums_agree_with_the_report(found)
+    # Folding moves work to the export, hoisting to the start of the request: both are in the graph.
+    assert {node.runs for node in found.after} == {"batch", "request", "export"}
+    assert {node.runs for node in found.before if node.computes} == {"batch"}
+    costs = found.costs(found.after)
+    assert costs.user_runs == "request"
+    assert costs.request == costs.per_item * found.items + costs.per_user
+    assert sum(found.share(node, found.after) for node in found.after) == pytest.approx(1)
+    largest = found.expensive(found.before)[0]
+    assert largest.op == "MatMul"
+    assert largest.shape == "[n, 256]"
+    assert largest.multiply_adds == 128 * 256
+
+
+def test_inspect_has_the_passes_on_one_line(plain, folded):
+    (line,) = [line for line in inspected(inspect(folded)).splitlines() if line.startswith("passes")]
+    report = read_manifest(folded)["scorer"]["report"]
+    assert f"{report[0]['multiply_adds_before']:,.0f} -> {report[-1]['multiply_adds_after']:,.0f}" in line
+    assert "passes" not in inspected(inspect(plain))
+
+
+@pytest.mark.parametrize("suffix", [".html", ".svg"])
+def test_a_drawing_has_every_node_and_needs_nothing_else(folded, tmp_path, suffix):
+    path = tmp_path / f"scorer{suffix}"
+    found = explain(folded, path)
+    text = path.read_text()
+    root = ET.fromstring(text)
+    nodes = [element for element in root.iter() if element.get("class", "").startswith("node ")]
+    assert len(nodes) == len(found.before) + len(found.after)
+    titles = [node.findtext("{*}title") for node in nodes]
+    assert all(any(title.startswith(f"{node.label}: ") for title in titles) for node in (*found.before, *found.after))
+    shapes = [element.text for element in root.iter() if element.get("class") == "shape"]
+    assert {"[1, n, 64]", "[n, 128]"} <= set(shapes)
+    # Nothing is fetched and nothing runs.
+    assert re.findall(r"\w+://[^\"]*", text) == (["http://www.w3.org/2000/svg"] if suffix == ".svg" else [])
+    assert not re.search(r"<script|<link|<img|@import|@font-face|href|src=|url\((?!#)", text)
+    identifiers = re.findall(r' id="([^"]*)"', text)
+    assert len(identifiers) == len(set(identifiers))
+    assert {f"#{name}" for name in identifiers} == set(re.findall(r"url\((#[^)]*)\)", text))
+
+
+class Scripted(tf.Module):
+    """Loops, conditions, an assertion, a call, an einsum, and variables with one name."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = tf.Variable(tf.ones([DIM, 8])), tf.Variable(tf.ones([8, 4]))
+        self.third = tf.Variable(tf.ones([4, 1]))
+
+    @tf.function(autograph=False)
+    def called(self, items):
+        return tf.nn.relu(items @ self.first) @ self.second
+
+    @tf.function(input_signature=[(tf.TensorSpec([None, 4]),), tf.TensorSpec([None, None, DIM])], autograph=False)
+    def score(self, user, items):
+        with tf.control_dependencies([tf.debugging.assert_less(user[0], 9.0)]):
+            vectors = self.called(items)
+        scores = tf.einsum("bd,bnd->bn", user[0], vectors)
+        looped = tf.while_loop(lambda i, _: i < 3, lambda i, x: (i + 1, x * 2), [0, vectors])[1]
+        scores += (looped @ self.third)[..., 0]
+        return tf.cond(user[0][0, 0] > 0, lambda: scores, lambda: -scores)
+
+
+def test_a_model_that_was_not_exported_yet(world, tmp_path):
+    tf.saved_model.save(Ranker(Index.open(world.index)), str(tmp_path / "ranker"))
+    found = explain(tmp_path / "ranker")
+    assert found.report == compiled(tmp_path / "ranker", fold_items=False).report
+    sums_agree_with_the_report(found)
+
+
+def test_a_scorer_of_anything_is_read(tmp_path):
+    tf.saved_model.save(Scripted(), str(tmp_path / "model"))
+    found = explain(tmp_path / "model", tmp_path / "x.html")
+    ops_of = {node.op: node for node in found.before}
+    assert {"StatelessWhile", "StatelessIf", "If", "Einsum"} <= set(ops_of)  # The assertion is in the If.
+    assert ops_of["Einsum"].multiply_adds == 4
+    # The report of the passes knows matrix products alone; that is said.
+    products = sum(node.multiply_adds for node in found.before if node.counted)
+    assert products == DIM * 8 + 8 * 4
+    assert not found.report or products == found.report[0].multiply_adds_before
+    assert "leave out Einsum" in summary(found)
+    # What comes out of the loop has a shape that nobody knows.
+    (unknown,) = [node for node in found.before if not node.known]
+    assert unknown.op == "BatchMatMulV2"
+    assert f"shapes are not known: {unknown.label}" in summary(found)
+    assert any("Variable [64, 8]" in weight for node in found.before for weight in node.weights)
+
+
+class Other(tf.Module):
+    """No scorer."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+    def score(self, numbers):
+        return numbers * 2
+
+
+def damaged(folded, tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes((folded / "saved_model.pb").read_bytes()[:5000])
+
+
+def other(folded, tmp_path):
+    tf.saved_model.save(Other(), str(tmp_path))
+
+
+def empty(folded, tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+
+
+def contradicting(folded, tmp_path):
+    """The search's scorer is a function that is not there."""
+    (tmp_path / "saved_model.pb").write_bytes(changed(folded, "scorer", "function"))
+
+
+def endless(folded, tmp_path):
+    """A function that calls itself."""
+    (tmp_path / "saved_model.pb").write_bytes(changed(folded, "endless", "endless"))
+
+
+def strange_manifest(folded, tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes((folded / "saved_model.pb").read_bytes())
+    (tmp_path / FILE).parent.mkdir()
+    manifest = {**read_manifest(folded), "scorer": {"report": [{"name": "x"}], "row_dim": 3}}
+    (tmp_path / FILE).write_text(json.dumps(manifest))
+
+
+def changed(folded, what, name):
+    saved = saved_model_pb2.SavedModel.FromString((folded / "saved_model.pb").read_bytes())
+    for function in saved.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            if what == "scorer" and node.op == "Nann>BeamSearch":
+                node.attr["scorer"].func.name = name
+            elif what == "endless" and node.op == "StatefulPartitionedCall":
+                node.attr["f"].func.name = function.signature.name
+    return saved.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda *_: None, "it has no saved_model.pb"),
+        (damaged, "is damaged"),
+        (empty, "holds no graph"),
+        (other, "it has no scorer"),
+        (contradicting, "which is not in its library"),
+        (endless, "call each other more than"),
+        (strange_manifest, "is not as `nann export` writes it"),
+    ],
+)
+def test_what_is_no_scorer_is_refused_in_one_line(folded, tmp_path, make, words):
+    make(folded, tmp_path)
+    with pytest.raises(NannError, match=words):
+        explain(tmp_path)
+
+
+def test_no_damage_makes_it_crash(folded, tmp_path):
+    whole, rng = (folded / "saved_model.pb").read_bytes(), random.Random(3)
+    read = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 2, 8])):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        (tmp_path / "saved_model.pb").write_bytes(data)
+        try:
+            explain(tmp_path, tmp_path / "x.svg")
+            read += 1
+        except NannError as error:
+            assert "\n" not in str(error)
+    assert read < 150
+
+
+def test_the_command(folded, tmp_path):
+    run = nann("explain", folded, "-o", tmp_path / "x.html", "--top", 3)
+    assert run.returncode == 0, run.stderr
+    assert "projection_absorption" in run.stdout
+    assert (tmp_path / "x.html").exists()
+    run = nann("explain", folded, "--json")
+    facts = json.loads(run.stdout)
+    assert facts == json.loads(json.dumps(explain(folded).facts()))
+    assert len(facts["after"]["nodes"]) == len(explain(folded).after)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["nowhere"], "it has no saved_model.pb"), ([".", "-o", "scorer.pdf"], "drawings are .html or .svg")],
+)
+def test_the_command_refuses_in_one_line(arguments, words):
+    run = nann("explain", *arguments)
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ")
+    assert words in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
