@@ -12,7 +12,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py $(CXX_SOURCES)
 
-.PHONY: help setup demo test test-image sanitize fuzz bench-search bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo test test-image sanitize fuzz bench-search bench-scorer bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -70,6 +70,9 @@ fuzz: $(VENV)/.installed  ## Damaged indexes for the core, for FUZZ_SECONDS=60, 
 bench-search: setup $(VENV)/.bench  ## The searches against their peers on the demo's model; QUICK=1 in a few minutes.
 	@test -f demo/evaluation.json || { echo "bench-search needs the demo's model: run make demo first" >&2; exit 1; }
 	@$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--quick)
+
+bench-scorer: setup  ## Reference models before and after the passes over scorers; QUICK=1 in two minutes.
+	@$(BIN)/python -m tfserving_ext.bench.scorer $(if $(QUICK),--quick)
 
 soak: setup  ## 64 clients on the demo's model at several thread settings, a minute each.
 	@test -f demo/evaluation.json || { echo "soak needs the demo's model: run make demo first" >&2; exit 1; }
