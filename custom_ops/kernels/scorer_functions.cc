@@ -126,9 +126,9 @@ absl::Status Optimize(OpKernelContext* ctx, const ScorerDefinition& definition,
   int rewrites = 0;
   for (const auto& report : compiled->reports) rewrites += report.rewrites;
   const auto &first = compiled->reports.front().before, &last = compiled->reports.back().after;
-  VLOG(1) << absl::StrCat("passes rewrote the scorer ", name, " ", rewrites,
-                          " times; multiply-adds per item ", first.multiply_adds, " -> ",
-                          last.multiply_adds);
+  LOG(INFO) << absl::StrCat("Passes rewrote the scorer ", name, " ", rewrites,
+                            " times; multiply-adds per item ", first.multiply_adds, " -> ",
+                            last.multiply_adds);
   return absl::OkStatus();
 }
 
@@ -151,6 +151,9 @@ absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
     const absl::Status optimized = Optimize(ctx, definition, functions.get());
     if (optimized.ok()) return functions;
     LOG(WARNING) << "The scorer runs as it is, without the passes: " << optimized.message();
+  }
+  if (!definition.prepare.empty()) {
+    LOG(INFO) << "The scorer " << definition.scorer.name() << " was rewritten by passes before.";
   }
   const auto instantiate = [library](const NameAttrList& function,
                                      FunctionLibraryRuntime::Handle* handle) {

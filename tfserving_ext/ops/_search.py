@@ -146,7 +146,7 @@ def beam_search(
             compiled_scorer=[scorer.compiled] if scorer.compiled else [],
             prepare=[scorer.prepare] if scorer.prepare else [],
             batch_sizes=list(batch_sizes),
-            optimize=optimize,
+            optimize=optimize and scorer.origin is None,
             **_common(index, tf.shape(user[0])[0], k, ef, rounds, exclude, algorithm, seeds, budget, deadline_ms),
         )
     )

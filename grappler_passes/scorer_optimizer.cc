@@ -1,0 +1,265 @@
+// The passes as Grappler knows them: `nann_scorer` runs all that need no new index, `nann_<pass>`
+// one of them. A ConfigProto names them in `graph_options.rewrite_options.custom_optimizers`. They
+// rewrite the scorers of `Nann>BeamSearch` nodes, in the graph and in the bodies of functions.
+//
+// The op does the same when it first meets a scorer, so a configuration is for those who want a
+// choice of passes. Shapes of variables are followed to their handles; where one is not found, the
+// node is left to the op.
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/log/log.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "grappler_passes/compile_scorer.h"
+#include "grappler_passes/pass.h"
+#include "grappler_passes/scorer_function.h"
+#include "tensorflow/core/framework/function.h"
+#include "tensorflow/core/framework/node_def_util.h"
+#include "tensorflow/core/grappler/grappler_item.h"
+#include "tensorflow/core/grappler/optimizers/custom_graph_optimizer.h"
+#include "tensorflow/core/grappler/optimizers/custom_graph_optimizer_registry.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+constexpr char kSearch[] = "Nann>BeamSearch";
+constexpr int kFirstOwnInput = 8;  // `user`, after what all searches take.
+constexpr int kMaxSteps = 64;      // From a handle's use to its making.
+
+// A place in a graph: in the body of `function`, or in the graph itself where it is null.
+struct Place {
+  const FunctionDef* function;
+  std::string input;
+};
+
+// Finds where a tensor comes from, through identities and function calls.
+class Origins {
+ public:
+  explicit Origins(const GraphDef& graph) : graph_(graph) {}
+
+  // The VarHandleOp that makes `input`, or null.
+  const NodeDef* Variable(Place place) const {
+    for (int step = 0; step < kMaxSteps; ++step) {
+      const NodeDef* node = NodeOf(place);
+      if (node != nullptr) {
+        if (node->op() == "VarHandleOp") return node;
+        if (node->op() != "Identity") return nullptr;
+        place.input = node->input(0);
+      } else if (!Caller(place, &place)) {
+        return nullptr;
+      }
+    }
+    return nullptr;
+  }
+
+ private:
+  const NodeDef* NodeOf(const Place& place) const {
+    const std::string name = NodeName(place.input);
+    const auto& nodes = place.function == nullptr ? graph_.node() : place.function->node_def();
+    for (const NodeDef& node : nodes) {
+      if (node.name() == name) return &node;
+    }
+    return nullptr;
+  }
+
+  // What the first call found passes for an argument of the function.
+  bool Caller(const Place& place, Place* caller) const {
+    if (place.function == nullptr) return false;
+    const OpDef& signature = place.function->signature();
+    int index = 0;
+    while (index < signature.input_arg_size() &&
+           signature.input_arg(index).name() != NodeName(place.input)) {
+      ++index;
+    }
+    if (index == signature.input_arg_size()) return false;
+    const auto calls = [&](const NodeDef& node) {
+      const auto called = node.attr().find("f");
+      const bool by_name = called != node.attr().end() && called->second.has_func() &&
+                           called->second.func().name() == signature.name();
+      return (by_name || node.op() == signature.name()) && index < NumInputs(node);
+    };
+    for (const NodeDef& node : graph_.node()) {
+      if (!calls(node)) continue;
+      *caller = {nullptr, node.input(index)};
+      return true;
+    }
+    for (const FunctionDef& function : graph_.library().function()) {
+      for (const NodeDef& node : function.node_def()) {
+        if (!calls(node)) continue;
+        *caller = {&function, node.input(index)};
+        return true;
+      }
+    }
+    return false;
+  }
+
+  const GraphDef& graph_;
+};
+
+// The traced shape of an argument, the batch set to one user; false where it was not noted.
+bool TracedShape(const FunctionDef& function, int index, int64_t many, Argument* argument) {
+  const auto attributes = function.arg_attr().find(index);
+  if (attributes == function.arg_attr().end()) return false;
+  const auto shapes = attributes->second.attr().find("_output_shapes");
+  if (shapes == attributes->second.attr().end() || shapes->second.list().shape_size() != 1) {
+    return false;
+  }
+  const TensorShapeProto& shape = shapes->second.list().shape(0);
+  if (shape.unknown_rank() || shape.dim_size() == 0) return false;
+  argument->shape = {1};
+  for (int i = 1; i < shape.dim_size(); ++i) argument->shape.push_back(shape.dim(i).size());
+  if (many > 0) {
+    if (argument->shape.size() != 3 || argument->shape[2] < 0) return false;
+    argument->shape[1] = many;
+  }
+  return true;
+}
+
+class ScorerOptimizer : public grappler::CustomGraphOptimizer {
+ public:
+  ScorerOptimizer(std::string name, std::vector<std::string> passes)
+      : name_(std::move(name)), passes_(std::move(passes)) {}
+
+  absl::Status Init(const RewriterConfig_CustomGraphOptimizer* config) override {
+    LOG(INFO) << "The graph optimizer " << name_ << " is active.";
+    return absl::OkStatus();
+  }
+  std::string name() const override { return name_; }
+  bool UsesFunctionLibrary() const override { return true; }
+
+  absl::Status Optimize(grappler::Cluster* cluster, const grappler::GrapplerItem& item,
+                        GraphDef* optimized) override {
+    *optimized = item.graph;
+    FunctionLibraryDefinition library(OpRegistry::Global(), item.graph.library());
+    std::vector<FunctionDef> made;
+    const Origins origins(item.graph);
+    const auto rewrite = [&](const FunctionDef* function, NodeDef* node) {
+      const absl::Status status = Rewrite(origins, function, node, &library, &made);
+      if (!status.ok()) {
+        LOG(INFO) << name_ << " leaves the scorer of " << node->name()
+                  << " to the op: " << status.message();
+      }
+    };
+    for (NodeDef& node : *optimized->mutable_node()) rewrite(nullptr, &node);
+    for (int i = 0; i < optimized->library().function_size(); ++i) {
+      FunctionDef* const function = optimized->mutable_library()->mutable_function(i);
+      for (NodeDef& node : *function->mutable_node_def()) {
+        rewrite(&item.graph.library().function(i), &node);
+      }
+    }
+    for (FunctionDef& function : made) {
+      *optimized->mutable_library()->add_function() = std::move(function);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Rewrite(const Origins& origins, const FunctionDef* place, NodeDef* node,
+                       FunctionLibraryDefinition* library, std::vector<FunctionDef>* made) const {
+    if (node->op() != kSearch) return absl::OkStatus();
+    auto& attributes = *node->mutable_attr();
+    if (attributes["prepare"].list().func_size() > 0) return absl::OkStatus();  // It was before.
+    if (attributes["compiled_scorer"].list().func_size() > 0) {
+      return absl::UnimplementedError("XLA compiles it");
+    }
+    const NameAttrList& scorer = attributes["scorer"].func();
+    const FunctionDef* function = library->Find(scorer.name());
+    if (function == nullptr) return absl::NotFoundError("its function is not in the library");
+    std::vector<Argument> arguments;
+    TF_RETURN_IF_ERROR(Arguments(origins, place, *node, *function, &arguments));
+    auto compiled = CompileScorer(scorer, *library, arguments, {passes_, false});
+    TF_RETURN_IF_ERROR(compiled.status());
+    int rewrites = 0;
+    for (const PassReport& report : compiled->reports) rewrites += report.rewrites;
+    if (rewrites == 0) return absl::OkStatus();
+    const auto add = [&](const GraphDef& graph, absl::string_view kind) {
+      auto added = ToFunction(
+          graph, library->UniqueFunctionName(absl::StrCat(scorer.name(), "_nann_", kind, "_")));
+      if (!added.ok()) return added;
+      // What was traced still holds where the arguments are the same: the next pass asks.
+      if (added->signature().input_arg_size() == function->signature().input_arg_size()) {
+        *added->mutable_arg_attr() = function->arg_attr();
+      }
+      const absl::Status status = library->AddFunctionDef(*added);
+      if (!status.ok()) return absl::StatusOr<FunctionDef>(status);
+      made->push_back(*added);
+      return added;
+    };
+    if (!compiled->prepared.empty()) {
+      auto prepare = add(compiled->prepare, "prepare");
+      TF_RETURN_IF_ERROR(prepare.status());
+      attributes["prepare"].mutable_list()->add_func()->set_name(prepare->signature().name());
+    }
+    auto score = add(compiled->score, "score");
+    TF_RETURN_IF_ERROR(score.status());
+    NameAttrList replaced;
+    replaced.set_name(score->signature().name());
+    *attributes["scorer"].mutable_func() = replaced;
+    return absl::OkStatus();
+  }
+
+  absl::Status Arguments(const Origins& origins, const FunctionDef* place, const NodeDef& node,
+                         const FunctionDef& function, std::vector<Argument>* arguments) const {
+    std::vector<DataType> users, captured;
+    TF_RETURN_IF_ERROR(GetNodeAttr(node, "Tuser", &users));
+    TF_RETURN_IF_ERROR(GetNodeAttr(node, "Tcaptured", &captured));
+    const int items = users.size();
+    if (function.signature().input_arg_size() != items + 1 + captured.size() ||
+        NumInputs(node) != kFirstOwnInput + users.size() + captured.size()) {
+      return absl::InvalidArgumentError("it takes another number of arguments than the search has");
+    }
+    for (int i = 0; i < items; ++i) {
+      Argument argument{kUser, users[i], {}};
+      argument.shaped = TracedShape(function, i, 0, &argument);
+      arguments->push_back(std::move(argument));
+    }
+    Argument rows{kItem, DT_FLOAT, {}};
+    if (!TracedShape(function, items, kItems, &rows)) {
+      return absl::FailedPreconditionError("the shape of its items is not known");
+    }
+    arguments->push_back(std::move(rows));
+    for (size_t i = 0; i < captured.size(); ++i) {
+      Argument argument{kModel, captured[i], {}};
+      argument.shaped = false;
+      if (captured[i] == DT_RESOURCE) {
+        const NodeDef* variable = origins.Variable({place, node.input(kFirstOwnInput + items + i)});
+        if (variable == nullptr || variable->attr().at("shape").shape().unknown_rank()) {
+          return absl::FailedPreconditionError("the shape of a variable is not known");
+        }
+        argument.variable_dtype = variable->attr().at("dtype").type();
+        argument.shaped = true;
+        for (const auto& dim : variable->attr().at("shape").shape().dim()) {
+          argument.shape.push_back(dim.size());
+        }
+      }
+      arguments->push_back(std::move(argument));
+    }
+    return absl::OkStatus();
+  }
+
+  const std::string name_;
+  const std::vector<std::string> passes_;  // All where it is empty.
+};
+
+// Registers the optimizers when the library is loaded.
+const bool kRegistered = [] {
+  const auto add = [](const std::string& name, std::vector<std::string> passes) {
+    grappler::CustomGraphOptimizerRegistry::RegisterOptimizerOrDie(
+        [name, passes]() -> grappler::CustomGraphOptimizer* {
+          return new ScorerOptimizer(name, passes);
+        },
+        name);
+  };
+  add("nann_scorer", {});
+  for (const NamedPass& pass : Passes()) add(absl::StrCat("nann_", pass.name), {pass.name});
+  add("nann_user_hoist", {"user_hoist"});
+  return true;
+}();
+
+}  // namespace
+}  // namespace nann_passes
+}  // namespace tensorflow

@@ -1,0 +1,147 @@
+"""Passes run wherever a model is loaded: in a session, by `tf.saved_model.load`, in the local server, by configuration.
+
+A fresh process for each, whose log says that they did.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export_tools import Defaults, export
+from tfserving_ext.index import Index
+from tfserving_ext.serving.models import load_servable
+
+PROLOGUE = """
+import json, sys
+import numpy as np, tensorflow as tf
+import tfserving_ext.ops
+path, history, optimizers = sys.argv[1], np.array(json.loads(sys.argv[2])), sys.argv[3].split()
+"""
+SESSION = """
+from tensorflow.core.protobuf import config_pb2
+config = config_pb2.ConfigProto()
+rewrite = config.graph_options.rewrite_options
+rewrite.min_graph_nodes = -1
+for name in optimizers:
+    rewrite.custom_optimizers.add(name=name)
+with tf.compat.v1.Session(graph=tf.Graph(), config=config) as session:
+    graph = tf.compat.v1.saved_model.load(session, ["serve"], path)
+    signature = graph.signature_def["retrieve"]
+    feeds = {signature.inputs[key].name: tf.make_ndarray(value) for key, value in signature.defaults.items()}
+    feeds[signature.inputs["item_history"].name] = history
+    fetches = {key: signature.outputs[key].name for key in ("item_ids", "scores")}
+    options = config_pb2.RunOptions(output_partition_graphs=bool(optimizers))
+    metadata = config_pb2.RunMetadata()
+    found = session.run(fetches, feeds, options=options, run_metadata=metadata)
+nodes = [node for graph in metadata.partition_graphs for node in graph.node]
+nodes += [node for graph in metadata.partition_graphs for f in graph.library.function for node in f.node_def]
+prepared = [len(node.attr["prepare"].list.func) for node in nodes if node.op == "Nann>BeamSearch"]
+"""
+FUNCTION = """
+from tensorflow.core.protobuf import saved_model_pb2
+with open(path + "/saved_model.pb", "rb") as file:
+    signature = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0].signature_def["retrieve"]
+inputs = {key: tf.constant(tf.make_ndarray(value)) for key, value in signature.defaults.items()}
+loaded = tf.saved_model.load(path)
+found = loaded.signatures["retrieve"](**inputs, item_history=tf.constant(history))
+found = {key: found[key].numpy() for key in ("item_ids", "scores")}
+prepared = []
+"""
+SERVER = """
+from pathlib import Path
+from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions
+with LocalServer({"nann": Path(path).parent}, ServerOptions(grpc_port=0, rest_port=0)) as server:
+    with GrpcClient(f"127.0.0.1:{server.grpc_port}", "nann") as client:
+        found = client.predict("retrieve", {"item_history": history})
+prepared = []
+"""
+EPILOGUE = """
+print(json.dumps({"item_ids": found["item_ids"].tolist(), "scores": found["scores"].tolist(), "prepared": prepared}))
+"""
+
+
+@pytest.fixture(scope="module")
+def exports(world, tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("loading")
+    for name in ("as_it_is", "rewritten"):
+        export(world.model, world.index, root / name / "1", Defaults(k=20), optimize=name == "rewritten")
+    return {name: root / name / "1" for name in ("as_it_is", "rewritten")}
+
+
+@pytest.fixture(scope="module")
+def history(world) -> np.ndarray:
+    return np.random.default_rng(3).choice(np.asarray(world.sequences.item_ids), [3, 12])
+
+
+@pytest.fixture(scope="module")
+def wanted(world, exports, history) -> dict[str, np.ndarray]:
+    """The answers of the model as it is, every score computed by its own function `score`."""
+    loaded = tf.saved_model.load(str(exports["as_it_is"]))
+    found = load_servable(exports["as_it_is"]).signature("retrieve").run({"item_history": history})
+    features = {"item_history": tf.constant(history), "category_history": tf.zeros([0, 0], tf.int64)}
+    user = loaded.user(features)
+    opened = Index.open(world.index)
+    row_of = {item: row for row, item in enumerate(opened.item_ids.tolist())}
+    rows = np.vectorize(row_of.get)(found["item_ids"])
+    scores = [
+        loaded.score(tuple(part[i : i + 1] for part in user), tf.constant(opened.embeddings(rows[i])[None]))[0]
+        for i in range(len(history))
+    ]
+    return {"item_ids": found["item_ids"], "scores": np.stack(scores)}
+
+
+def run(way: str, path: Path, history: np.ndarray, optimizers: str = "") -> tuple[dict, str]:
+    script = PROLOGUE + way + EPILOGUE
+    done = subprocess.run(
+        [sys.executable, "-c", script, path, json.dumps(history.tolist()), optimizers],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def check(found: dict, wanted: dict[str, np.ndarray]) -> None:
+    np.testing.assert_array_equal(found["item_ids"], wanted["item_ids"])
+    np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", [SESSION, FUNCTION, SERVER], ids=["session", "function", "server"])
+@pytest.mark.parametrize(
+    ("name", "words"), [("as_it_is", "Passes rewrote the scorer"), ("rewritten", "was rewritten by passes before")]
+)
+def test_passes_are_active(exports, history, wanted, way, name, words):
+    found, log = run(way, exports[name], history)
+    check(found, wanted)
+    assert words in log
+
+
+def test_a_session_s_configuration_runs_them(exports, history, wanted):
+    found, log = run(SESSION, exports["as_it_is"], history, "nann_scorer")
+    check(found, wanted)
+    assert "The graph optimizer nann_scorer is active" in log
+    assert "Passes rewrote the scorer" not in log  # The op found its work done.
+    assert 1 in found["prepared"]
+
+
+def test_a_configuration_can_choose_passes(exports, history, wanted):
+    chosen = "nann_flatten_rows nann_concat_matmul_split nann_user_hoist"
+    found, log = run(SESSION, exports["as_it_is"], history, chosen)
+    check(found, wanted)
+    for name in chosen.split():
+        assert f"The graph optimizer {name} is active" in log
+    assert "was rewritten by passes before" in log
+
+
+def test_a_configuration_leaves_what_was_rewritten(exports, history, wanted):
+    found, log = run(SESSION, exports["rewritten"], history, "nann_scorer")
+    check(found, wanted)
+    assert "was rewritten by passes before" in log
