@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from tensorflow.types.experimental import ConcreteFunction
 
 from tfserving_ext.ops._library import load
 
@@ -12,7 +13,7 @@ class Scorer(NamedTuple):
     """A score function as `trace_scorer` made it; searches that share one share what XLA compiled of it.
 
     Attributes:
-      plain: the function (user..., prepared..., items, captured...) -> scores.
+      plain: the function, or the name of one in the library, (user..., prepared..., items, captured...) -> scores.
       captured: what it captured, variables for the most part.
       compiled: the same for XLA, or None.
       prepare: the function (user..., captured...) -> prepared..., run once per user; None where nothing is prepared.
@@ -136,9 +137,9 @@ def compile_scorer(
     graphs = {
         name: tf.compat.v1.GraphDef.FromString(getattr(made, name).numpy()) for name in ("fold", "prepare", "score")
     }
-    called = scorer.plain.graph.as_graph_def().library  # Conditions and loops call functions.
-    for graph in graphs.values():
-        graph.library.CopyFrom(called)
+    if isinstance(scorer.plain, ConcreteFunction):
+        for graph in graphs.values():  # Conditions and loops call functions.
+            graph.library.CopyFrom(scorer.plain.graph.as_graph_def().library)
     report = tuple(
         PassReport(name.decode(), int(row[0]), int(row[1]), int(row[2]), row[3].item(), row[4].item(), reason.decode())
         for name, row, reason in zip(made.passes.numpy(), made.figures.numpy(), made.reasons.numpy(), strict=True)
