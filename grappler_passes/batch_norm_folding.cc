@@ -1,12 +1,15 @@
-// batch_norm_folding: what scales and shifts a product's columns alike for all items belongs to its
-// weights.
+// batch_norm_folding: what scales and shifts columns alike for all items belongs to the weights of a
+// product before it, or behind it.
 //
-//   Mul(MatMul(x, W), s)         ->  MatMul(x, Mul(W, s))
-//   Mul(x + b, s)                ->  Mul(x, s) + Mul(b, s)      where x is such a product
-//   Add(Add(x, b), c)            ->  Add(x, Add(b, c))
+//   Mul(MatMul(x, W), s)     ->  MatMul(x, Mul(W, s))
+//   Mul(x + b, s)            ->  Mul(x, s) + Mul(b, s)       where x is such a product
+//   Add(Add(x, b), c)        ->  Add(x, Add(b, c))
+//   MatMul(Mul(x, s), W)     ->  MatMul(x, Mul(W, s as a column))
+//   MatMul(Add(x, b), W)     ->  Add(MatMul(x, W), MatMul(b, W))     where that is no wider
 //
 // where s, b and c are scalars or rows that do not depend on the items. Batch norm at inference is
-// a scale and a shift, the attention's 1 / sqrt(d) a scale, its mask a shift.
+// a scale and a shift, the attention's 1 / sqrt(d) a scale, its mask a shift. A user's scale stays
+// behind a product of the item alone: item_fold takes that one away whole.
 #include "grappler_passes/pass.h"
 
 namespace tensorflow {
@@ -43,6 +46,7 @@ std::string Scaled(ScorerGraph& scorer, const std::string& tensor, const std::st
     return scorer.Binary("AddV2", x, scorer.Binary("Mul", node.input(row), scale, node), node);
   }
   if (node.op() != "MatMul" || scorer.OfItems(node.input(1))) return "";
+  if (scorer.DependenceOf(tensor) == kItem && scorer.DependenceOf(scale) != kModel) return "";
   std::string factor = scale;
   const bool transposed = node.attr().at("transpose_b").b();
   const Shape shape = *scorer.ShapeOf(scale);
@@ -57,6 +61,39 @@ bool FoldScale(ScorerGraph& scorer, const NodeDef& node) {
   const std::string made = Scaled(scorer, node.input(1 - row), node.input(row));
   if (made.empty()) return false;
   scorer.Replace(node.name(), made);
+  return true;
+}
+
+// What scales or shifts a product's input moves behind it.
+bool FoldInput(ScorerGraph& scorer, const NodeDef& product) {
+  if (product.attr().at("transpose_a").b() || scorer.OfItems(product.input(1))) return false;
+  const NodeDef& inner = *scorer.NodeOf(product.input(0));
+  if (!scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) return false;
+  if (inner.op() != "Mul" && !IsSum(inner)) return false;
+  const int row = RowOperand(scorer, inner);
+  const Shape* weights = scorer.ShapeOf(product.input(1));
+  if (row < 0 || weights == nullptr) return false;
+  const std::string x = inner.input(1 - row);
+  const Shape& shape = *scorer.ShapeOf(inner.input(row));
+  const bool transposed = product.attr().at("transpose_b").b();
+  const int64_t depth = (*weights)[transposed ? 1 : 0], width = (*weights)[transposed ? 0 : 1];
+  if (inner.op() == "Mul") {
+    const bool scalar = Elements(shape) == 1;
+    const Shape along = transposed ? Shape{1, depth} : Shape{depth, 1};
+    const std::string scale =
+        scorer.Reshape(inner.input(row), scalar ? Shape{1, 1} : along, product);
+    scorer.Replace(product.name(),
+                   scorer.MatMul(x, scorer.Binary("Mul", product.input(1), scale, product), false,
+                                 transposed, product));
+    return true;
+  }
+  if (Elements(shape) != depth || width > depth) return false;
+  const std::string shift = scorer.MatMul(scorer.Reshape(inner.input(row), {1, depth}, product),
+                                          product.input(1), false, transposed, product);
+  scorer.Replace(
+      product.name(),
+      scorer.Binary("AddV2", scorer.MatMul(x, product.input(1), false, transposed, product), shift,
+                    product));
   return true;
 }
 
@@ -80,6 +117,7 @@ absl::StatusOr<int> BatchNormFolding(ScorerGraph& scorer) {
     if (!scorer.OfItems(node->name()) || !scorer.Free(*node)) continue;
     if (scorer.Consumers(node->name()).empty()) continue;
     if (scorer.DtypeOf(node->name()) == DT_STRING) continue;  // Add, which puts one behind another.
+    if (node->op() == "MatMul") rewrites += FoldInput(scorer, *node);
     if (node->op() == "Mul") rewrites += FoldScale(scorer, *node);
     if (IsSum(*node)) rewrites += MergeShifts(scorer, *node);
   }

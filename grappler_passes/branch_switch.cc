@@ -1,9 +1,8 @@
 // branch_switch: a request of one scenario runs that scenario's network alone.
 //
-//   p = the same scenario s for every item
-//   DynamicStitch(DynamicPartition(Range(n), p), f(x0; W0), f(x1; W1), ...), x0, x1, ... =
-//   DynamicPartition(x, p)
-//     ->  f(x; Gather(Pack(W0, W1, ...), s))
+//   DynamicStitch(DynamicPartition(Range(n), p), [f(x0; W0), f(x1; W1), ...])
+//     with x0, x1, ... = DynamicPartition(x, p), and p the same scenario s for every item
+//   ->  f(x; Gather(Pack(W0, W1, ...), s))
 //
 // where the networks are alike and differ in their weights: these are chosen once per request, and
 // no item is moved. (The original's multi-DNN switch.) Networks that are not alike stay: those of

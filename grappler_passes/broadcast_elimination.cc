@@ -1,15 +1,14 @@
 // broadcast_elimination: a tensor of the user that is repeated for every item need not be.
 //
-//   Broadcast(x)                     ->  x                         where it repeats nothing
-//   op(Broadcast(x), y)              ->  op(x, y)                  where y alone gives the result
-//   its shape op(Broadcast(x), Broadcast(y))   ->  Broadcast(op(x, y))       where the inner result
-//   is smaller MatMul(Broadcast(x), w)          ->  Broadcast(MatMul(x, w))
-//   BatchMatMulV2(Broadcast(x), y)   ->  BatchMatMulV2(x, y)       where only batch axes are
-//   repeated
+//   Broadcast(x)                    ->  x                       where it repeats nothing
+//   op(Broadcast(x), y)             ->  op(x, y)                where y has the result's shape
+//   op(Broadcast(x), Broadcast(y))  ->  Broadcast(op(x, y))     where the inner one is smaller
+//   MatMul(Broadcast(x), w)         ->  Broadcast(MatMul(x, w))
+//   BatchMatMulV2(Broadcast(x), y)  ->  BatchMatMulV2(x, y)     where batch axes are repeated
 //
-// Broadcast is Tile, BroadcastTo, a product with ones, or a gather from a single row; op works on
-// one element at a time, or along a last axis that is not repeated. (The original's memory access
-// optimizer.)
+// Broadcast is Tile, BroadcastTo, tf.repeat, a product with ones, or a gather from a single row; op
+// works on one element at a time, or along a last axis that is not repeated. (The original's memory
+// access optimizer.)
 #include "grappler_passes/broadcasts.h"
 #include "grappler_passes/pass.h"
 

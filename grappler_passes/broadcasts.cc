@@ -36,6 +36,30 @@ std::string WithRank(ScorerGraph& scorer, const std::string& tensor, size_t rank
 
 }  // namespace
 
+namespace {
+
+// Of a reshape that drops or adds axes of extent 1 alone, as tf.repeat has one behind a Tile.
+std::string BehindReshape(ScorerGraph& scorer, const NodeDef& node, const Shape& out) {
+  const std::string inner = BroadcastSource(scorer, node.input(0));
+  if (inner.empty()) return "";
+  const Shape full = *scorer.ShapeOf(node.input(0)), small = *scorer.ShapeOf(inner);
+  Shape source;
+  size_t axis = 0;
+  for (const int64_t extent : out) {
+    if (extent == 1) {
+      source.push_back(1);
+      continue;
+    }
+    while (axis < full.size() && full[axis] == 1) ++axis;
+    if (axis == full.size() || full[axis] != extent) return "";
+    source.push_back(small[axis++]);
+  }
+  while (axis < full.size() && full[axis] == 1) ++axis;
+  return axis < full.size() ? "" : scorer.Reshape(inner, source, node);
+}
+
+}  // namespace
+
 std::string BroadcastSource(ScorerGraph& scorer, const std::string& tensor) {
   const NodeDef& node = *scorer.NodeOf(tensor);
   const Shape* out = scorer.ShapeOf(tensor);
@@ -47,6 +71,7 @@ std::string BroadcastSource(ScorerGraph& scorer, const std::string& tensor) {
     if (scorer.ShapeOf(node.input(0)) == nullptr) return "";
     return checked(WithRank(scorer, node.input(0), out->size(), node));
   }
+  if (node.op() == "Reshape") return checked(BehindReshape(scorer, node, Shape(*out)));
   if (node.op() == "Mul") {
     for (int i : {0, 1}) {
       if (AllOnes(scorer, node.input(i)) && scorer.ShapeOf(node.input(1 - i)) != nullptr) {

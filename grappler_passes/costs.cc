@@ -1,9 +1,54 @@
 #include "grappler_passes/costs.h"
 
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
 namespace tensorflow {
 namespace nann_passes {
 
+namespace {
+
+// An Einsum has as many as its labels have combinations. Axes of an ellipsis are counted from its
+// end.
+double OfEinsum(const ScorerGraph& scorer, const NodeDef& node) {
+  const std::string equation = node.attr().at("equation").s();
+  const std::vector<std::string> operands =
+      absl::StrSplit(equation.substr(0, equation.find("->")), ',');
+  std::map<std::string, int64_t> extents;
+  if (operands.size() != NumInputs(node)) return 0;
+  for (size_t i = 0; i < operands.size(); ++i) {
+    const Shape* shape = scorer.ShapeOf(node.input(i));
+    if (shape == nullptr) return 0;
+    std::vector<std::string> labels;
+    for (size_t at = 0; at < operands[i].size(); ++at) {
+      if (operands[i][at] != '.') {
+        labels.push_back(std::string(1, operands[i][at]));
+        continue;
+      }
+      at += 2;  // "..."
+      const int64_t unnamed = static_cast<int64_t>(shape->size() + 3) - operands[i].size();
+      for (int64_t axis = unnamed; axis > 0; --axis) labels.push_back(absl::StrCat("...", axis));
+    }
+    if (labels.size() != shape->size()) return 0;
+    for (size_t axis = 0; axis < shape->size(); ++axis) {
+      int64_t& extent = extents[labels[axis]];
+      extent = std::max(extent, (*shape)[axis]);
+    }
+  }
+  double product = 1;
+  for (const auto& [label, extent] : extents) product *= static_cast<double>(extent);
+  return product;
+}
+
+}  // namespace
+
 double MultiplyAdds(const ScorerGraph& scorer, const NodeDef& node) {
+  if (node.op() == "Einsum") return OfEinsum(scorer, node);
   const bool matrices = node.op() == "MatMul" || node.op() == "_FusedMatMul";
   const bool batched = node.op() == "BatchMatMulV2" || node.op() == "BatchMatMul";
   if (!matrices && !batched) return 0;

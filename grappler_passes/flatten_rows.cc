@@ -1,13 +1,21 @@
 // flatten_rows: a user is scored alone, so whatever depends on the items is a matrix with a row an
 // item (or several).
 //
-//   BatchMatMulV2(x [1, n, k], w [1, k, m])   ->  Reshape(MatMul(Reshape(x) [n, k], Reshape(w) [k,
-//   m])) [1, n, m] op(Reshape(x [n, c]) [1, n, c], ...)      ->  Reshape(op(x, ...)) ExpandDims,
-//   Squeeze, reshapes of reshapes ->  Reshape, to a constant shape
+//   BatchMatMulV2(x [1, n, k], w [1, k, m])   ->  Reshape(MatMul(x [n, k], w [k, m])) [1, n, m]
+//   Einsum that is such a product             ->  the same
+//   op(Reshape(x [n, c]) [1, n, c], ...)      ->  Reshape(op(x, ...))
+//   ExpandDims, Squeeze, Reshape(Reshape(x)), a Transpose that keeps the order of elements
+//                                             ->  Reshape, to a constant shape
 //
 // where op works on one element at a time, or along the last axis, and what else it takes is such a
 // reshape as well or the same for all rows. It saves next to nothing by itself: what follows has
 // one form to look for instead of many.
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "grappler_passes/broadcasts.h"
 #include "grappler_passes/pass.h"
 
@@ -57,6 +65,50 @@ bool FlattenProduct(ScorerGraph& scorer, const NodeDef& node) {
   return true;
 }
 
+// Axes by their labels, but for those of extent 1; "" where there are others than letters.
+std::string Labels(absl::string_view labels, const Shape& shape) {
+  std::string kept;
+  if (labels.size() != shape.size()) return "";
+  for (size_t i = 0; i < labels.size(); ++i) {
+    if (!absl::ascii_isalpha(labels[i])) return "";
+    if (shape[i] != 1) kept.push_back(labels[i]);
+  }
+  return kept;
+}
+
+// An Einsum of an item's tensor and another over the last axis of the first, such as
+// "bnd,bld->bnl": all rows of one matrix by another.
+bool FlattenEinsum(ScorerGraph& scorer, const NodeDef& node) {
+  const std::vector<std::string> sides = absl::StrSplit(node.attr().at("equation").s(), "->");
+  if (NumInputs(node) != 2 || sides.size() != 2) return false;
+  const std::vector<std::string> operands = absl::StrSplit(sides[0], ',');
+  const Shape* left = scorer.ShapeOf(node.input(0));
+  const Shape* right = scorer.ShapeOf(node.input(1));
+  const Shape* out = scorer.ShapeOf(node.name());
+  if (operands.size() != 2 || left == nullptr || right == nullptr || out == nullptr) return false;
+  if (!scorer.OfItems(node.input(0)) || scorer.OfItems(node.input(1))) return false;
+  if (scorer.DtypeOf(node.name()) != DT_FLOAT) return false;
+  const std::string a = Labels(operands[0], *left), b = Labels(operands[1], *right);
+  if (a.empty() || b.size() != 2) return false;
+  const char summed = a.back();
+  const bool transposed = b[1] == summed;
+  const char made = b[transposed ? 0 : 1];
+  if (b[transposed ? 1 : 0] != summed || made == summed || left->back() == 1) return false;
+  const std::string rows = a.substr(0, a.size() - 1);
+  if (absl::StrContains(rows, summed) || absl::StrContains(rows, made)) return false;
+  if (Labels(sides[1], *out) != absl::StrCat(rows, std::string(1, made))) return false;
+  Shape matrix;
+  for (const int64_t extent : *right) {
+    if (extent != 1) matrix.push_back(extent);
+  }
+  const Shape shape = *out;
+  const std::string product =
+      scorer.MatMul(AsMatrix(scorer, node.input(0), node),
+                    scorer.Reshape(node.input(1), matrix, node), false, transposed, node);
+  scorer.Replace(node.name(), scorer.Reshape(product, shape, node));
+  return true;
+}
+
 // Any reshape whose result's shape is known becomes one to a constant shape.
 bool Simplify(ScorerGraph& scorer, const NodeDef& node) {
   const Shape* before = scorer.ShapeOf(node.input(0));
@@ -73,6 +125,18 @@ bool Simplify(ScorerGraph& scorer, const NodeDef& node) {
   std::string made = scorer.Reshape(node.input(0), shape, node);
   scorer.Replace(node.name(), made);
   return true;
+}
+
+// Whether a transpose keeps the elements' order: only axes of extent 1 change places.
+bool KeepsOrder(const ScorerGraph& scorer, const NodeDef& node) {
+  std::vector<int64_t> order, moved;
+  const Shape* shape = scorer.ShapeOf(node.input(0));
+  if (shape == nullptr || !scorer.Integers(node.input(1), &order)) return false;
+  for (const int64_t axis : order) {
+    if (axis < 0 || axis >= shape->size()) return false;
+    if ((*shape)[axis] != 1) moved.push_back(axis);
+  }
+  return std::is_sorted(moved.begin(), moved.end());
 }
 
 // Moves the reshapes of a node's operands behind it.
@@ -123,7 +187,10 @@ absl::StatusOr<int> FlattenRows(ScorerGraph& scorer) {
       if (scorer.Consumers(node->name()).empty()) continue;  // Replaced.
       if (op == "BatchMatMulV2") {
         rewrites += FlattenProduct(scorer, *node);
-      } else if (op == "Reshape" || op == "ExpandDims" || op == "Squeeze") {
+      } else if (op == "Einsum") {
+        rewrites += FlattenEinsum(scorer, *node);
+      } else if (op == "Reshape" || op == "ExpandDims" || op == "Squeeze" ||
+                 (op == "Transpose" && KeepsOrder(scorer, *node))) {
         rewrites += Simplify(scorer, *node);
       } else {
         rewrites += Sink(scorer, *node);

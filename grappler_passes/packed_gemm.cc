@@ -1,8 +1,7 @@
 // packed_gemm: many small products are one.
 //
-//   Pack(f(x0), f(x1), ...), x0, x1, ... = Unpack(x)   ->  f'(x), f' on all at once
-//   MatMul(x, W0), MatMul(x, W1), ...                  ->  columns of MatMul(x, Concat(W0, W1,
-//   ...))
+//   Pack(f(x0), f(x1), ...), with x0, x1, ... = Unpack(x)  ->  f on all at once
+//   MatMul(x, W0), MatMul(x, W1), ...    ->  columns of MatMul(x, Concat(W0, W1, ...))
 //
 // where f is made of the same transposes, products, and operations on elements. (The original's
 // gemm optimizer.) Products with a common input are packed where they are narrow. On a CPU (AMD

@@ -93,6 +93,35 @@ GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>&
   return shaped;
 }
 
+// Integers of any integral type; false where they are of another.
+bool ReadIntegers(const Tensor& tensor, std::vector<int64_t>* values) {
+  values->clear();
+  for (int64_t i = 0; i < tensor.NumElements(); ++i) {
+    if (tensor.dtype() == DT_INT32) {
+      values->push_back(tensor.flat<int32_t>()(i));
+    } else if (tensor.dtype() == DT_INT64) {
+      values->push_back(tensor.flat<int64_t>()(i));
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+// What was inferred of a tensor's value with both numbers of items.
+std::vector<int64_t> Values(const OpInfo::TensorProperties& one,
+                            const OpInfo::TensorProperties& other) {
+  Tensor value, instead;
+  std::vector<int64_t> values, others;
+  if (!one.has_value() || !other.has_value() || !value.FromProto(one.value()) ||
+      !instead.FromProto(other.value())) {
+    return {};
+  }
+  const bool same =
+      ReadIntegers(value, &values) && ReadIntegers(instead, &others) && values == others;
+  return same ? values : std::vector<int64_t>();
+}
+
 // Whether TensorFlow could build the graph: types, attributes and shapes fit. Grappler's inference
 // only says of shapes that contradict each other that they are not known.
 absl::Status Check(const GraphDef& shaped) {
@@ -210,16 +239,17 @@ absl::Status ScorerGraph::Infer(const GraphDef& graph) {
   for (grappler::GraphProperties* inferred : {&properties, &others}) {
     TF_RETURN_IF_ERROR(inferred->InferStatically(
         /*assume_valid_feeds=*/true, /*aggressive_shape_inference=*/true,
-        /*include_input_tensor_values=*/false, /*include_output_tensor_values=*/false));
+        /*include_input_tensor_values=*/false, /*include_output_tensor_values=*/true));
   }
   for (const NodeDef& node : graph.node()) {
     const auto& outputs = properties.GetOutputProperties(node.name());
     const auto& instead = others.GetOutputProperties(node.name());
     for (size_t i = 0; i < outputs.size(); ++i) {
-      Known known{outputs[i].dtype(), false, {}};
+      Known known{outputs[i].dtype(), false, {}, {}};
       if (node.op() == "_Arg") known.dtype = arguments_[node.attr().at("index").i()].dtype;
       known.shaped = i < instead.size() && Expressible(outputs[i].shape(), instead[i].shape());
       for (const auto& dim : outputs[i].shape().dim()) known.shape.push_back(dim.size());
+      if (i < instead.size()) known.values = Values(outputs[i], instead[i]);
       tensors_[i == 0 ? node.name() : absl::StrCat(node.name(), ":", i)] = std::move(known);
     }
   }
@@ -332,17 +362,10 @@ bool ScorerGraph::Constant(absl::string_view tensor, Tensor* value) const {
 
 bool ScorerGraph::Integers(absl::string_view tensor, std::vector<int64_t>* values) const {
   Tensor value;
-  if (!Constant(tensor, &value)) return false;
-  values->clear();
-  for (int64_t i = 0; i < value.NumElements(); ++i) {
-    if (value.dtype() == DT_INT32) {
-      values->push_back(value.flat<int32_t>()(i));
-    } else if (value.dtype() == DT_INT64) {
-      values->push_back(value.flat<int64_t>()(i));
-    } else {
-      return false;
-    }
-  }
+  if (Constant(tensor, &value)) return ReadIntegers(value, values);
+  const auto known = tensors_.find(tensor);
+  if (known == tensors_.end() || known->second.values.empty()) return false;
+  *values = known->second.values;
   return true;
 }
 

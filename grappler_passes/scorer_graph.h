@@ -2,7 +2,9 @@
 #define GRAPPLER_PASSES_SCORER_GRAPH_H_
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -66,7 +68,8 @@ class ScorerGraph {
   bool OfItems(absl::string_view tensor) const { return DependenceOf(tensor) & kItem; }
   // Whether `tensor` is a constant, and which.
   bool Constant(absl::string_view tensor, Tensor* value) const;
-  // The integers of a constant of any integral type.
+  // The integers that `tensor` holds, whatever the arguments: of a constant, or computed of constants
+  // and shapes.
   bool Integers(absl::string_view tensor, std::vector<int64_t>* values) const;
 
   // Whether a pass may replace `node`: no control edge, no side effect.
@@ -112,6 +115,8 @@ class ScorerGraph {
     DataType dtype;
     bool shaped;
     Shape shape;
+    // Integers that do not depend on the arguments; empty where that is not so.
+    std::vector<int64_t> values;
   };
 
   ScorerGraph() = default;
@@ -122,7 +127,8 @@ class ScorerGraph {
 
   std::vector<Argument> arguments_;
   absl::flat_hash_map<std::string, std::unique_ptr<NodeDef>> nodes_;
-  absl::flat_hash_map<std::string, Known> tensors_;
+  // Shapes stay where they are while nodes are added: passes hold pointers to them.
+  std::map<std::string, Known, std::less<>> tensors_;
   mutable absl::flat_hash_map<std::string, unsigned> dependence_;
   VersionDef versions_;
   int added_ = 0;

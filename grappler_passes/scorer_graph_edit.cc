@@ -49,7 +49,7 @@ std::string ScorerGraph::Add(absl::string_view op, absl::Span<const std::string>
   for (const auto& [key, value] : attributes) (*node->mutable_attr())[std::string(key)] = value;
   for (const std::string& input : inputs) node->add_input(input);
   const std::string name = node->name();
-  tensors_[name] = {dtype, true, std::move(shape)};
+  tensors_[name] = {dtype, true, std::move(shape), {}};
   nodes_.emplace(name, std::move(node));
   return name;
 }
@@ -60,7 +60,7 @@ std::string ScorerGraph::CloneUnshaped(const NodeDef& node, absl::Span<const std
   copy->clear_input();
   for (const std::string& input : inputs) copy->add_input(input);
   const std::string name = copy->name();
-  tensors_[name] = {DtypeOf(node.name()), false, {}};
+  tensors_[name] = {DtypeOf(node.name()), false, {}, {}};
   nodes_.emplace(name, std::move(copy));
   return name;
 }
@@ -82,7 +82,7 @@ std::string ScorerGraph::AddConstant(const Tensor& value, const NodeDef& like) {
   value.AsProtoTensorContent((*node->mutable_attr())["value"].mutable_tensor());
   const std::string name = node->name();
   const auto extents = value.shape().dim_sizes();
-  tensors_[name] = {value.dtype(), true, Shape(extents.begin(), extents.end())};
+  tensors_[name] = {value.dtype(), true, Shape(extents.begin(), extents.end()), {}};
   nodes_.emplace(name, std::move(node));
   return name;
 }

@@ -42,7 +42,6 @@ class Node(NamedTuple):
       runs: "batch", "request" or "export", that is once per item.
       multiply_adds: of matrix products; per item where it depends on items, else per user.
       elements: of the outputs, likewise.
-      counted: whether the passes' report counts the multiply-adds as well.
       known: False for a product whose shapes are not known, such as behind a loop; its multiply-adds are left out.
     """
 
@@ -56,7 +55,6 @@ class Node(NamedTuple):
     runs: str
     multiply_adds: float
     elements: float
-    counted: bool = True
     known: bool = True
 
     @property
@@ -197,7 +195,6 @@ def _nodes(merged: _Merged, results: Sequence[str]) -> list[Node]:
                 runs=merged.runs.get(node.name, "request"),
                 multiply_adds=multiply_adds / ITEMS if items else multiply_adds,
                 elements=round(elements / ITEMS, 3) if items else elements,  # A shape has none per item.
-                counted=node.op != "Einsum",
                 known=known or not product,
             )
         )

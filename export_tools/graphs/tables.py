@@ -112,9 +112,5 @@ def summary(found: Explanation, top: int = TOP) -> str:
 def notes(found: Explanation) -> list[str]:
     """What the figures leave out."""
     nodes = [node for nodes in found.graphs().values() for node in nodes]
-    uncounted = sorted({node.op for node in nodes if not node.counted})
     unknown = list(dict.fromkeys(clean(node.label) for node in nodes if not node.known))
-    made = [f"the passes' own figures leave out {', '.join(map(clean, uncounted))}"] if uncounted else []
-    if unknown:
-        made.append(f"left out everywhere, as their shapes are not known: {', '.join(unknown)}")
-    return made
+    return [f"left out everywhere, as their shapes are not known: {', '.join(unknown)}"] if unknown else []

@@ -89,8 +89,10 @@ def test_a_killed_export_leaves_the_old_model_or_the_new_one(world, tmp_path):
         delays = [rng.uniform(0.02, 1) * whole for _ in range(25)] + [rng.uniform(0.7, 1.05) * whole for _ in range(25)]
         held, killed = 1, 0
         for k, delay in enumerate(delays, 2):
-            outcome, _ = run(k, delay)
+            outcome, seconds = run(k, delay)
             killed += outcome == "killed"
+            if outcome == "ended":
+                whole = min(whole, seconds)  # The machine is busy at times.
             manifest = read_manifest(target)
             check_files(target, manifest)
             assert manifest["defaults"]["k"] in ((k,) if outcome == "ended" else (held, k))

@@ -59,6 +59,24 @@ def test_a_batched_product_on_the_left_too(transposed):
     assert ops_of(compile_and_check(score, USER, DIM, PASS))["Tile"] == 0
 
 
+REPEATS = {
+    "rows": lambda u, i: tf.repeat(u, count(i), axis=0),
+    "three dimensions": lambda u, i: rows_of(tf.repeat(u[:, None], count(i), axis=1)),
+}
+
+
+@pytest.mark.parametrize("name", REPEATS)
+def test_tf_repeat_repeats_no_more(name):
+    """Its shapes are plain once flatten_rows was there."""
+
+    def score(u, items):
+        return one_score(tf.nn.relu(tf.matmul(REPEATS[name](u, items), W)) + tf.matmul(rows_of(items), W))
+
+    compiled = compile_and_check(score, USER, DIM, ["flatten_rows", *PASS])
+    assert ops_of(compiled)["Tile"] == 0
+    assert compiled.report[-2].multiply_adds_after == 20
+
+
 def test_a_result_that_nothing_else_repeats_is_repeated_at_the_end():
     def score(u, items):
         return one_score(tf.nn.softmax(tf.nn.relu(tiled(u, items)) * u)) + 0.0 * items[..., 0]

@@ -42,6 +42,44 @@ def test_reshapes_back_to_what_it_was_are_none():
     assert ops_of(compiled)["Reshape"] == 0
 
 
+PRODUCTS = {
+    "tensordot, as Keras writes a Dense": lambda i, h: tf.tensordot(i, W, 1),
+    "einsum by weights": lambda i, h: tf.einsum("bnd,dh->bnh", i, W),
+    "einsum by transposed weights": lambda i, h: tf.einsum("bnd,hd->bnh", i, tf.transpose(W)),
+    "einsum by the behaviours": lambda i, h: tf.einsum("bnd,bld->bnl", i, h),
+    "einsum by the behaviours' values": lambda i, h: tf.einsum(
+        "bnl,bld->bnd", tf.einsum("bnd,bld->bnl", i, h), tf.concat([h, h], -1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_three_dimensions_are_of_matrices(name):
+    compiled = compile_and_check(
+        lambda u, history, items: one_score(PRODUCTS[name](items, history) * u[:, :1]), [*USER, HISTORY], DIM, PASS
+    )
+    assert not {"Einsum", "BatchMatMulV2"} & set(ops_of(compiled))
+    assert ops_of(compiled)["MatMul"] == (2 if "values" in name else 1)
+    row = compiled.report[0]
+    assert row.multiply_adds_before == row.multiply_adds_after > 0
+
+
+EINSUMS = {
+    "rows in another order": lambda u, i: tf.einsum("bnd,dh->bhn", i, W)[:, 0],
+    "nothing summed": lambda u, i: tf.reduce_sum(tf.einsum("bnd,h->bndh", i, W[0]), [2, 3]),
+    "two axes summed": lambda u, i: tf.einsum("bnd,bd->bn", i, u),
+    "both of the items": lambda u, i: tf.reduce_sum(tf.einsum("bnd,bmd->bnm", i, i[:, :1]), -1),
+    "heads": lambda u, i: tf.reduce_sum(tf.einsum("bnd,dhk->bnhk", i, numbers(4, 2, 3)), [2, 3]),
+    "a trace": lambda u, i: tf.reduce_sum(tf.einsum("bnd,dd->bnd", i, numbers(4, 4)), -1),
+}
+
+
+@pytest.mark.parametrize("name", EINSUMS)
+def test_other_einsums_stay(name):
+    compiled = compile_and_check(lambda u, i: EINSUMS[name](u, i) + u[:, :1], USER, DIM, PASS)
+    assert ops_of(compiled)["Einsum"] == 1
+
+
 UNTOUCHED = {
     "both sides depend on the items": lambda u, i: tf.matmul(i, i, transpose_b=True)[:, :, 0] + u[:, :1],
     "weights that depend on the items": lambda u, i: tf.squeeze(tf.matmul(i, tf.reduce_mean(i, 1)[..., None]), -1),
