@@ -45,7 +45,7 @@ class ServedModel(tf.Module):
         `frontier` and `pool` int32 [], `exclude` int64 [B, x] or [1, x], ids never to return, `budget` int64 [] and
         `deadline_ms` int32 [], 0 for no limit; `seeds` int64 [B, s] or [1, s], ids to start from, where no feature of
         the model holds them. Unknown ids count as missing. Returns `item_ids` int64 [B, k], `scores` float32 [B, k],
-        `items_scored` int64 [B], `stopped` int32 [B].
+        `items_scored` int64 [B], `rounds` int32 [B], `stopped` int32 [B].
       retrieve_rounds: the paper's search, with `ef` and `rounds` int32 [layers] in place of `frontier` and `pool`.
       serving_default: the original's where the model can answer it: `comm_seq` float16 [1, width], the embedded
         behaviours, and `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]]. Else `retrieve`.
@@ -157,7 +157,7 @@ class ServedModel(tf.Module):
 
         def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
             found = search({**dict(zip(inputs, arguments, strict=False)), **named})
-            return {key: getattr(found, key) for key in ("item_ids", "scores", "items_scored", "stopped")}
+            return {key: getattr(found, key) for key in ("item_ids", "scores", "items_scored", "rounds", "stopped")}
 
         # TensorFlow reads names and defaults of a signature from the Python function; here they are the model's.
         run.__name__ = name

@@ -102,7 +102,9 @@ def test_verify_runs_all_signatures(world):
     outputs = verify(world.saved_model)["signatures"]
     assert outputs["serving_default"]["top_k"]["dtype"] == "int64"
     assert (
-        set(outputs["retrieve"]) == set(outputs["retrieve_rounds"]) == {"item_ids", "scores", "items_scored", "stopped"}
+        set(outputs["retrieve"])
+        == set(outputs["retrieve_rounds"])
+        == {"item_ids", "scores", "items_scored", "rounds", "stopped"}
     )
 
 

@@ -47,7 +47,7 @@ def test_the_same_answer_by_grpc_by_rest_and_in_process(world, request_inputs, g
     by_rest = rest_client.predict("retrieve", request_inputs)
     loaded = tf.saved_model.load(str(world.saved_model))
     answer = loaded.signatures["retrieve"](**{key: tf.constant(value) for key, value in request_inputs.items()})
-    for name in ("item_ids", "scores", "items_scored", "stopped"):
+    for name in ("item_ids", "scores", "items_scored", "rounds", "stopped"):
         np.testing.assert_array_equal(by_grpc[name], answer[name].numpy())
         np.testing.assert_array_equal(by_rest[name].astype(by_grpc[name].dtype), by_grpc[name])
     assert by_grpc["item_ids"].shape == (3, 10)

@@ -131,7 +131,9 @@ def test_prometheus_reads_under_tensorflow_serving_s_names(world, tmp_path):
     assert found[':tensorflow:serving:request_count{model_name="nann",status="INVALID_ARGUMENT"}'] == 1
     assert found[':tensorflow:serving:request_count{model_name="",status="NOT_FOUND"}'] == 1
     assert found[':tensorflow:serving:request_latency_count{model_name="nann",API="Predict"}'] == 3
-    assert found[':nann:items_scored_count{model_name="nann"}'] == 2
+    for name in ("items_scored", "rounds"):
+        assert found[f':nann:{name}_count{{model_name="nann"}}'] == 2
+    assert found[':nann:rounds_sum{model_name="nann"}'] >= 2
     assert found[':nann:search_stopped{model_name="nann",reason="budget"}'] == 1
     assert found[':nann:search_stopped{model_name="nann",reason="complete"}'] == 1
     assert found[':nann:search_latency_bucket{model_name="nann",le="+Inf"}'] == 2

@@ -64,8 +64,10 @@ class Metrics:
             if "items_scored" not in outputs or "stopped" not in outputs:
                 return
             self._observe(":nann:search_latency", _labels(model_name=model), 1e6 * seconds)
-            for scored, stopped in zip(outputs["items_scored"].ravel(), outputs["stopped"].ravel(), strict=False):
-                self._observe(":nann:items_scored", _labels(model_name=model), float(scored), _COUNT_BOUNDS)
+            for name in ("items_scored", "rounds"):
+                for count in outputs[name].ravel() if name in outputs else ():  # Older exports have no rounds.
+                    self._observe(f":nann:{name}", _labels(model_name=model), float(count), _COUNT_BOUNDS)
+            for stopped in outputs["stopped"].ravel():
                 reason = _STOPPED.get(int(stopped), str(stopped))
                 self._count(":nann:search_stopped", _labels(model_name=model, reason=reason))
 
