@@ -34,11 +34,8 @@ std::string WithRank(ScorerGraph& scorer, const std::string& tensor, size_t rank
   return scorer.Reshape(tensor, shape, like);
 }
 
-}  // namespace
-
-namespace {
-
-// Of a reshape that drops or adds axes of extent 1 alone, as tf.repeat has one behind a Tile.
+// Of a reshape that drops or adds axes of extent 1, as tf.repeat has one behind a Tile, or that merges
+// axes of which all are repeated from one, or none.
 std::string BehindReshape(ScorerGraph& scorer, const NodeDef& node, const Shape& out) {
   const std::string inner = BroadcastSource(scorer, node.input(0));
   if (inner.empty()) return "";
@@ -46,13 +43,13 @@ std::string BehindReshape(ScorerGraph& scorer, const NodeDef& node, const Shape&
   Shape source;
   size_t axis = 0;
   for (const int64_t extent : out) {
-    if (extent == 1) {
-      source.push_back(1);
-      continue;
+    int64_t merged = 1, kept = 1;
+    for (; merged < extent && axis < full.size(); ++axis) {
+      merged *= full[axis];
+      kept *= small[axis];
     }
-    while (axis < full.size() && full[axis] == 1) ++axis;
-    if (axis == full.size() || full[axis] != extent) return "";
-    source.push_back(small[axis++]);
+    if (merged != extent || (kept != merged && kept != 1)) return "";
+    source.push_back(kept);
   }
   while (axis < full.size() && full[axis] == 1) ++axis;
   return axis < full.size() ? "" : scorer.Reshape(inner, source, node);

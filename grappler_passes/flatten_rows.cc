@@ -7,6 +7,9 @@
 //   ExpandDims, Squeeze, Reshape(Reshape(x)), a Transpose that keeps the order of elements
 //                                             ->  Reshape, to a constant shape
 //
+//   Reshape(op(x [1, n, c], ...) [n, c])      ->  op(Reshape(x [n, c]), ...)
+//   Reshape(Concat(a [1, n, f, c], ...))      ->  Concat(Reshape(a [n, f * c]), ...)
+//
 // where op works on one element at a time, or along the last axis, and what else it takes is such a
 // reshape as well or the same for all rows. It saves next to nothing by itself: what follows has
 // one form to look for instead of many.
@@ -139,7 +142,48 @@ bool KeepsOrder(const ScorerGraph& scorer, const NodeDef& node) {
   return std::is_sorted(moved.begin(), moved.end());
 }
 
-// Moves the reshapes of a node's operands behind it.
+// What follows takes `tensor`, [1, n, c], as a matrix. (Of more axes, operands may be repeated along
+// some: as matrices, they would no longer be seen to be.)
+bool IsWantedAsMatrix(const ScorerGraph& scorer, const std::string& tensor, const Shape& shape) {
+  if (shape.size() != 3 || shape[0] != 1) return false;
+  for (const NodeDef* consumer : scorer.Consumers(tensor)) {
+    if (consumer->op() != "Reshape" || consumer->input(0) != tensor) continue;
+    const Shape* wanted = scorer.ShapeOf(consumer->name());
+    if (wanted != nullptr && *wanted == Shape{RowsOf(shape), shape.back()}) return true;
+  }
+  return false;
+}
+
+// A concatenation along an axis that a reshape merges with those behind it.
+bool FlattenConcat(ScorerGraph& scorer, const NodeDef& reshape) {
+  const NodeDef& concat = *scorer.NodeOf(reshape.input(0));
+  const Shape* whole = scorer.ShapeOf(reshape.input(0));
+  const Shape* out = scorer.ShapeOf(reshape.name());
+  if (concat.op() != "ConcatV2" || !scorer.Free(concat) || whole == nullptr || out == nullptr) {
+    return false;
+  }
+  const int parts = NumInputs(concat) - 1;
+  std::vector<int64_t> axis;
+  if (concat.attr().at("Tidx").type() != DT_INT32 || !scorer.Integers(concat.input(parts), &axis)) {
+    return false;
+  }
+  const int64_t rank = whole->size(), along = axis[0] < 0 ? axis[0] + rank : axis[0];
+  if (out->size() != 2 || along < 0 || along + 1 >= rank) return false;
+  const int64_t rows = Elements(absl::MakeConstSpan(*whole).first(along));
+  if ((*out)[0] != rows) return false;
+  std::vector<std::string> inputs;
+  for (int i = 0; i < parts; ++i) {
+    const Shape* part = scorer.ShapeOf(concat.input(i));
+    if (part == nullptr) return false;
+    inputs.push_back(scorer.Reshape(concat.input(i), {rows, Elements(*part) / rows}, reshape));
+  }
+  inputs.push_back(scorer.AddInteger(1, reshape));
+  const Shape shape = *out;
+  scorer.Replace(reshape.name(), scorer.Clone(concat, inputs, shape));
+  return true;
+}
+
+// Moves the reshapes of a node's operands behind it, and those behind it before it.
 bool Sink(ScorerGraph& scorer, const NodeDef& node) {
   const bool last = OnLastAxis(scorer, node);
   if (!last && !IsUnary(node) && !IsBinary(node) && node.op() != "BiasAdd") return false;
@@ -157,7 +201,7 @@ bool Sink(ScorerGraph& scorer, const NodeDef& node) {
     // [n, 1] beside [n, c] would have been the same as [1, n, 1].
     reshaped += full && IsReshapedMatrix(scorer, node.input(i), *shape);
   }
-  if (reshaped == 0) return false;
+  if (reshaped == 0 && !IsWantedAsMatrix(scorer, node.name(), *out)) return false;
   const Shape shape = *out;
   std::vector<std::string> inputs;
   for (int i = 0; i < operands; ++i) {
@@ -191,7 +235,7 @@ absl::StatusOr<int> FlattenRows(ScorerGraph& scorer) {
         rewrites += FlattenEinsum(scorer, *node);
       } else if (op == "Reshape" || op == "ExpandDims" || op == "Squeeze" ||
                  (op == "Transpose" && KeepsOrder(scorer, *node))) {
-        rewrites += Simplify(scorer, *node);
+        rewrites += FlattenConcat(scorer, *node) || Simplify(scorer, *node);
       } else {
         rewrites += Sink(scorer, *node);
       }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "tensorflow/core/common_runtime/graph_constructor.h"
@@ -122,6 +123,45 @@ std::vector<int64_t> Values(const OpInfo::TensorProperties& one,
   return same ? values : std::vector<int64_t>();
 }
 
+// `graph` with vectors of integers that are joined from constants as constants: Grappler's inference
+// does not see the value of such a join, and so no shape of what a tensordot transposes by it.
+GraphDef WithJoinedConstants(GraphDef graph) {
+  absl::flat_hash_map<std::string, const NodeDef*> constants;
+  for (const NodeDef& node : graph.node()) {
+    if (node.op() == "Const" && node.input_size() == 0) constants[node.name()] = &node;
+  }
+  for (NodeDef& node : *graph.mutable_node()) {
+    if (node.op() != "ConcatV2" || NumInputs(node) != node.input_size()) continue;
+    std::vector<int64_t> joined;
+    bool known = true;
+    for (int i = 0; known && i + 1 < node.input_size(); ++i) {
+      const auto found = constants.find(Canonical(node.input(i)));
+      Tensor part;
+      std::vector<int64_t> values;
+      known = found != constants.end() &&
+              part.FromProto(found->second->attr().at("value").tensor()) && part.dims() == 1 &&
+              ReadIntegers(part, &values);
+      joined.insert(joined.end(), values.begin(), values.end());
+    }
+    if (!known) continue;
+    const DataType dtype = node.attr().at("T").type();
+    Tensor value(dtype, TensorShape({static_cast<int64_t>(joined.size())}));
+    for (size_t i = 0; i < joined.size(); ++i) {
+      if (dtype == DT_INT32) {
+        value.flat<int32_t>()(i) = static_cast<int32_t>(joined[i]);
+      } else {
+        value.flat<int64_t>()(i) = joined[i];
+      }
+    }
+    node.set_op("Const");
+    node.clear_input();
+    node.clear_attr();
+    (*node.mutable_attr())["dtype"].set_type(dtype);
+    value.AsProtoTensorContent((*node.mutable_attr())["value"].mutable_tensor());
+  }
+  return graph;
+}
+
 // Whether TensorFlow could build the graph: types, attributes and shapes fit. Grappler's inference
 // only says of shapes that contradict each other that they are not known.
 absl::Status Check(const GraphDef& shaped) {
@@ -189,8 +229,9 @@ bool IsBinary(const NodeDef& node) {
   return kOps->contains(node.op());
 }
 
-absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(const GraphDef& graph,
+absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(const GraphDef& original,
                                                                  std::vector<Argument> arguments) {
+  const GraphDef graph = WithJoinedConstants(original);
   std::unique_ptr<ScorerGraph> made(new ScorerGraph);
   made->arguments_ = std::move(arguments);
   made->versions_ = graph.versions();

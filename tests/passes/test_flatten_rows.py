@@ -58,7 +58,8 @@ def test_products_of_three_dimensions_are_of_matrices(name):
     compiled = compile_and_check(
         lambda u, history, items: one_score(PRODUCTS[name](items, history) * u[:, :1]), [*USER, HISTORY], DIM, PASS
     )
-    assert not {"Einsum", "BatchMatMulV2"} & set(ops_of(compiled))
+    assert not {"Einsum", "BatchMatMulV2", "GatherV2"} & set(ops_of(compiled))
+    assert ops_of(compiled)["Transpose"] == ("transposed" in name)  # Of the weights alone.
     assert ops_of(compiled)["MatMul"] == (2 if "values" in name else 1)
     row = compiled.report[0]
     assert row.multiply_adds_before == row.multiply_adds_after > 0
@@ -171,3 +172,35 @@ def test_what_does_not_depend_on_the_items_stays():
     compiled = compile_and_check(score, USER, DIM, PASS)
     assert ops_of(compiled)["BatchMatMulV2"] == 1
     assert rewrites(compiled, PASS[0]) == 1  # The reshape at the end.
+
+
+def test_what_scales_and_shifts_a_product_s_input_is_of_matrices():
+    def score(u, items):
+        x = tf.concat([tf.tile(u[:, None], [1, tf.shape(items)[1], 1]), items], -1)
+        x = x * numbers(2 * DIM) + numbers(1, 2 * DIM)
+        return one_score(tf.tensordot(x, numbers(2 * DIM, 3), 1))
+
+    compiled = compile_and_check(score, USER, DIM, [*PASS, "concat_matmul_split", "batch_norm_folding"])
+    assert not {"Tile", "ConcatV2", "BroadcastTo"} & set(ops_of(compiled))
+    assert compiled.report[-1].multiply_adds_after == 3 * DIM
+
+
+def test_fields_side_by_side_are_rows():
+    def score(u, items):
+        fields = tf.reshape(items, [1, -1, 2, DIM // 2])
+        of_user = tf.tile(tf.reshape(u, [1, 1, 2, DIM // 2]), [1, tf.shape(items)[1], 1, 1])
+        x = tf.reshape(tf.concat([of_user, fields], 2), [1, -1, 2 * DIM])
+        return one_score(tf.tensordot(x, numbers(2 * DIM, 3), 1))
+
+    compiled = compile_and_check(score, USER, DIM, [*PASS, "concat_matmul_split"])
+    assert not {"Tile", "ConcatV2", "BroadcastTo"} & set(ops_of(compiled))
+    assert compiled.report[-1].multiply_adds_after == 3 * DIM
+
+
+def test_fields_in_turns_stay():
+    def score(u, items):
+        fields = tf.reshape(items, [1, -1, 2, DIM // 2])
+        x = tf.reshape(tf.concat([fields, fields * u[0, 0]], 3), [1, -1, 2 * DIM])
+        return one_score(tf.tensordot(x, numbers(2 * DIM, 3), 1))
+
+    assert ops_of(compile_and_check(score, USER, DIM, PASS))["ConcatV2"] == 1

@@ -49,7 +49,7 @@ def test_two_patterns_are_rewritten_both(name):
 
     def score(u: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         first = one_score(pattern.build(u, items, lambda x: x))
-        return first - 2.0 * one_score(pattern.build(u * 3.0, items + 0.5, lambda x: x))
+        return first - 2.0 * one_score(pattern.build(u * 3.0, tf.reverse(items, [2]), lambda x: x))
 
     compiled = compile_and_check(score, USER, DIM, [name])
     assert rewrites(compiled, name) == 2 * pattern.rewrites
