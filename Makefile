@@ -71,8 +71,8 @@ bench-search: setup $(VENV)/.bench  ## The searches against their peers on the d
 	@test -f demo/evaluation.json || { echo "bench-search needs the demo's model: run make demo first" >&2; exit 1; }
 	@$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--quick)
 
-bench-scorer: setup  ## Reference models before and after the passes over scorers; QUICK=1 in two minutes.
-	@$(BIN)/python -m tfserving_ext.bench.scorer $(if $(QUICK),--quick)
+bench-scorer: setup  ## Reference models, and the demo's search, before and after the passes over scorers; QUICK=1 for less.
+	@$(BIN)/python -m tfserving_ext.bench.scorer --folder demo $(if $(QUICK),--quick)
 
 soak: setup  ## 64 clients on the demo's model at several thread settings, a minute each.
 	@test -f demo/evaluation.json || { echo "soak needs the demo's model: run make demo first" >&2; exit 1; }

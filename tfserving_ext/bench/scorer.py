@@ -1,9 +1,10 @@
 """Scorers before and after the passes (docs/scorer.md), on one thread, the gather of their rows included.
 
-    python -m tfserving_ext.bench.scorer
+    python -m tfserving_ext.bench.scorer --folder demo
 
 Of every reference model of `bench.scorers`: the original, with XLA and without, and what `ops.compile_scorer` makes of
-it. All take turns on the same random items, a batch at a time, and the fastest time of each counts.
+it. All take turns on the same random items, a batch at a time, and the fastest time of each counts. Then the whole
+search of the demo's model, where there is one.
 """
 
 import os
@@ -26,6 +27,7 @@ from rich.table import Table
 from tfserving_ext import ops
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.bench.scorer_loops import Contender, Rows, loop_of, nanoseconds, prepare_us
+from tfserving_ext.bench.scorer_search import AS_IT_IS, SHIPPED, bench_search
 from tfserving_ext.bench.scorers import SCORERS, ReferenceScorer
 from tfserving_ext.bench.search import machine
 from tfserving_ext.errors import NannError
@@ -39,16 +41,18 @@ CALL_SECONDS = 0.3  # What a call should take at most, so that turns follow each
 LARGEST_ERROR = 1e-4  # Of contenders among each other, relative to the largest score.
 
 
-def bench_scorer(out: Path, quick: bool = False) -> dict[str, Any]:
+def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]:
     """Measures all reference models; TensorFlow must not have run anything yet in this process.
 
     Args:
+      folder: a demo's folder; without a model in it, no search is measured.
       out: raw JSON.
       quick: fewer batch sizes and repetitions.
 
     Returns:
       Per `model` the speed-up of what an export ships, over XLA without passes, its least and its median over the batch
-      sizes; `speedup_min` and `speedup_median` of nann_attention, the lowest median of all, and the two costs that
+      sizes; `speedup_min` and `speedup_median` of nann_attention, the lowest median of all, `search_speedup` of the
+      demo's search as an export ships it (None without a demo), and the two costs that
       `grappler_passes/item_fold.cc` weighs folding by.
 
     Raises:
@@ -58,14 +62,15 @@ def bench_scorer(out: Path, quick: bool = False) -> dict[str, Any]:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     figures: dict[str, Any] = {"machine": machine(), "quick": quick, "items": ITEMS, "models": {}}
-    with tempfile.TemporaryDirectory(prefix="nann_bench_scorer_") as folder:
-        rows = Rows(Path(folder), ITEMS)
+    with tempfile.TemporaryDirectory(prefix="nann_bench_scorer_") as scratch:
+        rows = Rows(Path(scratch), ITEMS)
         figures["costs"] = nanoseconds(rows, QUICK_REPEATS if quick else REPEATS)
         with progress("scorers by turns", len(SCORERS)) as advance:
             for name, make in SCORERS.items():
                 figures["models"][name] = measured = _bench_model(make(0), rows, quick)
                 _print_table(name, measured)
                 advance(note=name)
+    figures["search"] = _bench_search(folder, quick)
     figures["summary"] = _summarise(figures)
     write_json(out, figures)
     return figures["summary"]
@@ -109,6 +114,19 @@ def _bench_model(model: ReferenceScorer, rows: Rows, quick: bool) -> dict[str, A
         "multiply_adds_after": report[-1].multiply_adds_after,
         "passes": [dict(zip(one._fields, one, strict=True)) for one in folded.report],
     }
+
+
+def _bench_search(folder: Path, quick: bool) -> dict[str, dict[str, float]] | None:
+    """See `scorer_search.bench_search`; None where there is no demo."""
+    if not (folder / "evaluation.json").exists():
+        outcome("search", f"not measured: there is no demo's model in {folder}; make demo makes one")
+        return None
+    measured = bench_search(folder, quick)
+    table = Table("scorer", *(key.replace("_", " ") for key in measured[AS_IT_IS]), title="The demo's search")
+    for name, one in measured.items():
+        table.add_row(name, *(f"{value:.4g}" for value in one.values()))
+    console.print(table)
+    return measured
 
 
 def _race(
@@ -179,6 +197,7 @@ def _summarise(figures: dict[str, Any]) -> dict[str, Any]:
         "model": models,
         "speedup_min": models["nann_attention"]["speedup_min"],
         "speedup_median": models["nann_attention"]["speedup_median"],
+        "search_speedup": None if figures["search"] is None else round(figures["search"][SHIPPED]["speedup"], 3),
         "lowest_speedup_median": min(one["speedup_median"] for one in models.values()),
         "nanoseconds_per_multiply_add": round(figures["costs"]["multiply_add"], 4),
         "nanoseconds_per_byte": round(figures["costs"]["byte"], 4),
@@ -212,6 +231,7 @@ def _print_table(name: str, one: dict[str, Any]) -> None:
 
 
 def main(
+    folder: Annotated[Path, typer.Option("--folder", help="A demo's folder (`make demo`).")] = Path("demo"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/scorer.json"),
     quick: Annotated[bool, typer.Option("--quick", help="In a minute or two.")] = False,
 ) -> None:
@@ -221,7 +241,7 @@ def main(
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        summary = bench_scorer(out, quick)
+        summary = bench_scorer(folder, out, quick)
     except NannError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -28,10 +28,10 @@ class BestFirst:
         (32, 800, 1000),
     )
 
-    def __init__(self, workload: Workload) -> None:
-        """Maps the index and traces the search."""
+    def __init__(self, workload: Workload, neural: NeuralTopK | None = None) -> None:
+        """Maps the index and traces the search, or takes one of the same items."""
         self._workload = workload
-        neural = NeuralTopK(workload.index, workload.trained.model.score)
+        neural = neural or NeuralTopK(workload.index, workload.trained.model.score)
         self._search = tf.function(
             lambda user, seeds, *parameters: neural.best_first(user, workload.k, seeds, *parameters),
             reduce_retracing=True,
