@@ -134,6 +134,11 @@ class ScorerGraph {
   int added_ = 0;
 };
 
+// Whether running a node does more than to compute its outputs. What only reads does not: nothing in
+// a scorer writes.
+bool HasEffect(const NodeDef& node);
+// Integers of any integral type; false where they are of another.
+bool ReadIntegers(const Tensor& tensor, std::vector<int64_t>* values);
 // "node" of "node", "node:0" and "^node".
 std::string NodeName(absl::string_view input);
 // AttrValues of one kind each.

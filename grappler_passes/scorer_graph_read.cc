@@ -1,0 +1,256 @@
+// How a scorer's graph is read: its shapes, and the integers in it, are inferred.
+#include <algorithm>
+#include <functional>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "grappler_passes/scorer_graph.h"
+#include "tensorflow/core/common_runtime/graph_constructor.h"
+#include "tensorflow/core/common_runtime/shape_refiner.h"
+#include "tensorflow/core/framework/attr_value.pb.h"
+#include "tensorflow/core/framework/node_def_util.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/tensor.pb.h"
+#include "tensorflow/core/framework/tensor_shape.h"
+#include "tensorflow/core/graph/algorithm.h"
+#include "tensorflow/core/graph/graph.h"
+#include "tensorflow/core/grappler/costs/graph_properties.h"
+#include "tensorflow/core/grappler/grappler_item.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+// Control flow as sessions run it: the graph has cycles, or tensors that are never computed.
+bool IsLowered(absl::string_view op) {
+  static const auto* const kOps = new absl::flat_hash_set<absl::string_view>(
+      {"Enter", "Exit", "LoopCond", "Merge", "NextIteration", "RefEnter", "RefExit", "RefMerge",
+       "RefNextIteration", "RefSwitch", "Switch", "_SwitchN"});
+  return kOps->contains(op);
+}
+
+std::string Canonical(absl::string_view tensor) {
+  if (tensor.size() > 2 && tensor.substr(tensor.size() - 2) == ":0") tensor.remove_suffix(2);
+  return std::string(tensor);
+}
+
+// Another number of items, to tell what depends on it.
+constexpr int64_t kOtherItems = 1'000'033;
+
+// The extents that were inferred with either number are the same, or at most one of them is a
+// multiple of the number: the shapes that passes can write down. Other shapes, such as of one row
+// more than there are items, or of pairs of items, count as unknown.
+bool Expressible(const TensorShapeProto& shape, const TensorShapeProto& other) {
+  if (shape.unknown_rank() || other.unknown_rank() || shape.dim_size() != other.dim_size()) {
+    return false;
+  }
+  int many = 0;
+  for (int i = 0; i < shape.dim_size(); ++i) {
+    const int64_t extent = shape.dim(i).size(), instead = other.dim(i).size();
+    if (extent < 0 || instead < 0) return false;
+    if (extent == instead && !ManyItems(extent)) continue;
+    if (!ManyItems(extent) || extent / kItems >= kItems) return false;
+    if (extent / kItems * kOtherItems != instead) return false;
+    ++many;
+  }
+  return many <= 1;
+}
+
+// `graph` with arguments whose shapes TensorFlow infers from: it knows those of placeholders and
+// variables.
+GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>& arguments,
+                             int64_t items) {
+  GraphDef shaped = graph;
+  for (NodeDef& node : *shaped.mutable_node()) {
+    if (node.op() != "_Arg") continue;
+    const Argument& argument = arguments[node.attr().at("index").i()];
+    const bool variable = argument.variable_dtype != DT_INVALID;
+    node.set_op(variable ? "VarHandleOp" : "Placeholder");
+    node.clear_attr();
+    (*node.mutable_attr())["dtype"].set_type(variable ? argument.variable_dtype : argument.dtype);
+    TensorShapeProto& shape = *(*node.mutable_attr())["shape"].mutable_shape();
+    shape.set_unknown_rank(!argument.shaped);
+    for (const int64_t extent : argument.shape) {
+      const bool many = argument.dependence == kItem && ManyItems(extent);
+      shape.add_dim()->set_size(many ? extent / kItems * items : extent);
+    }
+  }
+  return shaped;
+}
+
+// What was inferred of a tensor's value with both numbers of items.
+std::vector<int64_t> Values(const OpInfo::TensorProperties& one,
+                            const OpInfo::TensorProperties& other) {
+  Tensor value, instead;
+  std::vector<int64_t> values, others;
+  if (!one.has_value() || !other.has_value() || !value.FromProto(one.value()) ||
+      !instead.FromProto(other.value())) {
+    return {};
+  }
+  const bool same =
+      ReadIntegers(value, &values) && ReadIntegers(instead, &others) && values == others;
+  return same ? values : std::vector<int64_t>();
+}
+
+// `graph` with vectors of integers that are joined from constants as constants: Grappler's inference
+// does not see the value of such a join, and so no shape of what a tensordot transposes by it.
+GraphDef WithJoinedConstants(GraphDef graph) {
+  absl::flat_hash_map<std::string, const NodeDef*> constants;
+  for (const NodeDef& node : graph.node()) {
+    if (node.op() == "Const" && node.input_size() == 0) constants[node.name()] = &node;
+  }
+  for (NodeDef& node : *graph.mutable_node()) {
+    if (node.op() != "ConcatV2" || NumInputs(node) != node.input_size()) continue;
+    std::vector<int64_t> joined;
+    bool known = true;
+    for (int i = 0; known && i + 1 < node.input_size(); ++i) {
+      const auto found = constants.find(Canonical(node.input(i)));
+      Tensor part;
+      std::vector<int64_t> values;
+      known = found != constants.end() &&
+              part.FromProto(found->second->attr().at("value").tensor()) && part.dims() == 1 &&
+              ReadIntegers(part, &values);
+      joined.insert(joined.end(), values.begin(), values.end());
+    }
+    if (!known) continue;
+    const DataType dtype = node.attr().at("T").type();
+    Tensor value(dtype, TensorShape({static_cast<int64_t>(joined.size())}));
+    for (size_t i = 0; i < joined.size(); ++i) {
+      if (dtype == DT_INT32) {
+        value.flat<int32_t>()(i) = static_cast<int32_t>(joined[i]);
+      } else {
+        value.flat<int64_t>()(i) = joined[i];
+      }
+    }
+    node.set_op("Const");
+    node.clear_input();
+    node.clear_attr();
+    (*node.mutable_attr())["dtype"].set_type(dtype);
+    value.AsProtoTensorContent((*node.mutable_attr())["value"].mutable_tensor());
+  }
+  return graph;
+}
+
+// Whether TensorFlow could build the graph: types, attributes and shapes fit. Grappler's inference
+// only says of shapes that contradict each other that they are not known.
+absl::Status Check(const GraphDef& shaped) {
+  Graph graph(OpRegistry::Global());
+  GraphConstructorOptions options;
+  options.allow_internal_ops = true;
+  TF_RETURN_IF_ERROR(ConvertGraphDefToGraph(options, shaped, &graph));
+  std::vector<Node*> order;
+  GetReversePostOrder(graph, &order);
+  ShapeRefiner refiner(graph.versions(), graph.op_registry());
+  refiner.set_require_shape_inference_fns(false);
+  for (Node* node : order) {
+    if (node->IsOp()) TF_RETURN_IF_ERROR(refiner.AddNode(node));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(const GraphDef& original,
+                                                                 std::vector<Argument> arguments) {
+  const GraphDef graph = WithJoinedConstants(original);
+  std::unique_ptr<ScorerGraph> made(new ScorerGraph);
+  made->arguments_ = std::move(arguments);
+  made->versions_ = graph.versions();
+  for (const NodeDef& node : graph.node()) {
+    if (IsLowered(node.op())) {
+      return absl::UnimplementedError(absl::StrCat("node ", node.name(), " is a ", node.op(),
+                                                   ": control flow between nodes is not read"));
+    }
+    auto copy = std::make_unique<NodeDef>(node);
+    const OpRegistrationData* op;
+    if (OpRegistry::Global()->LookUp(node.op(), &op).ok()) {
+      AddDefaultsToNodeDef(op->op_def, copy.get());
+    }
+    for (std::string& input : *copy->mutable_input()) input = Canonical(input);
+    if (node.op() == "_Arg") {
+      const int64_t index = node.attr().at("index").i();
+      if (index < 0 || index >= made->arguments_.size()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the scorer's argument ", index, " is one of ", made->arguments_.size()));
+      }
+    }
+    if (!made->nodes_.emplace(node.name(), std::move(copy)).second) {
+      return absl::InvalidArgumentError(absl::StrCat("two nodes are called ", node.name()));
+    }
+  }
+  for (const auto& [name, node] : made->nodes_) {
+    for (const std::string& input : node->input()) {
+      if (!made->nodes_.contains(NodeName(input))) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("node ", name, " takes ", input, ", which no node computes"));
+      }
+    }
+  }
+  TF_RETURN_IF_ERROR(made->Infer(graph));
+  made->DropIdleEdges();
+  made->Prune();
+  return made;
+}
+
+absl::Status ScorerGraph::Infer(const GraphDef& graph) {
+  grappler::GrapplerItem item, other;
+  item.graph = WithShapedArguments(graph, arguments_, kItems);
+  other.graph = WithShapedArguments(graph, arguments_, kOtherItems);
+  TF_RETURN_IF_ERROR(Check(item.graph));
+  grappler::GraphProperties properties(item), others(other);
+  for (grappler::GraphProperties* inferred : {&properties, &others}) {
+    TF_RETURN_IF_ERROR(inferred->InferStatically(
+        /*assume_valid_feeds=*/true, /*aggressive_shape_inference=*/true,
+        /*include_input_tensor_values=*/false, /*include_output_tensor_values=*/true));
+  }
+  for (const NodeDef& node : graph.node()) {
+    const auto& outputs = properties.GetOutputProperties(node.name());
+    const auto& instead = others.GetOutputProperties(node.name());
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      Known known{outputs[i].dtype(), false, {}, {}};
+      if (node.op() == "_Arg") known.dtype = arguments_[node.attr().at("index").i()].dtype;
+      known.shaped = i < instead.size() && Expressible(outputs[i].shape(), instead[i].shape());
+      for (const auto& dim : outputs[i].shape().dim()) known.shape.push_back(dim.size());
+      if (i < instead.size()) known.values = Values(outputs[i], instead[i]);
+      tensors_[i == 0 ? node.name() : absl::StrCat(node.name(), ":", i)] = std::move(known);
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ScorerGraph::DropIdleEdges() {
+  // What a control edge waits for: nodes with effects among its source and all that it is computed
+  // from.
+  std::function<void(const std::string&, absl::flat_hash_set<std::string>*,
+                     absl::flat_hash_set<std::string>*)>
+      collect = [&](const std::string& name, absl::flat_hash_set<std::string>* seen,
+                    absl::flat_hash_set<std::string>* found) {
+        if (!seen->insert(name).second) return;
+        const NodeDef& node = *nodes_.at(name);
+        if (HasEffect(node)) found->insert(name);
+        for (const std::string& input : node.input()) collect(NodeName(input), seen, found);
+      };
+  for (const auto& [name, node] : nodes_) {
+    absl::flat_hash_set<std::string> seen, found;
+    std::vector<std::string> kept;
+    for (const std::string& input : node->input()) {
+      if (IsControl(input)) {
+        collect(NodeName(input), &seen, &found);
+      } else {
+        kept.push_back(input);
+      }
+    }
+    std::vector<std::string> waits(found.begin(), found.end());
+    std::sort(waits.begin(), waits.end());
+    node->clear_input();
+    for (std::string& input : kept) node->add_input(std::move(input));
+    for (const std::string& wait : waits) node->add_input(absl::StrCat("^", wait));
+  }
+  for (NodeDef* node : NodesOf({"Identity", "StopGradient", "PreventGradient"})) {
+    if (Free(*node)) Replace(node->name(), node->input(0));
+  }
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow
