@@ -161,6 +161,21 @@ def _residual(weight: Callable, form: int, x: tf.Tensor, items: tf.Tensor, *user
     ][form]()
 
 
+def _tensordot(weight: Callable, form: int, x: tf.Tensor, items: tf.Tensor, u: tf.Tensor, *user) -> tf.Tensor:
+    """Products that are written for more than two dimensions, and what models put before them."""
+    n, wide = _count(items), x.shape[-1]
+    if form == 4:
+        return tf.einsum("bnd,bld->bnl", tf.einsum("bnd,dh->bnh", x, weight(wide, 4)), user[0])
+    if form == 1:
+        x = tf.concat([tf.repeat(u[:, None], n, axis=1), x], axis=-1) * weight(4 + wide) + weight(1, 4 + wide)
+    if form == 2:
+        fields = [tf.tile(u[:, None, :, None], [1, n, 1, 1]), x[..., None]]
+        x = tf.reshape(tf.concat(fields, axis=2), [1, n, 4 + wide])
+    if form == 3:
+        x = tf.nn.relu(x * u[:, None, :1] - weight(wide))
+    return tf.tensordot(x, weight(x.shape[-1], 3), axes=1) + weight(3)
+
+
 STEPS: dict[str, Callable[..., tf.Tensor]] = {
     "dense": _dense,
     "by_user": _by_user,
@@ -172,6 +187,7 @@ STEPS: dict[str, Callable[..., tf.Tensor]] = {
     "bent": _bent,
     "each_behaviour": _each_behaviour,
     "residual": _residual,
+    "tensordot": _tensordot,
 }
 
 
