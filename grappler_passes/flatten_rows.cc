@@ -170,7 +170,7 @@ bool FlattenConcat(ScorerGraph& scorer, const NodeDef& reshape) {
   const int64_t rank = whole->size(), along = axis[0] < 0 ? axis[0] + rank : axis[0];
   if (out->size() != 2 || along < 0 || along + 1 >= rank) return false;
   const int64_t rows = Elements(absl::MakeConstSpan(*whole).first(along));
-  if ((*out)[0] != rows) return false;
+  if (rows == 0 || (*out)[0] != rows) return false;
   std::vector<std::string> inputs;
   for (int i = 0; i < parts; ++i) {
     const Shape* part = scorer.ShapeOf(concat.input(i));

@@ -50,7 +50,7 @@ class ScorerGraph {
  public:
   // Takes a graph whose arguments are `_Arg` nodes and whose results are `_Retval` nodes.
   // InvalidArgument where it is none, or its shapes contradict each other.
-  static absl::StatusOr<std::unique_ptr<ScorerGraph>> Create(const GraphDef& graph,
+  static absl::StatusOr<std::unique_ptr<ScorerGraph>> Create(GraphDef graph,
                                                              std::vector<Argument> arguments);
 
   // Nodes, inputs first. The pointers stay valid until the node is removed.

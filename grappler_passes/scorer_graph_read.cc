@@ -13,6 +13,7 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/tensor.pb.h"
 #include "tensorflow/core/framework/tensor_shape.h"
+#include "tensorflow/core/framework/tensor_util.h"
 #include "tensorflow/core/graph/algorithm.h"
 #include "tensorflow/core/graph/graph.h"
 #include "tensorflow/core/grappler/costs/graph_properties.h"
@@ -93,43 +94,38 @@ std::vector<int64_t> Values(const OpInfo::TensorProperties& one,
   return same ? values : std::vector<int64_t>();
 }
 
-// `graph` with vectors of integers that are joined from constants as constants: Grappler's inference
-// does not see the value of such a join, and so no shape of what a tensordot transposes by it.
-GraphDef WithJoinedConstants(GraphDef graph) {
+// Makes constants of vectors of integers that are joined from constants: Grappler's inference does
+// not see the value of such a join, and so no shape of what a tensordot transposes by it.
+absl::Status JoinConstants(GraphDef* graph) {
   absl::flat_hash_map<std::string, const NodeDef*> constants;
-  for (const NodeDef& node : graph.node()) {
+  for (const NodeDef& node : graph->node()) {
     if (node.op() == "Const" && node.input_size() == 0) constants[node.name()] = &node;
   }
-  for (NodeDef& node : *graph.mutable_node()) {
+  for (NodeDef& node : *graph->mutable_node()) {
     if (node.op() != "ConcatV2" || NumInputs(node) != node.input_size()) continue;
-    std::vector<int64_t> joined;
-    bool known = true;
-    for (int i = 0; known && i + 1 < node.input_size(); ++i) {
+    std::vector<Tensor> parts;
+    for (int i = 0; i + 1 < node.input_size(); ++i) {
       const auto found = constants.find(Canonical(node.input(i)));
+      if (found == constants.end()) break;
+      const auto& attr = found->second->attr();
+      const DataType dtype = attr.at("dtype").type();
       Tensor part;
-      std::vector<int64_t> values;
-      known = found != constants.end() &&
-              part.FromProto(found->second->attr().at("value").tensor()) && part.dims() == 1 &&
-              ReadIntegers(part, &values);
-      joined.insert(joined.end(), values.begin(), values.end());
-    }
-    if (!known) continue;
-    const DataType dtype = node.attr().at("T").type();
-    Tensor value(dtype, TensorShape({static_cast<int64_t>(joined.size())}));
-    for (size_t i = 0; i < joined.size(); ++i) {
-      if (dtype == DT_INT32) {
-        value.flat<int32_t>()(i) = static_cast<int32_t>(joined[i]);
-      } else {
-        value.flat<int64_t>()(i) = joined[i];
+      if ((dtype != DT_INT32 && dtype != DT_INT64) || !part.FromProto(attr.at("value").tensor()) ||
+          part.dims() != 1) {
+        break;
       }
+      parts.push_back(std::move(part));
     }
+    if (parts.empty() || parts.size() + 1 != node.input_size()) continue;
+    Tensor joined;
+    TF_RETURN_IF_ERROR(tensor::Concat(parts, &joined));
     node.set_op("Const");
     node.clear_input();
     node.clear_attr();
-    (*node.mutable_attr())["dtype"].set_type(dtype);
-    value.AsProtoTensorContent((*node.mutable_attr())["value"].mutable_tensor());
+    (*node.mutable_attr())["dtype"].set_type(joined.dtype());
+    joined.AsProtoTensorContent((*node.mutable_attr())["value"].mutable_tensor());
   }
-  return graph;
+  return absl::OkStatus();
 }
 
 // Whether TensorFlow could build the graph: types, attributes and shapes fit. Grappler's inference
@@ -151,9 +147,9 @@ absl::Status Check(const GraphDef& shaped) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(const GraphDef& original,
+absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(GraphDef graph,
                                                                  std::vector<Argument> arguments) {
-  const GraphDef graph = WithJoinedConstants(original);
+  TF_RETURN_IF_ERROR(JoinConstants(&graph));
   std::unique_ptr<ScorerGraph> made(new ScorerGraph);
   made->arguments_ = std::move(arguments);
   made->versions_ = graph.versions();

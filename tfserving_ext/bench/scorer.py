@@ -27,7 +27,7 @@ from rich.table import Table
 from tfserving_ext import ops
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.bench.scorer_loops import Contender, Rows, loop_of, nanoseconds, prepare_us
-from tfserving_ext.bench.scorer_search import AS_IT_IS, SHIPPED, bench_search
+from tfserving_ext.bench.scorer_search import AS_IT_IS, SHIPPED, bench_whole_search
 from tfserving_ext.bench.scorers import SCORERS, ReferenceScorer
 from tfserving_ext.bench.search import machine
 from tfserving_ext.errors import NannError
@@ -117,11 +117,11 @@ def _bench_model(model: ReferenceScorer, rows: Rows, quick: bool) -> dict[str, A
 
 
 def _bench_search(folder: Path, quick: bool) -> dict[str, dict[str, float]] | None:
-    """See `scorer_search.bench_search`; None where there is no demo."""
+    """See `scorer_search.bench_whole_search`; None where there is no demo."""
     if not (folder / "evaluation.json").exists():
         outcome("search", f"not measured: there is no demo's model in {folder}; make demo makes one")
         return None
-    measured = bench_search(folder, quick)
+    measured = bench_whole_search(folder, quick)
     table = Table("scorer", *(key.replace("_", " ") for key in measured[AS_IT_IS]), title="The demo's search")
     for name, one in measured.items():
         table.add_row(name, *(f"{value:.4g}" for value in one.values()))

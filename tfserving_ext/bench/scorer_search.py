@@ -19,7 +19,7 @@ REPEATS, QUICK_REPEATS = 7, 3
 AS_IT_IS, AT_LOAD, SHIPPED = "as it is", "passes at load", "passes+fold at export"
 
 
-def bench_search(folder: Path, quick: bool = False) -> dict[str, dict[str, float]]:
+def bench_whole_search(folder: Path, quick: bool = False) -> dict[str, dict[str, float]]:
     """Measures the default search, by turns, with the threads that the caller has given TensorFlow.
 
     Args:
