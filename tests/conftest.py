@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tfserving_ext.data.convert import convert
+from tfserving_ext.data.rows import Rules
 from tfserving_ext.data.sequences import Sequences
 
 ITEMS = 600
@@ -39,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
     root = tmp_path_factory.mktemp("world")
     csv = write_purchases(root / "purchases.csv")
-    convert(csv, root / "data", min_item_count=2, validation=0.1, test=0.2)
+    convert(csv, root / "data", Rules(min_item_count=2, validation=0.1, test=0.2))
     train(root / "data", root / "model", TrainingConfig(steps=60, batch_size=64, negatives=50))
     extract(root / "model", root / "embeddings")
     arrays = (np.load(root / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))

@@ -29,7 +29,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: renameat2.
 _ABANDONED_SECONDS = 60
 
 
-def _check_replaceable(target: Path) -> None:
+def check_replaceable(target: Path) -> None:
+    """Raises NannError where `target` is neither free, nor empty, nor what a stage wrote."""
     if not target.exists():
         return
     if not target.is_dir():
@@ -49,7 +50,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
       NannError: the folder cannot be written (no space, no permission), or holds files that no stage wrote.
     """
     target = Path(target)
-    _check_replaceable(target)
+    check_replaceable(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)

@@ -85,6 +85,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
     from export_tools import Defaults, export, verify
     from tfserving_ext.data.complete_journey import write_csv
     from tfserving_ext.data.convert import convert
+    from tfserving_ext.data.rows import Rules
     from tfserving_ext.data.sequences import Sequences
     from tfserving_ext.index import Index, build_index
     from tfserving_ext.index.original import load_array
@@ -114,7 +115,7 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
         "data",
         split,
         [purchases],
-        lambda path: convert(purchases.path / "UserBehavior.csv", path, **split),
+        lambda path: convert(purchases.path / "UserBehavior.csv", path, Rules(**split)),
         described,
     )
     config = TrainingConfig() if steps is None else TrainingConfig(steps)

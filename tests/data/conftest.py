@@ -5,6 +5,7 @@ import pytest
 
 from tfserving_ext.data.complete_journey import write_csv
 from tfserving_ext.data.convert import convert
+from tfserving_ext.data.rows import Rules
 from tfserving_ext.data.sequences import Sequences
 
 
@@ -16,7 +17,7 @@ def journey_csv(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def journey(journey_csv) -> Sequences:
     target = journey_csv.with_name("sequences")
-    return Sequences.open(convert(journey_csv / "UserBehavior.csv", target, validation=0.1, test=0.1))
+    return Sequences.open(convert(journey_csv / "UserBehavior.csv", target, Rules(validation=0.1, test=0.1)))
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def small_folder(tmp_path_factory) -> Path:
     ]
     rng.shuffle(lines)
     (folder / "some.csv").write_text("\n".join(lines) + "\n")
-    return convert(folder / "some.csv", folder / "sequences", validation=20, test=0.15, min_user_count=1)
+    return convert(folder / "some.csv", folder / "sequences", Rules(validation=20, test=0.15, min_user_count=1))
 
 
 @pytest.fixture

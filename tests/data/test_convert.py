@@ -1,9 +1,12 @@
+import contextlib
 import gzip
 import importlib
 import json
+import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter, defaultdict
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -13,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfserving_ext.artifacts import sha256
-from tfserving_ext.data.behavior_csv import BEHAVIORS, read_blocks
+from tfserving_ext.data.behavior_csv import BEHAVIORS
 from tfserving_ext.data.convert import convert
+from tfserving_ext.data.rows import Places, Rules, split_keys
+from tfserving_ext.data.sequence_format import load
+from tfserving_ext.data.sources import read_blocks
 from tfserving_ext.errors import NannError
 
 convert_module = importlib.import_module("tfserving_ext.data.convert")
@@ -62,7 +68,29 @@ def reference(rows, min_item_count, min_user_count, behaviors, time_range):
     return categories, ordered, dict(dropped), ambiguous
 
 
-@settings(max_examples=300, deadline=None)
+@contextlib.contextmanager
+def small_blocks(block_bytes):
+    """Conversions read so many bytes at a time."""
+    with mock.patch.object(
+        convert_module, "read_blocks", lambda parts, _, first: read_blocks(parts, block_bytes, first)
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def small_memory(rows):
+    """Conversions sort no more rows at a time than the longest history has, and merge counts after every block."""
+    free = convert_module.MEMORY_BYTES - convert_module.MIN_MEMORY_BYTES // 2
+    longest = max(Counter(row[0] for row in rows).values())
+    with (
+        mock.patch.object(convert_module, "_BYTES_PER_ROW", free // (convert_module.cores() * longest)),
+        mock.patch.object(convert_module, "_BYTES_PER_COUNT", free // len(rows)),
+        mock.patch.object(convert_module, "_SHARD_ROWS", 10),
+    ):
+        yield
+
+
+@settings(max_examples=120, deadline=None)
 @given(
     rows=st.lists(ROW, min_size=1, max_size=60),
     min_item_count=st.integers(1, 3),
@@ -82,35 +110,34 @@ def test_equals_a_row_by_row_reference(rows, min_item_count, min_user_count, beh
         "test": 0.24,
         "seed": 3,
     }
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(convert_module, "read_blocks", partial(read_blocks, block_bytes=block_bytes)),
-        mock.patch.object(convert_module, "_PAIRS_IN_MEMORY", 0),
-    ):
+    with tempfile.TemporaryDirectory() as folder, small_blocks(block_bytes), small_memory(rows):
         csv, target = Path(folder, "a.csv"), Path(folder, "out")
         csv.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
         if not histories:
             with pytest.raises(NannError, match=r"none of .* rows is left"):
-                convert(csv, target, **rules)
+                convert(csv, target, Rules(**rules))
             assert not target.exists()
             return
-        convert(csv, target, **rules)
-        arrays = {path.stem: np.load(path) for path in target.glob("*.npy")}
-        manifest = json.loads((target / "manifest.json").read_text())
+        convert(csv, target, Rules(**rules))
+        manifest, arrays = load(target)
+        assert manifest["sha256"] == {
+            path.name: sha256(path) for path in target.iterdir() if path.name != "manifest.json"
+        }
 
     assert arrays["item_ids"].tolist() == list(categories)
     assert arrays["category_ids"].tolist() == sorted(set(categories.values()))
     assert arrays["category_ids"][arrays["item_categories"] - 1].tolist() == list(categories.values())
-    assert arrays["user_ids"].tolist() == list(histories)
+    assert sorted(arrays["user_ids"].tolist()) == list(histories)
     splits = np.split(np.arange(len(arrays["sequence_items"])), arrays["row_splits"][1:-1])
-    for history, places in zip(histories.values(), splits, strict=True):
+    for user, places in zip(arrays["user_ids"].tolist(), splits, strict=True):
+        history = histories[user]
         assert arrays["sequence_times"][places].tolist() == [time for time, _ in history]
         assert arrays["item_ids"][arrays["sequence_items"][places] - 1].tolist() == [item for _, item in history]
     trained = Counter(
         item
-        for split, history in zip(arrays["user_splits"], histories.values(), strict=True)
+        for split, user in zip(arrays["user_splits"], arrays["user_ids"].tolist(), strict=True)
         if split == 0
-        for _, item in history
+        for _, item in histories[user]
     )
     assert arrays["item_counts"].tolist() == [trained[item] for item in categories]
     held_out = round(0.24 * len(histories))
@@ -141,9 +168,15 @@ def test_ties_in_time_keep_the_order_of_a_long_file(tmp_path):
     csv = tmp_path / "a.csv"
     rows = [(place % 7, place, place * 31 % 3) for place in range(20_000)]
     csv.write_text("".join(f"{user},{item},1,pv,{time}\n" for user, item, time in rows))
-    convert(csv, tmp_path / "out", min_item_count=1, validation=1, test=1)
-    items = np.load(tmp_path / "out" / "sequence_items.npy") - 1
-    assert items.tolist() == [item for _, item, _ in sorted(rows, key=lambda row: (row[0], row[2]))]
+    convert(csv, tmp_path / "out", Rules(min_item_count=1, validation=1, test=1))
+    _, arrays = load(tmp_path / "out")
+    seen = dict(
+        zip(
+            arrays["user_ids"].tolist(), np.split(arrays["sequence_items"] - 1, arrays["row_splits"][1:-1]), strict=True
+        )
+    )
+    for user in range(7):
+        assert seen[user].tolist() == [item for who, item, _ in sorted(rows, key=lambda row: row[2]) if who == user]
 
 
 @pytest.fixture
@@ -154,10 +187,10 @@ def csv(tmp_path) -> Path:
 
 
 def test_the_manifest_names_source_rules_and_seed(csv, tmp_path):
-    convert(csv, tmp_path / "out", validation=5, test=0.2, time_range=(0, 3), seed=7)
+    convert(csv, tmp_path / "out", Rules(validation=5, test=0.2, time_range=(0, 3), seed=7))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert (manifest["format"], manifest["format_version"], manifest["seed"]) == ("nann-sequences", 1, 7)
-    assert manifest["source"] == {"file": "a.csv", "sha256": sha256(csv)}
+    assert (manifest["format"], manifest["format_version"]) == ("nann-sequences", 2)
+    assert manifest["sources"] == [{"file": "a.csv", "bytes": csv.stat().st_size, "sha256": sha256(csv)}]
     assert manifest["rules"] == {
         "min_item_count": 5,
         "min_user_count": 2,
@@ -165,6 +198,7 @@ def test_the_manifest_names_source_rules_and_seed(csv, tmp_path):
         "test": 0.2,
         "behaviors": ["pv", "buy", "cart", "fav"],
         "time_range": [0, 3],
+        "seed": 7,
     }
     assert {name: split["users"] for name, split in manifest["splits"].items()} == {
         "train": 35,
@@ -173,15 +207,15 @@ def test_the_manifest_names_source_rules_and_seed(csv, tmp_path):
     }
 
 
-def test_gzip_gives_the_same_arrays_and_the_seed_moves_users(csv, tmp_path):
+def test_gzip_gives_the_same_files_and_the_seed_moves_users(csv, tmp_path):
     zipped = tmp_path / "a.csv.gz"
     zipped.write_bytes(gzip.compress(csv.read_bytes()))
-    plain = convert(csv, tmp_path / "plain", validation=5, test=5)
-    same = convert(zipped, tmp_path / "zipped", validation=5, test=5)
-    for path in plain.glob("*.npy"):
-        assert path.read_bytes() == (same / path.name).read_bytes()
-    other = convert(csv, tmp_path / "other", validation=5, test=5, seed=1)
-    assert (other / "user_splits.npy").read_bytes() != (plain / "user_splits.npy").read_bytes()
+    plain = convert(csv, tmp_path / "plain", Rules(validation=5, test=5))
+    same = convert(zipped, tmp_path / "zipped", Rules(validation=5, test=5))
+    for path in plain.iterdir():
+        assert path.name == "manifest.json" or path.read_bytes() == (same / path.name).read_bytes()
+    other = convert(csv, tmp_path / "other", Rules(validation=5, test=5, seed=1))
+    assert load(other)[1]["user_ids"].tolist() != load(plain)[1]["user_ids"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +240,7 @@ def test_gzip_gives_the_same_arrays_and_the_seed_moves_users(csv, tmp_path):
 )
 def test_refuses_rules_that_cannot_be_met(csv, tmp_path, rules, words):
     with pytest.raises(NannError) as error:
-        convert(csv, tmp_path / "out", **rules)
+        convert(csv, tmp_path / "out", Rules(**rules))
     for word in words:
         assert word in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
@@ -214,7 +248,7 @@ def test_refuses_rules_that_cannot_be_met(csv, tmp_path, rules, words):
 
 def test_refuses_to_replace_the_folder_of_its_own_source(csv, tmp_path):
     with pytest.raises(NannError, match="choose another folder"):
-        convert(csv, tmp_path, validation=5, test=5)
+        convert(csv, tmp_path, Rules(validation=5, test=5))
     assert csv.exists()
 
 
@@ -222,7 +256,7 @@ def test_a_bad_row_writes_nothing(csv, tmp_path):
     with csv.open("a") as file:
         file.write("1,2,3,pv\n")
     with pytest.raises(NannError, match="line 251"):
-        convert(csv, tmp_path / "out", validation=5, test=5)
+        convert(csv, tmp_path / "out", Rules(validation=5, test=5))
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
@@ -231,9 +265,112 @@ def test_a_bad_row_writes_nothing(csv, tmp_path):
 def test_an_interruption_leaves_the_target_as_it_was(csv, tmp_path, there, error):
     target = tmp_path / "out"
     if there:
-        convert(csv, target, validation=5, test=5)
+        convert(csv, target, Rules(validation=5, test=5))
     before = {path.name: path.read_bytes() for path in target.glob("*")}
     with mock.patch.object(convert_module, "write_json", side_effect=error), pytest.raises(error):
-        convert(csv, target, validation=9, test=9)
+        convert(csv, target, Rules(validation=9, test=9))
     assert {path.name: path.read_bytes() for path in target.glob("*")} == before
-    assert len(list(tmp_path.iterdir())) == 1 + there
+    convert(csv, target, Rules(validation=9, test=9))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out"]
+
+
+KILL = """
+import os, signal, sys
+from tfserving_ext.data import convert as module
+from tfserving_ext.data.spill import Spill
+from tfserving_ext.data import sources
+from tfserving_ext.data.rows import Rules
+step, count = sys.argv[3], int(sys.argv[4])
+original = getattr(Spill, step, None) or getattr(module, step)
+calls = []
+def dying(*arguments):
+    calls.append(None)
+    if len(calls) == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+setattr(Spill if hasattr(Spill, step) else module, step, dying)
+module.cores = lambda: 1
+read = sources.read_blocks
+module.read_blocks = lambda parts, _, first: read(parts, 2000, first)
+module._BYTES_PER_ROW = (module.MEMORY_BYTES - module.MIN_MEMORY_BYTES // 2) // 60
+module.convert(sys.argv[1], sys.argv[2], Rules(validation=5, test=5))
+"""
+
+
+@pytest.mark.parametrize(("step", "count"), [("write_block", 2), ("write_histories", 3), ("write_items", 1)])
+def test_a_killed_conversion_goes_on(csv, tmp_path, step, count):
+    target = tmp_path / "out"
+    command = [sys.executable, "-c", KILL, csv, target, step]
+    assert subprocess.run([*command, str(count)], check=False).returncode == -signal.SIGKILL
+    assert not target.exists()
+    # What was finished is not done again, else the process would be killed again.
+    left = {"write_block": 1, "write_histories": 3, "write_items": 1}[step]
+    assert subprocess.run([*command, str(left + 1)], check=False).returncode == 0
+    whole = convert(csv, tmp_path / "whole", Rules(validation=5, test=5))
+    for path in whole.iterdir():
+        assert path.read_bytes() == (target / path.name).read_bytes()
+
+
+def test_another_source_starts_anew(csv, tmp_path, capsys):
+    with (
+        mock.patch.object(convert_module, "write_json", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        convert(csv, tmp_path / "out", Rules(validation=5, test=5))
+    csv.write_text(csv.read_text() + "99,1,1,pv,1\n" * 9)
+    convert(csv, tmp_path / "out", Rules(validation=5, test=5))
+    assert "is of another conversion; starting anew" in capsys.readouterr().out
+    assert load(tmp_path / "out")[0]["counts"]["users"] == 51
+
+
+def test_only_one_process_converts_to_a_target(csv, tmp_path):
+    spill = convert_module.Spill(tmp_path / "out", {})
+    with pytest.raises(NannError, match="another process is converting"):
+        convert(csv, tmp_path / "out", Rules(validation=5, test=5))
+    spill.close()
+
+
+@pytest.mark.parametrize(
+    ("bytes_per", "words"),
+    [
+        ("_BYTES_PER_COUNT", "5 .item, category. pairs are more than fit in the memory allowed; allow about"),
+        ("_BYTES_PER_ROW", "user 0 has 5 rows, more than fit in the memory allowed; allow about"),
+    ],
+)
+def test_says_how_much_memory_is_needed(csv, tmp_path, bytes_per, words):
+    with mock.patch.object(convert_module, bytes_per, 1 << 30), pytest.raises(NannError, match=words):
+        convert(csv, tmp_path / "out", Rules(validation=5, test=5))
+    with pytest.raises(NannError, match=r"memory is 0\.50 GB, allowed are 1 GB and more"):
+        convert(csv, tmp_path / "out", memory_bytes=1 << 29)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_the_split_is_the_lowest_hashes(csv, tmp_path):
+    """Against SplitMix64 in Python's integers."""
+
+    def mix(value):
+        mask = 2**64 - 1
+        value = (value + 0x9E3779B97F4A7C15) & mask
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+        return value ^ (value >> 31)
+
+    assert mix(0) == 0xE220A8397B1DCDAF  # The first number of SplitMix64 from a state of 0, as its authors give it.
+    users = [0, 1, 49, 2**62, 2**63 - 1]
+    assert split_keys(np.array(users), 3).tolist() == [mix(user ^ mix(4)) for user in users]
+    convert(csv, tmp_path / "out", Rules(validation=5, test=7, seed=3))
+    order = sorted(range(50), key=lambda user: mix(user ^ mix(4)))
+    _, arrays = load(tmp_path / "out")
+    assert sorted(arrays["user_ids"][arrays["user_splits"] == 1].tolist()) == sorted(order[:5])
+    assert sorted(arrays["user_ids"][arrays["user_splits"] == 2].tolist()) == sorted(order[5:12])
+
+
+@given(
+    table=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 20), max_size=30).map(
+        lambda ids: sorted(set(ids))
+    ),
+    ids=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-12, 25), max_size=30),
+)
+def test_places_are_those_of_a_list(table, ids):
+    wanted = [table.index(one) + 1 if one in table else 0 for one in ids]
+    assert Places(np.array(table, np.int64))(np.array(ids, np.int64)).tolist() == wanted

@@ -1,8 +1,11 @@
 import json
+import os
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
+import tensorflow as tf
 
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
@@ -13,6 +16,10 @@ def history_before(sequences: Sequences, user: int, place: int, length: int) -> 
     start, end = sequences.row_splits[user : user + 2]
     before = sequences.sequence_items[start:end][:place].tolist()[-length:]
     return [0] * (length - len(before)) + before
+
+
+def places_of(sequences: Sequences, user_ids) -> list[int]:
+    return [sequences.user_ids.tolist().index(user) for user in user_ids]
 
 
 def test_training_batches_start_anywhere(small):
@@ -69,7 +76,7 @@ def test_every_training_behaviour_with_a_predecessor_is_equally_likely(small):
 @pytest.mark.parametrize("positions", [1, 2, 9])
 def test_cases_are_the_histories_before_their_targets(small, split, positions):
     cases = small.cases(split, positions, history_length=8)
-    users = np.searchsorted(small.user_ids, cases.user_ids)
+    users = places_of(small, cases.user_ids)
     assert set(small.user_splits[users]) == {{"validation": 1, "test": 2}[split]}
     assert (cases.user_ids.dtype, cases.histories.dtype, cases.targets.dtype, cases.positions.dtype) == (
         np.int64,
@@ -94,7 +101,7 @@ def test_cases_are_the_histories_before_their_targets(small, split, positions):
 
 def test_one_position_is_the_middle(small):
     cases = small.cases("test")
-    lengths = np.diff(small.row_splits)[np.searchsorted(small.user_ids, cases.user_ids)]
+    lengths = np.diff(small.row_splits)[places_of(small, cases.user_ids)]
     assert cases.positions.tolist() == [length // 2 for length in lengths]
 
 
@@ -139,13 +146,6 @@ def test_refuses_bad_arguments(small, call, words):
         call(small)
 
 
-def edit(name: str, change):
-    def apply(folder):
-        np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
-
-    return apply
-
-
 def edit_manifest(**changes):
     def apply(folder):
         path = folder / "manifest.json"
@@ -154,33 +154,76 @@ def edit_manifest(**changes):
     return apply
 
 
-def with_last(value):
-    return lambda array: np.append(array[:-1], array.dtype.type(value))
+def edit_items(change):
+    def apply(folder):
+        change(pl.read_parquet(folder / "items.parquet")).write_parquet(folder / "items.parquet")
+
+    return apply
+
+
+def edit_histories(change):
+    """Writes the test histories anew, as `change` makes of them a list of tf.train.Example."""
+
+    def apply(folder):
+        path = folder / "test-00000-of-00001.tfrecord"
+        records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for example in change([tf.train.Example.FromString(record) for record in records]):
+                writer.write(example.SerializeToString())
+
+    return apply
+
+
+def with_first(name, change):
+    def apply(examples):
+        values = examples[0].features.feature[name].int64_list.value
+        values[:] = change(list(values))
+        return examples
+
+    return apply
+
+
+def without(name):
+    def apply(examples):
+        del examples[0].features.feature[name]
+        return examples
+
+    return apply
+
+
+def flip_a_byte(folder):
+    path = folder / "train-00000-of-00001.tfrecord"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
         (edit_manifest(format="other"), "format 'other'"),
-        (edit_manifest(format_version=2), "version 2; expected 'nann-sequences' version 1"),
+        (edit_manifest(format_version=1), "version 1; expected 'nann-sequences' version 2"),
+        (edit_manifest(splits={}), "no splits.train.shards"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "format None"),
         (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
-        (lambda folder: (folder / "item_ids.npy").unlink(), "item_ids.npy does not exist"),
-        (lambda folder: (folder / "item_ids.npy").write_bytes(b"\x93NUMPY"), "item_ids.npy cannot be read"),
-        (lambda folder: (folder / "item_ids.npy").write_bytes(b""), "item_ids.npy cannot be read"),
-        (lambda folder: np.save(folder / "item_ids.npy", np.array([None])), "item_ids.npy cannot be read"),
-        (edit("item_ids", lambda array: array.astype(np.int32)), "item_ids.npy: int32"),
-        (edit("user_ids", lambda array: array[:, None]), "user_ids.npy: int64"),
-        (edit("item_ids", lambda array: array[::-1]), "item_ids.npy: not ascending"),
-        (edit("item_counts", lambda array: array[1:]), "item_counts.npy: 59 entries; expected 60"),
-        (edit("user_ids", lambda array: array[1:]), "row_splits.npy: expected"),
-        (edit("row_splits", lambda array: array[::-1].copy()), "row_splits.npy: expected"),
-        (edit("row_splits", lambda array: array[:0]), "row_splits.npy: expected"),
-        (edit("sequence_times", lambda array: array[1:]), "sequence_times.npy"),
-        (edit("sequence_items", with_last(0)), "sequence_items.npy: 0 to 60; allowed are 1 to 60"),
-        (edit("sequence_items", with_last(61)), "sequence_items.npy: 1 to 61; allowed are 1 to 60"),
-        (edit("item_categories", with_last(6)), "item_categories.npy: 1 to 6; allowed are 1 to 5"),
-        (edit("user_splits", with_last(3)), "user_splits.npy: 0 to 3; allowed are 0 to 2"),
+        (lambda folder: (folder / "items.parquet").unlink(), "items.parquet does not exist"),
+        (lambda folder: (folder / "items.parquet").write_bytes(b"PAR1"), "items.parquet cannot be read"),
+        (edit_items(lambda table: table.drop("count")), "items.parquet: {'item_id': Int64, 'category_id': Int64}"),
+        (edit_items(lambda table: table.cast(pl.Int32)), "items.parquet: {'item_id': Int32"),
+        (edit_items(lambda table: table.reverse()), "items.parquet: item_id is not ascending"),
+        (edit_items(lambda table: table.with_columns(-pl.col("count"))), "it must be 0 or more"),
+        (edit_items(lambda table: table.with_columns(pl.lit(None).cast(pl.Int64).alias("count"))), "none missing"),
+        (edit_items(lambda table: table[1:]), "is not in items.parquet"),
+        (lambda folder: (folder / "test-00000-of-00001.tfrecord").unlink(), "00001.tfrecord does not exist"),
+        (flip_a_byte, "train-00000-of-00001.tfrecord is damaged"),
+        (lambda folder: os.truncate(folder / "test-00000-of-00001.tfrecord", 100), "tfrecord is damaged"),
+        (edit_histories(lambda examples: examples[::-1]), "its user ids are not ascending"),
+        (edit_histories(lambda examples: examples[1:]), "29 test users; its manifest says 30"),
+        (edit_histories(without("user_id")), "tfrecord is damaged"),
+        (edit_histories(without("times")), "differ in length"),
+        (edit_histories(with_first("times", lambda times: times[1:])), "differ in length"),
+        (edit_histories(with_first("times", lambda times: [*times[:-1], -1])), "whose times are not ascending"),
+        (edit_histories(with_first("item_ids", lambda ids: [*ids[1:], 1])), "item 1 is not in items.parquet"),
     ],
 )
 def test_refuses_a_folder_that_does_not_fit_together(small_folder, tmp_path, break_it, words):
@@ -190,3 +233,27 @@ def test_refuses_a_folder_that_does_not_fit_together(small_folder, tmp_path, bre
         Sequences.open(folder)
     assert words in str(error.value)
     assert str(folder) in str(error.value)
+
+
+def test_stock_tensorflow_reads_the_histories(small_folder, small):
+    """A reader that knows nothing of this project."""
+    features = {
+        "user_id": tf.io.FixedLenFeature([], tf.int64),
+        "item_ids": tf.io.VarLenFeature(tf.int64),
+        "times": tf.io.VarLenFeature(tf.int64),
+    }
+    seen = []
+    for split in ("train", "validation", "test"):
+        for record in tf.data.TFRecordDataset(str(small_folder / f"{split}-00000-of-00001.tfrecord")):
+            parsed = tf.io.parse_single_example(record, features)
+            seen.append(
+                (
+                    int(parsed["user_id"]),
+                    *(parsed[name].values.numpy().tolist() for name in features if name != "user_id"),
+                )
+            )
+    wanted = [
+        (int(user), small.ids_of(small.sequence_items[start:end]).tolist(), small.sequence_times[start:end].tolist())
+        for user, start, end in zip(small.user_ids, small.row_splits, small.row_splits[1:], strict=False)
+    ]
+    assert seen == wanted

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tfserving_ext.data.convert import convert
+from tfserving_ext.data.rows import Rules
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
@@ -85,7 +86,7 @@ def test_starts_from_another_kinds_item_embeddings(world, tmp_path):
     assert report["start_from"]["model"] == "two_sided"
     with pytest.raises(NannError, match=r"embedding_dim of 32, this model has 8; they must be the same"):
         train(world.data, tmp_path / "new", quick, NannAttentionConfig(embedding_dim=8), tmp_path / "two_sided")
-    convert(world.csv, tmp_path / "data", min_item_count=20, validation=0.1, test=0.2)
+    convert(world.csv, tmp_path / "data", Rules(min_item_count=20, validation=0.1, test=0.2))
     with pytest.raises(NannError, match=r"two_sided knows \d+ items, the data has \d+; they must be the same"):
         train(tmp_path / "data", tmp_path / "new", quick, start_from=tmp_path / "two_sided")
     with pytest.raises(NannError, match="nowhere is not a trained model"):

@@ -1,5 +1,6 @@
-"""`nann convert`: behaviours to what training reads."""
+"""`nann convert` and `nann synth`: behaviours to what training reads."""
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -9,34 +10,101 @@ from tfserving_ext.commands.options import Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
+_CONVERT_EXAMPLES = """Example: nann convert UserBehavior.csv.zip -o data --time-range 2017-11-25..2017-12-04
 
-def _share(text: str) -> int | float:
+nann convert parts/ more.parquet -o data --behaviors buy,cart --validation 0.1 --test 0.1 --memory 2"""
+
+
+def _share(option: str, text: str) -> int | float:
     """A number of users, or a fraction of them."""
     try:
         return float(text) if "." in text else int(text)
     except ValueError as error:
-        raise NannError(f"got {text!r}, allowed are a number of users (10000) or a fraction (0.1)") from error
+        raise NannError(f"{option} is {text!r}, allowed are a number of users (10000) or a fraction (0.1)") from error
+
+
+def _time_range(text: str) -> tuple[int, int]:
+    """First and last second of a range of unix seconds, or of ISO 8601 times, UTC where they name no zone."""
+    first, _, last = text.partition("..")
+    try:
+        seconds = [int(part) if part.lstrip("-").isdecimal() else _seconds(part) for part in (first, last)]
+    except ValueError as error:
+        raise NannError(
+            f"--time-range is {text!r}; allowed is FIRST..LAST, both unix seconds or ISO 8601 times such as "
+            f"2017-11-25..2017-12-03T23:59:59+08:00"
+        ) from error
+    return seconds[0], seconds[1]
+
+
+def _seconds(text: str) -> int:
+    time = datetime.fromisoformat(text)
+    return int((time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp())
 
 
 def convert(
-    csv: Annotated[Path, typer.Argument(help="UserBehavior CSV (plain or .gz), without a header.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Files (CSV: plain, .gz, .zip; Parquet) or folders of them, in UserBehavior's format."),
+    ],
     out: Out = Path("data"),
+    behaviors: Annotated[str, typer.Option(help="Behaviours to keep.")] = "pv,buy,cart,fav",
+    time_range: Annotated[
+        str | None, typer.Option(help="Keep rows from FIRST..LAST, unix seconds or ISO 8601 times; all by default.")
+    ] = None,
     min_item_count: Annotated[int, typer.Option(help="Drop items with fewer behaviours.", min=1)] = 5,
+    min_user_count: Annotated[int, typer.Option(help="Drop users with fewer behaviours.", min=1)] = 2,
     validation: Annotated[str, typer.Option(help="Validation users: a number, or a fraction below 1.")] = "10000",
     test: Annotated[str, typer.Option(help="Test users: a number, or a fraction below 1.")] = "10000",
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the split.", min=0)] = 0,
+    memory: Annotated[float, typer.Option(help="Bound of the memory, in GB.", min=1)] = 4.0,
 ) -> None:
-    """Convert a UserBehavior CSV into sequences, split by user."""
-    from tfserving_ext.data.convert import convert as run
-    from tfserving_ext.data.sequences import Sequences
+    """Convert behaviours into sequences, split by user. Called again after an interruption, it goes on.
 
-    run(csv, out, min_item_count=min_item_count, validation=_share(validation), test=_share(test), seed=seed)
-    counts = Sequences.open(out).counts
-    outcome(
-        "convert", f"{counts['behaviors']:,} behaviours, {counts['users']:,} users, {counts['items']:,} items: {out}"
+    A row is user_id,item_id,category_id,behavior_type,timestamp. On disk it takes, while it runs, about as much again
+    as the CSV.
+    """
+    from tfserving_ext.data.convert import convert as run
+    from tfserving_ext.data.rows import Rules
+    from tfserving_ext.data.sequence_format import read_manifest
+
+    rules = Rules(
+        min_item_count=min_item_count,
+        min_user_count=min_user_count,
+        behaviors=tuple(behaviors.split(",")),
+        time_range=None if time_range is None else _time_range(time_range),
+        validation=_share("--validation", validation),
+        test=_share("--test", test),
+        seed=seed,
     )
+    run(sources, out, rules, memory_bytes=int(memory * 2**30))
+    counts = read_manifest(out)["counts"]
+    dropped = ", ".join(f"{count:,} by {rule}" for rule, count in counts["rows_dropped"].items() if count)
+    outcome(
+        "convert",
+        f"{counts['behaviors']:,} behaviours, {counts['users']:,} users, {counts['items']:,} items: {out}"
+        + (f"\n          dropped rows: {dropped}" if dropped else ""),
+    )
+
+
+def synth(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The CSV file to write; .gz compresses it.")] = Path(
+        "UserBehavior.csv"
+    ),
+    rows: Annotated[int, typer.Option(help="Behaviours; the default is as many as UserBehavior has.")] = 100_150_807,
+    users: Annotated[int | None, typer.Option(help="About how many users; rows / 101 by default.")] = None,
+    items: Annotated[int | None, typer.Option(help="The most items; grows with the root of the rows.")] = None,
+    categories: Annotated[int | None, typer.Option(help="Categories; grow with the root of the rows.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
+) -> None:
+    """Make up behaviours of UserBehavior's shape: for speed and memory at scale, never for accuracy."""
+    from tfserving_ext.data.synth import SynthConfig, synthesize
+
+    config = SynthConfig(rows, users, items, categories, seed)
+    made = synthesize(out, config)
+    outcome("synth", f"{rows:,} behaviours of {made:,} users, {out.stat().st_size / 1e6:,.0f} MB: {out}")
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command(epilog="Example: nann convert UserBehavior.csv -o data --validation 10000 --test 10000")(convert)
+    app.command(epilog=_CONVERT_EXAMPLES)(convert)
+    app.command(epilog="Example: nann synth -o small.csv --rows 1000000 --items 50000 --seed 1")(synth)

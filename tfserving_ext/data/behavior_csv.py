@@ -1,113 +1,133 @@
-"""The UserBehavior format, read in blocks of bounded memory with every row checked.
+"""Rows of the UserBehavior format, every one of them checked.
 
-A file has no header; a row is `user_id,item_id,category_id,behavior_type,timestamp`, the ids integers from 0, the
-behaviour one of `BEHAVIORS`, the timestamp unix seconds. Polars parses a block at full speed; only when a block is bad
-are its lines looked at one by one, to say which line is wrong and why.
+A row is `user_id,item_id,category_id,behavior_type,timestamp`: the ids integers from 0, the behaviour one of
+`BEHAVIORS`, the timestamp unix seconds. Polars parses many lines at full speed; only when some are bad are they looked
+at one by one, to say which line is wrong and why.
 """
 
-import gzip
-import os
 import re
-import zlib
-from collections.abc import Iterator
-from pathlib import Path
 
 import polars as pl
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.progress import progress
 
 BEHAVIORS = ("pv", "buy", "cart", "fav")
 COLUMNS = ("user_id", "item_id", "category_id", "behavior_type", "timestamp")
 ID_COLUMNS = COLUMNS[:3]
-BLOCK_BYTES = 64 << 20
-MAX_LINE_BYTES = 1 << 20
 
 _SCHEMA = {column: pl.String() if column == "behavior_type" else pl.Int64() for column in COLUMNS}
 _INTEGER = re.compile(r"\s*[+-]?[0-9]+")  # What Polars reads as an integer.
-_GZIP_MAGIC = b"\x1f\x8b"
+_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_blocks(path: str | os.PathLike[str], block_bytes: int = BLOCK_BYTES) -> Iterator[pl.DataFrame]:
-    """Yields the rows of a UserBehavior file, plain or gzip, in file order.
+def without_header(text: bytes, name: str) -> tuple[bytes, int]:
+    """The first lines of a file without what is no row: a mark of UTF-8, and a header of `COLUMNS`.
 
     Args:
-      path: the file; gzip is recognised by its first bytes, whatever the name.
-      block_bytes: uncompressed bytes parsed at a time.
+      text: whole lines, the file's first.
+      name: the file, for messages.
 
-    Yields:
-      Frames of `COLUMNS`: int64, but `behavior_type` a string; no nulls, no negative id, no unknown behaviour.
+    Returns:
+      The lines, and how many were taken off.
 
     Raises:
-      NannError: the file is missing, empty, truncated, or has a bad row; the message says which line.
+      NannError: the text is UTF-16.
     """
-    path = Path(path)
-    line = 1
+    if text.startswith(_UTF16_MARKS):
+        raise NannError(f"{name} is UTF-16; UTF-8 is expected, as `iconv -f utf-16 -t utf-8` writes it")
+    text = text.removeprefix(_UTF8_MARK)
+    first, _, rest = text.partition(b"\n")
+    if first.replace(b'"', b"").strip().lower() == ",".join(COLUMNS).encode():
+        return rest, 1
+    return text, 0
+
+
+def parse_lines(text: bytes, name: str, first_line: int) -> pl.DataFrame:
+    """Parses whole lines of CSV; fields may be quoted, lines may end in CR LF.
+
+    Args:
+      text: the lines.
+      name: the file, for messages.
+      first_line: the number of the first of them in the file, from 1.
+
+    Returns:
+      A frame of `COLUMNS`: int64, but `behavior_type` a string; no nulls, no negative id, no unknown behaviour.
+
+    Raises:
+      NannError: a bad row; the message says which line.
+    """
+    if not text:
+        return pl.DataFrame(schema=_SCHEMA)
+    quote = '"' if b'"' in text else None
     try:
-        with path.open("rb") as raw, progress(f"reading {path.name} (MB)", path.stat().st_size >> 20) as advance:
-            zipped = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-            raw.seek(0)
-            file = gzip.GzipFile(fileobj=raw) if zipped else raw
-            rest, shown = b"", 0
-            while data := file.read(block_bytes):
-                end = data.rfind(b"\n") + 1
-                block, rest = (rest + data[:end], data[end:]) if end else (b"", rest + data)
-                if len(rest) > MAX_LINE_BYTES:
-                    at = line + block.count(b"\n")
-                    raise NannError(f"{path}, line {at}: longer than {MAX_LINE_BYTES} bytes; is this a CSV file?")
-                if block:
-                    yield _parse(block, path, line)
-                    line += block.count(b"\n")
-                megabytes = raw.tell() >> 20
-                advance(megabytes - shown)
-                shown = megabytes
-            if rest:
-                yield _parse(rest, path, line)
-            elif line == 1:
-                raise NannError(f"{path} is empty; rows of {','.join(COLUMNS)} are expected")
-    except FileNotFoundError as error:
-        raise NannError(f"{path} does not exist") from error
-    except EOFError as error:
-        raise NannError(
-            f"{path} is a truncated gzip file: it ends too early, after line {line - 1} or later"
-        ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise NannError(f"{path} is a damaged gzip file: {error}, after line {line - 1} or later") from error
-    except OSError as error:
-        raise NannError(f"cannot read {path}: {error.strerror or error}") from error
+        frame = pl.read_csv(text, has_header=False, schema=_SCHEMA, quote_char=quote)
+        if _is_good(frame):
+            return frame
+        problem = "a bad row"
+    except pl.exceptions.PolarsError as error:
+        problem = str(error).partition("\n")[0]
+    for number, line in enumerate(text.removesuffix(b"\n").split(b"\n"), start=first_line):
+        if reason := _fault(line.decode(errors="backslashreplace").rstrip("\r"), first=number == 1):
+            raise NannError(f"{name}, line {number}: {reason}")
+    raise NannError(f"{name}, lines from {first_line}: {problem}")
 
 
-def _parse(block: bytes, path: Path, first_line: int) -> pl.DataFrame:
-    """Parses whole lines, the first of which is line `first_line` of `path`."""
+def check_frame(frame: pl.DataFrame, name: str, first_row: int) -> pl.DataFrame:
+    """Rows that came with types, of Parquet, in the types of `parse_lines`.
+
+    Args:
+      frame: has `COLUMNS`.
+      name: the file, for messages.
+      first_row: the number of its first row in the file, from 1.
+
+    Raises:
+      NannError: a column of a type that holds no integers (or no text), or a bad row; the message says which.
+    """
+    for column, wanted in _SCHEMA.items():
+        got = frame.schema[column]
+        text = got in (pl.String, pl.Categorical) or isinstance(got, pl.Enum)
+        if not (text if wanted == pl.String else got.is_integer()):
+            kind = "text" if wanted == pl.String else "an integer"
+            raise NannError(f"{name}: {column} is {got}; {kind} is expected")
+    try:
+        cast = frame.select(pl.col(column).cast(kind) for column, kind in _SCHEMA.items())
+        if _is_good(cast):
+            return cast
+    except pl.exceptions.PolarsError:
+        pass  # A number above 2^63: found below.
+    for number, row in enumerate(frame.iter_rows(), start=first_row):
+        if reason := _fault_of(["" if value is None else str(value) for value in row]):
+            raise NannError(f"{name}, row {number}: {reason}")
+    raise NannError(f"{name}, rows from {first_row}: a bad row")
+
+
+def _is_good(frame: pl.DataFrame) -> bool:
     good = pl.all_horizontal(
         pl.col("behavior_type").is_in(BEHAVIORS).all(),
         pl.col("timestamp").is_not_null().all(),
         *((pl.col(column).is_not_null() & (pl.col(column) >= 0)).all() for column in ID_COLUMNS),
     )
-    try:
-        frame = pl.read_csv(block, has_header=False, schema=_SCHEMA, quote_char=None)
-        # `all` skips nulls, and `is_in` of a null is null.
-        if frame["behavior_type"].null_count() == 0 and frame.select(good).item():
-            return frame
-        problem = "a bad row"
-    except pl.exceptions.PolarsError as error:
-        problem = str(error).partition("\n")[0]
-    lines = block.removesuffix(b"\n").split(b"\n")
-    for number, line in enumerate(lines, start=first_line):
-        if reason := _fault(line.decode(errors="backslashreplace").rstrip("\r"), first=number == 1):
-            raise NannError(f"{path}, line {number}: {reason}")
-    raise NannError(f"{path}, lines from {first_line}: {problem}")
+    # `all` skips nulls, and `is_in` of a null is null.
+    return frame["behavior_type"].null_count() == 0 and frame.select(good).item()
 
 
 def _fault(line: str, first: bool) -> str:
     """What is wrong with one line; empty if nothing is."""
-    fields = line.split(",")
+    fields = [field[1:-1] if len(field) > 1 and field[0] == field[-1] == '"' else field for field in line.split(",")]
     if not line.strip():
         return f"an empty line; {','.join(COLUMNS)} are expected"
+    for delimiter, called in (("\t", "a tab"), (";", "';'"), ("|", "'|'")):
+        if len(fields) == 1 and len(line.split(delimiter)) == len(COLUMNS):
+            return f"the delimiter of {line!r} is {called}; ',' is expected"
     if first and not any(_INTEGER.fullmatch(field) for field in fields):
-        return f"{line!r} looks like a header; the file must start with its first row, {','.join(COLUMNS)}"
+        return f"{line!r} looks like a header; the one that is allowed is {','.join(COLUMNS)}"
     if len(fields) != len(COLUMNS):
         return f"{len(fields)} fields in {line!r}; {len(COLUMNS)} are expected: {','.join(COLUMNS)}"
+    return _fault_of(fields)
+
+
+def _fault_of(fields: list[str]) -> str:
+    """What is wrong with one row's fields; empty if nothing is."""
     for column, field in zip(COLUMNS, fields, strict=True):
         if column == "behavior_type":
             if field not in BEHAVIORS:

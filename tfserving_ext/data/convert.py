@@ -1,279 +1,341 @@
-"""From a UserBehavior CSV to the `nann-sequences` folder that training, evaluation and index building read.
+"""From behaviours to the `nann-sequences` folder that training and evaluation read; out of core and resumable.
 
-Memory at its peak is about 45 bytes a row of the CSV: 4.5 GB for 100 million rows.
+1. Every block of the source is parsed, checked and spilled to disk, sorted by user.
+2. The counts of all blocks give the item table, and ranges of user ids whose rows fit in memory.
+3. Each range's rows are brought together from all blocks, sorted by user and time.
+4. With every user known, users are split and their histories written.
+
+Steps 1 and 3 run on all cores. What is finished survives a kill (spill.py).
 """
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from tfserving_ext.artifacts import atomic_folder, sha256, write_json
-from tfserving_ext.data.behavior_csv import BEHAVIORS, read_blocks
-from tfserving_ext.data.sequence_format import FORMAT, FORMAT_VERSION, SPLITS
+from tfserving_ext.artifacts import atomic_folder, check_replaceable, sha256, write_json
+from tfserving_ext.data.rows import (
+    ItemTable,
+    Places,
+    Rules,
+    cores,
+    count_pairs,
+    item_table,
+    merge_counts,
+    split_users,
+    wanted_rows,
+)
+from tfserving_ext.data.sequence_format import (
+    FORMAT,
+    FORMAT_VERSION,
+    SPLITS,
+    History,
+    write_histories,
+    write_items,
+)
+from tfserving_ext.data.sources import Block, Part, find_parts, read_blocks
+from tfserving_ext.data.spill import BlockSummary, Spill
 from tfserving_ext.errors import NannError
-from tfserving_ext.progress import progress
+from tfserving_ext.progress import console, progress
 
-_PAIRS_IN_MEMORY = 8_000_000
+MEMORY_BYTES = 4 << 30
+MIN_MEMORY_BYTES = 1 << 30  # TensorFlow and Polars alone are half of it.
+# Measured peaks of bytes in memory: a byte of CSV while its block is parsed, a row while histories are sorted, an
+# (item, category) pair or a user while counts are merged.
+_BYTES_PER_CSV_BYTE, _BYTES_PER_ROW, _BYTES_PER_COUNT = 8, 90, 120
+_SHARD_ROWS = 10_000_000
 
 
 def convert(
-    csv: str | os.PathLike[str],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
+    rules: Rules = Rules(),  # noqa: B008 - frozen
     *,
-    min_item_count: int = 5,
-    min_user_count: int = 2,
-    validation: int | float = 10_000,
-    test: int | float = 10_000,
-    behaviors: Sequence[str] = BEHAVIORS,
-    time_range: tuple[int, int] | None = None,
-    seed: int = 0,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Path:
-    """Converts a UserBehavior file to a `nann-sequences` folder.
+    """Converts behaviours to a `nann-sequences` folder.
 
-    Rows are dropped in this order, and counted: behaviours not in `behaviors`, timestamps outside `time_range`, items
-    with fewer than `min_item_count` rows left, users with fewer than `min_user_count` rows left. Identical rows are
-    kept. An item seen under several categories gets its most frequent one, the lowest id among equals.
+    A conversion that was interrupted goes on where it was when it is called again with the same arguments.
 
     Args:
-      csv: rows of user_id,item_id,category_id,behavior_type,timestamp without a header, in any order, plain or gzip.
-      target: the folder to write; it appears whole or not at all, and replaces an earlier one.
-      min_item_count: rows an item needs, over the users of all splits.
-      min_user_count: rows a user needs; with fewer than 2 there is nothing to predict from.
-      validation: users held out for validation: a number, or a fraction below 1 of the users that are left.
-      test: users held out for test, likewise.
-      behaviors: the behaviour types to keep.
-      time_range: first and last timestamp to keep, unix seconds, both inclusive; None keeps all.
-      seed: of the shuffle that assigns users to splits.
+      sources: files (CSV, plain, gzip or zip; Parquet) or folders of them, of rows user_id, item_id, category_id,
+        behavior_type, timestamp, in any order.
+      target: the folder to write; it appears whole or not at all, and replaces an earlier one. While the conversion
+        runs, a hidden folder beside it takes about 36 bytes a row.
+      rules: what to keep, and how to split users.
+      memory_bytes: bound of the memory that the process takes.
 
     Returns:
       `target`.
 
     Raises:
-      NannError: the file is missing or bad (the message names the line), a rule is out of range, nothing is left.
+      NannError: a source is missing or bad (the message names the line), nothing is left, or memory does not suffice.
     """
-    csv, target = Path(csv), Path(target)
-    _check_rules(min_item_count, min_user_count, behaviors, time_range, seed)
-    if target.resolve() in csv.resolve().parents:
-        raise NannError(f"{target} holds {csv.name} and would be replaced; choose another folder")
-    with atomic_folder(target) as folder:
-        rows = _read(csv, behaviors, time_range)
-        items = _item_table(rows.merged_pairs(), min_item_count)
-        kept = _keep(rows, items, min_user_count)
-        if not kept.items.size:
-            raise NannError(
-                f"{csv}: none of {rows.read:,} rows is left; dropped were {_listing(rows.dropped)}. Relax behaviors "
-                f"{', '.join(behaviors)}, time_range {time_range}, min_item_count {min_item_count} or min_user_count "
-                f"{min_user_count}"
-            )
-        splits = _split_users(kept.user_ids.size, validation, test, seed)
-        lengths = np.diff(kept.row_splits)
-        in_training = np.repeat(splits == 0, lengths)
-        category_ids, categories = np.unique(items.categories, return_inverse=True)
-        arrays = {
-            "item_ids": items.ids,
-            "item_categories": (categories + 1).astype(np.int32),
-            "item_counts": np.bincount(kept.items[in_training] - 1, minlength=items.ids.size),
-            "category_ids": category_ids,
-            "user_ids": kept.user_ids,
-            "user_splits": splits,
-            "row_splits": kept.row_splits,
-            "sequence_items": kept.items,
-            "sequence_times": kept.times,
-        }
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array)
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "counts": {
-                "users": kept.user_ids.size,
-                "items": items.ids.size,
-                "categories": category_ids.size,
-                "behaviors": kept.items.size,
-                "rows_read": rows.read,
-                "rows_read_by_behavior": dict(sorted(rows.read_by_behavior.items())),
-                "rows_dropped": rows.dropped,
-                "items_dropped": items.dropped,
-                "users_dropped": kept.users_dropped,
-                "items_of_several_categories": items.ambiguous,
-            },
-            "splits": {
-                name: {"users": int(np.sum(splits == code)), "behaviors": int(np.sum(lengths[splits == code]))}
-                for code, name in enumerate(SPLITS)
-            },
-            "rules": {
-                "min_item_count": min_item_count,
-                "min_user_count": min_user_count,
-                "validation": validation,
-                "test": test,
-                "behaviors": list(behaviors),
-                "time_range": time_range,
-            },
-            "seed": seed,
-            "source": {"file": csv.name, "sha256": sha256(csv)},
-        }
-        write_json(folder / "manifest.json", manifest)
+    if memory_bytes < MIN_MEMORY_BYTES:
+        allowed = f"allowed are {MIN_MEMORY_BYTES / 2**30:.0f} GB and more"
+        raise NannError(f"memory is {memory_bytes / 2**30:.2f} GB, {allowed}")
+    listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    parts, target = find_parts(listed), Path(target)
+    for part in parts:
+        if target.resolve() in part.path.resolve().parents:
+            raise NannError(f"{target} holds {part.path.name} and would be replaced; choose another folder")
+    check_replaceable(target)
+    free = memory_bytes - MIN_MEMORY_BYTES // 2
+    block_bytes = min(64 << 20, free // (2 * (cores() + 1) * _BYTES_PER_CSV_BYTE))
+    identity = {
+        "parts": [[part.name, part.size, part.path.stat().st_mtime_ns] for part in parts],
+        "rules": rules.as_dict(),
+        "block_bytes": block_bytes,
+        "format_version": FORMAT_VERSION,
+    }
+    spill = Spill(target, identity)
+    try:
+        with ThreadPoolExecutor(cores()) as pool:
+            _Conversion(parts, target, rules, spill, pool, free, block_bytes).run()
+    except NannError:
+        spill.delete()  # It would end so again.
+        raise
+    finally:
+        spill.close()
+    spill.delete()
     return target
 
 
-@dataclass
-class _Rows:
-    """What one pass over the file gathers."""
+class _Conversion:
+    """One run of `convert`."""
 
-    blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)  # user, item, time; int64.
-    pairs: list[pl.DataFrame] = field(default_factory=list)  # item_id, category_id and their rows, `len`.
-    read: int = 0
-    read_by_behavior: Counter[str] = field(default_factory=Counter)
-    dropped: dict[str, int] = field(default_factory=dict)
+    def __init__(
+        self,
+        parts: list[Part],
+        target: Path,
+        rules: Rules,
+        spill: Spill,
+        pool: ThreadPoolExecutor,
+        free: int,
+        block_bytes: int,
+    ) -> None:
+        self.parts, self.target, self.rules, self.spill, self.pool = parts, target, rules, spill, pool
+        self.free, self.block_bytes = free, block_bytes
 
-    def merged_pairs(self) -> pl.DataFrame:
-        """Sums the partial counts, so that an (item, category) pair stands once."""
-        merged = pl.concat(self.pairs).group_by("item_id", "category_id").agg(pl.col("len").sum())
-        self.pairs = [merged]
+    def run(self) -> None:
+        blocks = self._spill_blocks()
+        counts = _Counts(blocks)
+        pairs = self._merged("(item, category) pairs", self.spill.pairs(len(blocks)), ["item_id", "category_id"])
+        items = item_table(pairs, self.rules.min_item_count)
+        del pairs
+        ranges = self._user_ranges(len(blocks))
+        self._sort_histories(len(blocks), ranges, Places(items.ids))
+        histories = _Histories(self.spill, [first for first, _ in ranges], items.ids)
+        counts.dropped |= histories.dropped
+        if not histories.user_ids.size:
+            dropped = ", ".join(f"{count:,} by {name}" for name, count in counts.dropped.items())
+            raise NannError(
+                f"{self.parts[0].name}: none of {counts.read:,} rows is left; dropped were {dropped}. Relax behaviors "
+                f"{', '.join(self.rules.behaviors)}, time_range {self.rules.time_range}, min_item_count "
+                f"{self.rules.min_item_count} or min_user_count {self.rules.min_user_count}"
+            )
+        self._write(counts, items, histories)
+
+    def _spill_blocks(self) -> list[BlockSummary]:
+        """Step 1: parses what is not spilled yet; only as many blocks at once as fit in memory."""
+        blocks = self.spill.finished_blocks()
+        if blocks:
+            console.print(f"  going on after {sum(block.read for block in blocks):,} rows that are read already")
+        whole = sum(part.size for part in self.parts) >> 20
+        shown = 0
+
+        def show(place: int, consumed: int) -> None:
+            nonlocal shown
+            done = (sum(part.size for part in self.parts[:place]) + consumed) >> 20
+            advance(done - shown)
+            shown = done
+
+        with progress("reading (MB)", whole) as advance:
+            first = blocks[-1].next if blocks else (0, 0, 1)
+            if blocks:
+                show(first[0], blocks[-1].consumed)
+            waiting: set[Future[None]] = set()
+            for number, block in enumerate(read_blocks(self.parts, self.block_bytes, first), start=len(blocks)):
+                waiting.add(self.pool.submit(self._spill_block, number, block))
+                while len(waiting) > cores():
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                show(block.part, block.consumed)
+            for future in waiting:
+                future.result()
+        return self.spill.finished_blocks()
+
+    def _spill_block(self, number: int, block: Block) -> None:
+        rows = block.rows(self.parts)
+        wanted, dropped = wanted_rows(rows, self.rules)
+        summary = BlockSummary(
+            next=(block.part, block.end, block.line + block.lines),
+            consumed=block.consumed,
+            read=rows.height,
+            read_by_behavior=dict(rows["behavior_type"].value_counts().iter_rows()),
+            dropped=dropped,
+        )
+        self.spill.write_block(number, wanted, count_pairs(wanted), summary)
+
+    def _merged(self, what: str, parts: Iterator[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
+        """Sums the counts `len` of equal keys, never with many more rows in memory than there are different keys."""
+        limit = self.free // _BYTES_PER_COUNT
+        merged, new = next(parts), list[pl.DataFrame]()
+        for part in parts:
+            new.append(part)
+            # Merging costs as much as what is already merged: wait until as much again has come in.
+            if sum(frame.height for frame in new) > max(merged.height, limit // 8):
+                merged, new = merge_counts([merged, *new], keys), []
+            if merged.height > limit:
+                break
+        merged = merge_counts([merged, *new], keys)
+        if merged.height > limit:
+            raise NannError(
+                f"{merged.height:,} {what} are more than fit in the memory allowed; allow about "
+                f"{(merged.height * _BYTES_PER_COUNT + MIN_MEMORY_BYTES / 2) * 1.5 / 2**30:.0f} GB"
+            )
         return merged
 
+    def _user_ranges(self, blocks: int) -> list[tuple[int, int]]:
+        """Step 2: first and last user of ranges whose rows fit in memory, as many at once as there are cores."""
+        limit = self.free // (cores() * _BYTES_PER_ROW)
+        users = self._merged("users", self.spill.user_counts(blocks), ["user_id"]).sort("user_id")
+        ids, rows = users["user_id"].to_numpy(), users["len"].to_numpy()
+        if rows.size and rows.max() > limit:
+            raise NannError(
+                f"user {ids[rows.argmax()]} has {rows.max():,} rows, more than fit in the memory allowed; allow about "
+                f"{(rows.max() * _BYTES_PER_ROW * cores() + MIN_MEMORY_BYTES / 2) * 1.2 / 2**30:.0f} GB"
+            )
+        ends = np.cumsum(rows)
+        ranges, begin = [], 0
+        while begin < ids.size:
+            before = int(ends[begin - 1]) if begin else 0
+            end = int(np.searchsorted(ends, before + limit, side="right"))
+            ranges.append((int(ids[begin]), int(ids[end - 1])))
+            begin = end
+        return ranges
 
-@dataclass
-class _Items:
-    ids: np.ndarray  # int64 [V], ascending.
-    categories: np.ndarray  # int64 [V], the data's own category ids.
-    dropped: int
-    ambiguous: int
+    def _sort_histories(self, blocks: int, ranges: list[tuple[int, int]], places: Places) -> None:
+        """Step 3."""
+        with progress("sorting histories (parts)", len(ranges)) as advance:
+            futures = [
+                self.pool.submit(self.spill.write_histories, blocks, first, last, places, self.rules.min_user_count)
+                for first, last in ranges
+                if not (self.spill.histories(first) / "manifest.json").exists()
+            ]
+            advance(len(ranges) - len(futures))
+            for future in futures:
+                future.result()
+                advance()
+
+    def _write(self, counts: "_Counts", items: ItemTable, histories: "_Histories") -> None:
+        """Step 4."""
+        splits = split_users(histories.user_ids, self.rules)
+        # Hashing leaves the interpreter to the encoding of histories.
+        sources = self.pool.submit(lambda: [_source(part.path) for part in dict.fromkeys(self.parts)])
+        with atomic_folder(self.target) as folder, progress("writing histories (users)", splits.size) as advance:
+            shards = {}
+            for code, split in enumerate(SPLITS):
+                of_split = np.flatnonzero(splits == code)
+                pieces = histories.shards(of_split)
+                shards[split] = len(pieces)
+                write_histories(folder, split, (histories.read(piece, advance) for piece in pieces), len(pieces))
+            item_counts = histories.item_counts(splits == 0)
+            write_items(folder, items.ids, items.categories, item_counts)
+            files = sorted(path for path in folder.iterdir())
+            manifest: dict[str, Any] = {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "counts": {
+                    "users": histories.user_ids.size,
+                    "items": items.ids.size,
+                    "categories": np.unique(items.categories).size,
+                    "behaviors": int(histories.lengths.sum()),
+                    "rows_read": counts.read,
+                    "rows_read_by_behavior": dict(sorted(counts.read_by_behavior.items())),
+                    "rows_dropped": counts.dropped,
+                    "items_dropped": items.dropped,
+                    "users_dropped": histories.users_dropped,
+                    "items_of_several_categories": items.ambiguous,
+                },
+                "splits": {
+                    split: {
+                        "users": int(np.sum(splits == code)),
+                        "behaviors": int(np.sum(histories.lengths[splits == code])),
+                        "shards": shards[split],
+                    }
+                    for code, split in enumerate(SPLITS)
+                },
+                "rules": self.rules.as_dict(),
+                "sources": sources.result(),
+                "sha256": dict(zip((path.name for path in files), self.pool.map(sha256, files), strict=True)),
+            }
+            write_json(folder / "manifest.json", manifest)
 
 
-@dataclass
-class _Kept:
-    """The histories, users ascending, each in time order."""
-
-    user_ids: np.ndarray  # int64 [U]
-    row_splits: np.ndarray  # int64 [U + 1]
-    items: np.ndarray  # int32 [R], 1-based.
-    times: np.ndarray  # int64 [R]
-    users_dropped: int
+def _source(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def _check_rules(
-    min_item_count: int, min_user_count: int, behaviors: Sequence[str], time_range: tuple[int, int] | None, seed: int
-) -> None:
-    for name, value, least in (
-        ("min_item_count", min_item_count, 1),
-        ("min_user_count", min_user_count, 1),
-        ("seed", seed, 0),
-    ):
-        if value < least:
-            raise NannError(f"{name} is {value}; it must be {least} or more")
-    if not behaviors or (unknown := sorted(set(behaviors) - set(BEHAVIORS))):
-        got = ", ".join(map(repr, unknown)) if behaviors else "empty"
-        raise NannError(f"behaviors: got {got}; allowed are {', '.join(BEHAVIORS)}")
-    if time_range and time_range[0] > time_range[1]:
-        raise NannError(f"time_range is {time_range[0]} to {time_range[1]}; the first must not be above the last")
+class _Counts:
+    """What all blocks together have read and dropped."""
+
+    def __init__(self, blocks: Sequence[BlockSummary]) -> None:
+        self.read = sum(block.read for block in blocks)
+        self.read_by_behavior: Counter[str] = Counter()
+        self.dropped: dict[str, int] = {"behavior": 0, "time_range": 0}
+        for block in blocks:
+            self.read_by_behavior.update(block.read_by_behavior)
+            for rule, count in block.dropped.items():
+                self.dropped[rule] += count
 
 
-def _read(csv: Path, behaviors: Sequence[str], time_range: tuple[int, int] | None) -> _Rows:
-    """Reads the file once, dropping by behaviour and time and counting items under their categories."""
-    rows = _Rows(dropped={"behavior": 0, "time_range": 0, "rare_item": 0, "short_user": 0})
-    for block in read_blocks(csv):
-        rows.read += block.height
-        rows.read_by_behavior.update(dict(block["behavior_type"].value_counts().iter_rows()))
-        wanted = block.filter(pl.col("behavior_type").is_in(behaviors))
-        rows.dropped["behavior"] += block.height - wanted.height
-        in_time = wanted.filter(pl.col("timestamp").is_between(*time_range)) if time_range else wanted
-        rows.dropped["time_range"] += wanted.height - in_time.height
-        rows.blocks.append(
-            (in_time["user_id"].to_numpy(), in_time["item_id"].to_numpy(), in_time["timestamp"].to_numpy())
+class _Histories:
+    """All users' histories, as they lie on disk, ascending by user."""
+
+    def __init__(self, spill: Spill, ranges: list[int], item_ids: np.ndarray) -> None:
+        self._item_ids = item_ids
+        read = [spill.read_histories(first) for first in ranges]
+        self._ranges = [arrays for arrays, _ in read]
+        self.user_ids, self.lengths = (
+            np.concatenate([np.zeros(0, np.int64), *(arrays[name] for arrays in self._ranges)])
+            for name in ("user_ids", "lengths")
         )
-        rows.pairs.append(in_time.group_by("item_id", "category_id").len())
-        # Merging costs as much as what is already merged: wait until as much again has come in.
-        if sum(pairs.height for pairs in rows.pairs[1:]) > max(_PAIRS_IN_MEMORY, rows.pairs[0].height):
-            rows.merged_pairs()
-    return rows
+        self.dropped = {rule: sum(counts[rule] for _, counts in read) for rule in ("rare_item", "short_user")}
+        self.users_dropped = sum(counts["short_users"] for _, counts in read)
+        self._first_user = np.cumsum([0, *(arrays["user_ids"].size for arrays in self._ranges)])
 
+    def shards(self, users: np.ndarray) -> list[np.ndarray]:
+        """Splits ascending places of users into pieces of about `_SHARD_ROWS` rows; at least one, that may be empty."""
+        ends = np.cumsum(self.lengths[users])
+        rows = int(ends[-1]) if users.size else 0
+        pieces = max(1, -(-rows // _SHARD_ROWS))
+        return np.split(users, np.searchsorted(ends, rows * np.arange(1, pieces) / pieces))
 
-def _item_table(pairs: pl.DataFrame, min_item_count: int) -> _Items:
-    """Picks every item's category and drops the rare items."""
-    pairs = pairs.sort(["item_id", "len", "category_id"], descending=[False, True, False])
-    ids, first, spread = np.unique(pairs["item_id"].to_numpy(), return_index=True, return_counts=True)
-    lens = pairs["len"].to_numpy().astype(np.int64)
-    counts = np.add.reduceat(lens, first) if first.size else lens
-    kept = counts >= min_item_count
-    return _Items(
-        ids=ids[kept],
-        categories=pairs["category_id"].to_numpy()[first[kept]],
-        dropped=int(np.sum(~kept)),
-        ambiguous=int(np.sum(spread[kept] > 1)),
-    )
+    def read(self, users: np.ndarray, advance: Callable[..., None]) -> Iterator[History]:
+        """The histories at ascending places of users."""
+        for number, arrays in enumerate(self._ranges):
+            first, end = self._first_user[number : number + 2]
+            inside = users[np.searchsorted(users, first) : np.searchsorted(users, end)] - first
+            ends = np.cumsum(arrays["lengths"])
+            for nth, stop in zip(inside.tolist(), ends[inside].tolist(), strict=True):
+                rows = slice(stop - int(arrays["lengths"][nth]), stop)
+                yield History(
+                    int(arrays["user_ids"][nth]), self._item_ids[arrays["items"][rows] - 1], arrays["times"][rows]
+                )
+                advance()
 
-
-def _keep(rows: _Rows, items: _Items, min_user_count: int) -> _Kept:
-    """Drops rare items' rows and short users, and sorts by user, then time, then position in the file.
-
-    Empties `rows.blocks` on the way and adds to `rows.dropped`.
-    """
-    every_user = np.unique(np.concatenate([np.unique(users) for users, _, _ in rows.blocks]))
-    user_parts, item_parts, time_parts = [], [], []
-    with progress("building the histories", len(rows.blocks) + 1) as advance:
-        for _ in range(len(rows.blocks)):
-            users, item_ids, times = rows.blocks.pop(0)  # Freed as it goes.
-            found = np.searchsorted(items.ids, item_ids).astype(np.int32)
-            known = np.zeros(found.size, bool) if not items.ids.size else items.ids.take(found, mode="clip") == item_ids
-            rows.dropped["rare_item"] += int(np.sum(~known))
-            user_parts.append(np.searchsorted(every_user, users[known]).astype(np.int32))
-            item_parts.append(found[known] + 1)
-            time_parts.append(times[known])
-            advance()
-        lengths = np.bincount(np.concatenate(user_parts), minlength=every_user.size)
-        long = lengths >= min_user_count
-        rows.dropped["short_user"] = int(np.sum(lengths[~long]))
-        of_long = [long[users] for users in user_parts]
-        users, found, times = (
-            np.concatenate([part[kept] for part, kept in zip(parts, of_long, strict=True)])
-            for parts in (user_parts, item_parts, time_parts)
-        )
-        del user_parts, item_parts, time_parts, of_long
-        order = _time_order(users, times)
-        advance()
-    row_splits = np.concatenate([[0], np.cumsum(lengths[long])]).astype(np.int64)
-    return _Kept(every_user[long], row_splits, found[order], times[order], int(np.sum(~long)))
-
-
-def _time_order(users: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The stable order by user, then time: int64 [R]."""
-    if not users.size:
-        return np.zeros(0, np.int64)
-    earliest = int(times.min())
-    span = int(times.max()) - earliest + 1
-    if (int(users.max()) + 1) * span >= 2**63:
-        return np.lexsort((times, users))
-    # One packed key is about five times as fast as two, the more so where the file is almost sorted already.
-    return np.argsort(users * np.int64(span) + (times - earliest), kind="stable")
-
-
-def _split_users(users: int, validation: int | float, test: int | float, seed: int) -> np.ndarray:
-    """The split of each user: uint8 [users]."""
-    sizes = [_split_size(name, value, users) for name, value in (("validation", validation), ("test", test))]
-    if sum(sizes) >= users:
-        raise NannError(
-            f"validation {sizes[0]:,} and test {sizes[1]:,} users of {users:,} leave none to train on; choose fewer, "
-            f"or fractions such as validation=0.1, test=0.1"
-        )
-    shuffled = np.random.default_rng(seed).permutation(users)
-    splits = np.zeros(users, np.uint8)
-    splits[shuffled[: sizes[0]]] = 1
-    splits[shuffled[sizes[0] : sum(sizes)]] = 2
-    return splits
-
-
-def _split_size(name: str, value: int | float, users: int) -> int:
-    whole = isinstance(value, int)
-    if not (value >= 0 and (whole or value < 1)):
-        raise NannError(f"{name} is {value}; it must be a number of users or a fraction from 0 to below 1")
-    return int(value) if whole else round(value * users)
-
-
-def _listing(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} by {name}" for name, count in counts.items())
+    def item_counts(self, users: np.ndarray) -> np.ndarray:
+        """Rows of each item, of the users where the bool [U] is true: int64 [V]."""
+        counts = np.zeros(self._item_ids.size + 1, np.int64)
+        for number, arrays in enumerate(self._ranges):
+            first, end = self._first_user[number : number + 2]
+            counted = np.repeat(users[first:end], arrays["lengths"])
+            counts += np.bincount(arrays["items"][counted], minlength=counts.size)
+        return counts[1:]

@@ -1,51 +1,90 @@
-"""The `nann-sequences` folder: who behaved how, in what order. Conversion writes it; training and evaluation map it.
+"""The `nann-sequences` folder: who behaved how, in what order. Conversion writes it; training and evaluation read it.
 
-manifest.json        format, counts, rules, source
-item_ids.npy         int64 [V]    the data's own ids, ascending
-item_categories.npy  int32 [V]    1-based row of category_ids
-item_counts.npy      int64 [V]    behaviours of training users
-category_ids.npy     int64 [C]    ascending
-user_ids.npy         int64 [U]    ascending
-user_splits.npy      uint8 [U]    0 train, 1 validation, 2 test
-row_splits.npy       int64 [U+1]  user u's history is sequence_*[row_splits[u]:row_splits[u+1]]
-sequence_items.npy   int32 [R]    1-based row of item_ids, in time order; 0 is kept for "missing"
-sequence_times.npy   int64 [R]    unix seconds
+manifest.json                     format, counts, rules, sources, and the SHA-256 of every other file
+items.parquet                     item_id int64, ascending; category_id int64; count int64, rows of training users
+train-00000-of-00008.tfrecord     histories, one tf.train.Example a user, ascending by user id within a split:
+validation-00000-of-00001...        user_id  int64 [1]
+test-00000-of-00001...              item_ids int64 [n], in time order
+                                    times    int64 [n], unix seconds, ascending
 """
 
-import tokenize
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from tfserving_ext.artifacts import read_json
+from tfserving_ext.data.rows import Places
 from tfserving_ext.errors import NannError
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 FORMAT = "nann-sequences"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation", "test")  # A user's split is stored as its position here.
+ITEMS_NAME = "items.parquet"
 
-_DTYPES = {
-    "item_ids": np.int64,
-    "item_categories": np.int32,
-    "item_counts": np.int64,
-    "category_ids": np.int64,
-    "user_ids": np.int64,
-    "user_splits": np.uint8,
-    "row_splits": np.int64,
-    "sequence_items": np.int32,
-    "sequence_times": np.int64,
-}
+_ITEM_COLUMNS = ("item_id", "category_id", "count")
+_PARSED_AT_ONCE = 1024
 
 
-def load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Maps and checks a folder.
+class History(NamedTuple):
+    """What one user did: `item_ids` and `times`, int64 [n], in time order."""
 
-    Returns:
-      The manifest, and the arrays by name, read-only.
+    user_id: int
+    item_ids: np.ndarray
+    times: np.ndarray
+
+
+def encode(history: History) -> bytes:
+    """The history as a serialized tf.train.Example."""
+    import tensorflow as tf  # Seconds to import; whoever only reads a manifest does without.
+
+    example = tf.train.Example()
+    feature = example.features.feature
+    feature["user_id"].int64_list.value.append(int(history.user_id))
+    feature["item_ids"].int64_list.value.extend(history.item_ids.tolist())
+    feature["times"].int64_list.value.extend(history.times.tolist())
+    return example.SerializeToString(deterministic=True)
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """The file's name, as TensorFlow's tools shard files."""
+    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+def write_histories(folder: Path, split: str, shards: Iterable[Iterable[History]], of: int) -> None:
+    """Writes a split's histories, an iterable for each of its `of` shards.
 
     Raises:
-      NannError: the folder is missing, of another format or version, or its arrays do not fit together.
+      OSError: a file cannot be written.
+    """
+    import tensorflow as tf
+
+    from tfserving_ext.artifacts import tensorflow_writes
+
+    for shard, histories in enumerate(shards):
+        with (
+            tensorflow_writes(f"histories of {split}"),
+            tf.io.TFRecordWriter(str(folder / shard_name(split, shard, of))) as writer,
+        ):
+            for history in histories:
+                writer.write(encode(history))
+
+
+def write_items(folder: Path, ids: np.ndarray, categories: np.ndarray, counts: np.ndarray) -> None:
+    """Writes the item table: the data's own ids, ascending, their category ids, rows of training users; int64 [V]."""
+    pl.DataFrame(dict(zip(_ITEM_COLUMNS, (ids, categories, counts), strict=True))).write_parquet(folder / ITEMS_NAME)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The folder's manifest.
+
+    Raises:
+      NannError: the folder is missing, or of another format or version.
     """
     if not (folder / "manifest.json").exists():
         raise NannError(f"{folder} is not converted data: it has no manifest.json; make some with `nann convert`")
@@ -56,49 +95,125 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"{folder / 'manifest.json'}: format {got[0]!r} version {got[1]!r}; "
             f"expected {FORMAT!r} version {FORMAT_VERSION}; convert the data again"
         )
-    arrays = {name: _load(folder / f"{name}.npy", dtype) for name, dtype in _DTYPES.items()}
-    _check(folder, arrays)
+    return manifest
+
+
+def load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reads and checks a folder.
+
+    Returns:
+      The manifest, and by name:
+        item_ids int64 [V], ascending; item_categories int32 [V], 1-based rows of category_ids; item_counts int64 [V];
+        category_ids int64 [C], ascending; user_ids int64 [U], by split, then ascending; user_splits uint8 [U];
+        row_splits int64 [U + 1], where each user's rows begin in
+        sequence_items int32 [R], 1-based rows of item_ids, in time order, and sequence_times int64 [R].
+
+    Raises:
+      NannError: the folder is missing, of another format or version, damaged, or its files do not fit together.
+    """
+    manifest = read_manifest(folder)
+    arrays = _load_items(folder / ITEMS_NAME)
+    places = Places(arrays["item_ids"])
+    users: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    items: list[np.ndarray] = []
+    times: list[np.ndarray] = []
+    splits: list[np.ndarray] = []
+    for code, split in enumerate(SPLITS):
+        before = -1
+        for path in _shards(folder, split, manifest):
+            for part in _parse(path):
+                rows = places(part["item_ids"])
+                if not rows.all():
+                    raise NannError(f"{path}: item {part['item_ids'][rows == 0][0]} is not in {ITEMS_NAME}")
+                ascending = np.concatenate([[before], part["user_ids"]])
+                if np.any(ascending[1:] <= ascending[:-1]):
+                    raise NannError(f"{path}: its user ids are not ascending")
+                before = int(part["user_ids"][-1])
+                starts = np.cumsum(part["lengths"])[:-1]
+                backwards = part["times"][1:] < part["times"][:-1]  # Not `diff`: times may be anything.
+                backwards[starts[(starts > 0) & (starts < part["times"].size)] - 1] = False
+                if np.any(backwards):
+                    raise NannError(f"{path}: a history whose times are not ascending")
+                users.append(part["user_ids"])
+                lengths.append(part["lengths"])
+                items.append(rows)
+                times.append(part["times"])
+                splits.append(np.full(part["user_ids"].size, code, np.uint8))
+        got_users = int(sum(np.count_nonzero(part == code) for part in splits))
+        if got_users != (wanted := _count(folder, manifest, "splits", split, "users")):
+            raise NannError(f"{folder}: {got_users:,} {split} users; its manifest says {wanted:,}; convert it again")
+    arrays["user_ids"] = np.concatenate([np.zeros(0, np.int64), *users])
+    arrays["user_splits"] = np.concatenate([np.zeros(0, np.uint8), *splits])
+    arrays["row_splits"] = np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))])
+    arrays["sequence_items"] = np.concatenate([np.zeros(0, np.int32), *items])
+    arrays["sequence_times"] = np.concatenate([np.zeros(0, np.int64), *times])
     return manifest, arrays
 
 
-def _load(path: Path, dtype: type) -> np.ndarray:
+def _load_items(path: Path) -> dict[str, np.ndarray]:
     try:
-        # A plain view: indexing np.memmap costs several times more a call.
-        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        table = pl.read_parquet(path)
     except FileNotFoundError as error:
         raise NannError(f"{path} does not exist; convert the data again") from error
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
-        raise NannError(f"{path} cannot be read ({error}); convert the data again") from error
-    if array.dtype != dtype or array.ndim != 1:
-        raise NannError(f"{path}: {array.dtype} {list(array.shape)}; expected {np.dtype(dtype)} of one dimension")
-    return array
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise NannError(f"{path} cannot be read ({str(error).splitlines()[0]}); convert the data again") from error
+    if table.schema != {column: pl.Int64() for column in _ITEM_COLUMNS} or any(table.null_count().row(0)):
+        raise NannError(f"{path}: {dict(table.schema)}; expected int64 {', '.join(_ITEM_COLUMNS)}, none missing")
+    ids, categories, counts = (table[column].to_numpy() for column in _ITEM_COLUMNS)
+    if np.any(ids[1:] <= ids[:-1]):
+        raise NannError(f"{path}: item_id is not ascending")
+    if counts.size and counts.min() < 0:
+        raise NannError(f"{path}: a count of {counts.min()}; it must be 0 or more")
+    category_ids, rows = np.unique(categories, return_inverse=True)
+    return {
+        "item_ids": ids,
+        "item_categories": (rows + 1).astype(np.int32),
+        "item_counts": counts,
+        "category_ids": category_ids,
+    }
 
 
-def _check(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Raises NannError unless lengths agree and every row lies inside its table."""
-    items, categories, users = (len(arrays[name]) for name in ("item_ids", "category_ids", "user_ids"))
-    splits = arrays["row_splits"]
-    if not (len(splits) == users + 1 and splits[0] == 0 and np.all(np.diff(splits) >= 0)):
-        raise NannError(
-            f"{folder / 'row_splits.npy'}: expected {users + 1} ascending numbers from 0; got {len(splits)}"
+def _count(folder: Path, manifest: dict[str, Any], *keys: str) -> int:
+    value: Any = manifest
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, int):
+        raise NannError(f"{folder / 'manifest.json'}: no {'.'.join(keys)}; convert the data again")
+    return value
+
+
+def _shards(folder: Path, split: str, manifest: dict[str, Any]) -> list[Path]:
+    shards = _count(folder, manifest, "splits", split, "shards")
+    paths = [folder / shard_name(split, shard, shards) for shard in range(shards)]
+    for path in paths:
+        if not path.exists():
+            raise NannError(f"{path} does not exist; convert the data again")
+    return paths
+
+
+def _parse(path: Path) -> Iterator[dict[str, np.ndarray]]:
+    """The histories of a file, many at a time: user_ids [u], lengths [u], item_ids and times, all users' in a row."""
+    import tensorflow as tf
+
+    def parse(serialized: "tf.Tensor") -> tuple["tf.Tensor", ...]:
+        ragged = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+        parsed = tf.io.parse_example(
+            serialized, {"user_id": tf.io.FixedLenFeature([], tf.int64), "item_ids": ragged, "times": ragged}
         )
-    for name, length in (
-        ("item_categories", items),
-        ("item_counts", items),
-        ("user_splits", users),
-        ("sequence_items", int(splits[-1])),
-        ("sequence_times", int(splits[-1])),
-    ):
-        if len(arrays[name]) != length:
-            raise NannError(f"{folder / f'{name}.npy'}: {len(arrays[name])} entries; expected {length}")
-    for name, least, most in (
-        ("item_categories", 1, categories),
-        ("user_splits", 0, len(SPLITS) - 1),
-        ("sequence_items", 1, items),
-    ):
-        array = arrays[name]
-        if array.size and not (least <= array.min() and array.max() <= most):
-            raise NannError(f"{folder / f'{name}.npy'}: {array.min()} to {array.max()}; allowed are {least} to {most}")
-    for name in ("item_ids", "category_ids", "user_ids"):
-        if np.any(np.diff(arrays[name]) <= 0):
-            raise NannError(f"{folder / f'{name}.npy'}: not ascending")
+        items, times = parsed["item_ids"], parsed["times"]
+        return parsed["user_id"], items.row_lengths(), items.values, times.row_lengths(), times.values
+
+    records = tf.data.TFRecordDataset(str(path), buffer_size=8 << 20).batch(_PARSED_AT_ONCE)
+    try:
+        for user_ids, lengths, item_ids, time_lengths, times in records.map(parse, tf.data.AUTOTUNE).prefetch(2):
+            if not np.array_equal(lengths, time_lengths):
+                raise NannError(f"{path}: a history whose item_ids and times differ in length")
+            yield {
+                "user_ids": user_ids.numpy(),
+                "lengths": lengths.numpy(),
+                "item_ids": item_ids.numpy(),
+                "times": times.numpy(),
+            }
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise NannError(f"{path} is damaged: {str(error.message).splitlines()[0]}; convert the data again") from error

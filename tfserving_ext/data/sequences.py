@@ -1,4 +1,4 @@
-"""Histories of users, mapped from a `nann-sequences` folder: training batches, test cases, item rows and ids.
+"""Histories of users, read from a `nann-sequences` folder: training batches, test cases, item rows and ids.
 
 An item's row is its 1-based place in the item table; row 0 means "missing". A history holds the rows of the behaviours
 before its target in time order, the most recent last, padded with 0 at the front.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfserving_ext.data.rows import Places
 from tfserving_ext.data.sequence_format import SPLITS, load
 from tfserving_ext.errors import NannError
 
@@ -40,7 +41,7 @@ class Cases:
 
 
 class Sequences:
-    """A `nann-sequences` folder; the arrays are mapped, not read. Safe to share between threads."""
+    """A `nann-sequences` folder: each history once, 12 bytes a behaviour. Safe to share between threads."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]):
         self.folder = folder
@@ -86,10 +87,7 @@ class Sequences:
 
     def rows_of(self, item_ids: np.ndarray) -> np.ndarray:
         """Item ids, int64 of any shape, to item rows: int32 of that shape, 0 for an unknown id."""
-        item_ids = np.asarray(item_ids, np.int64)
-        found = np.searchsorted(self.item_ids, item_ids)
-        known = self.item_ids.take(found, mode="clip") == item_ids
-        return np.where(known, found + 1, 0).astype(np.int32)
+        return self._places(np.asarray(item_ids, np.int64))
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """Item rows of any shape to item ids: int64 of that shape, -1 for row 0.
@@ -231,6 +229,10 @@ class Sequences:
         """Possible targets before each training user, and in all: int64 [users + 1]."""
         lengths = self.row_splits[self._training_users + 1] - self._training_starts
         return np.concatenate([[0], np.cumsum(lengths - 1)]).astype(np.int64)
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.item_ids)
 
     @cached_property
     def _padded_ids(self) -> np.ndarray:

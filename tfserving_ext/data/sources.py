@@ -1,0 +1,217 @@
+"""Where behaviours are read from: files, folders and archives of them, as blocks of bounded size.
+
+A source is CSV (plain, gzip, members of a zip) or Parquet, or a folder of such parts, read in the order of their names.
+A part's kind is told by its first bytes, whatever its name.
+"""
+
+import gzip
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+import polars as pl
+
+from tfserving_ext.data.behavior_csv import COLUMNS, check_frame, parse_lines, without_header
+from tfserving_ext.errors import NannError
+
+MAX_LINE_BYTES = 1 << 20
+# What a row of Parquet counts as, where blocks are measured in bytes of CSV.
+ROW_BYTES = 40
+_SUFFIXES = (".csv", ".txt", ".gz", ".zip", ".parquet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stream of rows.
+
+    Attributes:
+      path: the file.
+      kind: "csv", "gzip", "zip" or "parquet".
+      member: the name inside a zip archive.
+      size: its bytes, for the progress: of the file, but uncompressed ones of a zip's member.
+    """
+
+    path: Path
+    kind: str
+    size: int
+    member: str = ""
+
+    @property
+    def name(self) -> str:
+        """As messages name it."""
+        return f"{self.path}:{self.member}" if self.member else str(self.path)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of one part.
+
+    Attributes:
+      part: the part's place among the parts.
+      start: where it begins: bytes of uncompressed CSV, rows of Parquet.
+      end: where the next one begins.
+      line: number of its first line or row, from 1.
+      lines: how many it has.
+      consumed: how much of the part's `size` is read when it ends.
+      content: lines of CSV, or a frame.
+    """
+
+    part: int
+    start: int
+    end: int
+    line: int
+    lines: int
+    consumed: int
+    content: bytes | pl.DataFrame
+
+    def rows(self, parts: Sequence[Part]) -> pl.DataFrame:
+        """The checked rows, a frame of `COLUMNS`.
+
+        Raises:
+          NannError: a bad row; the message says which.
+        """
+        name = parts[self.part].name
+        if isinstance(self.content, bytes):
+            return parse_lines(self.content, name, self.line)
+        return check_frame(self.content, name, self.line)
+
+
+def find_parts(paths: Sequence[str | os.PathLike[str]]) -> list[Part]:
+    """The parts of files and folders, in order.
+
+    Raises:
+      NannError: a path is missing, a folder has no part, or an archive is damaged, encrypted or without CSV.
+    """
+    parts: list[Part] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise NannError(f"{path} does not exist")
+        files = [path]
+        if path.is_dir():
+            files = sorted(
+                file
+                for file in path.iterdir()
+                # Hadoop and Spark leave _SUCCESS and .crc files beside their parts.
+                if file.is_file() and file.name[0] not in "._" and (file.suffix.lower() in _SUFFIXES)
+            )
+            if not files:
+                raise NannError(f"{path} holds no part; a part's name ends in {', '.join(_SUFFIXES)}")
+        for file in files:
+            parts += _parts_of(file)
+    return parts
+
+
+def _parts_of(file: Path) -> list[Part]:
+    try:
+        with file.open("rb") as opened:
+            magic = opened.read(4)
+        size = file.stat().st_size
+        if magic == b"PAR1":
+            return [Part(file, "parquet", size)]
+        if magic[:2] == b"\x1f\x8b":
+            return [Part(file, "gzip", size)]
+        if magic[:2] != b"PK":
+            return [Part(file, "csv", size)]
+        with zipfile.ZipFile(file) as archive:
+            members = [
+                info
+                for info in archive.infolist()
+                if not info.is_dir() and not info.filename.startswith(("__MACOSX/", "."))
+            ]
+    except zipfile.BadZipFile as error:
+        raise NannError(f"{file} is a damaged or truncated zip file: {error}") from error
+    except OSError as error:
+        raise NannError(f"cannot read {file}: {error.strerror or error}") from error
+    wanted = [info for info in members if Path(info.filename).suffix.lower() in (".csv", ".txt")]
+    if not wanted:
+        names = ", ".join(info.filename for info in members[:3]) or "nothing"
+        raise NannError(f"{file} holds no .csv or .txt; it holds {names}")
+    if encrypted := [info.filename for info in wanted if info.flag_bits & 1]:
+        raise NannError(f"{file}: {encrypted[0]} is encrypted; decrypt it first")
+    return [Part(file, "zip", info.file_size, info.filename) for info in sorted(wanted, key=lambda i: i.filename)]
+
+
+def read_blocks(parts: Sequence[Part], block_bytes: int, first: tuple[int, int, int] = (0, 0, 1)) -> Iterator[Block]:
+    """Yields the rows of all parts, in order, about `block_bytes` of CSV at a time.
+
+    The blocks depend on the parts and `block_bytes` alone, so that reading can go on where another run stopped.
+
+    Args:
+      parts: from `find_parts`.
+      block_bytes: uncompressed bytes of CSV, of whole lines; Parquet counts `ROW_BYTES` a row.
+      first: part, start and line of the first block: where the last one that is known ended.
+
+    Raises:
+      NannError: a part is empty, truncated or damaged, or has too long a line.
+    """
+    for place in range(first[0], len(parts)):
+        start, line = first[1:] if place == first[0] else (0, 1)
+        if parts[place].kind == "parquet":
+            yield from _parquet_blocks(parts[place], place, max(1, block_bytes // ROW_BYTES), start)
+        else:
+            yield from _csv_blocks(parts[place], place, block_bytes, start, line)
+
+
+def _csv_blocks(part: Part, place: int, block_bytes: int, start: int, line: int) -> Iterator[Block]:
+    try:
+        with part.path.open("rb") as raw:
+            file = _uncompressed(raw, part)
+            file.seek(start)  # Of a compressed stream, reads and forgets.
+            text, ended = b"", False
+            while not ended:
+                data = file.read(max(block_bytes - len(text), 1))
+                ended, text = not data, text + data
+                end = len(text) if ended else text.rfind(b"\n") + 1
+                if not end and len(text) > MAX_LINE_BYTES:
+                    raise NannError(
+                        f"{part.name}, line {line}: longer than {MAX_LINE_BYTES} bytes; is this a CSV file?"
+                    )
+                if not end:
+                    continue
+                lines = text.count(b"\n", 0, end) + (text[end - 1 : end] != b"\n")
+                content, skipped = without_header(text[:end], part.name) if start == 0 else (text[:end], 0)
+                consumed = raw.tell() if part.kind == "gzip" else start + end
+                yield Block(place, start, start + end, line + skipped, lines - skipped, consumed, content)
+                start, line, text = start + end, line + lines, text[end:]
+            if start == 0:
+                raise NannError(f"{part.name} is empty; rows of {','.join(COLUMNS)} are expected")
+    except EOFError as error:
+        raise NannError(
+            f"{part.name} is a truncated {part.kind} file: it ends too early, after line {line - 1} or later"
+        ) from error
+    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
+        raise NannError(
+            f"{part.name} is a damaged {part.kind} file: {error}, after line {line - 1} or later"
+        ) from error
+    except (OSError, NotImplementedError) as error:  # The latter: a compression that zipfile does not know.
+        raise NannError(f"cannot read {part.name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _uncompressed(raw: BinaryIO, part: Part) -> IO[bytes]:
+    if part.kind == "gzip":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+    return zipfile.ZipFile(raw).open(part.member) if part.kind == "zip" else raw
+
+
+def _parquet_blocks(part: Part, place: int, rows: int, start: int) -> Iterator[Block]:
+    try:
+        scan = pl.scan_parquet(part.path, glob=False)
+        missing = [column for column in COLUMNS if column not in scan.collect_schema()]
+        if missing:
+            raise NannError(
+                f"{part.name} has no column {', '.join(missing)}; it has {', '.join(scan.collect_schema())}; "
+                f"{', '.join(COLUMNS)} are expected"
+            )
+        height = scan.select(pl.len()).collect().item()
+        if not height:
+            raise NannError(f"{part.name} is empty; rows of {','.join(COLUMNS)} are expected")
+        for begin in range(start, height, rows):
+            frame = scan.select(COLUMNS).slice(begin, rows).collect()
+            end = begin + frame.height
+            yield Block(place, begin, end, begin + 1, frame.height, part.size * end // height, frame)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise NannError(f"cannot read {part.name}: {str(error).partition(chr(10))[0]}") from error

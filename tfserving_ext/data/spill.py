@@ -1,0 +1,175 @@
+"""What a conversion keeps on disk while it runs: blocks of rows by user, then histories by user.
+
+Everything is written under a temporary name and renamed, and so says itself whether it is finished: a conversion that
+was killed goes on after the last finished block.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tfserving_ext.artifacts import atomic_folder, read_json, write_json
+from tfserving_ext.data.rows import Places, time_order
+from tfserving_ext.errors import NannError
+from tfserving_ext.progress import console
+
+
+@dataclass
+class BlockSummary:
+    """What is known of a block that was spilled.
+
+    Attributes:
+      next: part, start and line of the block after it.
+      consumed: bytes of its part that are read when it ends.
+      read: its rows.
+      read_by_behavior: its rows by behaviour.
+      dropped: its rows that were dropped, by rule.
+    """
+
+    next: tuple[int, int, int]
+    consumed: int
+    read: int
+    read_by_behavior: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+class Spill:
+    """The working folder of a conversion, beside its target."""
+
+    def __init__(self, target: Path, identity: dict[str, Any]) -> None:
+        """Takes an earlier run's folder up if it was the same conversion, of `identity`; else starts a new one.
+
+        Raises:
+          NannError: another process is converting to the same target.
+        """
+        self.folder = target.with_name(f".{target.name}.converting")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._held = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._held)
+            raise NannError(f"another process is converting to {target}; wait for it, or write elsewhere") from error
+        wanted = json.loads(json.dumps(identity))
+        record = self.folder / "identity.json"
+        if not record.exists() or read_json(record) != wanted:
+            if any(self.folder.iterdir()):
+                console.print(f"  {self.folder} is of another conversion; starting anew")
+            for path in self.folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            write_json(record, wanted)
+
+    def close(self) -> None:
+        """Lets another process have the folder."""
+        os.close(self._held)
+
+    def delete(self) -> None:
+        """Removes all of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # Blocks of the source, in its order.
+
+    def block(self, number: int) -> Path:
+        """Where block `number` lies or will lie."""
+        return self.folder / f"block-{number:06d}"
+
+    def write_block(self, number: int, rows: pl.DataFrame, pairs: pl.DataFrame, summary: BlockSummary) -> None:
+        """Spills rows, sorted by user, and their counts of (item, category) pairs."""
+        users = rows["user_id"].to_numpy()
+        columns = {"items": rows["item_id"].to_numpy(), "times": rows["timestamp"].to_numpy()}
+        if np.any(users[1:] < users[:-1]):  # Files are mostly sorted by user.
+            order = np.argsort(users, kind="stable")
+            users, columns = users[order], {name: column[order] for name, column in columns.items()}
+        starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1)) if users.size else np.zeros(0, np.int64)
+        columns["users"] = users[starts]
+        columns["splits"] = np.append(starts, users.size)
+        with atomic_folder(self.block(number)) as new:
+            for name, column in columns.items():
+                np.save(new / f"{name}.npy", column)
+            pairs.write_ipc(new / "pairs.arrow")
+            write_json(new / "manifest.json", asdict(summary))
+
+    def finished_blocks(self) -> list[BlockSummary]:
+        """The blocks from the first on without a gap."""
+        found: list[BlockSummary] = []
+        while (path := self.block(len(found)) / "manifest.json").exists():
+            summary = read_json(path)
+            found.append(BlockSummary(**{**summary, "next": tuple(summary["next"])}))
+        return found
+
+    def pairs(self, blocks: int) -> Iterator[pl.DataFrame]:
+        """The counts of (item, category) pairs of each block."""
+        for number in range(blocks):
+            yield pl.read_ipc(self.block(number) / "pairs.arrow")
+
+    def user_counts(self, blocks: int) -> Iterator[pl.DataFrame]:
+        """The users of each block and their rows: user_id, len (int64)."""
+        for number in range(blocks):
+            users, splits = (np.load(self.block(number) / f"{name}.npy") for name in ("users", "splits"))
+            yield pl.DataFrame({"user_id": users, "len": np.diff(splits)})
+
+    # Histories, in the order of user ids.
+
+    def histories(self, first_user: int) -> Path:
+        """Where the histories from `first_user` on lie or will lie."""
+        return self.folder / f"histories-{first_user:020d}"
+
+    def write_histories(
+        self, blocks: int, first_user: int, last_user: int, places: Places, min_user_count: int
+    ) -> None:
+        """Brings all blocks' rows of some users into histories, without rare items and short users."""
+        user_parts, item_parts, time_parts = [], [], []
+        for number in range(blocks):
+            arrays = {
+                name: np.load(self.block(number) / f"{name}.npy", mmap_mode="r")
+                for name in ("users", "splits", "items", "times")
+            }
+            begin = np.searchsorted(arrays["users"], first_user)
+            end = np.searchsorted(arrays["users"], last_user, side="right")
+            if begin == end:
+                continue
+            splits = np.asarray(arrays["splits"][begin : end + 1])
+            user_parts.append(np.repeat(np.asarray(arrays["users"][begin:end]), np.diff(splits)))
+            item_parts.append(places(np.asarray(arrays["items"][splits[0] : splits[-1]])))
+            time_parts.append(np.asarray(arrays["times"][splits[0] : splits[-1]]))
+        users, items, times = (
+            np.concatenate([np.zeros(0, dtype), *parts])
+            for parts, dtype in ((user_parts, np.int64), (item_parts, np.int32), (time_parts, np.int64))
+        )
+        del user_parts, item_parts, time_parts
+        known = items > 0
+        rare = int(np.sum(~known))
+        users, items, times = users[known], items[known], times[known]
+        user_ids, nth, lengths = np.unique(users, return_inverse=True, return_counts=True)
+        long = lengths >= min_user_count
+        kept = long[nth]
+        nth, items, times = nth[kept], items[kept], times[kept]
+        order = time_order(nth, times)
+        counts = {"rare_item": rare, "short_user": int(np.sum(lengths[~long])), "short_users": int(np.sum(~long))}
+        with atomic_folder(self.histories(first_user)) as new:
+            np.save(new / "user_ids.npy", user_ids[long])
+            np.save(new / "lengths.npy", lengths[long])
+            np.save(new / "items.npy", items[order])
+            np.save(new / "times.npy", times[order])
+            write_json(new / "manifest.json", counts)
+
+    def read_histories(self, first_user: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Histories that `write_histories` wrote, mapped, and what was dropped.
+
+        Returns:
+          user_ids int64 [u], lengths int64 [u], items int32 [r] (1-based rows of the item table), times int64 [r]; and
+          the rows dropped as `rare_item` and `short_user`, and the `short_users`.
+        """
+        folder = self.histories(first_user)
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("user_ids", "lengths", "items", "times")
+        }
+        return arrays, read_json(folder / "manifest.json")
