@@ -16,7 +16,8 @@ COLUMNS = ("user_id", "item_id", "category_id", "behavior_type", "timestamp")
 ID_COLUMNS = COLUMNS[:3]
 
 _SCHEMA = {column: pl.String() if column == "behavior_type" else pl.Int64() for column in COLUMNS}
-_INTEGER = re.compile(r"\s*[+-]?[0-9]+")  # What Polars reads as an integer.
+_INTEGER = re.compile(r" *[+-]?[0-9]+")  # What Polars reads as an integer.
+_SHOWN = 80  # Characters of a bad line that a message shows.
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -114,15 +115,18 @@ def _is_good(frame: pl.DataFrame) -> bool:
 def _fault(line: str, first: bool) -> str:
     """What is wrong with one line; empty if nothing is."""
     fields = [field[1:-1] if len(field) > 1 and field[0] == field[-1] == '"' else field for field in line.split(",")]
+    shown = repr(line if len(line) <= _SHOWN else line[:_SHOWN] + "…")
     if not line.strip():
         return f"an empty line; {','.join(COLUMNS)} are expected"
+    if "\0" in line:
+        return f"{shown} has a null byte; text is expected"
     for delimiter, called in (("\t", "a tab"), (";", "';'"), ("|", "'|'")):
         if len(fields) == 1 and len(line.split(delimiter)) == len(COLUMNS):
-            return f"the delimiter of {line!r} is {called}; ',' is expected"
+            return f"the delimiter of {shown} is {called}; ',' is expected"
     if first and not any(_INTEGER.fullmatch(field) for field in fields):
-        return f"{line!r} looks like a header; the one that is allowed is {','.join(COLUMNS)}"
+        return f"{shown} looks like a header; the one that is allowed is {','.join(COLUMNS)}"
     if len(fields) != len(COLUMNS):
-        return f"{len(fields)} fields in {line!r}; {len(COLUMNS)} are expected: {','.join(COLUMNS)}"
+        return f"{len(fields)} fields in {shown}; {len(COLUMNS)} are expected: {','.join(COLUMNS)}"
     return _fault_of(fields)
 
 
@@ -131,11 +135,11 @@ def _fault_of(fields: list[str]) -> str:
     for column, field in zip(COLUMNS, fields, strict=True):
         if column == "behavior_type":
             if field not in BEHAVIORS:
-                return f"behavior_type is {field!r}; allowed are {', '.join(BEHAVIORS)}"
+                return f"behavior_type is {field[:_SHOWN]!r}; allowed are {', '.join(BEHAVIORS)}"
         elif not _INTEGER.fullmatch(field):
-            return f"{column} is {field!r}; an integer is expected"
-        elif not -(2**63) <= int(field) < 2**63:
-            return f"{column} is {field}; an integer of at most 64 bits is expected"
+            return f"{column} is {field[:_SHOWN]!r}; an integer is expected"
+        elif len(field) > _SHOWN or not -(2**63) <= int(field) < 2**63:
+            return f"{column} is {field[:_SHOWN]}; an integer of at most 64 bits is expected"
         elif column in ID_COLUMNS and int(field) < 0:
             return f"{column} is {field}; ids are 0 or more"
     return ""

@@ -22,6 +22,8 @@ MAX_LINE_BYTES = 1 << 20
 # What a row of Parquet counts as, where blocks are measured in bytes of CSV.
 ROW_BYTES = 40
 _SUFFIXES = (".csv", ".txt", ".gz", ".zip", ".parquet")
+# How files begin that people may take for a part.
+_UNREADABLE = {b"BZh": "bzip2", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ def _parts_of(file: Path) -> list[Part]:
             return [Part(file, "parquet", size)]
         if magic[:2] == b"\x1f\x8b":
             return [Part(file, "gzip", size)]
+        for start, called in _UNREADABLE.items():
+            if magic.startswith(start):
+                raise NannError(f"{file} is a {called} file; unpack it, or pack it as gzip or zip")
         if magic[:2] != b"PK":
             return [Part(file, "csv", size)]
         with zipfile.ZipFile(file) as archive:
@@ -161,7 +166,7 @@ def _csv_blocks(part: Part, place: int, block_bytes: int, start: int, line: int)
         with part.path.open("rb") as raw:
             file = _uncompressed(raw, part)
             file.seek(start)  # Of a compressed stream, reads and forgets.
-            text, ended = b"", False
+            text, ended, empty = b"", False, start == 0
             while not ended:
                 data = file.read(max(block_bytes - len(text), 1))
                 ended, text = not data, text + data
@@ -176,8 +181,9 @@ def _csv_blocks(part: Part, place: int, block_bytes: int, start: int, line: int)
                 content, skipped = without_header(text[:end], part.name) if start == 0 else (text[:end], 0)
                 consumed = raw.tell() if part.kind == "gzip" else start + end
                 yield Block(place, start, start + end, line + skipped, lines - skipped, consumed, content)
+                empty = empty and not content
                 start, line, text = start + end, line + lines, text[end:]
-            if start == 0:
+            if empty:
                 raise NannError(f"{part.name} is empty; rows of {','.join(COLUMNS)} are expected")
     except EOFError as error:
         raise NannError(
