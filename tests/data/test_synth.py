@@ -15,7 +15,7 @@ from tfserving_ext.errors import NannError
 def made(tmp_path_factory) -> pl.DataFrame:
     path = tmp_path_factory.mktemp("synth") / "a.csv"
     users = synthesize(path, SynthConfig(rows=400_000, items=20_000, categories=300))
-    frame = parse_lines(path.read_bytes(), "a.csv", 1)
+    frame = parse_lines(path.read_bytes())
     assert frame["user_id"].n_unique() == users
     return frame
 

@@ -9,8 +9,8 @@ Steps 1 and 3 run on all cores. What is finished survives a kill (spill.py).
 """
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ import numpy as np
 import polars as pl
 
 from tfserving_ext.artifacts import atomic_folder, check_replaceable, sha256, write_json
+from tfserving_ext.data.behavior_csv import COLUMNS
+from tfserving_ext.data.examples import encode_histories
 from tfserving_ext.data.rows import (
     ItemTable,
     Places,
     Rules,
     cores,
+    count_behaviors,
     count_pairs,
     item_table,
     merge_counts,
@@ -34,12 +37,12 @@ from tfserving_ext.data.sequence_format import (
     FORMAT,
     FORMAT_VERSION,
     SPLITS,
-    History,
-    write_histories,
+    shard_name,
     write_items,
 )
 from tfserving_ext.data.sources import Block, Part, find_parts, read_blocks
 from tfserving_ext.data.spill import BlockSummary, Spill
+from tfserving_ext.data.tfrecord import frame
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console, progress
 
@@ -49,6 +52,8 @@ MIN_MEMORY_BYTES = 1 << 30  # TensorFlow and Polars alone are half of it.
 # (item, category) pair or a user while counts are merged.
 _BYTES_PER_CSV_BYTE, _BYTES_PER_ROW, _BYTES_PER_COUNT = 8, 90, 120
 _SHARD_ROWS = 10_000_000
+_LEAST_RANGE_ROWS = 1 << 20
+_ENCODED_ROWS = 1 << 18  # At once, by one core.
 
 
 def convert(
@@ -125,6 +130,8 @@ class _Conversion:
     def run(self) -> None:
         blocks = self._spill_blocks()
         counts = _Counts(blocks)
+        if not counts.read:
+            raise NannError(f"{self.parts[0].name} has a header and no rows; rows of {','.join(COLUMNS)} are expected")
         pairs = self._merged("(item, category) pairs", self.spill.pairs(len(blocks)), ["item_id", "category_id"])
         items = item_table(pairs, self.rules.min_item_count)
         del pairs
@@ -156,7 +163,7 @@ class _Conversion:
             shown = done
 
         with progress("reading (MB)", whole) as advance:
-            first = blocks[-1].next if blocks else (0, 0, 1)
+            first = blocks[-1].next if blocks else (0, 0)
             if blocks:
                 show(first[0], blocks[-1].consumed)
             waiting: set[Future[None]] = set()
@@ -175,10 +182,10 @@ class _Conversion:
         rows = block.rows(self.parts)
         wanted, dropped = wanted_rows(rows, self.rules)
         summary = BlockSummary(
-            next=(block.part, block.end, block.line + block.lines),
+            next=(block.part, block.end),
             consumed=block.consumed,
             read=rows.height,
-            read_by_behavior=dict(rows["behavior_type"].value_counts().iter_rows()),
+            read_by_behavior=count_behaviors(rows),
             dropped=dropped,
         )
         self.spill.write_block(number, wanted, count_pairs(wanted), summary)
@@ -213,6 +220,8 @@ class _Conversion:
                 f"{(rows.max() * _BYTES_PER_ROW * cores() + MIN_MEMORY_BYTES / 2) * 1.2 / 2**30:.0f} GB"
             )
         ends = np.cumsum(rows)
+        # Smaller ones keep all cores busy to the end.
+        limit = min(limit, max(int(ends[-1:].sum()) // (4 * cores()), _LEAST_RANGE_ROWS, int(rows.max(initial=1))))
         ranges, begin = [], 0
         while begin < ids.size:
             before = int(ends[begin - 1]) if begin else 0
@@ -245,7 +254,11 @@ class _Conversion:
                 of_split = np.flatnonzero(splits == code)
                 pieces = histories.shards(of_split)
                 shards[split] = len(pieces)
-                write_histories(folder, split, (histories.read(piece, advance) for piece in pieces), len(pieces))
+                for shard, piece in enumerate(pieces):
+                    with (folder / shard_name(split, shard, len(pieces))).open("wb") as file:
+                        for users, framed in self._framed(histories, piece):
+                            file.write(framed)
+                            advance(users)
             item_counts = histories.item_counts(splits == 0)
             write_items(folder, items.ids, items.categories, item_counts)
             files = sorted(path for path in folder.iterdir())
@@ -277,6 +290,21 @@ class _Conversion:
                 "sha256": dict(zip((path.name for path in files), self.pool.map(sha256, files), strict=True)),
             }
             write_json(folder / "manifest.json", manifest)
+
+    def _framed(self, histories: "_Histories", users: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        """The framed records of ascending places of users, some users' at a time; encoded on all cores."""
+        waiting: deque[Future[tuple[int, bytes]]] = deque()
+        for part in histories.read(users):
+            waiting.append(self.pool.submit(_framed, *part))
+            if len(waiting) > cores():
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
+
+
+def _framed(user_ids: np.ndarray, lengths: np.ndarray, item_ids: np.ndarray, times: np.ndarray) -> tuple[int, bytes]:
+    records = encode_histories(user_ids, lengths, item_ids, times)
+    return user_ids.size, b"".join(map(frame, records))
 
 
 def _source(path: Path) -> dict[str, Any]:
@@ -318,18 +346,20 @@ class _Histories:
         pieces = max(1, -(-rows // _SHARD_ROWS))
         return np.split(users, np.searchsorted(ends, rows * np.arange(1, pieces) / pieces))
 
-    def read(self, users: np.ndarray, advance: Callable[..., None]) -> Iterator[History]:
-        """The histories at ascending places of users."""
+    def read(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+        """The histories at ascending places of users, some at a time: user_ids, lengths, item_ids, times."""
         for number, arrays in enumerate(self._ranges):
             first, end = self._first_user[number : number + 2]
             inside = users[np.searchsorted(users, first) : np.searchsorted(users, end)] - first
             ends = np.cumsum(arrays["lengths"])
-            for nth, stop in zip(inside.tolist(), ends[inside].tolist(), strict=True):
-                rows = slice(stop - int(arrays["lengths"][nth]), stop)
-                yield History(
-                    int(arrays["user_ids"][nth]), self._item_ids[arrays["items"][rows] - 1], arrays["times"][rows]
-                )
-                advance()
+            lengths = np.asarray(arrays["lengths"])[inside]
+            cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _ENCODED_ROWS)) + 1
+            for some, some_lengths in zip(np.split(inside, cuts), np.split(lengths, cuts), strict=True):
+                starts = ends[some] - some_lengths
+                rows = np.repeat(starts - np.cumsum(some_lengths) + some_lengths, some_lengths)
+                rows += np.arange(rows.size)
+                item_ids = self._item_ids[arrays["items"][rows] - 1]
+                yield np.asarray(arrays["user_ids"])[some], some_lengths, item_ids, arrays["times"][rows]
 
     def item_counts(self, users: np.ndarray) -> np.ndarray:
         """Rows of each item, of the users where the bool [U] is true: int64 [V]."""

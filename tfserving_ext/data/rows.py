@@ -83,14 +83,47 @@ def wanted_rows(block: pl.DataFrame, rules: Rules) -> tuple[pl.DataFrame, dict[s
     return in_time, {"behavior": block.height - wanted.height, "time_range": wanted.height - in_time.height}
 
 
+def count_behaviors(block: pl.DataFrame) -> dict[str, int]:
+    """How many rows of each behaviour there are, of those that are there at all."""
+    counts = np.bincount(block["behavior_type"].to_physical().to_numpy(), minlength=len(BEHAVIORS)).tolist()
+    return {behavior: count for behavior, count in zip(BEHAVIORS, counts, strict=True) if count}
+
+
 def count_pairs(rows: pl.DataFrame) -> pl.DataFrame:
     """How often each item stands under each category: item_id, category_id, len (int64); in no order."""
-    return rows.group_by(PAIR).len().with_columns(pl.col("len").cast(pl.Int64))
+    if (bits := _bits(rows)) is None:
+        return rows.group_by(PAIR).len().with_columns(pl.col("len").cast(pl.Int64))
+    # Sorting packed keys is about five times as fast as grouping by two.
+    keys, lens = np.unique(_pack(rows, bits), return_counts=True)
+    return _unpacked(keys, lens, bits)
 
 
 def merge_counts(parts: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame:
     """Sums the partial counts `len` of frames, so that equal `keys` stand once; in no order."""
-    return pl.concat(parts).group_by(keys).agg(pl.col("len").sum())
+    every = pl.concat(parts)
+    if tuple(keys) != PAIR or (bits := _bits(every)) is None:
+        return every.group_by(keys).agg(pl.col("len").sum())
+    packed = _pack(every, bits)
+    order = np.argsort(packed)
+    packed = packed[order]
+    first = np.flatnonzero(np.diff(packed, prepend=-1))
+    return _unpacked(packed[first], np.add.reduceat(every["len"].to_numpy()[order], first), bits)
+
+
+def _bits(rows: pl.DataFrame) -> int | None:
+    """The bits that a category takes, if item and category fit into 63 together, and there are any."""
+    if not rows.height:
+        return None
+    item, category = (int(rows[column].max()).bit_length() for column in PAIR)  # type: ignore[arg-type]
+    return category if item + category <= 63 else None
+
+
+def _pack(rows: pl.DataFrame, bits: int) -> np.ndarray:
+    return (rows["item_id"].to_numpy() << bits) | rows["category_id"].to_numpy()
+
+
+def _unpacked(keys: np.ndarray, lens: np.ndarray, bits: int) -> pl.DataFrame:
+    return pl.DataFrame({"item_id": keys >> bits, "category_id": keys & ((1 << bits) - 1), "len": lens})
 
 
 @dataclass

@@ -8,9 +8,9 @@ test-00000-of-00001...              item_ids int64 [n], in time order
                                     times    int64 [n], unix seconds, ascending
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -31,48 +31,9 @@ _ITEM_COLUMNS = ("item_id", "category_id", "count")
 _PARSED_AT_ONCE = 1024
 
 
-class History(NamedTuple):
-    """What one user did: `item_ids` and `times`, int64 [n], in time order."""
-
-    user_id: int
-    item_ids: np.ndarray
-    times: np.ndarray
-
-
-def encode(history: History) -> bytes:
-    """The history as a serialized tf.train.Example."""
-    import tensorflow as tf  # Seconds to import; whoever only reads a manifest does without.
-
-    example = tf.train.Example()
-    feature = example.features.feature
-    feature["user_id"].int64_list.value.append(int(history.user_id))
-    feature["item_ids"].int64_list.value.extend(history.item_ids.tolist())
-    feature["times"].int64_list.value.extend(history.times.tolist())
-    return example.SerializeToString(deterministic=True)
-
-
 def shard_name(split: str, shard: int, shards: int) -> str:
     """The file's name, as TensorFlow's tools shard files."""
     return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
-
-
-def write_histories(folder: Path, split: str, shards: Iterable[Iterable[History]], of: int) -> None:
-    """Writes a split's histories, an iterable for each of its `of` shards.
-
-    Raises:
-      OSError: a file cannot be written.
-    """
-    import tensorflow as tf
-
-    from tfserving_ext.artifacts import tensorflow_writes
-
-    for shard, histories in enumerate(shards):
-        with (
-            tensorflow_writes(f"histories of {split}"),
-            tf.io.TFRecordWriter(str(folder / shard_name(split, shard, of))) as writer,
-        ):
-            for history in histories:
-                writer.write(encode(history))
 
 
 def write_items(folder: Path, ids: np.ndarray, categories: np.ndarray, counts: np.ndarray) -> None:

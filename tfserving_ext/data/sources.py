@@ -15,7 +15,7 @@ from typing import IO, BinaryIO, cast
 
 import polars as pl
 
-from tfserving_ext.data.behavior_csv import COLUMNS, check_frame, parse_lines, without_header
+from tfserving_ext.data.behavior_csv import COLUMNS, BadLineError, check_frame, parse_lines, without_header
 from tfserving_ext.errors import NannError
 
 MAX_LINE_BYTES = 1 << 20
@@ -56,19 +56,15 @@ class Block:
       part: the part's place among the parts.
       start: where it begins: bytes of uncompressed CSV, rows of Parquet.
       end: where the next one begins.
-      line: number of its first line or row, from 1.
-      lines: how many it has.
       consumed: how much of the part's `size` is read when it ends.
-      content: lines of CSV, or a frame.
+      content: lines of CSV, or a frame; None where whoever wants the rows reads the file, so that many can at once.
     """
 
     part: int
     start: int
     end: int
-    line: int
-    lines: int
     consumed: int
-    content: bytes | pl.DataFrame
+    content: bytes | pl.DataFrame | None
 
     def rows(self, parts: Sequence[Part]) -> pl.DataFrame:
         """The checked rows, a frame of `COLUMNS`.
@@ -76,10 +72,27 @@ class Block:
         Raises:
           NannError: a bad row; the message says which.
         """
-        name = parts[self.part].name
+        part = parts[self.part]
+        if isinstance(self.content, pl.DataFrame):
+            return check_frame(self.content, part.name, self.start + 1)
+        text, skipped = self._text(part), 0
+        try:
+            if self.start == 0:
+                text, skipped = without_header(text)
+            return parse_lines(text)
+        except BadLineError as bad:
+            line = 1 + _lines_before(part, self.start) + skipped + bad.line
+            raise NannError(f"{part.name}, line {line}: {bad}") from bad
+
+    def _text(self, part: Part) -> bytes:
         if isinstance(self.content, bytes):
-            return parse_lines(self.content, name, self.line)
-        return check_frame(self.content, name, self.line)
+            return self.content
+        try:
+            with part.path.open("rb") as file:
+                file.seek(self.start)
+                return file.read(self.end - self.start)
+        except OSError as error:
+            raise NannError(f"cannot read {part.name}: {error.strerror or error}") from error
 
 
 def find_parts(paths: Sequence[str | os.PathLike[str]]) -> list[Part]:
@@ -140,7 +153,7 @@ def _parts_of(file: Path) -> list[Part]:
     return [Part(file, "zip", info.file_size, info.filename) for info in sorted(wanted, key=lambda i: i.filename)]
 
 
-def read_blocks(parts: Sequence[Part], block_bytes: int, first: tuple[int, int, int] = (0, 0, 1)) -> Iterator[Block]:
+def read_blocks(parts: Sequence[Part], block_bytes: int, first: tuple[int, int] = (0, 0)) -> Iterator[Block]:
     """Yields the rows of all parts, in order, about `block_bytes` of CSV at a time.
 
     The blocks depend on the parts and `block_bytes` alone, so that reading can go on where another run stopped.
@@ -148,53 +161,62 @@ def read_blocks(parts: Sequence[Part], block_bytes: int, first: tuple[int, int, 
     Args:
       parts: from `find_parts`.
       block_bytes: uncompressed bytes of CSV, of whole lines; Parquet counts `ROW_BYTES` a row.
-      first: part, start and line of the first block: where the last one that is known ended.
+      first: part and start of the first block: where the last one that is known ended.
 
     Raises:
       NannError: a part is empty, truncated or damaged, or has too long a line.
     """
     for place in range(first[0], len(parts)):
-        start, line = first[1:] if place == first[0] else (0, 1)
+        start = first[1] if place == first[0] else 0
         if parts[place].kind == "parquet":
             yield from _parquet_blocks(parts[place], place, max(1, block_bytes // ROW_BYTES), start)
         else:
-            yield from _csv_blocks(parts[place], place, block_bytes, start, line)
+            yield from _csv_blocks(parts[place], place, block_bytes, start)
 
 
-def _csv_blocks(part: Part, place: int, block_bytes: int, start: int, line: int) -> Iterator[Block]:
+def _csv_blocks(part: Part, place: int, block_bytes: int, start: int) -> Iterator[Block]:
     try:
         with part.path.open("rb") as raw:
             file = _uncompressed(raw, part)
             file.seek(start)  # Of a compressed stream, reads and forgets.
-            text, ended, empty = b"", False, start == 0
-            while not ended:
-                data = file.read(max(block_bytes - len(text), 1))
-                ended, text = not data, text + data
-                end = len(text) if ended else text.rfind(b"\n") + 1
-                if not end and len(text) > MAX_LINE_BYTES:
+            while True:
+                if part.kind == "csv":
+                    content = None
+                    file.seek(end := min(part.size, start + block_bytes))
+                else:
+                    content = file.read(block_bytes)
+                    end = start + len(content)
+                rest = file.readline(MAX_LINE_BYTES)
+                if len(rest) == MAX_LINE_BYTES:
+                    line = 1 + _lines_before(part, end)
                     raise NannError(
                         f"{part.name}, line {line}: longer than {MAX_LINE_BYTES} bytes; is this a CSV file?"
                     )
-                if not end:
-                    continue
-                lines = text.count(b"\n", 0, end) + (text[end - 1 : end] != b"\n")
-                content, skipped = without_header(text[:end], part.name) if start == 0 else (text[:end], 0)
-                consumed = raw.tell() if part.kind == "gzip" else start + end
-                yield Block(place, start, start + end, line + skipped, lines - skipped, consumed, content)
-                empty = empty and not content
-                start, line, text = start + end, line + lines, text[end:]
-            if empty:
+                end += len(rest)
+                if end == start:
+                    break
+                consumed = raw.tell() if part.kind == "gzip" else end
+                yield Block(place, start, end, consumed, None if content is None else content + rest)
+                start = end
+            if start == 0:
                 raise NannError(f"{part.name} is empty; rows of {','.join(COLUMNS)} are expected")
     except EOFError as error:
-        raise NannError(
-            f"{part.name} is a truncated {part.kind} file: it ends too early, after line {line - 1} or later"
-        ) from error
+        raise NannError(f"{part.name} is a truncated {part.kind} file: it ends too early") from error
     except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
-        raise NannError(
-            f"{part.name} is a damaged {part.kind} file: {error}, after line {line - 1} or later"
-        ) from error
+        raise NannError(f"{part.name} is a damaged {part.kind} file: {error}") from error
     except (OSError, NotImplementedError) as error:  # The latter: a compression that zipfile does not know.
         raise NannError(f"cannot read {part.name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _lines_before(part: Part, end: int) -> int:
+    """The line ends before a place in the uncompressed text: what a message costs, and nobody else pays for."""
+    lines = 0
+    with part.path.open("rb") as raw:
+        file = _uncompressed(raw, part)
+        while end > 0 and (text := file.read(min(end, 1 << 24))):
+            lines += text.count(b"\n")
+            end -= len(text)
+    return lines
 
 
 def _uncompressed(raw: BinaryIO, part: Part) -> IO[bytes]:
@@ -218,6 +240,6 @@ def _parquet_blocks(part: Part, place: int, rows: int, start: int) -> Iterator[B
         for begin in range(start, height, rows):
             frame = scan.select(COLUMNS).slice(begin, rows).collect()
             end = begin + frame.height
-            yield Block(place, begin, end, begin + 1, frame.height, part.size * end // height, frame)
+            yield Block(place, begin, end, part.size * end // height, frame)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise NannError(f"cannot read {part.name}: {str(error).partition(chr(10))[0]}") from error

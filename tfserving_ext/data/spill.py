@@ -27,14 +27,14 @@ class BlockSummary:
     """What is known of a block that was spilled.
 
     Attributes:
-      next: part, start and line of the block after it.
+      next: part and start of the block after it.
       consumed: bytes of its part that are read when it ends.
       read: its rows.
       read_by_behavior: its rows by behaviour.
       dropped: its rows that were dropped, by rule.
     """
 
-    next: tuple[int, int, int]
+    next: tuple[int, int]
     consumed: int
     read: int
     read_by_behavior: dict[str, int] = field(default_factory=dict)
