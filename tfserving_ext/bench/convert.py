@@ -1,7 +1,4 @@
-"""`make bench-convert`: how fast `nann convert` is, in how much memory, against Python a row at a time.
-
-    python -m tfserving_ext.bench.convert --rows 20000000 --memory 4
-"""
+"""`make bench-convert`: how fast `nann convert` is, in how much memory, against Python a row at a time."""
 
 import json
 import os

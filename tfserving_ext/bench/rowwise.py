@@ -1,7 +1,7 @@
 """A straightforward conversion in Python, a row at a time and a record per training window, to compare with.
 
-What the original's `convert_UB_to_tfrecord.py` does of one file: every behaviour of a user but the first ten and the last
-is the ground truth of a record, beside the fifty behaviours before it.
+What the original's `convert_UB_to_tfrecord.py` does: every behaviour of a user but the first ten and the last is the
+ground truth of a record, beside the fifty behaviours before it.
 """
 
 import csv
