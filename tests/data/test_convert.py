@@ -267,7 +267,7 @@ def test_an_interruption_leaves_the_target_as_it_was(csv, tmp_path, there, error
     if there:
         convert(csv, target, Rules(validation=5, test=5))
     before = {path.name: path.read_bytes() for path in target.glob("*")}
-    with mock.patch.object(convert_module, "write_json", side_effect=error), pytest.raises(error):
+    with mock.patch.object(convert_module, "write_manifest", side_effect=error), pytest.raises(error):
         convert(csv, target, Rules(validation=9, test=9))
     assert {path.name: path.read_bytes() for path in target.glob("*")} == before
     convert(csv, target, Rules(validation=9, test=9))
@@ -313,7 +313,7 @@ def test_a_killed_conversion_goes_on(csv, tmp_path, step, count):
 
 def test_another_source_starts_anew(csv, tmp_path, capsys):
     with (
-        mock.patch.object(convert_module, "write_json", side_effect=KeyboardInterrupt),
+        mock.patch.object(convert_module, "write_manifest", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
         convert(csv, tmp_path / "out", Rules(validation=5, test=5))

@@ -13,14 +13,12 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from tfserving_ext.artifacts import atomic_folder, check_replaceable, sha256, write_json
+from tfserving_ext.artifacts import atomic_folder, check_replaceable
 from tfserving_ext.data.behavior_csv import COLUMNS
-from tfserving_ext.data.examples import encode_histories
 from tfserving_ext.data.rows import (
     ItemTable,
     Places,
@@ -34,15 +32,16 @@ from tfserving_ext.data.rows import (
     wanted_rows,
 )
 from tfserving_ext.data.sequence_format import (
-    FORMAT,
     FORMAT_VERSION,
     SPLITS,
+    describe_sources,
+    encode,
     shard_name,
     write_items,
+    write_manifest,
 )
 from tfserving_ext.data.sources import Block, Part, find_parts, read_blocks
 from tfserving_ext.data.spill import BlockSummary, Spill
-from tfserving_ext.data.tfrecord import frame
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console, progress
 
@@ -247,7 +246,7 @@ class _Conversion:
         """Step 4."""
         splits = split_users(histories.user_ids, self.rules)
         # Hashing leaves the interpreter to the encoding of histories.
-        sources = self.pool.submit(lambda: [_source(part.path) for part in dict.fromkeys(self.parts)])
+        sources = self.pool.submit(lambda: describe_sources(part.path for part in self.parts))
         with atomic_folder(self.target) as folder, progress("writing histories (users)", splits.size) as advance:
             shards = {}
             for code, split in enumerate(SPLITS):
@@ -261,11 +260,9 @@ class _Conversion:
                             advance(users)
             item_counts = histories.item_counts(splits == 0)
             write_items(folder, items.ids, items.categories, item_counts)
-            files = sorted(path for path in folder.iterdir())
-            manifest: dict[str, Any] = {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "counts": {
+            write_manifest(
+                folder,
+                counts={
                     "users": histories.user_ids.size,
                     "items": items.ids.size,
                     "categories": np.unique(items.categories).size,
@@ -277,7 +274,7 @@ class _Conversion:
                     "users_dropped": histories.users_dropped,
                     "items_of_several_categories": items.ambiguous,
                 },
-                "splits": {
+                splits={
                     split: {
                         "users": int(np.sum(splits == code)),
                         "behaviors": int(np.sum(histories.lengths[splits == code])),
@@ -285,30 +282,20 @@ class _Conversion:
                     }
                     for code, split in enumerate(SPLITS)
                 },
-                "rules": self.rules.as_dict(),
-                "sources": sources.result(),
-                "sha256": dict(zip((path.name for path in files), self.pool.map(sha256, files), strict=True)),
-            }
-            write_json(folder / "manifest.json", manifest)
+                rules=self.rules.as_dict(),
+                sources=sources.result(),
+            )
 
     def _framed(self, histories: "_Histories", users: np.ndarray) -> Iterator[tuple[int, bytes]]:
         """The framed records of ascending places of users, some users' at a time; encoded on all cores."""
-        waiting: deque[Future[tuple[int, bytes]]] = deque()
+        waiting: deque[tuple[int, Future[bytes]]] = deque()
         for part in histories.read(users):
-            waiting.append(self.pool.submit(_framed, *part))
+            waiting.append((part[0].size, self.pool.submit(encode, *part)))
             if len(waiting) > cores():
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
-
-
-def _framed(user_ids: np.ndarray, lengths: np.ndarray, item_ids: np.ndarray, times: np.ndarray) -> tuple[int, bytes]:
-    records = encode_histories(user_ids, lengths, item_ids, times)
-    return user_ids.size, b"".join(map(frame, records))
-
-
-def _source(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+                count, future = waiting.popleft()
+                yield count, future.result()
+        for count, future in waiting:
+            yield count, future.result()
 
 
 class _Counts:

@@ -8,15 +8,17 @@ test-00000-of-00001...              item_ids int64 [n], in time order
                                     times    int64 [n], unix seconds, ascending
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from tfserving_ext.artifacts import read_json
+from tfserving_ext.artifacts import read_json, sha256, write_json
+from tfserving_ext.data.examples import encode_histories
 from tfserving_ext.data.rows import Places
+from tfserving_ext.data.tfrecord import frame
 from tfserving_ext.errors import NannError
 
 if TYPE_CHECKING:
@@ -36,9 +38,32 @@ def shard_name(split: str, shard: int, shards: int) -> str:
     return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
 
 
+def encode(user_ids: np.ndarray, lengths: np.ndarray, item_ids: np.ndarray, times: np.ndarray) -> bytes:
+    """Users' histories as they stand in a shard; arguments as `examples.encode_histories` has them."""
+    return b"".join(map(frame, encode_histories(user_ids, lengths, item_ids, times)))
+
+
 def write_items(folder: Path, ids: np.ndarray, categories: np.ndarray, counts: np.ndarray) -> None:
     """Writes the item table: the data's own ids, ascending, their category ids, rows of training users; int64 [V]."""
     pl.DataFrame(dict(zip(_ITEM_COLUMNS, (ids, categories, counts), strict=True))).write_parquet(folder / ITEMS_NAME)
+
+
+def write_manifest(folder: Path, **parts: Any) -> None:
+    """Writes the manifest of a folder that is otherwise finished.
+
+    Args:
+      folder: has the shards and the item table.
+      **parts: `counts`, `splits` (by name: users, behaviors, shards), `rules`, `sources`, and what else to remember.
+    """
+    digests = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    write_json(
+        folder / "manifest.json", {"format": FORMAT, "format_version": FORMAT_VERSION, **parts, "sha256": digests}
+    )
+
+
+def describe_sources(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """What the manifest says of the files that were read; of each once."""
+    return [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)} for path in dict.fromkeys(paths)]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
