@@ -104,6 +104,16 @@ def test_convert_refuses_bad_csv(tmp_path, name, make, words):
     assert {path.name for path in tmp_path.iterdir()} <= {name}
 
 
+def test_convert_writes_and_reads_the_originals_layout(world, tmp_path):
+    original, back = tmp_path / "original", tmp_path / "back"
+    ran = nann("convert", world.data, "-o", original, "--layout", "original")
+    assert "training windows" in ran.stdout
+    assert "histories" not in ran.stderr
+    assert f"{world.sequences.num_items:,} items" in nann("convert", original, "-o", back).stdout
+    refused(nann("convert", original, "-o", back, "--min-item-count", 9), "min_item_count=9", "one source")
+    refused(nann("convert", world.csv, "-o", back, "--layout", "original"), "is not converted data")
+
+
 def test_an_output_folder_of_somebody_else_is_left_alone(world, tmp_path):
     (tmp_path / "thesis.tex").write_text("do not lose me")
     refused(nann("convert", world.csv, "-o", tmp_path), "holds files that no stage wrote")

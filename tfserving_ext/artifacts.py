@@ -21,7 +21,7 @@ from typing import Any
 from tfserving_ext.errors import NannError
 
 # A folder that holds one of these was written by a stage, so that a stage may replace it.
-IDENTIFYING_FILES = ("manifest.json", "model.json", "saved_model.pb", "item_embs.npy")
+IDENTIFYING_FILES = ("manifest.json", "model.json", "saved_model.pb", "item_embs.npy", "ub_meta.json")
 
 _FICLONE = 0x40049409  # Linux: share all blocks of a file.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: renameat2.

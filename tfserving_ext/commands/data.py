@@ -1,6 +1,7 @@
 """`nann convert` and `nann synth`: behaviours to what training reads."""
 
 from datetime import datetime, timezone
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,19 @@ from tfserving_ext.commands.options import Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
+
+class Layout(str, Enum):
+    """What `nann convert` writes."""
+
+    sequences = "sequences"
+    original = "original"
+
+
 _CONVERT_EXAMPLES = """Example: nann convert UserBehavior.csv.zip -o data --time-range 2017-11-25..2017-12-04
 
-nann convert parts/ more.parquet -o data --behaviors buy,cart --validation 0.1 --test 0.1 --memory 2"""
+nann convert parts/ more.parquet -o data --behaviors buy,cart --validation 0.1 --test 0.1 --memory 2
+
+nann convert data -o original --layout original    (and back: nann convert original -o data)"""
 
 
 def _share(option: str, text: str) -> int | float:
@@ -44,7 +55,10 @@ def _seconds(text: str) -> int:
 def convert(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="Files (CSV: plain, .gz, .zip; Parquet) or folders of them, in UserBehavior's format."),
+        typer.Argument(
+            help="Files (CSV: plain, .gz, .zip; Parquet) or folders of them, in UserBehavior's format; or a folder of "
+            "the original's TFRecords."
+        ),
     ],
     out: Out = Path("data"),
     behaviors: Annotated[str, typer.Option(help="Behaviours to keep.")] = "pv,buy,cart,fav",
@@ -57,13 +71,19 @@ def convert(
     test: Annotated[str, typer.Option(help="Test users: a number, or a fraction below 1.")] = "10000",
     seed: Annotated[int, typer.Option(help="Of the split.", min=0)] = 0,
     memory: Annotated[float, typer.Option(help="Bound of the memory, in GB.", min=1)] = 4.0,
+    layout: Annotated[
+        Layout, typer.Option(help="original: converted data to alibaba/nann's TFRecords, a record per window.")
+    ] = Layout.sequences,
 ) -> None:
     """Convert behaviours into sequences, split by user. Called again after an interruption, it goes on.
 
     A row is user_id,item_id,category_id,behavior_type,timestamp. On disk it takes, while it runs, about as much again
     as the CSV.
     """
+    from tfserving_ext.artifacts import read_json
     from tfserving_ext.data.convert import convert as run
+    from tfserving_ext.data.original_format import META_NAME, write_original
+    from tfserving_ext.data.original_windows import convert_original, is_original
     from tfserving_ext.data.rows import Rules
     from tfserving_ext.data.sequence_format import read_manifest
 
@@ -76,9 +96,23 @@ def convert(
         test=_share("--test", test),
         seed=seed,
     )
-    run(sources, out, rules, memory_bytes=int(memory * 2**30))
+    whole = layout == Layout.original or any(is_original(source) for source in sources)
+    if whole and (len(sources) > 1 or rules != Rules(seed=seed)):
+        raise NannError(
+            f"the original's TFRecords are read and written whole: got {len(sources)} sources and {rules}; allowed are "
+            "one source, and none of the options that drop rows or split users"
+        )
+    if layout == Layout.original:
+        write_original(sources[0], out, seed)
+        meta = read_json(out / META_NAME)
+        outcome("convert", f"{meta['num_train_samples']:,} training windows, {meta['num_item']:,} items: {out}")
+        return
+    if whole:
+        convert_original(sources[0], out)
+    else:
+        run(sources, out, rules, memory_bytes=int(memory * 2**30))
     counts = read_manifest(out)["counts"]
-    dropped = ", ".join(f"{count:,} by {rule}" for rule, count in counts["rows_dropped"].items() if count)
+    dropped = ", ".join(f"{count:,} by {rule}" for rule, count in counts.get("rows_dropped", {}).items() if count)
     outcome(
         "convert",
         f"{counts['behaviors']:,} behaviours, {counts['users']:,} users, {counts['items']:,} items: {out}"

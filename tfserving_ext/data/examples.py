@@ -5,6 +5,7 @@ numbers of many users become varints in a few passes of NumPy, and only the fram
 https://protobuf.dev/programming-guides/encoding
 """
 
+import struct
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -26,26 +27,32 @@ def encode_histories(
       A serialized tf.train.Example a user.
     """
     ends = np.cumsum(lengths)
-    of_users = _packed(user_ids, np.arange(1, user_ids.size + 1))
-    for user, items, seconds in zip(of_users, _packed(item_ids, ends), _packed(times, ends), strict=True):
+    users = int64_features(user_ids, np.arange(1, user_ids.size + 1))
+    for user, items, seconds in zip(users, int64_features(item_ids, ends), int64_features(times, ends), strict=True):
         yield example({"item_ids": items, "times": seconds, "user_id": user})
 
 
-def example(packed: dict[str, bytes]) -> bytes:
-    """A serialized tf.train.Example of int64 lists.
-
-    Args:
-      packed: by name, in the order of the names, the list's varints.
-    """
+def example(features: dict[str, bytes]) -> bytes:
+    """A serialized tf.train.Example of serialized features by name, in the order of the names."""
     entries = b""
-    for name, numbers in packed.items():
-        feature = _field(b"\x1a", _field(b"\x0a", numbers) if numbers else b"")  # Feature.int64_list, Int64List.value
+    for name, feature in features.items():
         entries += _field(b"\x0a", _field(b"\x0a", name.encode()) + _field(b"\x12", feature))  # A map's key and value.
     return _field(b"\x0a", entries)  # Example.features
 
 
+def int64_features(values: np.ndarray, ends: np.ndarray) -> list[bytes]:
+    """Serialized tf.train.Feature of int64 [r] values, cut at `ends` [n]."""
+    # Feature.int64_list, Int64List.value
+    return [_field(b"\x1a", _field(b"\x0a", packed) if packed else b"") for packed in _packed(values, ends)]
+
+
+def float_feature(value: float) -> bytes:
+    """A serialized tf.train.Feature of one float."""
+    return _field(b"\x12", _field(b"\x0a", struct.pack("<f", value)))  # Feature.float_list, FloatList.value
+
+
 def _packed(values: np.ndarray, ends: np.ndarray) -> Sequence[bytes]:
-    """The varints of int64 [r] values, cut where users end."""
+    """The varints of int64 [r] values, cut at `ends`."""
     left = values.view(np.uint64)
     width = max(1, -(-int(left.max(initial=0)).bit_length() // 7))
     groups = np.empty([values.size, width], np.uint8)

@@ -206,10 +206,11 @@ def split_keys(user_ids: np.ndarray, seed: int) -> np.ndarray:
     Returns:
       uint64 [U].
     """
-    return _mix(user_ids.astype(np.int64).view(np.uint64) ^ _mix(np.array([seed + 1], np.uint64)))
+    return mix(user_ids.astype(np.int64).view(np.uint64) ^ mix(np.array([seed + 1], np.uint64)))
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
+    """The finalizer of SplitMix64, a bijection of uint64 numbers of any shape."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

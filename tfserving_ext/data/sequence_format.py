@@ -18,7 +18,7 @@ import polars as pl
 from tfserving_ext.artifacts import read_json, sha256, write_json
 from tfserving_ext.data.examples import encode_histories
 from tfserving_ext.data.rows import Places
-from tfserving_ext.data.tfrecord import frame
+from tfserving_ext.data.tfrecord import damage, frame
 from tfserving_ext.errors import NannError
 
 if TYPE_CHECKING:
@@ -201,5 +201,5 @@ def _parse(path: Path) -> Iterator[dict[str, np.ndarray]]:
                 "item_ids": item_ids.numpy(),
                 "times": times.numpy(),
             }
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise NannError(f"{path} is damaged: {str(error.message).splitlines()[0]}; convert the data again") from error
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
+        raise NannError(f"{path} is damaged: {damage(error)}; convert the data again") from error

@@ -180,7 +180,8 @@ class Sequences:
         """The targets of a split's users, each with the behaviours before it.
 
         One position a user is the middle of the history, the paper's ground truth; P positions lie evenly inside it,
-        at n·k // (P + 1) for k = 1..P of n behaviours, each once and never the first behaviour.
+        at n·k // (P + 1) for k = 1..P of n behaviours, each once and never the first behaviour. In data of the
+        original's own files it is each history's last behaviour, one position a user.
 
         Args:
           split: "validation" or "test".
@@ -200,7 +201,10 @@ class Sequences:
             raise NannError(f"{self.folder}: no {split} user has two behaviours or more; convert with {split} above 0")
         starts = self.row_splits[users]
         lengths = self.row_splits[users + 1] - starts
-        places = lengths[:, None] * np.arange(1, positions_per_user + 1) // (positions_per_user + 1)
+        if self.manifest.get("rules", {}).get("ground_truth") == "last":
+            places = lengths[:, None] - 1
+        else:
+            places = lengths[:, None] * np.arange(1, positions_per_user + 1) // (positions_per_user + 1)
         fresh = np.diff(places, axis=1, prepend=0) > 0  # Short histories repeat places, and have no target at 0.
         nth = np.nonzero(fresh)[0]
         targets = starts[nth] + places[fresh]

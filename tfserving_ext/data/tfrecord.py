@@ -17,3 +17,10 @@ def frame(record: bytes) -> bytes:
 def _masked_crc(data: bytes) -> bytes:
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def damage(error: Exception) -> str:
+    """What TensorFlow found wrong with a file, for messages."""
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow's own message quotes the bytes, and breaks on them.
+        return "a record that is no tf.train.Example"
+    return str(getattr(error, "message", error)).splitlines()[0]
