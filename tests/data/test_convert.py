@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfserving_ext.artifacts import sha256
+from tfserving_ext.data import sequence_format
 from tfserving_ext.data.behavior_csv import BEHAVIORS
 from tfserving_ext.data.convert import convert
 from tfserving_ext.data.rows import Places, Rules, split_keys
@@ -85,7 +86,7 @@ def small_memory(rows):
     with (
         mock.patch.object(convert_module, "_BYTES_PER_ROW", free // (convert_module.cores() * longest)),
         mock.patch.object(convert_module, "_BYTES_PER_COUNT", free // len(rows)),
-        mock.patch.object(convert_module, "_SHARD_ROWS", 10),
+        mock.patch.object(sequence_format, "_SHARD_ROWS", 10),
     ):
         yield
 

@@ -1,5 +1,6 @@
 """`nann convert` and `nann synth`: behaviours to what training reads."""
 
+import shlex
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -23,7 +24,9 @@ _CONVERT_EXAMPLES = """Example: nann convert UserBehavior.csv.zip -o data --time
 
 nann convert parts/ more.parquet -o data --behaviors buy,cart --validation 0.1 --test 0.1 --memory 2
 
-nann convert data -o original --layout original    (and back: nann convert original -o data)"""
+nann convert data -o original --layout original    (and back: nann convert original -o data)
+
+nann convert /shared/parts -o /shared/data --beam '--runner=FlinkRunner --flink_master=flink:8081'"""
 
 
 def _share(option: str, text: str) -> int | float:
@@ -74,6 +77,10 @@ def convert(
     layout: Annotated[
         Layout, typer.Option(help="original: converted data to alibaba/nann's TFRecords, a record per window.")
     ] = Layout.sequences,
+    beam: Annotated[
+        str | None,
+        typer.Option(help="Convert by Apache Beam, on many machines, with these pipeline options; '' runs it here."),
+    ] = None,
 ) -> None:
     """Convert behaviours into sequences, split by user. Called again after an interruption, it goes on.
 
@@ -109,6 +116,12 @@ def convert(
         return
     if whole:
         convert_original(sources[0], out)
+    elif beam is not None:
+        try:
+            from tfserving_ext.data.beam import convert_by_beam
+        except ImportError as error:
+            raise NannError(f"--beam needs Apache Beam: pip install 'tfserving-ext[beam]' ({error})") from error
+        convert_by_beam(sources, out, rules, shlex.split(beam))
     else:
         run(sources, out, rules, memory_bytes=int(memory * 2**30))
     counts = read_manifest(out)["counts"]

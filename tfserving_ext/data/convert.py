@@ -9,7 +9,7 @@ Steps 1 and 3 run on all cores. What is finished survives a kill (spill.py).
 """
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 
 from tfserving_ext.artifacts import atomic_folder, check_replaceable
-from tfserving_ext.data.behavior_csv import COLUMNS
+from tfserving_ext.data.counts import Counts
+from tfserving_ext.data.histories import Histories
 from tfserving_ext.data.rows import (
     ItemTable,
     Places,
@@ -36,6 +37,7 @@ from tfserving_ext.data.sequence_format import (
     SPLITS,
     describe_sources,
     encode,
+    shard_cuts,
     shard_name,
     write_items,
     write_manifest,
@@ -50,9 +52,7 @@ MIN_MEMORY_BYTES = 1 << 30  # TensorFlow and Polars alone are half of it.
 # Measured peaks of bytes in memory: a byte of CSV while its block is parsed, a row while histories are sorted, an
 # (item, category) pair or a user while counts are merged.
 _BYTES_PER_CSV_BYTE, _BYTES_PER_ROW, _BYTES_PER_COUNT = 8, 90, 120
-_SHARD_ROWS = 10_000_000
 _LEAST_RANGE_ROWS = 1 << 20
-_ENCODED_ROWS = 1 << 18  # At once, by one core.
 
 
 def convert(
@@ -128,23 +128,17 @@ class _Conversion:
 
     def run(self) -> None:
         blocks = self._spill_blocks()
-        counts = _Counts(blocks)
-        if not counts.read:
-            raise NannError(f"{self.parts[0].name} has a header and no rows; rows of {','.join(COLUMNS)} are expected")
+        counts = Counts()
+        for block in blocks:
+            counts.add(block.read_by_behavior, block.dropped)
         pairs = self._merged("(item, category) pairs", self.spill.pairs(len(blocks)), ["item_id", "category_id"])
         items = item_table(pairs, self.rules.min_item_count)
         del pairs
         ranges = self._user_ranges(len(blocks))
         self._sort_histories(len(blocks), ranges, Places(items.ids))
-        histories = _Histories(self.spill, [first for first, _ in ranges], items.ids)
-        counts.dropped |= histories.dropped
-        if not histories.user_ids.size:
-            dropped = ", ".join(f"{count:,} by {name}" for name, count in counts.dropped.items())
-            raise NannError(
-                f"{self.parts[0].name}: none of {counts.read:,} rows is left; dropped were {dropped}. Relax behaviors "
-                f"{', '.join(self.rules.behaviors)}, time_range {self.rules.time_range}, min_item_count "
-                f"{self.rules.min_item_count} or min_user_count {self.rules.min_user_count}"
-            )
+        histories = Histories(self.spill, [first for first, _ in ranges], items.ids)
+        counts.add({}, histories.dropped, histories.users_dropped)
+        counts.check(self.parts[0].name, self.rules, histories.user_ids.size)
         self._write(counts, items, histories)
 
     def _spill_blocks(self) -> list[BlockSummary]:
@@ -242,7 +236,7 @@ class _Conversion:
                 future.result()
                 advance()
 
-    def _write(self, counts: "_Counts", items: ItemTable, histories: "_Histories") -> None:
+    def _write(self, counts: Counts, items: ItemTable, histories: Histories) -> None:
         """Step 4."""
         splits = split_users(histories.user_ids, self.rules)
         # Hashing leaves the interpreter to the encoding of histories.
@@ -251,7 +245,7 @@ class _Conversion:
             shards = {}
             for code, split in enumerate(SPLITS):
                 of_split = np.flatnonzero(splits == code)
-                pieces = histories.shards(of_split)
+                pieces = np.split(of_split, shard_cuts(histories.lengths[of_split]))
                 shards[split] = len(pieces)
                 for shard, piece in enumerate(pieces):
                     with (folder / shard_name(split, shard, len(pieces))).open("wb") as file:
@@ -262,18 +256,7 @@ class _Conversion:
             write_items(folder, items.ids, items.categories, item_counts)
             write_manifest(
                 folder,
-                counts={
-                    "users": histories.user_ids.size,
-                    "items": items.ids.size,
-                    "categories": np.unique(items.categories).size,
-                    "behaviors": int(histories.lengths.sum()),
-                    "rows_read": counts.read,
-                    "rows_read_by_behavior": dict(sorted(counts.read_by_behavior.items())),
-                    "rows_dropped": counts.dropped,
-                    "items_dropped": items.dropped,
-                    "users_dropped": histories.users_dropped,
-                    "items_of_several_categories": items.ambiguous,
-                },
+                counts=counts.as_dict(items, histories.user_ids.size, int(histories.lengths.sum())),
                 splits={
                     split: {
                         "users": int(np.sum(splits == code)),
@@ -286,7 +269,7 @@ class _Conversion:
                 sources=sources.result(),
             )
 
-    def _framed(self, histories: "_Histories", users: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    def _framed(self, histories: Histories, users: np.ndarray) -> Iterator[tuple[int, bytes]]:
         """The framed records of ascending places of users, some users' at a time; encoded on all cores."""
         waiting: deque[tuple[int, Future[bytes]]] = deque()
         for part in histories.read(users):
@@ -296,63 +279,3 @@ class _Conversion:
                 yield count, future.result()
         for count, future in waiting:
             yield count, future.result()
-
-
-class _Counts:
-    """What all blocks together have read and dropped."""
-
-    def __init__(self, blocks: Sequence[BlockSummary]) -> None:
-        self.read = sum(block.read for block in blocks)
-        self.read_by_behavior: Counter[str] = Counter()
-        self.dropped: dict[str, int] = {"behavior": 0, "time_range": 0}
-        for block in blocks:
-            self.read_by_behavior.update(block.read_by_behavior)
-            for rule, count in block.dropped.items():
-                self.dropped[rule] += count
-
-
-class _Histories:
-    """All users' histories, as they lie on disk, ascending by user."""
-
-    def __init__(self, spill: Spill, ranges: list[int], item_ids: np.ndarray) -> None:
-        self._item_ids = item_ids
-        read = [spill.read_histories(first) for first in ranges]
-        self._ranges = [arrays for arrays, _ in read]
-        self.user_ids, self.lengths = (
-            np.concatenate([np.zeros(0, np.int64), *(arrays[name] for arrays in self._ranges)])
-            for name in ("user_ids", "lengths")
-        )
-        self.dropped = {rule: sum(counts[rule] for _, counts in read) for rule in ("rare_item", "short_user")}
-        self.users_dropped = sum(counts["short_users"] for _, counts in read)
-        self._first_user = np.cumsum([0, *(arrays["user_ids"].size for arrays in self._ranges)])
-
-    def shards(self, users: np.ndarray) -> list[np.ndarray]:
-        """Splits ascending places of users into pieces of about `_SHARD_ROWS` rows; at least one, that may be empty."""
-        ends = np.cumsum(self.lengths[users])
-        rows = int(ends[-1]) if users.size else 0
-        pieces = max(1, -(-rows // _SHARD_ROWS))
-        return np.split(users, np.searchsorted(ends, rows * np.arange(1, pieces) / pieces))
-
-    def read(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-        """The histories at ascending places of users, some at a time: user_ids, lengths, item_ids, times."""
-        for number, arrays in enumerate(self._ranges):
-            first, end = self._first_user[number : number + 2]
-            inside = users[np.searchsorted(users, first) : np.searchsorted(users, end)] - first
-            ends = np.cumsum(arrays["lengths"])
-            lengths = np.asarray(arrays["lengths"])[inside]
-            cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _ENCODED_ROWS)) + 1
-            for some, some_lengths in zip(np.split(inside, cuts), np.split(lengths, cuts), strict=True):
-                starts = ends[some] - some_lengths
-                rows = np.repeat(starts - np.cumsum(some_lengths) + some_lengths, some_lengths)
-                rows += np.arange(rows.size)
-                item_ids = self._item_ids[arrays["items"][rows] - 1]
-                yield np.asarray(arrays["user_ids"])[some], some_lengths, item_ids, arrays["times"][rows]
-
-    def item_counts(self, users: np.ndarray) -> np.ndarray:
-        """Rows of each item, of the users where the bool [U] is true: int64 [V]."""
-        counts = np.zeros(self._item_ids.size + 1, np.int64)
-        for number, arrays in enumerate(self._ranges):
-            first, end = self._first_user[number : number + 2]
-            counted = np.repeat(users[first:end], arrays["lengths"])
-            counts += np.bincount(arrays["items"][counted], minlength=counts.size)
-        return counts[1:]

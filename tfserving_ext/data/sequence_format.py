@@ -31,11 +31,24 @@ ITEMS_NAME = "items.parquet"
 
 _ITEM_COLUMNS = ("item_id", "category_id", "count")
 _PARSED_AT_ONCE = 1024
+_SHARD_ROWS = 10_000_000
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
     """The file's name, as TensorFlow's tools shard files."""
     return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+def shard_cuts(lengths: np.ndarray) -> np.ndarray:
+    """Where a split's users are cut into shards of about `_SHARD_ROWS` rows: int64 [shards - 1].
+
+    Args:
+      lengths: int64 [U], behaviours of each user of the split, ascending by user.
+    """
+    ends = np.cumsum(lengths)
+    rows = int(ends[-1]) if lengths.size else 0
+    shards = max(1, -(-rows // _SHARD_ROWS))
+    return np.searchsorted(ends, rows * np.arange(1, shards) / shards)
 
 
 def encode(user_ids: np.ndarray, lengths: np.ndarray, item_ids: np.ndarray, times: np.ndarray) -> bytes:

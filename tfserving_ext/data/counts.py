@@ -1,0 +1,67 @@
+"""What a conversion counts on its way, whichever engine does it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfserving_ext.data.behavior_csv import COLUMNS
+from tfserving_ext.data.rows import ItemTable, Rules
+from tfserving_ext.errors import NannError
+
+_DROPPING = ("behavior", "time_range", "rare_item", "short_user")  # In the order in which they drop rows.
+
+
+@dataclass
+class Counts:
+    """Rows that were read and dropped.
+
+    Attributes:
+      read_by_behavior: rows of the source.
+      dropped: rows by the rule that dropped them.
+      users_dropped: users with too few rows left.
+    """
+
+    read_by_behavior: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    users_dropped: int = 0
+
+    @property
+    def read(self) -> int:
+        """All rows of the source."""
+        return self.read_by_behavior.total()
+
+    def add(self, read_by_behavior: Mapping[str, int], dropped: Mapping[str, int], users_dropped: int = 0) -> None:
+        """Adds what one more part has."""
+        self.read_by_behavior.update(read_by_behavior)
+        self.dropped.update(dropped)
+        self.users_dropped += users_dropped
+
+    def as_dict(self, items: ItemTable, users: int, behaviors: int) -> dict[str, Any]:
+        """As the manifest has them, beside what is left."""
+        return {
+            "users": users,
+            "items": items.ids.size,
+            "categories": np.unique(items.categories).size,
+            "behaviors": behaviors,
+            "rows_read": self.read,
+            "rows_read_by_behavior": dict(sorted(self.read_by_behavior.items())),
+            "rows_dropped": {rule: self.dropped[rule] for rule in _DROPPING},
+            "items_dropped": items.dropped,
+            "users_dropped": self.users_dropped,
+            "items_of_several_categories": items.ambiguous,
+        }
+
+    def check(self, source: str, rules: Rules, users: int) -> None:
+        """Raises NannError where the source had no row, or no user is left."""
+        if not self.read:
+            raise NannError(f"{source} has a header and no rows; rows of {','.join(COLUMNS)} are expected")
+        if not users:
+            dropped = ", ".join(f"{self.dropped[rule]:,} by {rule}" for rule in _DROPPING)
+            raise NannError(
+                f"{source}: none of {self.read:,} rows is left; dropped were {dropped}. Relax behaviors "
+                f"{', '.join(rules.behaviors)}, time_range {rules.time_range}, min_item_count "
+                f"{rules.min_item_count} or min_user_count {rules.min_user_count}"
+            )

@@ -1,0 +1,57 @@
+"""All users' histories between sorting and writing, as they lie on disk."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfserving_ext.data.spill import Spill
+
+_ENCODED_ROWS = 1 << 18  # At once, by one core.
+
+
+class Histories:
+    """All users' histories, ascending by user.
+
+    Attributes:
+      user_ids: int64 [U].
+      lengths: int64 [U], behaviours of each.
+      dropped: rows that were dropped while they were sorted, by rule.
+      users_dropped: users with too few rows left.
+    """
+
+    def __init__(self, spill: Spill, ranges: list[int], item_ids: np.ndarray) -> None:
+        """Maps what `Spill.write_histories` wrote of `ranges`, each named by its first user."""
+        self._item_ids = item_ids
+        read = [spill.read_histories(first) for first in ranges]
+        self._ranges = [arrays for arrays, _ in read]
+        self.user_ids, self.lengths = (
+            np.concatenate([np.zeros(0, np.int64), *(arrays[name] for arrays in self._ranges)])
+            for name in ("user_ids", "lengths")
+        )
+        self.dropped = {rule: sum(counts[rule] for _, counts in read) for rule in ("rare_item", "short_user")}
+        self.users_dropped = sum(counts["short_users"] for _, counts in read)
+        self._first_user = np.cumsum([0, *(arrays["user_ids"].size for arrays in self._ranges)])
+
+    def read(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+        """The histories at ascending places of users, some at a time: user_ids, lengths, item_ids, times."""
+        for number, arrays in enumerate(self._ranges):
+            first, end = self._first_user[number : number + 2]
+            inside = users[np.searchsorted(users, first) : np.searchsorted(users, end)] - first
+            ends = np.cumsum(arrays["lengths"])
+            lengths = np.asarray(arrays["lengths"])[inside]
+            cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _ENCODED_ROWS)) + 1
+            for some, some_lengths in zip(np.split(inside, cuts), np.split(lengths, cuts), strict=True):
+                starts = ends[some] - some_lengths
+                rows = np.repeat(starts - np.cumsum(some_lengths) + some_lengths, some_lengths)
+                rows += np.arange(rows.size)
+                item_ids = self._item_ids[arrays["items"][rows] - 1]
+                yield np.asarray(arrays["user_ids"])[some], some_lengths, item_ids, arrays["times"][rows]
+
+    def item_counts(self, users: np.ndarray) -> np.ndarray:
+        """Rows of each item, of the users where the bool [U] is true: int64 [V]."""
+        counts = np.zeros(self._item_ids.size + 1, np.int64)
+        for number, arrays in enumerate(self._ranges):
+            first, end = self._first_user[number : number + 2]
+            counted = np.repeat(users[first:end], arrays["lengths"])
+            counts += np.bincount(arrays["items"][counted], minlength=counts.size)
+        return counts[1:]
