@@ -28,11 +28,20 @@ app = typer.Typer(
 def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="Let the models of this module run; a model's folder alone never does."),
+    ] = None,
 ) -> None:
     del traceback  # Read in main().
     if version:
         print(__version__)
         raise typer.Exit
+    if modules:
+        from tfserving_ext.models import import_models
+
+        for module in modules:
+            import_models(module)
 
 
 for group in (data, training, evaluating, exporting, serving):

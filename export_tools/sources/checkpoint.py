@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from export_tools.sources.contract import Sequence, Source, plain_variables
 from tfserving_ext.artifacts import sha256
-from tfserving_ext.models import UserTensors
+from tfserving_ext.models import SequenceModel, UserTensors
 from tfserving_ext.training.checkpoint import load_model
 from tfserving_ext.training.extract import check_match
 
@@ -48,8 +48,11 @@ def checkpoint_source(folder: Path) -> Source:
         features={"item_history": ids, "category_history": ids},
         defaults={"category_history": tf.zeros([0, 0], tf.int64)},
         seeds="item_history",
-        sequence=Sequence(model.config.history_length * model.item_dim, user_of_sequence),
-        tracked=[*plain_variables(model), model.items.ids, model.categories.ids, item_categories],
+        # The original's signature carries behaviours embedded as our own models embed them.
+        sequence=Sequence(model.config.history_length * model.item_dim, user_of_sequence)
+        if isinstance(model, SequenceModel)
+        else None,
+        tracked=[*plain_variables(model), item_categories],
         inputs={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
         description=trained.manifest,
         check=lambda index: check_match(trained, index),

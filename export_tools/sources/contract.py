@@ -122,9 +122,25 @@ def batched(spec: tf.TensorSpec) -> tf.TensorSpec:
 def plain_variables(model: Any) -> list[tf.Variable]:
     """The TensorFlow variables of a module or Keras model.
 
-    A session, which is what TensorFlow Serving restores, leaves Keras' own uninitialised (docs/tensorflow.md).
+    A session, which is what TensorFlow Serving restores, leaves Keras' own uninitialised (docs/tensorflow.md). Keras
+    lists its own alone: plain ones that a layer holds, as a vocabulary does, are found where they are tracked.
     """
-    return [getattr(variable, "value", variable) if _is_keras(variable) else variable for variable in model.variables]
+    found = {id(plain): plain for plain in map(_plain, model.variables)}
+    todo, seen = [model], set()
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, tf.Variable):
+            found.setdefault(id(one), one)
+        elif isinstance(one, tf.__internal__.tracking.Trackable):
+            todo += one._trackable_children().values()
+    return list(found.values())
+
+
+def _plain(variable: Any) -> tf.Variable:
+    return variable.value if _is_keras(variable) else variable
 
 
 def _is_keras(variable: Any) -> bool:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ import typer
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Read when TensorFlow is imported.
 
 from tfserving_ext.artifacts import write_json
+from tfserving_ext.bench.processes import run_nann
 from tfserving_ext.bench.rowwise import convert_rowwise
 from tfserving_ext.data.rows import cores
 from tfserving_ext.data.sequence_format import read_manifest
@@ -51,26 +51,18 @@ def bench_convert(folder: Path, rows: int, memory_gb: float, sample_rows: int = 
         file.writelines(islice(source, sample_rows))
     # Half before and half after: the machine may be slower at one time than at another.
     rowwise = [_rowwise(sample, folder / "sample.tfrecord")]
-    command = [Path(sys.executable).with_name("nann"), "convert", csv, "-o", folder / "data"]
-    command += ["--memory", memory_gb, "--time-range", f"{FIRST_TIME}..{LAST_TIME}"]
-    command += ["--validation", 0.01, "--test", 0.01]
-    begin = time.perf_counter()
-    process = subprocess.Popen([str(word) for word in command])
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise NannError(f"nann convert ended with exit code {process.returncode}")
+    kept = ["--time-range", f"{FIRST_TIME}..{LAST_TIME}", "--validation", 0.01, "--test", 0.01]
+    spent = run_nann("convert", csv, "-o", folder / "data", "--memory", memory_gb, *kept)
     rowwise.append(_rowwise(sample, folder / "sample.tfrecord"))
     slow_rows, records = rowwise[0][0], rowwise[0][1]
     slow = slow_rows / (sum(one[2] for one in rowwise) / len(rowwise))
     return {
         "rows": rows,
         "csv_bytes": csv.stat().st_size,
-        "seconds": seconds,
-        "rows_per_second": rows / seconds,
+        "seconds": spent.seconds,
+        "rows_per_second": rows / spent.seconds,
         "memory_bound_gb": memory_gb,
-        "peak_memory_gb": usage.ru_maxrss / 2**20,
+        "peak_memory_gb": spent.peak_gb,
         "cores": cores(),
         "counts": read_manifest(folder / "data")["counts"],
         "data_bytes": sum(path.stat().st_size for path in (folder / "data").iterdir()),
@@ -80,7 +72,7 @@ def bench_convert(folder: Path, rows: int, memory_gb: float, sample_rows: int = 
             "seconds": [one[2] for one in rowwise],
             "rows_per_second": slow,
         },
-        "speedup_vs_rowwise": rows / seconds / slow,
+        "speedup_vs_rowwise": rows / spent.seconds / slow,
     }
 
 

@@ -2,7 +2,7 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,31 +10,123 @@ from tfserving_ext.commands.options import Out
 from tfserving_ext.progress import outcome
 
 
-class ModelName(str, Enum):
-    """The models that can be trained (tfserving_ext/models/registry.py)."""
+class Loss(str, Enum):
+    """The losses over sampled negatives."""
 
-    nann_attention = "nann_attention"
-    two_sided = "two_sided"
+    softmax = "softmax"
+    sigmoid = "sigmoid"
+
+
+class SamplerName(str, Enum):
+    """Where negatives come from."""
+
+    unigram = "unigram"
+    log_uniform = "log_uniform"
+
+
+class EpsilonScale(str, Enum):
+    """What epsilon is measured in."""
+
+    relative = "relative"
+    absolute = "absolute"
+
+
+class Schedule(str, Enum):
+    """How the learning rate goes to its end."""
+
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+_TRAIN_EXAMPLES = """Example: nann train data -o model --steps 20000 --epsilon 0.1
+
+nann train data -o two_sided --model two_sided --steps 2500 --batch-size 128 --negatives 500 --learning-rate 0.01
+
+nann train data -o model --start-from two_sided --max-minutes 10
+
+nann train data -o model --model my_module:MyModel --validate-every 500 --patience 4 --tensorboard logs"""
+_LOSS, _OPTIMIZER, _RUN = "Loss", "Optimizer", "Run"
+
+
+def _model_config(model: str, mask_padding: bool, history_length: int | None) -> Any:
+    """The sizes of the model that `--model` names."""
+    from tfserving_ext.models import ForeignConfig, import_models, model_named
+
+    sizes = {"mask_padding": mask_padding} | ({} if history_length is None else {"history_length": history_length})
+    if ":" not in model:
+        return model_named(model).config_type(**sizes)  # type: ignore[arg-type]
+    import_models(model.partition(":")[0])
+    return ForeignConfig(model_class=model, **sizes)  # type: ignore[arg-type]
 
 
 def train(
     data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
     out: Out = Path("model"),
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 6000,
-    batch_size: Annotated[int, typer.Option(help="Histories per step.")] = 32,
-    targets: Annotated[int, typer.Option(help="Behaviours after each history that count as positives.")] = 20,
-    negatives: Annotated[int, typer.Option(help="Sampled negatives per step, shared by the batch.")] = 100,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW; decays by a cosine.")] = 3e-3,
-    epsilon: Annotated[float, typer.Option(help="FGSM step relative to the embeddings' scale; 0 for none.")] = 0.1,
+    model: Annotated[
+        str, typer.Option(help="nann_attention, dnn, two_sided, or your own: my_module:MyModel.")
+    ] = "nann_attention",
+    history_length: Annotated[
+        int | None, typer.Option(help="Behaviours that the user consists of; the model's own by default.", min=1)
+    ] = None,
     mask_padding: Annotated[bool, typer.Option(help="Keep padding out of the attention.")] = True,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
-    model: Annotated[ModelName, typer.Option(help="Which model.")] = ModelName.nann_attention,
     start_from: Annotated[
         Path | None, typer.Option(help="A model of the same items whose item embeddings are the start.")
     ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 6000,
+    batch_size: Annotated[int, typer.Option(help="Histories per step.")] = 32,
+    targets: Annotated[int, typer.Option(help="Behaviours after each history that count as positives.")] = 20,
+    loss: Annotated[Loss, typer.Option(help="Over positive and negatives.", rich_help_panel=_LOSS)] = Loss.softmax,
+    negatives: Annotated[
+        int, typer.Option(help="Sampled negatives per step, shared by the batch.", rich_help_panel=_LOSS)
+    ] = 100,
+    sampler: Annotated[
+        SamplerName, typer.Option(help="By how often items appear, or by their rank in that.", rich_help_panel=_LOSS)
+    ] = SamplerName.unigram,
+    epsilon: Annotated[float, typer.Option(help="Length of the FGSM step; 0 for none.", rich_help_panel=_LOSS)] = 0.1,
+    epsilon_scale: Annotated[
+        EpsilonScale, typer.Option(help="To the embeddings' root mean square, or not.", rich_help_panel=_LOSS)
+    ] = EpsilonScale.relative,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=_OPTIMIZER)] = 3e-3,
+    schedule: Annotated[
+        Schedule, typer.Option(help="Of the learning rate, to zero but for constant.", rich_help_panel=_OPTIMIZER)
+    ] = Schedule.cosine,
+    warmup: Annotated[
+        int, typer.Option(help="Steps in which the learning rate grows.", rich_help_panel=_OPTIMIZER)
+    ] = 0,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=_OPTIMIZER)] = 1e-4,
+    clip_norm: Annotated[
+        float,
+        typer.Option(help="Most that the gradients' norm may be; 0 for no limit.", rich_help_panel=_OPTIMIZER),
+    ] = 0.0,
+    max_minutes: Annotated[
+        float, typer.Option(help="End after so many minutes, the schedule too; 0 for no limit.", rich_help_panel=_RUN)
+    ] = 0.0,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.", rich_help_panel=_RUN)] = 0.5,
+    validate_every: Annotated[
+        int, typer.Option(help="Steps between validations; 0 for none.", rich_help_panel=_RUN)
+    ] = 0,
+    validation_cases: Annotated[int, typer.Option(help="Cases of a validation.", rich_help_panel=_RUN)] = 200,
+    patience: Annotated[
+        int, typer.Option(help="End after so many validations without a better recall.", rich_help_panel=_RUN)
+    ] = 0,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder of a log for TensorBoard.", rich_help_panel=_RUN)
+    ] = None,
+    mixed_precision: Annotated[
+        bool, typer.Option("--mixed-precision", help="Dense layers in bfloat16.", rich_help_panel=_RUN)
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="The same bits every time on GPUs too, slower.", rich_help_panel=_RUN),
+    ] = False,
+    xla: Annotated[bool, typer.Option("--xla", help="Compile the step by XLA.", rich_help_panel=_RUN)] = False,
 ) -> None:
-    """Train a model. Called again after an interruption, it resumes."""
-    from tfserving_ext.models import model_named
+    """Train a model. Called again after an interruption, it resumes.
+
+    All GPUs of the machine are used; with TF_CONFIG, several machines.
+    """
     from tfserving_ext.training import TrainingConfig
     from tfserving_ext.training import train as run
 
@@ -44,10 +136,26 @@ def train(
         targets=targets,
         negatives=negatives,
         learning_rate=learning_rate,
+        weight_decay=weight_decay,
         epsilon=epsilon,
         seed=seed,
+        loss=loss.value,
+        sampler=sampler.value,
+        epsilon_scale=epsilon_scale.value,
+        schedule=schedule.value,
+        warmup=warmup,
+        clip_norm=clip_norm,
+        mixed_precision=mixed_precision,
+        xla=xla,
+        deterministic=deterministic,
+        max_minutes=max_minutes,
+        checkpoint_minutes=checkpoint_minutes,
+        validate_every=validate_every,
+        validation_cases=validation_cases,
+        patience=patience,
+        tensorboard="" if tensorboard is None else str(tensorboard),
     )
-    report = run(data, out, config, model_named(model.value).config_type(mask_padding=mask_padding), start_from)
+    report = run(data, out, config, _model_config(model, mask_padding, history_length), start_from)
     outcome("train", f"{report['histories']:,} histories: {out}")
 
 
@@ -77,6 +185,7 @@ def index(
     threads: Annotated[int | None, typer.Option(help="Threads; 1 gives the same graph every time.")] = None,
     seed: Annotated[int, typer.Option(help="Of the layers that items are drawn into.")] = 12345,
     dtype: Annotated[TableType, typer.Option(help="How to hold the embeddings.")] = TableType.float32,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Build on a GPU by CAGRA; needs faiss-gpu-cuvs.")] = False,
     original: Annotated[
         Path | None, typer.Option(help="Take the graph from this folder of the original's .npy files instead.")
     ] = None,
@@ -91,12 +200,12 @@ def index(
         made = write_index(out, item_ids, item_embeddings, entry_points, layers, source, dtype.value)
     else:
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype.value)
+        made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype.value, gpu)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command(epilog="Example: nann train data -o model --steps 20000 --epsilon 0.1")(train)
+    app.command(epilog=_TRAIN_EXAMPLES)(train)
     app.command(epilog="Example: nann extract model -o embeddings")(extract)
     app.command(epilog="Example: nann index embeddings -o index --m 32 --ef-construction 40")(index)

@@ -1,6 +1,6 @@
 """The contract of a retrieval model: three functions, each with the batch B leading."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -36,3 +36,27 @@ class RetrievalModel(Protocol):
           items: item embeddings, float32 [B, N, d]. Rows may be padding and hold anything, so that each must be
             scored independently of the others.
         """
+
+
+class TrainableModel(RetrievalModel, Protocol):
+    """What training needs beyond the three functions: the same by item rows, 1-based, 0 where there is none.
+
+    The project's own models have it; `ForeignModel` gives it to any other. `user_from_rows` and `score` may take
+    `training` too, as `item_from_rows` does: it is True in a training step.
+
+    Attributes:
+      item_dim: d, the width of e_v.
+      trainable_variables: what the optimizer moves.
+    """
+
+    item_dim: int
+    trainable_variables: list[Any]
+
+    def item_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """e_v, float32 [n, d], of int32 rows [n]."""
+
+    def user_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor) -> UserTensors:
+        """User tensors of histories, int32 [B, L], padded with 0 at the front."""
+
+    def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
+        """See `RetrievalModel.score`; `items` may also be [1, N, d], the same items for every user of the batch."""

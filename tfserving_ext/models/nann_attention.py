@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.models.contract import UserTensors
-from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, dense
+from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, dense, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
           attention's logits [B, history_length]: the padding mask and the recency.
         """
         length, width = self.config.history_length, self.item_dim
-        keys = self.key_network(tf.reshape(sequence, [-1, width]))
+        keys = run(self.key_network, tf.reshape(sequence, [-1, width]))
         keys = tf.reshape(keys, [-1, length, self.config.attention_dim])
         return keys, sequence, self.padding_mask(sequence) + self.recency
 
@@ -88,7 +88,7 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
         keys, values, mask = user
         width, n = self.item_dim, tf.shape(items)[1]
         # Two-dimensional matrix products: the fastest that TensorFlow has on a CPU.
-        query = self.query_network(tf.reshape(items, [-1, width]))
+        query = run(self.query_network, tf.reshape(items, [-1, width]))
         query = tf.reshape(query, [-1, n, self.config.attention_dim])
         if items.shape[0] == 1 and keys.shape[0] != 1:
             # Items that all users share: one product with all keys, whose gradient sums over the users as it goes.
@@ -100,5 +100,5 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
         attended = tf.matmul(tf.nn.softmax(logits), values)
         if items.shape[0] == 1 and attended.shape[0] != 1:
             items = tf.broadcast_to(items, tf.shape(attended))
-        scores = self.score_network(tf.reshape(tf.concat([attended, items], axis=-1), [-1, 2 * width]))
+        scores = run(self.score_network, tf.reshape(tf.concat([attended, items], axis=-1), [-1, 2 * width]))
         return tf.reshape(scores, [-1, n])

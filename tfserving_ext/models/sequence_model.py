@@ -45,6 +45,11 @@ def dense(width: int, name: str, norm: bool = False) -> list[keras.layers.Layer]
 Config = TypeVar("Config", bound=SequenceConfig)
 
 
+def run(network: keras.Model, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """What a network gives, float32 also where it computes in bfloat16."""
+    return tf.cast(network(inputs, training=training), tf.float32)
+
+
 class SequenceModel(keras.Model, Generic[Config]):
     """A model of behaviour sequences; follows `RetrievalModel`. Its kinds add the user tower and the score.
 
@@ -114,7 +119,11 @@ class SequenceModel(keras.Model, Generic[Config]):
 
     def item_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """e_v, float32 [n, item_dim], of int32 rows [n]."""
-        return self.item_network(self.embed(item_rows, category_rows), training=training)
+        return run(self.item_network, self.embed(item_rows, category_rows), training)
+
+    def user_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor) -> UserTensors:
+        """See `TrainableModel.user_from_rows`."""
+        return self.user_from_sequence(self.embed(item_rows, category_rows))
 
     def item(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         """See `RetrievalModel.item`."""
@@ -128,7 +137,7 @@ class SequenceModel(keras.Model, Generic[Config]):
             last = vocabulary.rows(features[name])[:, -length:]
             last = tf.pad(last, [[0, 0], [length - tf.shape(last)[1], 0]])
             rows.append(tf.ensure_shape(last, [None, length]))
-        return self.user_from_sequence(self.embed(*rows))
+        return self.user_from_rows(*rows)
 
     def padding_mask(self, sequence: tf.Tensor) -> tf.Tensor:
         """What is added to the logits of a softmax over behaviours [B, history_length, item_dim]; as wide as they."""

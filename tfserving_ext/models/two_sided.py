@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.models.contract import UserTensors
-from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, dense
+from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, dense, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +70,11 @@ class TwoSided(SequenceModel[TwoSidedConfig]):
         """
         pools, width = self.config.pools, self.item_dim
         logits = tf.reshape(
-            self.pool_network(tf.reshape(sequence, [-1, width])), [-1, self.config.history_length, pools]
+            run(self.pool_network, tf.reshape(sequence, [-1, width])), [-1, self.config.history_length, pools]
         )
         logits += self.recency + self.padding_mask(sequence)[:, :, None]
         pooled = tf.matmul(tf.nn.softmax(logits, axis=1), sequence, transpose_a=True)
-        return (self.user_network(tf.reshape(pooled, [-1, pools * width])),)
+        return (run(self.user_network, tf.reshape(pooled, [-1, pools * width])),)
 
     def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
         """See `SequenceModel.score`."""

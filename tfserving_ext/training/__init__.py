@@ -1,7 +1,8 @@
 """Training: the sampled loss, the FGSM auxiliary loss, the loop, and checkpoints."""
 
 from tfserving_ext.training.checkpoint import load_model, save_model
+from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.extract import check_match, extract
-from tfserving_ext.training.loop import TrainingConfig, train
+from tfserving_ext.training.loop import train
 
 __all__ = ["TrainingConfig", "check_match", "extract", "load_model", "save_model", "train"]

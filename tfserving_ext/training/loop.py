@@ -1,194 +1,271 @@
 """The training loop."""
 
+import contextlib
 import dataclasses
+import json
 import os
-import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.artifacts import read_json, sha256, tensorflow_writes, write_json
+from tfserving_ext.artifacts import sha256
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, model_named
-from tfserving_ext.progress import progress
+from tfserving_ext.progress import console, progress
 from tfserving_ext.training.checkpoint import TrainedModel, load_model, save_model
-from tfserving_ext.training.loss import Losses, UnigramSampler, adversarial_losses, sampled_logits
+from tfserving_ext.training.config import TrainingConfig
+from tfserving_ext.training.loss import Losses
+from tfserving_ext.training.monitor import Monitor
+from tfserving_ext.training.state import TrainingState
+from tfserving_ext.training.step import make_step
 
-CHECKPOINT_SECONDS = 30.0
 REPORT_STEPS = 50
+LOG_STEPS = 500  # Between entries for TensorBoard.
+_SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """How to train.
+class _Cluster(NamedTuple):
+    """The part of this process in a training of several."""
 
-    Attributes:
-      steps: optimizer steps.
-      batch_size: histories per step, over all replicas.
-      targets: behaviours after each history that are its positives. The original has 1; more share the cost of the
-        history's keys and of its negatives (docs/training.md has what that brought).
-      negatives: sampled negatives, shared by the batch.
-      learning_rate: of AdamW at the start; decays to zero by a cosine.
-      weight_decay: of AdamW.
-      epsilon: FGSM step relative to the root mean square of e_v; 0 trains without the auxiliary loss.
-      auxiliary_weight: weight of the auxiliary loss.
-      seed: of the weights, the batches and the negatives.
+    strategy: tf.distribute.Strategy
+    chief: bool
+    workers: int = 1
+
+
+def _cluster() -> _Cluster:
+    """By TF_CONFIG several workers; else all GPUs of this machine, or its CPU.
+
+    Raises:
+      NannError: TF_CONFIG is no JSON of a cluster.
     """
-
-    steps: int = 6000
-    batch_size: int = 32
-    targets: int = 20
-    negatives: int = 100
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    epsilon: float = 0.1
-    auxiliary_weight: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises NannError where a value is out of its range."""
-        for name, low in (("steps", 1), ("batch_size", 1), ("targets", 1), ("negatives", 1)):
-            if getattr(self, name) < low:
-                raise NannError(f"{name} is {getattr(self, name)}, allowed are {low} and above")
-        for name in ("learning_rate", "weight_decay", "epsilon", "auxiliary_weight"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise NannError(f"{name} is {value}, allowed are finite numbers from 0")
-
-
-def _strategy() -> tf.distribute.Strategy:
-    """All GPUs of this machine, or its CPU."""
-    gpus = tf.config.list_logical_devices("GPU")
-    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
-
-
-def make_step(
-    model: SequenceModel, optimizer: keras.optimizers.Optimizer, sequences: Sequences, config: TrainingConfig
-) -> Callable[..., Losses]:
-    """One optimizer step as a function of (batch, step number), for one replica."""
-    sampler = UnigramSampler(np.asarray(sequences.item_counts), config.negatives)
-    categories = tf.constant(np.concatenate([[0], sequences.item_categories]), tf.int32)
-    variables = model.trainable_variables
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-
-    def step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> Losses:
-        targets, histories = batch["targets"], batch["histories"]
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        negatives = sampler.sample(tf.stack([tf.constant(config.seed), tf.cast(number, tf.int32) * replicas + replica]))
-        with tf.GradientTape() as tape:
-            rows = tf.concat([tf.reshape(targets, [-1]), negatives], axis=0)
-            items = model.item_from_rows(rows, tf.gather(categories, rows), training=True)
-            user = model.user_from_sequence(model.embed(histories, tf.gather(categories, histories)))
-            present = tf.cast(targets > 0, tf.float32)  # A history near its user's end has fewer targets.
-
-            def logits_of(embeddings: tf.Tensor) -> tf.Tensor:
-                of_targets, of_negatives = tf.split(embeddings, [tf.size(targets), config.negatives])
-                positive = model.score(user, tf.reshape(of_targets, [-1, config.targets, model.item_dim]))
-                negative = model.score(user, of_negatives[None])
-                return sampled_logits(positive, negative, targets, negatives, sampler)
-
-            losses = adversarial_losses(logits_of, items, present, config.epsilon, config.auxiliary_weight)
-            total = losses.total / replicas
-        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
-        return losses
-
-    return step
+    if text := os.environ.get("TF_CONFIG"):
+        try:
+            config = json.loads(text)
+            task = config.get("task", {})
+            chief = task.get("type") == "chief" or ("chief" not in config["cluster"] and task.get("index") == 0)
+            workers = sum(len(config["cluster"].get(kind, ())) for kind in ("chief", "worker"))
+            return _Cluster(tf.distribute.MultiWorkerMirroredStrategy(), chief, workers)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise NannError(f"TF_CONFIG is {text!r}: {error}; it must be the JSON of a cluster and a task") from error
+    if len(tf.config.list_logical_devices("GPU")) > 1:
+        return _Cluster(tf.distribute.MirroredStrategy(), True)
+    return _Cluster(tf.distribute.get_strategy(), True)
 
 
 def train(
     data: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    config: TrainingConfig = TrainingConfig(),
+    config: TrainingConfig = TrainingConfig(),  # noqa: B008 - frozen
     model_config: SequenceConfig = NannAttentionConfig(),  # noqa: B008 - frozen
     start_from: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Trains a model and writes it to the folder `target`.
 
-    A training that was interrupted resumes from its last checkpoint, at most half a minute back, when it is called
-    again with the same data and configuration; batches and negatives depend on the step's number alone.
+    A training that was interrupted resumes from its last checkpoint when it is called again with the same data and
+    configuration; batches and negatives depend on the step's number alone, so that it ends where it would have ended.
 
     Args:
       data: a folder that `nann convert` wrote.
       target: the model's folder; written whole at the end.
       config: how to train.
-      model_config: the model's sizes.
+      model_config: the model's sizes; a `ForeignConfig` names a class of your own.
       start_from: a model of the same items, of any kind, whose item embeddings and item network this one starts with.
 
     Returns:
       What `model.json` says of the training: the configuration, final losses, seconds and histories per second.
 
     Raises:
-      NannError: bad data, a `start_from` of other items or another width, a loss that is not finite (the message names
-        the step), or `target` cannot be written.
+      NannError: bad data, a `start_from` of other items or another width, a checkpoint that cannot be read, workers
+        that do not share it, a loss that is not finite (the message names the step), or `target` cannot be written.
+      SystemExit: SIGTERM came; a checkpoint is written first, and the code is 143.
     """
-    sequences = Sequences.open(data)
-    start = None if start_from is None else load_model(start_from)
-    keras.utils.set_random_seed(config.seed)
-    strategy = _strategy()
-    with strategy.scope():
-        model = model_named(model_config.model)(
-            sequences.item_ids, sequences.category_ids, np.asarray(sequences.item_counts), model_config
+    cluster = _cluster()  # Before anything else is computed: TensorFlow wants it so.
+    if cluster.workers > 1 and config.max_minutes:
+        raise NannError(
+            f"max_minutes is {config.max_minutes}, but there are {cluster.workers} workers, whose clocks differ; "
+            "limit the steps instead"
         )
-        if start is not None:
-            _start(model, start, start_from)
-        schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
-        optimizer.build(model.trainable_variables)
-        step = make_step(model, optimizer, sequences, config)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    policy = keras.mixed_precision.dtype_policy()
+    if config.mixed_precision:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        return _Training(cluster, data, Path(target), config, model_config, start_from).run()
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
 
-    @tf.function
-    def distributed_step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> Losses:
-        per_replica = strategy.run(step, args=(batch, number))
-        return Losses(*(strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None) for loss in per_replica))
 
-    work = Path(target).with_name(f".{Path(target).name}.training")
-    identity = {"data": sha256(sequences.folder / "manifest.json"), **_as_dict(config, model_config)}
-    if start_from is not None:
-        identity |= {"start_from": sha256(Path(start_from) / "weights.index")}  # It holds the weights' checksums.
-    state = _State(work, model, optimizer, identity)
-    first = state.restore()
-    batches = sequences.training_batches(
-        config.batch_size, model_config.history_length, config.seed, first, config.targets
-    )
-    started = saved = time.monotonic()
-    losses, note = None, ""
-    with progress("train", config.steps) as advance:
-        advance(first)
-        for number, batch in zip(
-            range(first, config.steps), strategy.experimental_distribute_dataset(batches), strict=False
-        ):
-            losses = distributed_step(batch, tf.constant(number))
-            last = number + 1 == config.steps
-            if last or number % REPORT_STEPS == 0:
-                values = [float(loss) for loss in losses]
-                if not np.isfinite(values).all():
-                    raise NannError(
-                        f"the loss became {values[0]} by step {number}; try a lower --learning-rate or --epsilon"
-                    )
-                note = f"loss {values[1]:.3f} auxiliary {values[2]:.4f}"
-            advance(note=note)
-            if not last and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                state.save(number + 1)
-                saved = time.monotonic()
-    seconds = time.monotonic() - started
-    report: dict[str, Any] = _as_dict(config, model_config)["training"]
-    report |= {"histories": config.steps * config.batch_size}
-    if start is not None:
-        report |= {"start_from": {name: start.manifest[name] for name in ("model", "training")}}
-    if losses is not None:
-        report |= {"softmax_loss": float(losses.softmax), "auxiliary_loss": float(losses.auxiliary)}
-        report |= {"seconds": round(seconds, 1)}
-        report |= {"histories_per_second": round((config.steps - first) * config.batch_size / seconds)}
-    item_categories = sequences.category_ids[np.asarray(sequences.item_categories) - 1]
-    save_model(target, model, item_categories, report)
-    state.delete()
-    return report
+class _Training:
+    """One run of `train`."""
+
+    def __init__(
+        self,
+        cluster: _Cluster,
+        data: str | os.PathLike[str],
+        target: Path,
+        config: TrainingConfig,
+        model_config: SequenceConfig,
+        start_from: str | os.PathLike[str] | None,
+    ) -> None:
+        self._target, self._config, self._model_config = target, config, model_config
+        self._strategy, self._chief, self._workers = cluster
+        self._sequences = Sequences.open(data)
+        self._start = None if start_from is None else load_model(start_from)
+        keras.utils.set_random_seed(config.seed)
+        with self._strategy.scope():
+            self._model = model_named(model_config.model)(
+                self._sequences.item_ids,
+                self._sequences.category_ids,
+                np.asarray(self._sequences.item_counts),
+                model_config,
+            )
+            if self._start is not None:
+                _start(self._model, self._start, start_from)
+            self._optimizer = keras.optimizers.AdamW(config.rate(0), weight_decay=config.weight_decay)
+            self._optimizer.build(self._model.trainable_variables)
+            step = make_step(self._model, self._optimizer, self._sequences, config)
+        identity = {
+            "data": sha256(self._sequences.folder / "manifest.json"),
+            "training": config.identity(),
+            "model": {"kind": model_config.model, **dataclasses.asdict(model_config)},
+        }
+        if start_from is not None:
+            identity |= {"start_from": sha256(Path(start_from) / "weights.index")}  # It holds the weights' checksums.
+        work = target.with_name(f".{target.name}.training")
+        self._state = TrainingState(work, self._model, self._optimizer, identity, self._chief)
+        self._monitor = Monitor(self._model, self._sequences, config, model_config.history_length, self._chief)
+
+        @tf.function
+        def distributed_step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> Losses:
+            per_replica = self._strategy.run(step, args=(batch, number))
+            losses = Losses(*(self._strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, None) for loss in per_replica))
+            bad = ~tf.math.is_finite(losses.total) & (self._state.first_bad < 0)
+            self._state.first_bad.assign(tf.where(bad, number, self._state.first_bad))
+            return losses
+
+        self._step = distributed_step
+
+    def run(self) -> dict[str, Any]:
+        config = self._config
+        first = self._state.restore()
+        self._check_agreed(first)
+        before = float(self._state.seconds.numpy())
+        batches = self._sequences.training_batches(
+            config.batch_size, self._model_config.history_length, config.seed, first, config.targets
+        )
+        batches = iter(self._strategy.experimental_distribute_dataset(batches))
+        losses, step, note = None, first, ""
+        started = saved = time.monotonic()
+        with progress("train", config.steps) as advance, _terminated() as terminated:
+            advance(first)
+            while step < config.steps and not self._state.exhausted(config.patience):
+                seconds = before + time.monotonic() - started
+                if config.max_minutes and seconds >= 60 * config.max_minutes:
+                    break
+                self._optimizer.learning_rate.assign(config.rate(step, seconds / 60))
+                losses = self._step(next(batches), tf.constant(step, tf.int64))
+                step += 1
+                validates = config.validate_every and step % config.validate_every == 0
+                if step % REPORT_STEPS == 1 or step == config.steps or validates:
+                    self._check_finite(losses)
+                    speed = (step - first) * config.batch_size / (time.monotonic() - started)
+                    note = f"loss {losses.main:.3f} auxiliary {losses.auxiliary:.4f}, {speed:,.0f} histories/s"
+                values = {}
+                if validates:
+                    values["recall"] = self._validate(step)
+                if self._monitor.logs and (validates or step % LOG_STEPS == 0):
+                    values |= {f"loss/{name}": float(value) for name, value in losses._asdict().items()}
+                    self._monitor.log(step, values | {"learning_rate": float(self._optimizer.learning_rate)})
+                advance(note=note)
+                if terminated:
+                    self._save(step, before + time.monotonic() - started)
+                    console.print(f"  terminated after step {step:,}; call again to go on from there")
+                    raise SystemExit(_SIGTERM_EXIT)
+                if time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                    self._save(step, before + time.monotonic() - started)
+                    saved = time.monotonic()
+        seconds = time.monotonic() - started
+        if losses is not None:
+            self._check_finite(losses)
+        return self._finish(losses, step, step - first, seconds, before + seconds)
+
+    def _check_agreed(self, first: int) -> None:
+        """Raises NannError where workers found different checkpoints: their weights would differ from then on."""
+        if self._workers == 1:
+            return
+
+        @tf.function
+        def mean(own: tf.Tensor) -> tf.Tensor:
+            return self._strategy.reduce(tf.distribute.ReduceOp.MEAN, self._strategy.run(tf.identity, [own]), None)
+
+        if float(mean(tf.constant(first, tf.float64))) != first:
+            raise NannError(
+                f"this worker would go on from step {first}, others from another; let all of them see "
+                f"{self._state.folder}, or remove it to train from the start"
+            )
+
+    def _check_finite(self, losses: Losses) -> None:
+        """Asked now and then, since asking waits for the device; which step it was is noted there at once."""
+        if (bad := int(self._state.first_bad.numpy())) >= 0:
+            raise NannError(
+                f"the loss became {float(losses.total)} at step {bad}; try a lower --learning-rate or --epsilon, or "
+                "--clip-norm"
+            )
+
+    def _validate(self, step: int) -> float:
+        recall = self._monitor.recall()
+        self._state.validated(step, recall)
+        console.print(
+            f"  step {step:,}: recall@200 {recall:.4f} on validation, best {float(self._state.best_recall):.4f} "
+            f"at step {int(self._state.best_step):,}"
+        )
+        return recall
+
+    def _save(self, step: int, seconds: float) -> None:
+        if int(self._state.first_bad.numpy()) < 0:
+            self._state.save(step, seconds)
+
+    def _finish(self, losses: Losses | None, steps: int, own: int, seconds: float, whole: float) -> dict[str, Any]:
+        """Writes the model; returns the report."""
+        config, state = self._config, self._state
+        report = dataclasses.asdict(config) | {"steps_done": steps, "histories": steps * config.batch_size}
+        report |= {"seconds": round(whole, 1)}
+        if self._start is not None:
+            report |= {"start_from": {name: self._start.manifest[name] for name in ("model", "training")}}
+        if losses is not None:
+            report |= {f"{config.loss}_loss": float(losses.main), "auxiliary_loss": float(losses.auxiliary)}
+            report |= {"histories_per_second": round(own * config.batch_size / seconds)}
+        if int(state.best_step) >= 0:
+            report |= {"best_step": int(state.best_step), "validation_recall": float(state.best_recall)}
+            state.restore_best()
+        if self._chief:
+            categories = self._sequences.category_ids[np.asarray(self._sequences.item_categories) - 1]
+            save_model(self._target, self._model, categories, report)
+            state.delete()
+        return report
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[list[int]]:
+    """Yields a list that is empty until SIGTERM comes."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # Only there can signals be handled.
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(model: SequenceModel, start: TrainedModel, folder: str | os.PathLike[str] | None) -> None:
@@ -197,6 +274,8 @@ def _start(model: SequenceModel, start: TrainedModel, folder: str | os.PathLike[
         mine, theirs = (getattr(one, name).ids.numpy() for one in (model, start.model))
         if not np.array_equal(mine, theirs):
             raise NannError(f"{folder} knows {len(theirs):,} {name}, the data has {len(mine):,}; they must be the same")
+    if not isinstance(model, SequenceModel) or not isinstance(start.model, SequenceModel):
+        raise NannError(f"{folder} is no start: {start.model.name} and {model.name} have other item networks")
     if start.model.item_dim != model.item_dim:
         raise NannError(
             f"{folder} has an embedding_dim of {start.model.item_dim // 2}, this model has {model.item_dim // 2}; "
@@ -204,45 +283,3 @@ def _start(model: SequenceModel, start: TrainedModel, folder: str | os.PathLike[
         )
     for mine, theirs in zip(model.item_variables, start.model.item_variables, strict=True):
         mine.assign(theirs)
-
-
-def _as_dict(config: TrainingConfig, model_config: SequenceConfig) -> dict[str, Any]:
-    return {"training": dataclasses.asdict(config), "model": dataclasses.asdict(model_config)}
-
-
-class _State:
-    """The checkpoints of a training that is not finished, beside its target."""
-
-    def __init__(self, folder: Path, model: SequenceModel, optimizer: Any, identity: dict[str, Any]) -> None:
-        self._folder = folder
-        self._identity = folder / "identity.json"
-        self._wanted = identity
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, step=self._step)
-        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
-
-    def restore(self) -> int:
-        """The step to go on from: 0, or that of a checkpoint of the very same training."""
-        wanted = _plain(self._wanted)
-        if self._identity.exists() and read_json(self._identity) == wanted and self._manager.latest_checkpoint:
-            self._manager.restore_or_initialize()
-            return int(self._step.numpy())
-        self.delete()
-        self._folder.mkdir(parents=True)
-        write_json(self._identity, wanted)
-        return 0
-
-    def save(self, step: int) -> None:
-        self._step.assign(step)
-        with tensorflow_writes("training's checkpoint"):
-            self._manager.save()
-
-    def delete(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return list(value) if isinstance(value, tuple) else value

@@ -1,49 +1,23 @@
-"""Sampled softmax over unigram negatives, and the adversarial auxiliary loss (arXiv 2202.10226, section 3.3)."""
+"""The losses over sampled negatives, and the adversarial auxiliary loss (arXiv 2202.10226, section 3.3)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
+
+from tfserving_ext.training.samplers import Sampler
 
 
 class Losses(NamedTuple):
-    """Scalars, float32, means over the batch."""
+    """Scalars, float32, means over the batch: what is minimised, and its parts."""
 
     total: tf.Tensor
-    softmax: tf.Tensor
+    main: tf.Tensor
     auxiliary: tf.Tensor
 
 
-class UnigramSampler:
-    """Draws items in proportion to how often they appear in training, with replacement.
-
-    Rows are 1-based, as everywhere: what is drawn, and what `log_expected_count` is asked for, is the same row. (The
-    original passes 1-based ids to a sampler of 0-based classes, so that a positive is corrected by its neighbour's
-    frequency.)
-    """
-
-    def __init__(self, counts: np.ndarray, num_sampled: int) -> None:
-        """Takes int64 [V], the counts of rows 1..V; items that never appear get the weight of one appearance."""
-        weights = np.maximum(counts, 1).astype(np.float64)
-        probabilities = weights / weights.sum()
-        self.num_sampled = num_sampled
-        self._cumulative = tf.constant(np.cumsum(probabilities)[:-1], tf.float32)
-        self._log_expected = tf.constant(np.log(np.concatenate([[1.0], probabilities * num_sampled])), tf.float32)
-
-    def sample(self, seed: tf.Tensor) -> tf.Tensor:
-        """Rows int32 [num_sampled]; the same for the same int32 [2] `seed`."""
-        return (
-            tf.searchsorted(self._cumulative, tf.random.stateless_uniform([self.num_sampled], seed), side="right") + 1
-        )
-
-    def log_expected_count(self, rows: tf.Tensor) -> tf.Tensor:
-        """Log of how often a row is expected among the drawn, float32, of the shape of `rows`."""
-        return tf.gather(self._log_expected, rows)
-
-
 def sampled_logits(
-    positive: tf.Tensor, negative: tf.Tensor, target_rows: tf.Tensor, negative_rows: tf.Tensor, sampler: UnigramSampler
+    positive: tf.Tensor, negative: tf.Tensor, target_rows: tf.Tensor, negative_rows: tf.Tensor, sampler: Sampler
 ) -> tf.Tensor:
     """Logits [B, T, 1 + num_sampled], the positive first, each corrected by minus the log of its expected count.
 
@@ -66,36 +40,69 @@ def softmax_loss(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return _mean(tf.reduce_logsumexp(logits, axis=-1) - logits[..., 0], weights)
 
 
+def sigmoid_loss(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Noise-contrastive: each logit against its label, 1 for the first of a row, summed; the mean by `weights`."""
+    losses = tf.nn.softplus(logits)  # Of label 0; a masked logit of -1e9 costs nothing.
+    return _mean(tf.reduce_sum(losses, axis=-1) - logits[..., 0], weights)
+
+
+def _softmax_divergence(clean: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
+    """KL(softmax(clean) || softmax(moved)) of each row, [...]."""
+    log_clean, log_moved = tf.nn.log_softmax(clean), tf.nn.log_softmax(moved)
+    return tf.reduce_sum(tf.exp(log_clean) * (log_clean - log_moved), axis=-1)
+
+
+def _sigmoid_divergence(clean: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
+    """The sum of each row's KL(sigmoid(clean) || sigmoid(moved)), two outcomes each, [...]."""
+    probability = tf.sigmoid(clean)
+    yes = probability * (tf.math.log_sigmoid(clean) - tf.math.log_sigmoid(moved))
+    no = (1 - probability) * (tf.math.log_sigmoid(-clean) - tf.math.log_sigmoid(-moved))
+    return tf.reduce_sum(yes + no, axis=-1)
+
+
+_LOSSES = {"softmax": (softmax_loss, _softmax_divergence), "sigmoid": (sigmoid_loss, _sigmoid_divergence)}
+
+
 def _mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(values * weights) / tf.reduce_sum(weights)
 
 
 def adversarial_losses(
-    logits_of: Callable[[tf.Tensor], tf.Tensor], items: tf.Tensor, weights: tf.Tensor, epsilon: float, weight: float
+    logits_of: Callable[[tf.Tensor], tf.Tensor],
+    items: tf.Tensor,
+    weights: tf.Tensor,
+    epsilon: float,
+    weight: float,
+    loss: str = "softmax",
+    epsilon_scale: str = "relative",
 ) -> Losses:
-    """The sampled softmax plus the FGSM auxiliary loss.
+    """The loss over sampled negatives plus the FGSM auxiliary loss.
 
-    The auxiliary loss is KL(softmax(stop_gradient(logits)) || softmax(logits at e_v + step * sign(gradient))), where
-    the gradient is that of the softmax loss with respect to e_v: it flattens the score around every item embedding,
-    which is what lets a graph over e_v guide a search under the score.
+    The auxiliary loss is the divergence of the model's answers at e_v + step * sign(gradient) from those at e_v, which
+    are taken as given; the gradient is that of the loss with respect to e_v. It flattens the score around every item
+    embedding, which is what lets a graph over e_v guide a search under the score.
 
     Args:
       logits_of: logits [..., 1 + n] of item embeddings; called once or twice.
       items: item embeddings e_v, float32 [m, d].
       weights: how much each row of logits counts, float32 [...].
-      epsilon: length of the step relative to the root mean square of `items`; 0 for no auxiliary loss.
+      epsilon: length of the step; 0 for no auxiliary loss.
       weight: of the auxiliary loss.
+      loss: "softmax" or "sigmoid"; the divergence is between distributions of that kind.
+      epsilon_scale: whether `epsilon` is "relative" to the root mean square of `items`, or "absolute".
     """
+    loss_of, divergence = _LOSSES[loss]
     if epsilon == 0:
-        loss = softmax_loss(logits_of(items), weights)
-        return Losses(loss, loss, tf.zeros([]))
+        main = loss_of(logits_of(items), weights)
+        return Losses(main, main, tf.zeros([]))
     with tf.GradientTape() as tape:
         tape.watch(items)
         logits = logits_of(items)
-        softmax = softmax_loss(logits, weights)
-    direction = tf.sign(tape.gradient(softmax, items))
-    step = epsilon * tf.stop_gradient(tf.sqrt(tf.reduce_mean(tf.square(items))))
-    log_clean = tf.stop_gradient(tf.nn.log_softmax(logits))
-    log_moved = tf.nn.log_softmax(logits_of(items + step * tf.stop_gradient(direction)))
-    auxiliary = _mean(tf.reduce_sum(tf.exp(log_clean) * (log_clean - log_moved), axis=-1), weights)
-    return Losses(softmax + weight * auxiliary, softmax, auxiliary)
+        main = loss_of(logits, weights)
+    direction = tf.sign(tape.gradient(main, items))
+    step = tf.constant(epsilon)
+    if epsilon_scale == "relative":
+        step *= tf.stop_gradient(tf.sqrt(tf.reduce_mean(tf.square(items))))
+    moved = logits_of(items + step * tf.stop_gradient(direction))
+    auxiliary = _mean(divergence(tf.stop_gradient(logits), moved), weights)
+    return Losses(main + weight * auxiliary, main, auxiliary)

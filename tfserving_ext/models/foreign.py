@@ -1,0 +1,183 @@
+"""Models that are not this project's: any class with `user`, `item` and `score`, trained and served like ours.
+
+Nothing is imported because a file names it: a model's folder records "module:Class", and only who runs a command says
+which modules may run (`nann --import module`).
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.models.contract import RetrievalModel, UserTensors
+from tfserving_ext.models.sequence_model import SequenceConfig
+from tfserving_ext.models.vocabulary import Vocabulary
+
+_FUNCTIONS = ("user", "item", "score")
+_imported: set[str] = set()
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignConfig(SequenceConfig):
+    """What is known of a foreign model; its sizes are its own affair.
+
+    Attributes:
+      model_class: "module:Class".
+    """
+
+    model: ClassVar[str] = "foreign"
+
+    model_class: str = ""
+
+
+def import_models(module: str) -> None:
+    """Allows the models of a module, and imports it; the working folder is searched too, as `python -m` does.
+
+    Raises:
+      NannError: there is no such module, or importing it fails.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # Whatever code that is not ours raises.
+        raise NannError(f"cannot import {module!r}: {type(error).__name__}: {error}") from error
+    _imported.add(module)
+
+
+def foreign_class(name: str) -> type:
+    """The class that "module:Class" names.
+
+    Raises:
+      NannError: the module has not been allowed, has no such class, or the class lacks a function of the contract.
+    """
+    module, _, attribute = name.partition(":")
+    if module not in _imported:
+        raise NannError(
+            f"the model is {name!r}, code of the module {module!r}; allow it to run by `nann --import {module} ...`"
+        )
+    found = getattr(sys.modules[module], attribute, None)
+    if not inspect.isclass(found):
+        classes = [each for each, value in vars(sys.modules[module]).items() if _follows_contract(value)]
+        raise NannError(f"{module} has no class {attribute!r}; its models are {', '.join(classes) or 'none'}")
+    if not _follows_contract(found):
+        missing = [function for function in _FUNCTIONS if not callable(getattr(found, function, None))]
+        raise NannError(f"{name} has no {', '.join(missing)}; a model has {', '.join(_FUNCTIONS)} (docs/own_models.md)")
+    return found
+
+
+def _follows_contract(value: object) -> bool:
+    return inspect.isclass(value) and all(callable(getattr(value, function, None)) for function in _FUNCTIONS)
+
+
+class ForeignModel(keras.Model):
+    """Gives a foreign model what training and the commands need; follows `TrainableModel`.
+
+    Attributes:
+      config: names the class.
+      items: the item vocabulary.
+      categories: the category vocabulary.
+      inner: the model itself.
+      item_dim: width of e_v.
+    """
+
+    config_type: ClassVar[type[SequenceConfig]] = ForeignConfig
+
+    def __init__(
+        self, item_ids: np.ndarray, category_ids: np.ndarray, item_counts: np.ndarray | None, config: ForeignConfig
+    ) -> None:
+        """Makes `config.model_class(item_ids, category_ids, item_counts)`.
+
+        Raises:
+          NannError: the class cannot be had or made, or its functions do not give what the contract says.
+        """
+        super().__init__(name=config.model)
+        self.config = config
+        self.items = Vocabulary(item_ids, "items")
+        self.categories = Vocabulary(category_ids, "categories")
+        self._layers_dtype = keras.mixed_precision.dtype_policy().compute_dtype
+        # Two histories of one and two items: enough for any model to make its weights.
+        ids, categories = np.resize(item_ids, 2)[None], np.resize(category_ids, 2)[None]
+        try:
+            self.inner: RetrievalModel = foreign_class(config.model_class)(item_ids, category_ids, item_counts)
+            item = self.item({"item_id": tf.constant(ids[0]), "category_id": tf.constant(categories[0])})
+            user = self.user({"item_history": tf.constant(ids), "category_history": tf.constant(categories)})
+            score = self.score(user, item[None])
+        except NannError:
+            raise
+        except Exception as error:
+            raise NannError(f"{config.model_class} failed: {type(error).__name__}: {error}") from error
+        if item.shape.rank != 2 or item.shape[0] != 2 or item.dtype != tf.float32:
+            raise NannError(
+                f"{config.model_class}.item gave {item.dtype.name} {item.shape}; of 2 items it is float32 [2, d]"
+            )
+        if score.shape != (1, 2) or score.dtype != tf.float32:
+            raise NannError(
+                f"{config.model_class}.score gave {score.dtype.name} {score.shape}; of 1 user and 2 items it is "
+                "float32 [1, 2]"
+            )
+        self.item_dim = int(item.shape[1])
+        self.built = True
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """Those of the model itself."""
+        return list(cast(Any, self.inner).trainable_variables)
+
+    def item(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+        """See `RetrievalModel.item`."""
+        return self._float32(self.inner.item(features))
+
+    def user(self, features: dict[str, tf.Tensor]) -> UserTensors:
+        """See `RetrievalModel.user`; histories reach the model at `history_length`, -1 in front of short ones."""
+        length = self.config.history_length
+        fixed = {}
+        for name in ("item_history", "category_history"):
+            last = features[name][:, -length:]
+            last = tf.pad(last, [[0, 0], [length - tf.shape(last)[1], 0]], constant_values=-1)
+            fixed[name] = tf.ensure_shape(last, [None, length])
+        return tuple(map(self._float32, self.inner.user(fixed)))
+
+    def score(self, user: UserTensors, items: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `TrainableModel.score`."""
+        if items.shape[0] == 1 and user[0].shape[0] != 1:
+            items = tf.repeat(items, tf.shape(user[0])[0], axis=0)
+        return self._float32(self._function("score", training)(user, items))
+
+    def item_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `TrainableModel.item_from_rows`."""
+        features = {"item_id": _ids(self.items, item_rows), "category_id": _ids(self.categories, category_rows)}
+        return self._float32(self._function("item", training)(features))
+
+    def user_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor, training: bool = False) -> UserTensors:
+        """See `TrainableModel.user_from_rows`."""
+        histories = {
+            "item_history": _ids(self.items, item_rows),
+            "category_history": _ids(self.categories, category_rows),
+        }
+        return tuple(map(self._float32, self._function("user", training)(histories)))
+
+    def _function(self, name: str, training: bool) -> Callable[..., Any]:
+        """A function of the model, told that it is training where it asks for that."""
+        function = getattr(self.inner, name)
+        if training and "training" in inspect.signature(function).parameters:
+            return functools.partial(function, training=True)
+        return function
+
+    def _float32(self, values: tf.Tensor) -> tf.Tensor:
+        """Values of layers that compute in another type while training with mixed precision."""
+        return tf.cast(values, tf.float32) if values.dtype.name == self._layers_dtype else values
+
+
+def _ids(vocabulary: Vocabulary, rows: tf.Tensor) -> tf.Tensor:
+    return tf.where(rows > 0, tf.gather(vocabulary.ids, tf.maximum(rows - 1, 0)), tf.constant(-1, tf.int64))

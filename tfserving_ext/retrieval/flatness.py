@@ -1,0 +1,34 @@
+"""How much a score moves around the item embeddings: what FGSM training makes small (arXiv 2202.10226, section 3.3)."""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+
+def flatness(
+    score: Callable[..., tf.Tensor], user: Sequence[tf.Tensor], items: tf.Tensor, step: float, seed: int = 0
+) -> tf.Tensor:
+    """Mean |s(u, v + d) - s(u, v)| over users and items, relative to the standard deviation of s(u, v) over items.
+
+    A step d has `step` times the root mean square of `items` in every coordinate, with a random sign. 0 is flat; near
+    1, a step says as much as another item, and a graph over e_v leads nowhere.
+
+    Args:
+      score: the model's `score(user, items)`.
+      user: user tensors, each [B, ...].
+      items: item embeddings, float32 [n, d].
+      step: length of the step, relative.
+      seed: of the signs.
+
+    Returns:
+      float32 [].
+    """
+    signs = 2 * tf.random.stateless_uniform(tf.shape(items), [seed, 0], 0, 2, tf.int32) - 1
+    length = step * tf.sqrt(tf.reduce_mean(tf.square(items)))
+    batch = tf.shape(user[0])[0]
+    here, there = (
+        score(tuple(user), tf.repeat(rows[None], batch, axis=0))
+        for rows in (items, items + length * tf.cast(signs, items.dtype))
+    )
+    spread = tf.math.reduce_std(here, axis=1, keepdims=True)
+    return tf.reduce_mean(tf.abs(there - here) / tf.maximum(spread, 1e-12))

@@ -1,0 +1,116 @@
+"""One optimizer step of one replica."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.data.sequences import Sequences
+from tfserving_ext.models import TrainableModel
+from tfserving_ext.training.config import TrainingConfig
+from tfserving_ext.training.loss import Losses, adversarial_losses, sampled_logits
+from tfserving_ext.training.samplers import make_sampler
+
+
+def make_step(
+    model: TrainableModel, optimizer: keras.optimizers.Optimizer, sequences: Sequences, config: TrainingConfig
+) -> Callable[..., Losses]:
+    """One optimizer step as a function of (batch, step number), for one replica.
+
+    Replicas share the negatives, and a target counts the same whichever replica has it: together they take the step
+    that one device would take with the whole batch. But for what a replica sees of its own part alone: the statistics
+    of batch norm, and the sign by which FGSM moves a negative.
+    """
+    sampler = make_sampler(config.sampler, np.asarray(sequences.item_counts), config.negatives)
+    categories = tf.constant(np.concatenate([[0], sequences.item_categories]), tf.int32)
+    variables = model.trainable_variables
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    item, score = _training(model.item_from_rows), _training(model.score)
+    user_of = _training(model.user_from_rows)
+
+    def gradients_of(
+        batch: dict[str, tf.Tensor], negatives: tf.Tensor, share: tf.Tensor
+    ) -> tuple[Losses, list[tf.Tensor | None]]:
+        """Losses, of which the mean over replicas is meant, and gradients, of which the sum is.
+
+        `share` is what this replica's targets count among all of them.
+        """
+        targets, histories = batch["targets"], batch["histories"]
+        with tf.GradientTape() as tape:
+            rows = tf.concat([tf.reshape(targets, [-1]), negatives], axis=0)
+            items = item(rows, tf.gather(categories, rows))
+            user = user_of(histories, tf.gather(categories, histories))
+
+            def logits_of(embeddings: tf.Tensor) -> tf.Tensor:
+                of_targets, of_negatives = tf.split(embeddings, [tf.size(targets), config.negatives])
+                positive = score(user, tf.reshape(of_targets, [-1, config.targets, model.item_dim]))
+                negative = score(user, of_negatives[None])
+                return sampled_logits(positive, negative, targets, negatives, sampler)
+
+            losses = adversarial_losses(
+                logits_of,
+                items,
+                _present(targets),
+                config.epsilon,
+                config.auxiliary_weight,
+                config.loss,
+                config.epsilon_scale,
+            )
+            losses = Losses(*(share * loss for loss in losses))
+            total = losses.total / replicas
+        return losses, tape.gradient(total, variables)
+
+    gradients_of = tf.function(gradients_of, jit_compile=True) if config.xla else gradients_of
+
+    def step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> Losses:
+        seed = tf.stack([tf.constant(config.seed), tf.cast(number, tf.int32)])
+        negatives = sampler.sample(seed)  # Out here: XLA draws other numbers of the same seed.
+        losses, gradients = gradients_of(batch, negatives, _share(batch["targets"], replicas))
+        # Slices of a table add up where a row was looked up more than once. Keras squares them before it adds them up,
+        # so that its second moment would be that of the look-ups and not of the row.
+        dense = [(tf.convert_to_tensor(gradient), variable) for gradient, variable in _known(gradients, variables)]
+        if config.clip_norm:
+            dense = _clipped(dense, config.clip_norm, replicas)
+        optimizer.apply_gradients(dense)
+        return losses
+
+    return step
+
+
+def _training(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as it is while training, where it makes a difference."""
+    if "training" in inspect.signature(function).parameters:
+        return functools.partial(function, training=True)
+    return function
+
+
+def _present(targets: tf.Tensor) -> tf.Tensor:
+    return tf.cast(targets > 0, tf.float32)  # A history near its user's end has fewer targets.
+
+
+def _share(targets: tf.Tensor, replicas: int) -> tf.Tensor:
+    """This replica's part of all targets; 1 where they are as many everywhere."""
+    if replicas == 1:
+        return tf.ones([])
+    own = tf.reduce_sum(_present(targets))
+    context = tf.distribute.get_replica_context()
+    return own * replicas / context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+
+def _known(gradients: list[Any], variables: list[Any]) -> list[tuple[Any, Any]]:
+    return [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
+
+
+def _clipped(pairs: list[tuple[tf.Tensor, Any]], norm: float, replicas: int) -> list[tuple[tf.Tensor, Any]]:
+    """Gradients whose sum over replicas has at most that global norm."""
+    gradients = [gradient for gradient, _ in pairs]
+    if replicas > 1:
+        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    gradients, _ = tf.clip_by_global_norm(gradients, norm)
+    if replicas > 1:  # The optimizer adds them up again.
+        gradients = [gradient / replicas for gradient in gradients]
+    return [(gradient, variable) for gradient, (_, variable) in zip(gradients, pairs, strict=True)]
