@@ -38,7 +38,7 @@ def test_a_user_is_what_numpy_computes():
     categories = model.categories.rows(tf.constant([13 % 3, 30 % 3, 17 % 3, 17 % 3], tf.int64))
     sequence = model.embed(rows, categories).numpy()
     weights = {variable.path.split("/")[-2] + "/" + variable.name: variable.numpy() for variable in model.variables}
-    logits = sequence @ weights["pool_dense/kernel"] + model.recency.numpy()[2:]
+    logits = sequence @ weights["pool_dense/kernel"] + model.tower.recency.numpy()[2:]
     exponents = np.exp(logits - logits.max(axis=0))
     pooled = ((exponents / exponents.sum(axis=0)).T @ sequence).ravel()
     hidden = pooled @ weights["user_1_dense/kernel"] + weights["user_1_dense/bias"]

@@ -148,7 +148,7 @@ class Mine(keras.Model):
 """
 
 
-class InterruptedTrainingError(Exception):
+class StopTrainingError(Exception):
     """Stands for whatever ends a training."""
 
 
@@ -164,9 +164,9 @@ def test_dropout_of_a_foreign_model_goes_on_with_its_random_numbers(world, tmp_p
     def interrupted(self, step, seconds):
         save(self, step, seconds)
         if step == 3:
-            raise InterruptedTrainingError
+            raise StopTrainingError
 
-    with monkeypatch.context() as patch, pytest.raises(InterruptedTrainingError):
+    with monkeypatch.context() as patch, pytest.raises(StopTrainingError):
         patch.setattr(state.TrainingState, "save", interrupted)
         train(world.data, tmp_path / "model", config, model)
     found = finished(world.data, tmp_path / "model", config, model)
@@ -178,7 +178,7 @@ def test_dropout_of_a_foreign_model_goes_on_with_its_random_numbers(world, tmp_p
 
 def test_a_damaged_checkpoint_is_named(world, tmp_path, monkeypatch):
     config = TrainingConfig(steps=6, batch_size=4, negatives=5, checkpoint_minutes=0)
-    with monkeypatch.context() as patch, pytest.raises(InterruptedTrainingError):
+    with monkeypatch.context() as patch, pytest.raises(StopTrainingError):
         patch.setattr(state.TrainingState, "exhausted", lambda self, _: int(self.step) == 3 and interrupt())
         train(world.data, tmp_path / "model", config, DnnConfig())
     work = tmp_path / ".model.training"
@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_named(world, tmp_path, monkeypatch):
 
 
 def interrupt():
-    raise InterruptedTrainingError
+    raise StopTrainingError
 
 
 def test_sigterm_writes_a_checkpoint_and_says_so(world, tmp_path):

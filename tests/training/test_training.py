@@ -86,6 +86,31 @@ def test_refuses_a_checkpoint_of_another_model(world, tmp_path, break_it, words)
     assert str(folder) in str(error.value)
 
 
+def test_a_dot_product_that_is_started_from_stays_as_it_is(world, tmp_path):
+    """A two-sided model inside the attention model: the score begins as its score, and only what is new learns."""
+    quick = TrainingConfig(steps=4, batch_size=16, negatives=10)
+    train(world.data, tmp_path / "two_sided", quick, TwoSidedConfig(history_length=20))
+    sizes = NannAttentionConfig(history_length=40, attention_length=20, matches=3, pools=8)
+    users = tf.constant(world.sequences.cases("test", 1, 40).histories[:3])
+    rows = tf.range(1, 30)
+    categories = tf.constant(world.sequences.category_rows_of(rows.numpy()))
+    scores = {}
+    for steps in (1, 4):
+        still = dataclasses.replace(quick, steps=steps, learning_rate=0 if steps == 1 else 0.01)
+        train(world.data, tmp_path / "model", still, sizes, start_from=tmp_path / "two_sided")
+        for name in ("two_sided", "model"):
+            model = load_model(tmp_path / name).model
+            histories = users[:, -model.config.history_length :]
+            user = model.user_from_rows(histories, tf.constant(world.sequences.category_rows_of(histories.numpy())))
+            scores[name, steps] = model.score(user, model.item_from_rows(rows, categories)[None]).numpy()
+        for part in ("item_table", "category_table"):
+            np.testing.assert_array_equal(
+                *(np.asarray(getattr(load_model(tmp_path / name).model, part)) for name in ("two_sided", "model"))
+            )
+    np.testing.assert_allclose(scores["model", 1], scores["two_sided", 1], atol=1e-4)
+    assert np.abs(scores["model", 4] - scores["two_sided", 4]).max() > 1e-3
+
+
 def test_refuses_an_index_of_another_training(world, tmp_path):
     train(world.data, tmp_path / "model", TrainingConfig(steps=5, batch_size=32, negatives=20, seed=1))
     extract(tmp_path / "model", tmp_path / "embeddings")

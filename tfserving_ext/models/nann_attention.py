@@ -1,6 +1,7 @@
 """The attention model of the original's UserBehavior demo (arXiv 2202.10226, section 4.1).
 
-The score attends from e_v to the sequence of behaviours and feeds what it found, beside e_v, to a deep network.
+The score attends from e_v to the sequence of behaviours and feeds what it found, beside e_v, to a deep network. Beyond
+the original it counts the behaviours that are the item, or like it: a softmax says what was found, but not how often.
 """
 
 import dataclasses
@@ -11,7 +12,18 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.models.contract import UserTensors
-from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, dense, run
+from tfserving_ext.models.sequence_model import (
+    SequenceConfig,
+    SequenceModel,
+    UserTower,
+    dense,
+    dot_products,
+    recency_slopes,
+    run,
+)
+
+# Of exp(sharpness * (cosine - 1)): an item that has a cosine of 0.9 counts for a third. Learned from there.
+SHARPNESS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +35,11 @@ class NannAttentionConfig(SequenceConfig):
       attention_dim: width of queries and keys.
       score_hidden: widths of the score network's hidden layers.
       recency: learn what a behaviour's place adds to the attention's logits; the original's does not know the order.
+      attention_length: behaviours, the last ones, that are attended to; no more than `history_length`.
+      matches: counts of the behaviours in the whole history that are the item or like it, which the score network sees
+        too; each learns how much a behaviour's place counts. 0 for none, as the original.
+      pools: of a two-sided model's tower over the behaviours that are attended to, whose dot product with e_v is added
+        to the score. 0 for none, as the original.
     """
 
     model: ClassVar[str] = "nann_attention"
@@ -31,6 +48,14 @@ class NannAttentionConfig(SequenceConfig):
     attention_dim: int = 256
     score_hidden: tuple[int, ...] = (128, 64, 32)
     recency: bool = True
+    attention_length: int = 50
+    matches: int = 0
+    pools: int = 0
+
+    @property
+    def attended(self) -> int:
+        """Behaviours that are attended to."""
+        return min(self.attention_length, self.history_length)
 
 
 class NannAttention(SequenceModel[NannAttentionConfig]):
@@ -57,16 +82,51 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
             name="key_network",
         )
         self.recency = self.add_weight(
-            shape=[config.history_length], initializer="zeros", trainable=config.recency, name="recency"
+            shape=[config.attended], initializer="zeros", trainable=config.recency, name="recency"
         )
+        if config.matches:
+            slopes = recency_slopes(config.history_length, config.matches)
+            self.match_recency = self.add_weight(
+                shape=slopes.shape, initializer=lambda shape, dtype: slopes, name="match_recency"
+            )
+            # Embeddings of a trained model point into nearly one direction; only what is left of it tells them apart.
+            self.match_norm = keras.layers.BatchNormalization(
+                center=False, scale=False, momentum=0.95, epsilon=1e-6, name="match_norm"
+            )
+            self.match_norm.build([None, width])
+            self.sharpness = self.add_weight(
+                shape=[], initializer=keras.initializers.Constant(SHARPNESS), name="sharpness"
+            )
+        if config.pools:
+            self.tower = UserTower(config.attended, width, config.pools)
         score_layers: list[keras.layers.Layer] = []
         for number, units in enumerate(config.score_hidden, 1):
             score_layers += dense(units, f"score_{number}")
+        # Beside a dot product, the network starts as no more than a correction of it.
+        last = "zeros" if config.pools else "glorot_uniform"
         self.score_network = keras.Sequential(
-            [keras.Input([2 * width]), *score_layers, keras.layers.Dense(1, use_bias=False, name="score_out")],
+            [
+                keras.Input([2 * width + config.matches]),
+                *score_layers,
+                keras.layers.Dense(1, use_bias=False, kernel_initializer=last, name="score_out"),
+            ],
             name="score_network",
         )
         self.built = True
+
+    def item_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `SequenceModel.item_from_rows`."""
+        embeddings = super().item_from_rows(item_rows, category_rows, training)
+        if training and self.config.matches:
+            self.match_norm(embeddings, training=True)  # For its statistics.
+        return embeddings
+
+    def _units(self, embeddings: tf.Tensor) -> tf.Tensor:
+        """The embeddings [..., item_dim] about their mean, at unit length."""
+        norm = self.match_norm
+        return tf.math.l2_normalize(
+            (embeddings - norm.moving_mean) * tf.math.rsqrt(norm.moving_variance + norm.epsilon), axis=-1
+        )
 
     def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
         """User tensors of embedded behaviours.
@@ -75,30 +135,75 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
           sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
 
         Returns:
-          keys [B, history_length, attention_dim], values [B, history_length, item_dim], and what is added to the
-          attention's logits [B, history_length]: the padding mask and the recency.
+          Of the last behaviours keys [B, attended, attention_dim], values [B, attended, item_dim] and what is added to
+          the attention's logits [B, attended], which is the padding mask and the recency; the tower's vector
+          [B, item_dim]; for the matches each behaviour's e_v at unit length [B, history_length, item_dim] and what it
+          counts [B, history_length, matches].
         """
-        length, width = self.config.history_length, self.item_dim
-        keys = run(self.key_network, tf.reshape(sequence, [-1, width]))
-        keys = tf.reshape(keys, [-1, length, self.config.attention_dim])
-        return keys, sequence, self.padding_mask(sequence) + self.recency
+        config, width = self.config, self.item_dim
+        values = sequence[:, -config.attended :]
+        keys = run(self.key_network, tf.reshape(values, [-1, width]))
+        keys = tf.reshape(keys, [-1, config.attended, config.attention_dim])
+        mask = self.padding_mask(values)
+        tensors = [keys, values, mask + self.recency]
+        if config.pools:
+            tensors.append(self.tower(values, mask))
+        if not config.matches:
+            return tuple(tensors)
+        # Statistics of the batch norm are for the items of a batch, which are drawn evenly.
+        embeddings = run(self.item_network, tf.reshape(sequence, [-1, width]))
+        units = tf.reshape(self._units(embeddings), [-1, config.history_length, width])
+        counts = tf.where(self.present(sequence)[:, :, None], tf.exp(self.match_recency), 0.0)
+        return (*tensors, units, counts)
 
     def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
         """See `SequenceModel.score`."""
-        keys, values, mask = user
-        width, n = self.item_dim, tf.shape(items)[1]
+        config, width = self.config, self.item_dim
         # Two-dimensional matrix products: the fastest that TensorFlow has on a CPU.
         query = run(self.query_network, tf.reshape(items, [-1, width]))
-        query = tf.reshape(query, [-1, n, self.config.attention_dim])
-        if items.shape[0] == 1 and keys.shape[0] != 1:
-            # Items that all users share: one product with all keys, whose gradient sums over the users as it goes.
-            dots = tf.matmul(query[0], tf.reshape(keys, [-1, self.config.attention_dim]), transpose_b=True)
-            dots = tf.transpose(tf.reshape(dots, [n, -1, self.config.history_length]), [1, 0, 2])
+        query = tf.reshape(query, [-1, tf.shape(items)[1], config.attention_dim])
+        if config.pools:
+            _, _, _, vectors, *_ = user
+            products = dot_products(vectors, items)
+        if items.shape[0] == 1 and user[0].shape[0] != 1:
+            found = self._found_of_shared(user, query, items)
+            items = tf.broadcast_to(items, tf.concat([tf.shape(found)[:2], [width]], axis=0))
         else:
-            dots = tf.matmul(query, keys, transpose_b=True)
-        logits = dots * self.config.attention_dim**-0.5 + mask[:, None, :]
+            found = self._found(user, query, items)
+        inputs = tf.reshape(tf.concat([found, items], axis=-1), [-1, 2 * width + config.matches])
+        scores = tf.reshape(run(self.score_network, inputs), [-1, tf.shape(items)[1]])
+        return scores + products if config.pools else scores
+
+    def _found(self, user: UserTensors, query: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """What the score network sees of the behaviours, [B, N, item_dim + matches]."""
+        keys, values, mask = user[:3]
+        logits = tf.matmul(query, keys, transpose_b=True) * self.config.attention_dim**-0.5 + mask[:, None, :]
         attended = tf.matmul(tf.nn.softmax(logits), values)
-        if items.shape[0] == 1 and attended.shape[0] != 1:
-            items = tf.broadcast_to(items, tf.shape(attended))
-        scores = run(self.score_network, tf.reshape(tf.concat([attended, items], axis=-1), [-1, 2 * width]))
-        return tf.reshape(scores, [-1, n])
+        if not self.config.matches:
+            return attended
+        units, counts = user[-2:]
+        cosines = tf.matmul(self._units(items), units, transpose_b=True)
+        matches = tf.matmul(tf.exp(self.sharpness * (cosines - 1)), counts)
+        return tf.concat([attended, tf.math.log1p(matches)], axis=-1)
+
+    def _found_of_shared(self, user: UserTensors, query: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        """`_found` for items [1, N, d] that all users share.
+
+        One product with all keys, whose gradient sums over the users as it goes. The behaviours come before the items
+        throughout, so that nothing is transposed.
+        """
+        keys, values, mask = user[:3]
+
+        def products(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+            flat = tf.matmul(tf.reshape(rows, [-1, rows.shape[2]]), columns[0], transpose_b=True)
+            return tf.reshape(flat, [-1, rows.shape[1], tf.shape(columns)[1]])
+
+        logits = products(keys, query * self.config.attention_dim**-0.5) + mask[:, :, None]
+        weights = tf.exp(logits - tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True)))
+        attended = tf.matmul(weights, values, transpose_a=True) / tf.reduce_sum(weights, axis=1)[:, :, None]
+        if not self.config.matches:
+            return attended
+        units, counts = user[-2:]
+        gates = tf.exp(products(units, self.sharpness * self._units(items)) - self.sharpness)
+        matches = tf.matmul(gates, counts, transpose_a=True)
+        return tf.concat([attended, tf.math.log1p(matches)], axis=-1)

@@ -42,6 +42,71 @@ def dense(width: int, name: str, norm: bool = False) -> list[keras.layers.Layer]
     return [*layers, keras.layers.PReLU(alpha_initializer=keras.initializers.Constant(0.25), name=f"{name}_prelu")]
 
 
+def recency_slopes(length: int, number: int) -> np.ndarray:
+    """Where the logits of a history's places start, float32 [length, number]: `number` exponential decays.
+
+    Their half-lives go from one behaviour to the whole history. Starting even, the pools of a long history are all the
+    same mean, and take a thousand steps to part.
+    """
+    ages = np.arange(length)[::-1, None]
+    return (-np.log(2) * ages / np.geomspace(1, length, number)).astype(np.float32)
+
+
+class UserTower(keras.layers.Layer):
+    """One vector of embedded behaviours: weighted means of them, and a network on these.
+
+    Attributes:
+      length: behaviours that it takes.
+      width: of a behaviour, and of the vector.
+    """
+
+    def __init__(self, length: int, width: int, pools: int, hidden: tuple[int, ...] = (), name: str = "tower") -> None:
+        """Makes an untrained tower.
+
+        Args:
+          length: behaviours that it takes.
+          width: of a behaviour, and of the vector.
+          pools: weighted means; each learns its weights by what a behaviour is and by how long ago it was.
+          hidden: widths of the network's hidden layers.
+          name: of the layer.
+        """
+        super().__init__(name=name, dtype="float32")  # What is mixed are the networks in it.
+        self.length, self.width, self._pools = length, width, pools
+        self.pool_network = keras.Sequential(
+            [keras.Input([width]), keras.layers.Dense(pools, use_bias=False, name="pool_dense")], name="pool_network"
+        )
+        slopes = recency_slopes(length, pools)
+        self.recency = self.add_weight(shape=slopes.shape, initializer=lambda shape, dtype: slopes, name="recency")
+        layers: list[keras.layers.Layer] = []
+        for number, units in enumerate(hidden, 1):
+            layers += dense(units, f"user_{number}")
+        self.user_network = keras.Sequential(
+            [keras.Input([pools * width]), *layers, keras.layers.Dense(width, name="user_out")], name="user_network"
+        )
+        self.built = True
+
+    def call(self, sequence: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """The vectors [B, width].
+
+        Args:
+          sequence: float32 [B, length, width].
+          mask: what is added to the logits of the weights, float32 [B, length].
+        """
+        logits = tf.reshape(
+            run(self.pool_network, tf.reshape(sequence, [-1, self.width])), [-1, self.length, self._pools]
+        )
+        logits += self.recency + mask[:, :, None]
+        pooled = tf.matmul(tf.nn.softmax(logits, axis=1), sequence, transpose_a=True)
+        return run(self.user_network, tf.reshape(pooled, [-1, self._pools * self.width]))
+
+
+def dot_products(vectors: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    """Products [B, N] of vectors [B, d] and items [B, N, d]; or [1, N, d], the same items for every vector."""
+    if items.shape[0] == 1:
+        return tf.matmul(vectors, items[0], transpose_b=True)
+    return tf.matmul(vectors[:, None, :], items, transpose_b=True)[:, 0]
+
+
 Config = TypeVar("Config", bound=SequenceConfig)
 
 
@@ -141,8 +206,14 @@ class SequenceModel(keras.Model, Generic[Config]):
 
     def padding_mask(self, sequence: tf.Tensor) -> tf.Tensor:
         """What is added to the logits of a softmax over behaviours [B, history_length, item_dim]; as wide as they."""
-        present = tf.reduce_any(tf.not_equal(sequence, 0), axis=-1)
-        return tf.where(present, 0.0, -1e9) if self.config.mask_padding else tf.zeros_like(sequence[..., 0])
+        if not self.config.mask_padding:
+            return tf.zeros_like(sequence[..., 0])
+        return tf.where(self.present(sequence), 0.0, -1e9)
+
+    @staticmethod
+    def present(sequence: tf.Tensor) -> tf.Tensor:
+        """Which behaviours are none of the padding, bool [B, history_length]."""
+        return tf.reduce_any(tf.not_equal(sequence, 0), axis=-1)
 
     @abstractmethod
     def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:

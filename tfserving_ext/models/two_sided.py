@@ -6,12 +6,11 @@ What it cannot say is what a neural metric is for; what it can, an index for inn
 import dataclasses
 from typing import ClassVar
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.models.contract import UserTensors
-from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, dense, run
+from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, UserTower, dot_products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +43,7 @@ class TwoSided(SequenceModel[TwoSidedConfig]):
     ) -> None:
         """Makes an untrained model; see `SequenceModel`."""
         super().__init__(item_ids, category_ids, item_counts, config)
-        width = self.item_dim
-        self.pool_network = keras.Sequential(
-            [keras.Input([width]), keras.layers.Dense(config.pools, use_bias=False, name="pool_dense")],
-            name="pool_network",
-        )
-        self.recency = self.add_weight(shape=[config.history_length, config.pools], initializer="zeros", name="recency")
-        layers: list[keras.layers.Layer] = []
-        for number, units in enumerate(config.user_hidden, 1):
-            layers += dense(units, f"user_{number}")
-        self.user_network = keras.Sequential(
-            [keras.Input([config.pools * width]), *layers, keras.layers.Dense(width, name="user_out")],
-            name="user_network",
-        )
+        self.tower = UserTower(config.history_length, self.item_dim, config.pools, config.user_hidden)
         self.built = True
 
     def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
@@ -68,17 +55,8 @@ class TwoSided(SequenceModel[TwoSidedConfig]):
         Returns:
           The user vector alone, [B, item_dim].
         """
-        pools, width = self.config.pools, self.item_dim
-        logits = tf.reshape(
-            run(self.pool_network, tf.reshape(sequence, [-1, width])), [-1, self.config.history_length, pools]
-        )
-        logits += self.recency + self.padding_mask(sequence)[:, :, None]
-        pooled = tf.matmul(tf.nn.softmax(logits, axis=1), sequence, transpose_a=True)
-        return (run(self.user_network, tf.reshape(pooled, [-1, pools * width])),)
+        return (self.tower(sequence, self.padding_mask(sequence)),)
 
     def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
         """See `SequenceModel.score`."""
-        (vector,) = user
-        if items.shape[0] == 1:
-            return tf.matmul(vector, items[0], transpose_b=True)
-        return tf.matmul(vector[:, None, :], items, transpose_b=True)[:, 0]
+        return dot_products(user[0], items)

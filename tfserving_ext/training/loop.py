@@ -25,7 +25,7 @@ from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.loss import Losses
 from tfserving_ext.training.monitor import Monitor
 from tfserving_ext.training.state import TrainingState
-from tfserving_ext.training.step import make_step
+from tfserving_ext.training.step import make_step, trained_variables
 
 REPORT_STEPS = 50
 LOG_STEPS = 500  # Between entries for TensorBoard.
@@ -131,7 +131,7 @@ class _Training:
             if self._start is not None:
                 _start(self._model, self._start, start_from)
             self._optimizer = keras.optimizers.AdamW(config.rate(0), weight_decay=config.weight_decay)
-            self._optimizer.build(self._model.trainable_variables)
+            self._optimizer.build(trained_variables(self._model))
             step = make_step(self._model, self._optimizer, self._sequences, config)
         identity = {
             "data": sha256(self._sequences.folder / "manifest.json"),
@@ -283,3 +283,13 @@ def _start(model: SequenceModel, start: TrainedModel, folder: str | os.PathLike[
         )
     for mine, theirs in zip(model.item_variables, start.model.item_variables, strict=True):
         mine.assign(theirs)
+    tower, trained = getattr(model, "tower", None), getattr(start.model, "tower", None)
+    if tower is None or trained is None or tower.recency.shape != trained.recency.shape:
+        return
+    for mine, theirs in zip(tower.variables, trained.variables, strict=True):
+        mine.assign(theirs)
+    if model.name != start.model.name:
+        # All of the two-sided model is in here: what is new learns what that one misses, and the few targets of its
+        # batches do not disturb the embeddings.
+        for part in (model.item_table, model.category_table, model.item_network, tower):
+            part.trainable = False

@@ -16,6 +16,11 @@ from tfserving_ext.training.loss import Losses, adversarial_losses, sampled_logi
 from tfserving_ext.training.samplers import make_sampler
 
 
+def trained_variables(model: TrainableModel) -> list[Any]:
+    """What the optimizer changes; Keras lists a model's own variables even where they are told to stay."""
+    return [variable for variable in model.trainable_variables if variable.trainable]
+
+
 def make_step(
     model: TrainableModel, optimizer: keras.optimizers.Optimizer, sequences: Sequences, config: TrainingConfig
 ) -> Callable[..., Losses]:
@@ -27,7 +32,7 @@ def make_step(
     """
     sampler = make_sampler(config.sampler, np.asarray(sequences.item_counts), config.negatives)
     categories = tf.constant(np.concatenate([[0], sequences.item_categories]), tf.int32)
-    variables = model.trainable_variables
+    variables = trained_variables(model)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     item, score = _training(model.item_from_rows), _training(model.score)
     user_of = _training(model.user_from_rows)
