@@ -87,9 +87,9 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
     from tfserving_ext.data.convert import convert
     from tfserving_ext.data.rows import Rules
     from tfserving_ext.data.sequences import Sequences
+    from tfserving_ext.evaluation import SEARCHES, evaluate, summary
     from tfserving_ext.index import Index, build_index
     from tfserving_ext.index.original import load_array
-    from tfserving_ext.retrieval.evaluate import SEARCHES, evaluate, summary
     from tfserving_ext.training import TrainingConfig, extract, train
 
     console.print(f"All artefacts go to [bold]{folder}[/]; finished stages are reused.")
@@ -155,7 +155,12 @@ def run_demo(folder: Path = Path("demo"), steps: int | None = None, keep_serving
     evaluation = stages.run(
         "evaluate",
         "evaluation.json",
-        {"k": K, "positions": POSITIONS_PER_USER, "searches": {n: dataclasses.asdict(p) for n, p in SEARCHES.items()}},
+        {
+            "k": K,
+            "positions": POSITIONS_PER_USER,
+            "searches": {n: dataclasses.asdict(p) for n, p in SEARCHES.items()},
+            "report": True,
+        },
         [data, model, index],
         lambda path: evaluate(data.path, model.path, index.path, path, k=K, positions_per_user=POSITIONS_PER_USER),
         lambda path: summary(read_json(path)),
@@ -247,6 +252,10 @@ def _last_table(folder: Path, figures: dict[str, Any]) -> None:
     nann = "nann" if shutil.which("nann") else sys.argv[0]
     rows = {f"recall-all@{K} (brute force)": f"{figures['recall_all']:.4f}"}
     titles = {"best_first": "best-first search, seeded with the history", "rounds": "the paper's rounds, default beams"}
+    rows |= {
+        f"{name.replace('_', ' ')}, no model": f"recall@{K} {found[str(K)]['recall']:.4f}"
+        for name, found in figures["baselines"].items()
+    }
     for name, search in figures["searches"].items():
         rows[titles[name]] = (
             f"recall-retrieval@{K} {search['recall_retrieval']:.4f}, coverage@{K} {search['coverage']:.4f}\n"
@@ -258,7 +267,7 @@ def _last_table(folder: Path, figures: dict[str, Any]) -> None:
         "test cases": f"{figures['cases']:,} of {figures['users']:,} households",
         "SavedModel": str(folder / "models" / "nann" / "1"),
         "index, model, data": f"{folder / 'index'}, {folder / 'model'}, {folder / 'data'}",
-        "figures": str(folder / "evaluation.json"),
+        "figures": f"{folder / 'evaluation.json'}, with plots {folder / 'evaluation.html'}",
         "next": f"{nann} serve {folder / 'models' / 'nann'}\nthen, in another shell: {nann} smoke",
     }
     for name, value in rows.items():

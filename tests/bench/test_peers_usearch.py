@@ -7,9 +7,9 @@ import tensorflow as tf
 from tfserving_ext.bench.peers import Workload
 from tfserving_ext.bench.peers.usearch_numba import UsearchNumba
 from tfserving_ext.bench.peers.usearch_tuned import UsearchTuned
+from tfserving_ext.evaluation import user_tensors
 from tfserving_ext.index import Index
 from tfserving_ext.retrieval import BruteForce
-from tfserving_ext.retrieval.evaluate import user_tensors
 from tfserving_ext.training.checkpoint import load_model
 
 CASES = 6

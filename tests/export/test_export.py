@@ -11,9 +11,9 @@ import tensorflow as tf
 from export_tools import Defaults, export, verify
 from export_tools.manifest import exported_index, read_manifest
 from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation import user_tensors
 from tfserving_ext.index import Index, Layer, write_index
 from tfserving_ext.retrieval import NeuralTopK
-from tfserving_ext.retrieval.evaluate import user_tensors
 from tfserving_ext.training import load_model
 
 ASK = """

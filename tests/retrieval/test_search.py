@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation import user_tensors
 from tfserving_ext.index import Index
 from tfserving_ext.retrieval import BestFirst, BruteForce, NeuralTopK, Rounds
-from tfserving_ext.retrieval.evaluate import evaluate, summary, user_tensors
 from tfserving_ext.training import load_model
 
 
@@ -100,34 +100,3 @@ def test_parameters_must_fit_the_index(parts):
     ]:
         with pytest.raises(NannError, match=words):
             search.check(parameters, k)
-
-
-def test_evaluate_against_the_figures_by_hand(world, parts, tmp_path):
-    trained, index, user = parts
-    figures = evaluate(world.data, world.model, world.index, tmp_path / "figures.json", k=20)
-    cases = world.sequences.cases("test")
-    targets = world.sequences.ids_of(cases.targets)
-    scores = exact_scores(trained, index, user)
-    exact = np.asarray(index.item_ids)[np.argsort(-scores, axis=1, kind="stable")[:, :20]]
-    seeds = tf.constant(world.sequences.ids_of(cases.histories))
-    search = NeuralTopK(index, trained.model.score)
-    assert figures["cases"] == len(cases)
-    assert abs(figures["recall_all"] - np.mean([t in row for t, row in zip(targets, exact, strict=True)])) < 0.04
-    for name, found in (
-        ("best_first", search.best_first(user, k=20, seeds=seeds)),
-        ("rounds", search.rounds(user, k=20)),
-    ):
-        measured = figures["searches"][name]
-        overlap = [len(set(a) & set(b)) / 20 for a, b in zip(found.item_ids.numpy(), exact, strict=True)]
-        assert abs(measured["coverage"] - np.mean(overlap)) < 0.01
-        assert measured["items_scored"] == found.items_scored.numpy().mean()
-        assert measured["scored_fraction"] == measured["items_scored"] / len(index.item_ids)
-    assert (tmp_path / "figures.json").exists()
-    assert "coverage@20" in summary(figures)
-
-
-def test_evaluate_brute_force_alone_has_no_search_figures(world):
-    figures = evaluate(world.data, world.model, world.index, searches={}, k=10, max_cases=7)
-    assert figures["cases"] == 7
-    assert "recall_all" in figures
-    assert figures["searches"] == {}

@@ -5,50 +5,80 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.models import import_models
 from tfserving_ext.training import TrainingConfig, load_model, loop, train
 
 CONFIG = {"steps": 6, "batch_size": 16, "negatives": 40, "schedule": "constant", "weight_decay": 0.0}
+TRANSFORMER = "examples.transformer_model:TransformerModel"
 TWO_DEVICES = """
 import json, sys
+import keras
 import tensorflow as tf
-from tfserving_ext.models import TwoSidedConfig
+from tfserving_ext.models import ForeignConfig, import_models
 from tfserving_ext.training import TrainingConfig, loop, train
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-loop._cluster = lambda: loop._Cluster(strategy, True)
-report = train(sys.argv[1], sys.argv[2], TrainingConfig(**json.loads(sys.argv[3])), TwoSidedConfig())
-print(strategy.num_replicas_in_sync, json.dumps(report))
+import_models("examples.transformer_model")
+model = ForeignConfig(model_class="examples.transformer_model:TransformerModel")
+# What it moves is in proportion to the gradient; AdamW's step grows a rounding near 0 to a whole step.
+keras.optimizers.AdamW = lambda rate, weight_decay: keras.optimizers.SGD(rate)
+strategies = {"one": tf.distribute.get_strategy(), "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
+for options in json.loads(sys.argv[3]):
+    for name, strategy in strategies.items():
+        loop._cluster = lambda: loop._Cluster(strategy, True)
+        target = f"{sys.argv[2]}/{name}_{options['clip_norm']}"
+        report = train(sys.argv[1], target, TrainingConfig(**options), model)
+        print(strategy.num_replicas_in_sync, report["softmax_loss"])
 """
 WORKER = """
-import json, sys
+import json, os, sys
 from tfserving_ext.models import TwoSidedConfig
-from tfserving_ext.training import TrainingConfig, train
-report = train(sys.argv[1], sys.argv[2], TrainingConfig(**json.loads(sys.argv[3])), TwoSidedConfig())
+from tfserving_ext.training import TrainingConfig, state, train
+data, target, config, dies = sys.argv[1:]
+if dies == "dies":
+    save = state.TrainingState.save
+    def last(self, step, seconds):
+        save(self, step, seconds)
+        if step == 4:
+            os._exit(9)
+    state.TrainingState.save = last
+report = train(data, target, TrainingConfig(**json.loads(config)), TwoSidedConfig())
 print(json.dumps(report))
 """
 
 
-def test_two_devices_learn_about_what_one_does(world, tmp_path):
-    from tfserving_ext.models import TwoSidedConfig
+def test_two_devices_take_the_step_of_one_with_the_whole_batch(world, tmp_path):
+    """Negatives are shared, targets count the same wherever they are, and clipping is of the gradient of all."""
+    options = [CONFIG | {"epsilon": 0.0, "learning_rate": 0.03, "clip_norm": clip} for clip in (0.0, 0.05)]
+    command = [sys.executable, "-c", TWO_DEVICES, world.data, tmp_path, json.dumps(options)]
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, cwd=root)
+    assert ran.returncode == 0, ran.stderr
+    lines = [line.split() for line in ran.stdout.splitlines() if line[:2] in ("1 ", "2 ")]
+    assert [replicas for replicas, _ in lines] == ["1", "2", "1", "2"]
+    import_models(TRANSFORMER.partition(":")[0])
+    weights = {path.name: load_model(path).model.get_weights() for path in tmp_path.iterdir()}
+    for clip in (0.0, 0.05):
+        losses = [float(loss) for _, loss in (lines[:2] if clip == 0 else lines[2:])]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        for one, two in zip(weights[f"one_{clip}"], weights[f"two_{clip}"], strict=True):
+            np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+    moved = [
+        np.abs(clipped - free).max() for clipped, free in zip(weights["one_0.05"], weights["one_0.0"], strict=True)
+    ]
+    assert max(moved) > 1e-3
 
-    command = [sys.executable, "-c", TWO_DEVICES, world.data, tmp_path / "two", json.dumps(CONFIG)]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    replicas, _, report = ran.stdout.splitlines()[-1].partition(" ")
-    assert replicas == "2"
-    one = train(world.data, tmp_path / "one", TrainingConfig(**CONFIG), TwoSidedConfig())
-    # Each replica draws negatives of its own: not the same numbers, but the same loss.
-    assert json.loads(report)["softmax_loss"] == pytest.approx(one["softmax_loss"], rel=0.1)
-    tables = [np.asarray(load_model(tmp_path / name).model.item_table) for name in ("one", "two")]
-    assert np.corrcoef(tables[0].ravel(), tables[1].ravel())[0, 1] > 0.99
 
-
-def test_two_workers_by_tf_config_agree(world, tmp_path):
+def pair(world, target, dies: str) -> list[tuple[int, str, str]]:
+    """Exit code and outputs of two workers on this machine."""
     ports = []
     for _ in range(2):
         with socket.socket() as opened:
@@ -60,16 +90,61 @@ def test_two_workers_by_tf_config_agree(world, tmp_path):
         environment = os.environ | {
             "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         }
-        command = [sys.executable, "-c", WORKER, world.data, tmp_path / "model", json.dumps(CONFIG)]
+        command = [
+            sys.executable,
+            "-c",
+            WORKER,
+            world.data,
+            target,
+            json.dumps(CONFIG | {"checkpoint_minutes": 0}),
+            dies,
+        ]
         processes.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
-    outputs = [process.communicate(timeout=240) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    losses = [json.loads(output.splitlines()[-1])["softmax_loss"] for output, _ in outputs]
-    assert losses[0] == losses[1]
-    load_model(tmp_path / "model")
+    try:
+        outputs = [process.communicate(timeout=400) for process in processes]
+    finally:
+        for process in processes:  # One that lost its peer waits for it.
+            process.kill()
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def test_two_workers_by_tf_config_agree_and_go_on_together(world, tmp_path):
+    target = tmp_path / "model"
+    killed = pair(world, target, "dies")
+    assert [code for code, *_ in killed] == [9, 9], killed
+    resumed = pair(world, target, "")
+    assert [code for code, *_ in resumed] == [0, 0], resumed
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    never_killed = pair(world, tmp_path / "whole", "")
+    reports = [json.loads(output.splitlines()[-1]) for _, output, _ in (*resumed, *never_killed)]
+    assert len({report["softmax_loss"] for report in reports}) == 1, reports
+    for one, other in zip(
+        *(load_model(tmp_path / name).model.get_weights() for name in ("model", "whole")), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_workers_without_the_chiefs_checkpoint_are_refused(monkeypatch):
+    class Worker:
+        _workers = 2
+        _strategy = SimpleNamespace(
+            run=lambda function, args: function(*args), reduce=lambda how, value, axis: value / 2
+        )
+        _state = SimpleNamespace(folder=Path("work"))
+
+    loop._Training._check_agreed(Worker(), 0)
+    with pytest.raises(
+        NannError, match="this worker would go on from step 8, others from another; let all of them see work"
+    ):
+        loop._Training._check_agreed(Worker(), 8)
+
+
+def test_several_workers_cannot_go_by_the_clock(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_cluster", lambda: loop._Cluster(tf.distribute.get_strategy(), True, 2))
+    with pytest.raises(NannError, match=r"max_minutes is 1.0, but there are 2 workers"):
+        train(world.data, tmp_path / "model", TrainingConfig(max_minutes=1.0))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"task": {"index": 1}}'])

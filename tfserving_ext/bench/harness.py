@@ -11,10 +11,10 @@ import numpy as np
 from tfserving_ext.bench.peers.contract import Peer, Workload
 from tfserving_ext.data.sequences import Cases, Sequences
 from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation import user_tensors
 from tfserving_ext.index.format import Index
 from tfserving_ext.progress import progress
 from tfserving_ext.retrieval.brute_force import BruteForce
-from tfserving_ext.retrieval.evaluate import user_tensors
 from tfserving_ext.retrieval.metrics import coverage, recall
 from tfserving_ext.training.checkpoint import load_model
 

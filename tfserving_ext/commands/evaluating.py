@@ -1,13 +1,14 @@
-"""`nann evaluate`: how good a model and its search are."""
+"""`nann evaluate`, `report`, `tune` and `preflight`: how good a model and its search are, and what to search with."""
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tfserving_ext.commands.options import EfOption, Frontier, K, Pool, RoundsOption, numbers
-from tfserving_ext.progress import outcome
+from tfserving_ext.errors import NannError
+from tfserving_ext.progress import console, outcome
 
 
 class SearchName(str, Enum):
@@ -17,35 +18,214 @@ class SearchName(str, Enum):
     rounds = "rounds"
 
 
+class Split(str, Enum):
+    """Users that training never saw."""
+
+    validation = "validation"
+    test = "test"
+
+
+Data = Annotated[Path, typer.Argument(help="What `nann convert` wrote.")]
+Model = Annotated[Path, typer.Argument(help="What `nann train` wrote.")]
+IndexFolder = Annotated[Path, typer.Argument(help="What `nann index` wrote.")]
+Positions = Annotated[int, typer.Option(help="Test cases per user; 1 is the middle of the history.", min=1)]
+MaxCases = Annotated[int | None, typer.Option(help="Evaluate this many cases only.", min=1)]
+
+_EVALUATE_EXAMPLES = """Example: nann evaluate data model index -o evaluation.json --positions 9
+
+nann evaluate data model index -o evaluation.json --positions 9 --curves
+
+nann evaluate data model index --brute-force"""
+_REPORT_EXAMPLES = """Example: nann report plain.json epsilon_0.1.json -o epsilons.html
+
+nann report evaluation.json -o evaluation.html"""
+_TUNE_EXAMPLES = """Example: nann tune data model index --coverage 0.99 --positions 9
+
+nann tune data model index --latency-ms 5"""
+_PREFLIGHT_EXAMPLES = """Example: nann preflight data model index --positions 9 --builds 3
+
+nann preflight data model index --search rounds --rounds 1,1,6"""
+
+
+def _searches(frontier: int, pool: int, ef: str, rounds: str) -> dict[str, Any]:
+    from tfserving_ext.retrieval import BestFirst, Rounds
+
+    return {
+        "best_first": BestFirst(frontier, pool),
+        "rounds": Rounds(numbers("--ef", ef), numbers("--rounds", rounds)),
+    }
+
+
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
-    model: Annotated[Path, typer.Argument(help="What `nann train` wrote.")],
-    index: Annotated[Path, typer.Argument(help="What `nann index` wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the figures.")] = None,
+    data: Data,
+    model: Model,
+    index: IndexFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="JSON file for the figures; .npz and .html of the same name go beside it."),
+    ] = None,
     k: K = 200,
     search: Annotated[list[SearchName] | None, typer.Option(help="Measure this one; all by default.")] = None,
     frontier: Frontier = 16,
     pool: Pool = 200,
     ef: EfOption = "100,200,400",
     rounds: RoundsOption = "1,1,3",
-    positions: Annotated[int, typer.Option(help="Test cases per user; 1 is the middle of the history.", min=1)] = 1,
-    max_cases: Annotated[int | None, typer.Option(help="Evaluate this many cases only.", min=1)] = None,
+    positions: Positions = 1,
+    max_cases: MaxCases = None,
     brute_force: Annotated[bool, typer.Option("--brute-force", help="Recall by brute force alone.")] = False,
+    split: Annotated[Split, typer.Option(help="Whose cases.")] = Split.test,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Vary the searches too: recall and coverage over what is scored.")
+    ] = False,
+    curve_cases: Annotated[int, typer.Option(help="Cases that each point of a curve is of.", min=1)] = 500,
+    html: Annotated[bool, typer.Option("--html/--no-html", help="Write the report beside the figures.")] = True,
 ) -> None:
-    """Measure recall, coverage and the scored fraction on held-out users."""
-    from tfserving_ext.retrieval import BestFirst, Rounds
-    from tfserving_ext.retrieval.evaluate import evaluate as run
-    from tfserving_ext.retrieval.evaluate import summary
+    """Measure recall, coverage and the scored fraction on held-out users.
 
-    searches: dict[str, BestFirst | Rounds] = {
-        "best_first": BestFirst(frontier, pool),
-        "rounds": Rounds(numbers("--ef", ef), numbers("--rounds", rounds)),
-    }
+    With -o, figures go to a JSON file, what each case gave to an .npz file and a report with plots to an .html file.
+    """
+    from tfserving_ext.evaluation import evaluate as run
+    from tfserving_ext.evaluation import summary
+
+    searches = _searches(frontier, pool, ef, rounds)
     wanted = [] if brute_force else [name.value for name in search or SearchName]
-    figures = run(data, model, index, out, {name: searches[name] for name in wanted}, k, positions, max_cases)
+    figures = run(
+        data,
+        model,
+        index,
+        out,
+        {name: searches[name] for name in wanted},
+        k,
+        positions,
+        max_cases,
+        split.value,
+        curve_cases=curve_cases if curves else None,
+        html=html,
+    )
     outcome("evaluate", summary(figures))
+    if out is not None and html:
+        outcome("report", str(out.with_suffix(".html")))
+
+
+def report(
+    evaluations: Annotated[list[Path], typer.Argument(help="JSON files of `nann evaluate -o`, the baseline first.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file; an existing one is replaced.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Set several evaluations side by side on one page, or write the report of one anew.
+
+    Differences are from the first one. They have paired intervals where both are of the same cases.
+    """
+    from tfserving_ext.evaluation.compare import report as run
+
+    found = run(evaluations, out)
+    for each in found["differences"]:
+        if each["interval"] is not None:
+            low, high = each["interval"]
+            figure = f"{each['figure'].replace('_', '-')}{' of ' + each['search'] if each['search'] else ''}"
+            outcome("compare", f"{each['label']}: {figure} {each['value']:+.4f} ({low:+.4f} to {high:+.4f})")
+    outcome("report", f"{len(evaluations)} evaluations: {out}")
+
+
+def tune(
+    data: Data,
+    model: Model,
+    index: IndexFolder,
+    coverage: Annotated[float | None, typer.Option(help="Choose the fastest of this coverage@k or more.")] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(help="Choose the most coverage within so many milliseconds, of 95 % of the users."),
+    ] = None,
+    k: K = 200,
+    positions: Positions = 1,
+    max_cases: MaxCases = 500,
+    split: Annotated[Split, typer.Option(help="Whose cases.")] = Split.validation,
+) -> None:
+    """Find search parameters for a wanted coverage or latency, on validation users.
+
+    What no other setting beats in coverage, items scored and time goes to tuning.json in the index's folder.
+    """
+    from tfserving_ext.evaluation.tune import FILE, options
+    from tfserving_ext.evaluation.tune import tune as run
+
+    found = run(data, model, index, coverage, latency_ms, k, positions, max_cases, split.value)
+    console.print(_table(found, options))
+    outcome("tune", f"{len(found['table'])} of {found['tried']} settings are beaten by no other: {index / FILE}")
+    if found["chosen"] is not None:
+        row = found["chosen"]
+        outcome("chosen", f"coverage {row['coverage']:.4f}, {row['ms_p95']:.2f} ms: {options(row)}")
+
+
+def _table(found: dict[str, Any], options: Any) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"Coverage@{found['k']} of {found['cases']:,} cases", title_justify="left")
+    for column in ("coverage", "95 % interval", "items scored", "% of all", "ms", "ms, 95 %"):
+        table.add_column(column, justify="right")
+    table.add_column("options", no_wrap=True)
+    for row in found["table"]:
+        low, high = row["coverage_interval"]
+        table.add_row(
+            f"{row['coverage']:.4f}",
+            f"{low:.4f} to {high:.4f}",
+            f"{row['items_scored']:,.0f}",
+            f"{100 * row['scored_fraction']:.1f}",
+            f"{row['ms']:.2f}",
+            f"{row['ms_p95']:.2f}",
+            options(row),
+        )
+    return table
+
+
+def preflight(
+    data: Data,
+    model: Model,
+    index: IndexFolder,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the verdict.")] = None,
+    k: K = 200,
+    search: Annotated[SearchName, typer.Option(help="What will be deployed.")] = SearchName.best_first,
+    frontier: Frontier = 16,
+    pool: Pool = 200,
+    ef: EfOption = "100,200,400",
+    rounds: RoundsOption = "1,1,3",
+    positions: Positions = 1,
+    max_cases: MaxCases = 500,
+    split: Annotated[Split, typer.Option(help="Whose cases.")] = Split.test,
+    builds: Annotated[int, typer.Option(help="Graphs to build besides, with other seeds.", min=0)] = 0,
+) -> None:
+    """Say before a deployment whether an index can be trusted for this model, and what to change.
+
+    The exit status is 1 where a check fails.
+    """
+    from tfserving_ext.artifacts import write_json
+    from tfserving_ext.evaluation.preflight import FAIL
+    from tfserving_ext.evaluation.preflight import preflight as run
+
+    deployed = _searches(frontier, pool, ef, rounds)[search.value]
+    found = run(data, model, index, deployed, k, positions, max_cases, split.value, builds)
+    colors = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
+    for check in found["checks"]:
+        console.print(f"[bold {colors[check['status']]}]{check['status']}[/] {check['name']}: {check['text']}")
+        if check["advice"]:
+            console.print(f"     {check['advice']}", markup=False)
+    console.print("Users of least coverage:")
+    for user in found["worst_users"]:
+        console.print(
+            f"     user {user['user_id']}: {user['coverage']:.4f} over {user['cases']} cases, "
+            f"{user['history_length']:,} behaviours"
+        )
+    if out is not None:
+        write_json(out, found)
+    outcome("preflight", f"{found['verdict']}: {found['cases']:,} cases of {found['users']:,} users")
+    if found["verdict"] == FAIL:
+        failed = ", ".join(check["name"] for check in found["checks"] if check["status"] == FAIL)
+        raise NannError(f"{index} should not be deployed: {failed}")
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command(epilog="Example: nann evaluate data model index -o evaluation.json --positions 9")(evaluate)
+    app.command(epilog=_EVALUATE_EXAMPLES)(evaluate)
+    app.command(epilog=_REPORT_EXAMPLES)(report)
+    app.command(epilog=_TUNE_EXAMPLES)(tune)
+    app.command(epilog=_PREFLIGHT_EXAMPLES)(preflight)

@@ -1,5 +1,6 @@
 """`nann train`, `nann extract` and `nann index`: from data to an index."""
 
+import dataclasses
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tfserving_ext.commands.options import Out
+from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
 
@@ -43,21 +45,31 @@ _TRAIN_EXAMPLES = """Example: nann train data -o model --steps 20000 --epsilon 0
 
 nann train data -o two_sided --model two_sided --steps 2500 --batch-size 128 --negatives 500 --learning-rate 0.01
 
-nann train data -o model --start-from two_sided --max-minutes 10
+nann train data -o model --start-from two_sided --size matches=8 --size pools=8 --history-length 200 --targets 2
 
 nann train data -o model --model my_module:MyModel --validate-every 500 --patience 4 --tensorboard logs"""
 _LOSS, _OPTIMIZER, _RUN = "Loss", "Optimizer", "Run"
 
 
-def _model_config(model: str, mask_padding: bool, history_length: int | None) -> Any:
+def _model_config(model: str, sizes: list[str], mask_padding: bool, history_length: int | None) -> Any:
     """The sizes of the model that `--model` names."""
     from tfserving_ext.models import ForeignConfig, import_models, model_named
 
-    sizes = {"mask_padding": mask_padding} | ({} if history_length is None else {"history_length": history_length})
-    if ":" not in model:
-        return model_named(model).config_type(**sizes)  # type: ignore[arg-type]
-    import_models(model.partition(":")[0])
-    return ForeignConfig(model_class=model, **sizes)  # type: ignore[arg-type]
+    foreign = ":" in model
+    if foreign:
+        import_models(model.partition(":")[0])
+    kind = ForeignConfig if foreign else model_named(model).config_type
+    known = {field.name: getattr(kind, field.name) for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {"mask_padding": mask_padding} | ({"model_class": model} if foreign else {})
+    if history_length is not None:
+        values["history_length"] = history_length
+    for size in sizes:
+        name, _, text = size.partition("=")
+        numbers = {name: value for name, value in known.items() if type(value) in (int, bool)}
+        if name not in numbers or not text.isdecimal():
+            raise NannError(f"--size is {size!r}; allowed are a number from 0 for {', '.join(numbers)} of {model}")
+        values[name] = type(numbers[name])(int(text))
+    return kind(**values)
 
 
 def train(
@@ -68,6 +80,9 @@ def train(
     ] = "nann_attention",
     history_length: Annotated[
         int | None, typer.Option(help="Behaviours that the user consists of; the model's own by default.", min=1)
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER, of the model's configuration: matches=8, embedding_dim=64.")
     ] = None,
     mask_padding: Annotated[bool, typer.Option(help="Keep padding out of the attention.")] = True,
     start_from: Annotated[
@@ -155,7 +170,7 @@ def train(
         patience=patience,
         tensorboard="" if tensorboard is None else str(tensorboard),
     )
-    report = run(data, out, config, _model_config(model, mask_padding, history_length), start_from)
+    report = run(data, out, config, _model_config(model, size or [], mask_padding, history_length), start_from)
     outcome("train", f"{report['histories']:,} histories: {out}")
 
 

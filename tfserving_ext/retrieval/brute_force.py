@@ -9,23 +9,38 @@ from tfserving_ext.index.format import Index
 from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.ops import SearchResult
 
-CHUNK = 4096
+CHUNK = 8192
+_NAN = tf.int32.min  # Below the key of every score.
 
 
 class BruteForce(tf.Module):
     """Top-k items of a corpus under a model's score, exactly; the ground truth of coverage.
+
+    Items stream through the scorer, and what is kept of them is the best k so far: memory does not grow with the
+    corpus.
 
     Example:
       >>> exact = BruteForce(Index.open("index"), model.score)
       >>> scores, item_ids = exact(model.user(features), k=200)
     """
 
-    def __init__(self, index: Index, score: Callable[..., tf.Tensor], chunk: int = CHUNK) -> None:
-        """Takes an open index and the model's `score(user, items)`; items are scored in batches of `chunk`."""
+    def __init__(
+        self, index: Index, score: Callable[..., tf.Tensor], chunk: int = CHUNK, shared_items: bool = False
+    ) -> None:
+        """Takes what is searched and how it is scored.
+
+        Args:
+          index: an open index.
+          score: the model's `score(user, items)`.
+          chunk: how many pairs of user and item are scored at once.
+          shared_items: `score` takes items [1, N, d] for all users of a batch, as `TrainableModel.score` does. What a
+            model computes of the items alone is then computed once a batch; scores may differ in the last bit.
+        """
         super().__init__()
         self.index = MappedIndex(index)
         self._score = score
         self._chunk = chunk
+        self._shared_items = shared_items
 
     def __call__(self, user: Sequence[tf.Tensor], k: Any = 200) -> tuple[tf.Tensor, tf.Tensor]:
         """The top-k of all items: `search` without its statistics.
@@ -50,41 +65,22 @@ class BruteForce(tf.Module):
 
     @tf.function(reduce_retracing=True)
     def _traced(self, user: tuple[tf.Tensor, ...], k: Any) -> SearchResult:
-        item_ids = self.index.item_ids()
-        n = tf.shape(item_ids)[0]
-
-        def one_user(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            single = tuple(tensor[None] for tensor in tensors)
-            starts = tf.range(0, n, self._chunk)
-            parts = tf.TensorArray(tf.float32, size=tf.size(starts), infer_shape=False, element_shape=[None])
-
-            def step(i: tf.Tensor, parts: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-                begin = i * self._chunk
-                items = tf.range(begin, tf.minimum(begin + self._chunk, n))
-                scores = self._score(single, self.index.embeddings(items)[None])[0]
-                return i + 1, parts.write(i, scores)
-
-            _, parts = tf.while_loop(
-                lambda i, _: i < tf.size(starts), step, (tf.constant(0), parts), parallel_iterations=1
+        if self._shared_items:
+            items, keys, nan_scores = self._best(user, k)
+        else:
+            specs = (tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int64))
+            items, keys, nan_scores = tf.map_fn(
+                lambda one: tuple(part[0] for part in self._best(tuple(tensor[None] for tensor in one), k)),
+                user,
+                fn_output_signature=specs,
+                parallel_iterations=1,
             )
-            scores = parts.concat()
-            is_nan = tf.math.is_nan(scores)
-            # NaN counts as minus infinity and comes after it: ties go to the lower place.
-            order = tf.concat([tf.where(~is_nan), tf.where(is_nan)], axis=0)[:, 0]
-            scores = tf.gather(tf.where(is_nan, -float("inf"), scores), order)
-            found, places = tf.math.top_k(scores, tf.minimum(k, n))
-            missing = tf.maximum(k - n, 0)
-            ids = tf.gather(item_ids, tf.gather(order, places))
-            ids = tf.concat([ids, tf.fill([missing], tf.constant(-1, tf.int64))], axis=0)
-            scores = tf.concat([found, tf.fill([missing], -float("inf"))], axis=0)
-            return ids, scores, tf.math.count_nonzero(is_nan)
-
-        specs = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64))
-        ids, scores, nan_scores = tf.map_fn(one_user, user, fn_output_signature=specs, parallel_iterations=1)
-        batch = tf.shape(user[0])[0]
+        item_ids = self.index.item_ids()
+        n, batch = tf.shape(item_ids)[0], tf.shape(user[0])[0]
+        missing = [[0, 0], [0, tf.maximum(k - n, 0)]]
         return SearchResult(
-            item_ids=ids,
-            scores=scores,
+            item_ids=tf.pad(tf.gather(item_ids, items), missing, constant_values=-1),
+            scores=tf.pad(_scores(keys), missing, constant_values=-float("inf")),
             items_scored=tf.fill([batch], tf.cast(n, tf.int64)),
             rounds=tf.ones([batch], tf.int32),
             nan_scores=nan_scores,
@@ -93,3 +89,50 @@ class BruteForce(tf.Module):
             search_us=tf.zeros([batch], tf.int64),
             scorer_us=tf.zeros([batch], tf.int64),
         )
+
+    def _best(self, user: tuple[tf.Tensor, ...], k: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The best items of a batch of users, all scored together.
+
+        Returns:
+          item indices int32 [B, min(k, n)], their keys, and how many scores were NaN, int64 [B].
+        """
+        n, batch = tf.shape(self.index.item_ids())[0], tf.shape(user[0])[0]
+        at_once = tf.maximum(self._chunk // tf.maximum(batch, 1), 1)
+
+        def step(begin: tf.Tensor, best: tf.Tensor, keys: tf.Tensor, nans: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            items = tf.range(begin, tf.minimum(begin + at_once, n))
+            scores = self._score(user, self.index.embeddings(items)[None])
+            nans += tf.math.count_nonzero(tf.math.is_nan(scores), axis=1)
+            # The best so far come first, in order of their index where keys are equal: so do ties go to the lower one.
+            keys = tf.concat([keys, _keys(scores)], axis=1)
+            best = tf.concat([best, tf.repeat(items[None], batch, axis=0)], axis=1)
+            keys, places = tf.math.top_k(keys, tf.minimum(k, tf.shape(keys)[1]))
+            return begin + at_once, tf.gather(best, places, batch_dims=1), keys, nans
+
+        none = tf.zeros([batch, 0], tf.int32)
+        _, best, keys, nans = tf.while_loop(
+            lambda begin, *_: begin < n,
+            step,
+            (tf.constant(0), none, none, tf.zeros([batch], tf.int64)),
+            (
+                tf.TensorShape([]),
+                tf.TensorShape([None, None]),
+                tf.TensorShape([None, None]),
+                tf.TensorShape([None]),
+            ),
+            parallel_iterations=1,
+        )
+        return best, keys, nans
+
+
+def _keys(scores: tf.Tensor) -> tf.Tensor:
+    """Whole numbers in the order of the scores, int32: NaN comes after minus infinity, and both zeros are equal."""
+    bits = tf.bitcast(tf.where(scores == 0.0, 0.0, scores), tf.int32)  # Makes a zero of minus zero.
+    ordered = tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, tf.int32.max), bits)
+    return tf.where(tf.math.is_nan(scores), _NAN, ordered)
+
+
+def _scores(keys: tf.Tensor) -> tf.Tensor:
+    """The scores that `_keys` made keys of; minus infinity for NaN."""
+    bits = tf.where(keys < 0, tf.bitwise.bitwise_xor(keys, tf.int32.max), keys)
+    return tf.where(keys == _NAN, -float("inf"), tf.bitcast(bits, tf.float32))

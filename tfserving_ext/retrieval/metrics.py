@@ -17,6 +17,19 @@ def recall(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return (answers == targets[:, None]).any(axis=1).astype(np.float64)
 
 
+def target_ranks(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The place of each case's target in its answer, from 0: int32 [N], -1 where it is not there.
+
+    `recall` at any cutoff c up to M is then whether 0 <= rank < c.
+
+    Args:
+      answers: item ids int64 [N, M], best first; -1 stands for no item.
+      targets: item ids int64 [N].
+    """
+    found = (answers == targets[:, None]) & (answers >= 0)
+    return np.where(found.any(axis=1), found.argmax(axis=1), -1).astype(np.int32)
+
+
 def coverage(answers: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """The part of brute force's answer that a search found, |R_u n B_u| / |B_u|.
 

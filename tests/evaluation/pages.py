@@ -1,0 +1,50 @@
+"""Reads a page as a browser does: whether it is well formed, and what it asks for."""
+
+from html.parser import HTMLParser
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a page consists of; an element that is not closed in order is an assertion error."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.ids, self.links, self.tags, self.text, self.titles = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self._seen(tag, attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self._seen(tag, attributes)
+
+    def _seen(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+                self.links.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"{tag} closes another"
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open[-2:] == ["svg", "title"]:
+            self.titles.append(data)
+
+    def check_self_contained(self, text):
+        """No request leaves the page, whatever it is for; links within point at something."""
+        assert all(link.startswith("#") for link in self.links)
+        assert {link[1:] for link in self.links} <= set(self.ids)
+        assert len(self.ids) == len(set(self.ids))
+        assert not {"script", "link", "img", "iframe", "object"} & set(self.tags)
+        for words in ("http:", "https:", "@import", "url(http", "//fonts"):
+            assert words not in text
+        assert len(self.titles) == self.tags.count("svg")

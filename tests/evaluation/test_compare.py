@@ -1,0 +1,148 @@
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.evaluation.pages import Page
+from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation import evaluate
+from tfserving_ext.evaluation.compare import compare, load, report
+from tfserving_ext.index import build_index
+from tfserving_ext.retrieval import Rounds
+
+K = 10
+
+
+@pytest.fixture(scope="module")
+def runs(world, tmp_path_factory):
+    """Evaluations: `first`, `built` on another graph, `narrow` by a narrower search, `others` of other cases."""
+    root = tmp_path_factory.mktemp("runs")
+    arrays = (np.load(world.embeddings / f"{name}.npy") for name in ("item_ids", "item_embs"))
+    build_index(*arrays, root / "index", threads=1, seed=5)
+    narrow = {"rounds": Rounds((2, 2, K), (1, 1, 1))}
+
+    def made(name, index=world.index, **options):
+        evaluate(world.data, world.model, index, root / f"{name}.json", k=K, html=False, resamples=50, **options)
+        return root / f"{name}.json"
+
+    return SimpleNamespace(
+        root=root,
+        first=made("first", positions_per_user=3),
+        built=made("built", root / "index", positions_per_user=3),
+        narrow=made("narrow", positions_per_user=3, searches=narrow),
+        others=made("others", max_cases=9, searches={}),
+    )
+
+
+def test_differences_are_paired_over_users(runs):
+    found = compare(load([runs.first, runs.narrow]))
+    first, narrow = (np.load(path.with_suffix(".npz")) for path in (runs.first, runs.narrow))
+    by_figure = {(part["figure"], part["search"]): part for part in found["differences"]}
+    assert set(by_figure) == {("recall_all", None), ("recall_retrieval", "rounds"), ("coverage", "rounds")}
+    same = by_figure["recall_all", None]
+    assert (same["value"], tuple(same["interval"])) == (0.0, (0.0, 0.0))
+    covered = narrow["coverage/rounds"][:, -1].astype(float) - first["coverage/rounds"][:, -1]
+    part = by_figure["coverage", "rounds"]
+    assert part["value"] == pytest.approx(covered.mean())
+    # The standard error of a mean over clusters, in closed form.
+    users, place = np.unique(first["user_ids"], return_inverse=True)
+    residuals = np.bincount(place, weights=covered - covered.mean())
+    error = np.sqrt((residuals**2).sum()) / len(covered)
+    assert len(users) < len(covered)
+    assert part["interval"][1] - part["interval"][0] == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert part["interval"][1] < 0
+
+
+def test_other_cases_have_no_paired_difference(runs):
+    found = compare(load([runs.first, runs.others]))
+    assert all(part["value"] is None and part["interval"] is None for part in found["differences"])
+    assert [row["search"] for row in found["rows"]] == ["best_first", "rounds", None]
+
+
+def test_builds_of_one_model_are_told_together(runs):
+    found = compare(load([runs.first, runs.built, runs.narrow]))
+    (best_first,) = [
+        build for build in compare(load([runs.first, runs.built]))["builds"] if build["search"] != "rounds"
+    ]
+    covered = [json.loads(path.read_text())["searches"]["best_first"]["coverage"] for path in (runs.first, runs.built)]
+    assert best_first["coverage"] == covered
+    assert best_first["range"] == max(covered) - min(covered)
+    assert {build["search"] for build in found["builds"]} == {"rounds"}
+    assert compare(load([runs.first, runs.narrow]))["builds"] == []
+
+
+def with_epsilon(path, target, epsilon, recall_all):
+    figures = json.loads(path.read_text())
+    figures["model"]["training"]["epsilon"] = epsilon
+    figures["recall_all"] = recall_all
+    target.write_text(json.dumps(figures))
+    shutil.copy(path.with_suffix(".npz"), target.with_suffix(".npz"))
+    return target
+
+
+def test_recall_and_coverage_by_epsilon(runs, tmp_path):
+    paths = [
+        with_epsilon(runs.first, tmp_path / f"{number}.json", epsilon, recall)
+        for number, (epsilon, recall) in enumerate([(0.1, 0.5), (0.0, 0.4), (0.1, 0.3)])
+    ]
+    found = report(paths, tmp_path / "page.html")
+    (points,) = found["epsilons"].values()
+    assert [(p["epsilon"], p["evaluations"]) for p in points] == [(0.0, 1), (0.1, 2)]
+    assert [p["recall_all"] for p in points] == pytest.approx([0.4, 0.4])
+    text = (tmp_path / "page.html").read_text()
+    page = Page(text)
+    assert {"Recall-all@10 by ε", "Coverage@10 by ε"} <= set(page.titles)
+    page.check_self_contained(text)
+
+
+def test_the_page_has_every_row_and_difference(runs, tmp_path):
+    found = report([runs.first, runs.built, runs.narrow], tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    page = Page(text)
+    page.check_self_contained(text)
+    words = " ".join(page.text)
+    for row in found["rows"]:
+        for name in ("recall_all", "recall_retrieval", "recall_delta", "coverage", "coverage_5th_percentile"):
+            assert f"{row[name]:.4f}" in words
+    for part in found["differences"]:
+        assert f"{part['value']:.4f}" in words
+        assert part["label"] in words
+
+
+def test_one_evaluation_gives_its_own_report(runs, tmp_path):
+    report([runs.first], tmp_path / "page.html")
+    assert "Who and what is served well" in (tmp_path / "page.html").read_text()
+
+
+def test_labels_tell_evaluations_apart(runs, tmp_path):
+    copies = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        copies.append(tmp_path / name / "evaluation.json")
+        for suffix in (".json", ".npz"):
+            shutil.copy(runs.first.with_suffix(suffix), copies[-1].with_suffix(suffix))
+    assert [each.label for each in load(copies)] == ["a/evaluation", "b/evaluation"]
+    assert len({each.label for each in load([runs.first, runs.first])}) == 2
+
+
+def test_bad_files_are_refused(runs, tmp_path):
+    with pytest.raises(NannError, match="there are no evaluations"):
+        compare([])
+    with pytest.raises(NannError, match="does not exist"):
+        load([tmp_path / "none.json"])
+    (tmp_path / "other.json").write_text('{"format": "nann-model"}')
+    with pytest.raises(NannError, match=r"other\.json has format 'nann-model' version None, this release reads"):
+        load([tmp_path / "other.json"])
+    shutil.copy(runs.first, tmp_path / "copy.json")
+    with pytest.raises(NannError, match=r"copy\.npz does not exist; keep it beside copy\.json"):
+        load([tmp_path / "copy.json"])
+    shutil.copy(runs.narrow.with_suffix(".npz"), tmp_path / "copy.npz")
+    with pytest.raises(NannError, match=r"copy\.npz is not what copy\.json was written with"):
+        load([tmp_path / "copy.json"])
+    figures = json.loads(runs.first.read_text())
+    (tmp_path / "longer.json").write_text(json.dumps({**figures, "k": 20}))
+    shutil.copy(runs.first.with_suffix(".npz"), tmp_path / "longer.npz")
+    with pytest.raises(NannError, match="longer has k 20, first has 10"):
+        compare(load([runs.first, tmp_path / "longer.json"]))

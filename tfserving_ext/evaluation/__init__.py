@@ -1,0 +1,10 @@
+"""Evaluation: what a model and a search are worth on held-out users, and whether an index can be trusted.
+
+`evaluate` measures, `report` draws, `compare` sets several evaluations side by side, `tune` finds search parameters and
+`preflight` judges an index before a deployment (docs/evaluation.md).
+"""
+
+from tfserving_ext.evaluation.cases import user_tensors
+from tfserving_ext.evaluation.run import SEARCHES, evaluate, summary
+
+__all__ = ["SEARCHES", "evaluate", "summary", "user_tensors"]

@@ -1,0 +1,159 @@
+"""Whether an index can be trusted for a model, before a deployment: checks, each with its figure and what to change.
+
+The search is held against brute force on held-out users; the graph is looked at by itself, and built again to see how
+much the answers depend on how one build turned out.
+"""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation.checks import (
+    FAIL,
+    PASS,
+    WARN,
+    Limits,
+    check_builds,
+    check_coverage,
+    check_finite,
+    check_flatness,
+    check_model,
+    check_recall_delta,
+    check_scored,
+    check_unreachable,
+    check_unseeded,
+    check_worst,
+)
+from tfserving_ext.evaluation.intervals import Bootstrap
+from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
+from tfserving_ext.index.build import build_index
+from tfserving_ext.index.format import Index
+from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
+
+WORST_USERS = 5
+SEARCH, LIMITS = BestFirst(), Limits()
+
+
+def preflight(
+    data: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    index: str | os.PathLike[str],
+    search: BestFirst | Rounds = SEARCH,
+    k: int = 200,
+    positions_per_user: int = 1,
+    max_cases: int | None = 500,
+    split: str = "test",
+    builds: int = 0,
+    limits: Limits = LIMITS,
+) -> dict[str, Any]:
+    """Judges an index for a model.
+
+    Args:
+      data: a folder that `nann convert` wrote.
+      model: a folder that `nann train` wrote.
+      index: a folder that `nann index` wrote from the same model; every file of it is read and its checksum compared.
+      search: what will be deployed.
+      k: length of the answers.
+      positions_per_user: test cases per user.
+      max_cases: so many cases, drawn evenly; None for all.
+      split: "test" or "validation".
+      builds: graphs to build besides, with other seeds, in a temporary folder; 0 for none.
+      limits: what is good and what is bad.
+
+    Returns:
+      `verdict`, the worst status; `checks`, a list of `Check`s as dicts; `worst_users`, with their `coverage`, `cases`
+      and `history_length`; `builds`, with `seed`, `coverage` and `scored_fraction`; and what was judged.
+
+    Raises:
+      NannError: artefacts that do not belong together or are damaged, or parameters that do not fit.
+    """
+    if builds < 0:
+        raise NannError(f"builds is {builds}; it must be 0 or more")
+    Index.open(index, checksums=True)
+    subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
+    setting = Setting.deployed(search)
+    settings = {"deployed": setting}
+    if setting.seeded:
+        settings["unseeded"] = Setting(search, False)
+    outcomes = subject.measure(settings, title="preflight")
+    exact, found = subject.exact()[1], outcomes["deployed"]
+    bootstrap = Bootstrap(subject.cases.user_ids)
+    checks = [
+        check_finite(exact),
+        check_coverage(found, bootstrap, limits),
+        check_recall_delta(exact, found, k, limits),
+        check_worst(found, bootstrap, limits),
+    ]
+    if "unseeded" in outcomes:
+        checks.append(check_unseeded(outcomes["unseeded"], limits))
+    checks += [
+        check_scored(found, len(subject.index.item_ids), limits),
+        check_unreachable(subject.index, limits),
+        check_flatness(subject, limits),
+        check_model(subject, exact, bootstrap),
+    ]
+    rebuilt = [
+        {"seed": subject.index.manifest.get("seed"), **_coverage_of(found, len(subject.index.item_ids))},
+        *_rebuilt(subject, setting, builds),
+    ]
+    if builds:
+        checks.append(check_builds(rebuilt, limits))
+    statuses = [check.status for check in checks]
+    return {
+        "verdict": next(status for status in (FAIL, WARN, PASS) if status in statuses),
+        "k": k,
+        "cases": len(subject.cases),
+        "users": bootstrap.users,
+        "items": len(subject.index.item_ids),
+        "split": split,
+        "search": {"name": "best_first" if setting.seeded else "rounds", **dataclasses.asdict(search)},
+        "checks": [dataclasses.asdict(check) for check in checks],
+        "worst_users": _worst_users(subject, found, bootstrap),
+        "builds": rebuilt,
+    }
+
+
+def _coverage_of(found: Outcome, items: int) -> dict[str, float]:
+    return {
+        "coverage": float(found.coverage[:, -1].mean()),
+        "scored_fraction": float(found.items_scored.mean()) / items,
+    }
+
+
+def _rebuilt(subject: Subject, setting: Setting, builds: int) -> list[dict[str, Any]]:
+    """Coverage on graphs of the same items, built with other seeds."""
+    index, result = subject.index, []
+    manifest = index.manifest
+    given = {"m": manifest.get("M"), "ef_construction": manifest.get("efConstruction")}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    seeds = [seed for seed in range(1, builds + 2) if seed != manifest.get("seed")]
+    for seed in seeds[:builds]:
+        with tempfile.TemporaryDirectory(prefix="nann_preflight_") as folder:
+            other = build_index(
+                index.item_ids, index.embeddings(), Path(folder) / "index", seed=seed, dtype=index.dtype, **parameters
+            )
+            found = subject.on(other).measure({"deployed": setting}, title=f"build of seed {seed}")["deployed"]
+        result.append({"seed": seed, **_coverage_of(found, len(index.item_ids))})
+    return result
+
+
+def _worst_users(subject: Subject, found: Outcome, bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    users = np.unique(subject.cases.user_ids)
+    covered = bootstrap.by_user(found.coverage[:, -1])
+    worst = []
+    for place in np.argsort(covered, kind="stable")[:WORST_USERS]:
+        own = subject.cases.user_ids == users[place]
+        worst.append(
+            {
+                "user_id": int(users[place]),
+                "coverage": float(covered[place]),
+                "cases": int(own.sum()),
+                "history_length": int(subject.cases.positions[own].max()),
+            }
+        )
+    return worst

@@ -1,0 +1,215 @@
+"""Evaluates a model and its searches on held-out users."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext import __version__
+from tfserving_ext.artifacts import atomic_file, sha256, write_json
+from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation.baselines import baseline_ranks
+from tfserving_ext.evaluation.cases import target_popularity
+from tfserving_ext.evaluation.curves import sweep
+from tfserving_ext.evaluation.figures import (
+    Judge,
+    baseline_figures,
+    group_figures,
+    recall_figures,
+    search_figures,
+)
+from tfserving_ext.evaluation.intervals import LEVEL, RESAMPLES, Bootstrap
+from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
+from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
+
+FORMAT, FORMAT_VERSION = "nann-evaluation", 1
+# By the name that the figures have them under.
+SEARCHES: Mapping[str, BestFirst | Rounds] = MappingProxyType({"best_first": BestFirst(), "rounds": Rounds()})
+
+
+def evaluate(
+    data: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    index: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None = None,
+    searches: Mapping[str, BestFirst | Rounds] = SEARCHES,
+    k: int = 200,
+    positions_per_user: int = 1,
+    max_cases: int | None = None,
+    split: str = "test",
+    *,
+    curve_cases: int | None = None,
+    html: bool = True,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measures recall, coverage and the scored fraction at k on held-out users (docs/evaluation.md).
+
+    Args:
+      data: a folder that `nann convert` wrote.
+      model: a folder that `nann train` wrote.
+      index: a folder that `nann index` wrote from the same model.
+      target: a JSON file to write the figures to, or None. Beside it, by the same name, come what each case gave
+        (`.npz`) and the report (`.html`).
+      searches: parameters of the searches to measure, by name; the best-first search is seeded with the history. None
+        at all measures brute force alone (the original's test_all).
+      k: length of the answers (the paper's M).
+      positions_per_user: test cases per user; 1 asks for the behaviour in the middle of the history.
+      max_cases: evaluate this many cases, drawn evenly; None for all.
+      split: "test" or "validation".
+      curve_cases: also sweep the searches' parameters, on so many cases; None for no sweep.
+      html: whether to write the report.
+      resamples: of the bootstrap.
+      seed: of the bootstrap.
+
+    Returns:
+      The figures: `recall_all`, `brute_force_ms_per_case`, what was evaluated, `baselines`, `groups`, and under
+      `searches`, for each by name, `recall_retrieval`, `recall_delta`, `coverage`, `coverage_5th_percentile` over
+      users, `items_scored`, `scored_fraction`, `ms_per_case`, its parameters, and `intervals` of these.
+
+    Raises:
+      NannError: artefacts that do not belong together, parameters that do not fit, or a file cannot be written.
+    """
+    files = None if target is None else beside(target)
+    subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
+    settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}
+    for setting in settings.values():
+        subject.neural.check(setting.parameters, k)  # Before brute force takes its minutes.
+    cases = subject.cases
+    bootstrap = Bootstrap(cases.user_ids, resamples, seed)
+    exact = subject.exact()[1]
+    outcomes = subject.measure(settings)
+    judge = Judge(bootstrap, subject.cutoffs, exact.ranks, len(subject.index.item_ids))
+    baselines = baseline_ranks(subject.sequences, cases, cases.histories.shape[1])
+    popularity = target_popularity(subject.sequences, cases)
+    recalls = recall_figures(judge, exact.ranks)
+    figures: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": {"nann": __version__, "tensorflow": tf.__version__},
+        "k": k,
+        "cutoffs": list(subject.cutoffs),
+        "cases": len(cases),
+        "users": bootstrap.users,
+        "items": judge.items,
+        "split": split,
+        "positions_per_user": positions_per_user,
+        "bootstrap": {"resamples": resamples, "level": LEVEL, "seed": seed},
+        "model": _model_facts(subject),
+        "index": _index_facts(subject),
+        "recall_all": recalls[str(k)]["recall"],
+        "recall_all_interval": recalls[str(k)]["interval"],
+        "recall_all_at": recalls,
+        "brute_force_ms_per_case": 1000 * exact.seconds / len(cases),
+        "brute_force_nan_scores": exact.nan_scores,
+        "baselines": {name: baseline_figures(judge, ranks) for name, ranks in baselines.items()},
+        "searches": {name: search_figures(judge, outcomes[name], settings[name]) for name in settings},
+        "groups": {
+            "history_length": group_figures(judge, outcomes, cases.user_ids, cases.positions),
+            "target_popularity": group_figures(judge, outcomes, cases.user_ids, popularity),
+        },
+    }
+    if curve_cases is not None:
+        kinds: dict[type, Any] = {type(parameters): parameters for parameters in searches.values()}
+        rounds = kinds.get(Rounds, Rounds())
+        figures["curves"] = sweep(
+            subject, kinds.get(BestFirst, BestFirst()), rounds, curve_cases, resamples=resamples, seed=seed
+        )
+    if files is not None:
+        _write_cases(files["npz"], subject, exact, outcomes, baselines, popularity)
+        figures["cases_file"] = {"name": files["npz"].name, "sha256": sha256(files["npz"])}
+        if html:
+            from tfserving_ext.evaluation.report import write_report  # Matplotlib takes a second to import.
+
+            write_report(files["html"], figures)
+        write_json(files["json"], figures)  # Last: who finds it finds the others.
+    return figures
+
+
+def beside(target: str | os.PathLike[str]) -> dict[str, Path]:
+    """The files of an evaluation, by what they hold: `json` is the target, `npz` and `html` lie beside it.
+
+    Raises:
+      NannError: the target has the name of one of the others.
+    """
+    target = Path(target)
+    if target.suffix in (".npz", ".html"):
+        raise NannError(
+            f"{target} is where the figures would go, which are JSON; name it {target.with_suffix('.json')}"
+        )
+    return {"json": target, "npz": target.with_suffix(".npz"), "html": target.with_suffix(".html")}
+
+
+def _model_facts(subject: Subject) -> dict[str, Any]:
+    manifest = subject.trained.manifest
+    return {name: manifest.get(name) for name in ("model", "config", "training")}
+
+
+def _index_facts(subject: Subject) -> dict[str, Any]:
+    manifest = subject.index.manifest
+    names = ("metric", "M", "efConstruction", "seed", "dtype", "entry_points", "layers")
+    return {name: manifest[name] for name in names if name in manifest} | {
+        "edges": len(subject.index.layers[0].neighbors),
+        "manifest_sha256": sha256(subject.index.folder / "manifest.json"),
+    }
+
+
+def _write_cases(
+    path: Path,
+    subject: Subject,
+    exact: Outcome,
+    outcomes: Mapping[str, Outcome],
+    baselines: Mapping[str, np.ndarray],
+    popularity: np.ndarray,
+) -> None:
+    """Writes what each case gave: what paired intervals between evaluations are made from (docs/evaluation.md)."""
+    cases = subject.cases
+    arrays: dict[str, Any] = {
+        "user_ids": cases.user_ids,
+        "positions": cases.positions,
+        "target_ids": subject.targets,
+        "target_popularity": popularity,
+        "cutoffs": np.array(subject.cutoffs, np.int32),
+        "rank/brute_force": exact.ranks,
+    }
+    arrays |= {f"rank/{name}": ranks.astype(np.int32) for name, ranks in baselines.items()}
+    for name, outcome in outcomes.items():
+        arrays |= {
+            f"rank/{name}": outcome.ranks,
+            f"coverage/{name}": outcome.coverage,
+            f"items_scored/{name}": outcome.items_scored,
+            f"rounds/{name}": outcome.rounds,
+            f"search_us/{name}": outcome.search_us,
+        }
+    with atomic_file(path) as new, new.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """The figures for people: a line, and one more for each search."""
+    k = figures["k"]
+    recall_all = f"recall-all@{k} {_with_interval(figures['recall_all'], figures.get('recall_all_interval'))}"
+    lines = [f"{figures['cases']:,} cases: {recall_all}"]
+    for name, search in figures["searches"].items():
+        lines.append(
+            f"{name}: recall-retrieval@{k} {search['recall_retrieval']:.4f}, coverage@{k} {search['coverage']:.4f}, "
+            f"{search['items_scored']:,.0f} items scored ({100 * search['scored_fraction']:.1f} %)"
+        )
+    for name, at in figures.get("baselines", {}).items():
+        low, high = at[str(k)]["difference_interval"]
+        lines.append(
+            f"{name.replace('_', ' ')}: recall@{k} {at[str(k)]['recall']:.4f}; the model is better by "
+            f"{at[str(k)]['model_minus_baseline']:+.4f} ({low:+.4f} to {high:+.4f})"
+        )
+    return "\n          ".join(lines)
+
+
+def _with_interval(value: float, interval: Any) -> str:
+    return f"{value:.4f}" if interval is None else f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})"
+
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "SEARCHES", "beside", "evaluate", "summary"]

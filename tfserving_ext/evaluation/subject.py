@@ -1,0 +1,252 @@
+"""What is judged: a model, its index and held-out cases, and what brute force and the searches answer to them."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfserving_ext.data.sequences import Sequences
+from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation.cases import choose_cases, part, user_tensors
+from tfserving_ext.index.format import Index
+from tfserving_ext.models import UserTensors
+from tfserving_ext.ops import SearchResult
+from tfserving_ext.progress import progress
+from tfserving_ext.retrieval.brute_force import BruteForce
+from tfserving_ext.retrieval.metrics import coverage, target_ranks
+from tfserving_ext.retrieval.neural_top_k import BestFirst, NeuralTopK, Rounds
+from tfserving_ext.training.checkpoint import load_model
+from tfserving_ext.training.extract import check_match
+
+BATCH = 32
+CUTOFFS = (50, 200)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A search and where it starts.
+
+    Attributes:
+      parameters: which search, and how it walks.
+      seeded: whether it starts from the user's history, as the best-first search is deployed.
+    """
+
+    parameters: BestFirst | Rounds
+    seeded: bool
+
+    @classmethod
+    def deployed(cls, parameters: BestFirst | Rounds) -> "Setting":
+        """The search as an export serves it: best-first from the history, the paper's from the entry points."""
+        return cls(parameters, isinstance(parameters, BestFirst))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a search answered to N cases, held against brute force.
+
+    Attributes:
+      ranks: int32 [N], the target's place in the answer, from 0; -1 where it is not there.
+      coverage: float32 [N, cutoffs].
+      items_scored: int64 [N].
+      rounds: int32 [N].
+      search_us: int64 [N], microseconds in the op; 0 for brute force.
+      nan_scores: evaluations that gave NaN.
+      seconds: of all cases, by the clock.
+    """
+
+    ranks: np.ndarray
+    coverage: np.ndarray
+    items_scored: np.ndarray
+    rounds: np.ndarray
+    search_us: np.ndarray
+    nan_scores: int
+    seconds: float
+
+
+def cutoffs_of(k: int) -> tuple[int, ...]:
+    """Where recall and coverage are told for answers of length k: at 50 and 200, as far as they go, and at k."""
+    return (*(cutoff for cutoff in CUTOFFS if cutoff < k), k)
+
+
+class Subject:
+    """A model, its index and the held-out cases that both are judged by.
+
+    Attributes:
+      sequences: the data.
+      trained: the model.
+      index: its index.
+      k: length of the answers.
+      cutoffs: where recall and coverage are told, k last.
+      cases: the cases.
+      targets: int64 [N], the id of each case's target.
+      neural: the searches.
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str],
+        model: str | os.PathLike[str],
+        index: str | os.PathLike[str],
+        k: int = 200,
+        positions_per_user: int = 1,
+        max_cases: int | None = None,
+        split: str = "test",
+    ) -> None:
+        """Opens what `nann convert`, `nann train` and `nann index` wrote.
+
+        Raises:
+          NannError: artefacts that do not belong together, parameters out of their range, or a split without users.
+        """
+        self.sequences, self.trained, self.index = Sequences.open(data), load_model(model), Index.open(index)
+        check_match(self.trained, self.index)
+        self.k, self.cutoffs = k, cutoffs_of(k)
+        self.neural = NeuralTopK(self.index, self.trained.model.score)
+        self.neural.check(BestFirst(), k)
+        if k > len(self.index.item_ids):
+            raise NannError(f"k is {k}, allowed are 1 to {len(self.index.item_ids)}, the items of {index}")
+        length = self.trained.model.config.history_length
+        self.cases = choose_cases(self.sequences, split, positions_per_user, length, max_cases)
+        self.targets = self.sequences.ids_of(self.cases.targets)
+        self._searches: dict[type, Callable[..., SearchResult]] = {}
+        self._exact: tuple[np.ndarray, Outcome] | None = None
+
+    def on(self, index: Index) -> "Subject":
+        """The same model and cases, and brute force's answers as far as they are known, on another graph of its items.
+
+        Raises:
+          NannError: the index holds other items.
+        """
+        if not np.array_equal(index.item_ids, self.index.item_ids):
+            raise NannError(f"{index.folder} holds other items than {self.index.folder}")
+        other = object.__new__(Subject)
+        other.__dict__.update(self.__dict__)
+        other.index, other.neural = index, NeuralTopK(index, self.trained.model.score)
+        other._searches = {}
+        return other
+
+    def user(self, rows: Any) -> tuple[UserTensors, tf.Tensor]:
+        """User tensors and seeds, int64 [B, L], of some of the cases."""
+        chosen = part(self.cases, rows)
+        seeds = tf.constant(self.sequences.ids_of(chosen.histories))
+        return user_tensors(self.trained, self.sequences, chosen), seeds
+
+    def exact(self) -> tuple[np.ndarray, Outcome]:
+        """Brute force's answers, item ids int64 [N, k], and what they are worth; computed once."""
+        if self._exact is None:
+            # All users of a batch see the same items: what the score makes of an item alone is made once a batch.
+            brute_force = BruteForce(self.index, self.trained.model.score, shared_items=True)
+            k = tf.constant(self.k)
+            search = _traced(lambda user, seeds: brute_force.search(user, k), self.user(slice(0, 1)))
+            results, seconds = [], 0.0
+            with progress("brute force", len(self.cases)) as advance:
+                for rows in self._batches(np.arange(len(self.cases))):
+                    user, seeds = self.user(rows)
+                    before = time.monotonic()
+                    results.append(_numpy(search(user, seeds)))
+                    seconds += time.monotonic() - before
+                    advance(len(rows))
+            item_ids = np.concatenate([result.item_ids for result in results])
+            held = np.ones([len(item_ids), len(self.cutoffs)], np.float32)
+            ranks = target_ranks(item_ids, self.targets)
+            self._exact = item_ids, _outcome(results, ranks, held, seconds)
+        return self._exact
+
+    def measure(
+        self, settings: Mapping[str, Setting], rows: np.ndarray | None = None, title: str = "searches"
+    ) -> dict[str, Outcome]:
+        """What searches answer, all to the same cases.
+
+        Args:
+          settings: the searches, by name.
+          rows: int64 [N], which cases; None for all.
+          title: of the progress bar.
+
+        Raises:
+          NannError: parameters do not fit the index.
+        """
+        for setting in settings.values():
+            self.neural.check(setting.parameters, self.k)
+        rows = np.arange(len(self.cases)) if rows is None else rows
+        exact = self.exact()[0]
+        results: dict[str, list[SearchResult]] = {name: [] for name in settings}
+        ranks: dict[str, list[np.ndarray]] = {name: [] for name in settings}
+        covered: dict[str, list[np.ndarray]] = {name: [] for name in settings}
+        seconds = dict.fromkeys(settings, 0.0)
+        with progress(title, len(rows) * len(settings)) as advance:
+            for batch in self._batches(rows):
+                user, seeds = self.user(batch)
+                for name, setting in settings.items():
+                    search = self._search(type(setting.parameters))
+                    before = time.monotonic()
+                    found = _numpy(search(user, seeds if setting.seeded else seeds[:, :0], setting.parameters))
+                    seconds[name] += time.monotonic() - before
+                    at = [coverage(found.item_ids[:, :c], exact[batch, :c]) for c in self.cutoffs]
+                    covered[name].append(np.stack(at, axis=1).astype(np.float32))
+                    ranks[name].append(target_ranks(found.item_ids, self.targets[batch]))
+                    # The answers themselves would be most of the memory.
+                    results[name].append(found._replace(item_ids=None, scores=None))
+                    advance(len(batch))
+        return {
+            name: _outcome(results[name], np.concatenate(ranks[name]), np.concatenate(covered[name]), seconds[name])
+            for name in settings
+        }
+
+    def _search(self, kind: type) -> Callable[[UserTensors, tf.Tensor, Any], SearchResult]:
+        """A search by its kind of parameters; traced once, for all values of them."""
+        if kind not in self._searches:
+            neural, k = self.neural, self.k
+            sample = self.user(slice(0, 1))
+            if kind is Rounds:
+                layers = tf.zeros([len(self.index.layers) + 1], tf.int32)
+                traced = _traced(
+                    lambda user, seeds, ef, rounds: neural.rounds(user, k, ef, rounds, seeds=seeds),
+                    (*sample, layers, layers),
+                )
+            else:
+                number = tf.constant(0)
+                traced = _traced(
+                    lambda user, seeds, frontier, pool, max_steps: neural.best_first(
+                        user, k, seeds, frontier, pool, max_steps
+                    ),
+                    (*sample, number, number, number),
+                )
+
+            def search(user: UserTensors, seeds: tf.Tensor, parameters: BestFirst | Rounds) -> SearchResult:
+                values = (getattr(parameters, field.name) for field in dataclasses.fields(parameters))
+                return traced(user, seeds, *(tf.constant(value) for value in values))
+
+            search(*sample, kind())  # The passes rewrite the scorer before the clock runs.
+            self._searches[kind] = search
+        return self._searches[kind]
+
+    @staticmethod
+    def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(rows), BATCH):
+            yield rows[start : start + BATCH]
+
+
+def _traced(function: Callable[..., SearchResult], sample: Any) -> Callable[..., SearchResult]:
+    """The function traced for batches of any size; seeds may be any number."""
+    user, seeds, *others = sample
+    users = tuple(tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in user)
+    specs = [users, tf.TensorSpec([None, None], seeds.dtype), *(tf.TensorSpec(o.shape, o.dtype) for o in others)]
+    traced = tf.function(function, input_signature=specs)
+    traced.get_concrete_function()  # Tracing is not searching.
+    return traced
+
+
+def _numpy(result: SearchResult) -> SearchResult:
+    return SearchResult(*(part.numpy() for part in result))
+
+
+def _outcome(results: list[SearchResult], ranks: np.ndarray, covered: np.ndarray, seconds: float) -> Outcome:
+    joined = {
+        name: np.concatenate([getattr(result, name) for result in results])
+        for name in ("items_scored", "rounds", "search_us")
+    }
+    nan_scores = int(sum(result.nan_scores.sum() for result in results))
+    return Outcome(ranks=ranks, coverage=covered, **joined, nan_scores=nan_scores, seconds=seconds)
