@@ -1,7 +1,7 @@
 """A model that is not this project's, trained by `nann train`: a Transformer over the history, a network over both.
 
     nann train data -o model --model examples.transformer_model:TransformerModel
-    nann extract model -o embeddings
+    nann --import examples.transformer_model extract model -o embeddings
     nann index embeddings -o index
     nann --import examples.transformer_model export model index -o models/mine/1
 

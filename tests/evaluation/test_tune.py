@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from export_tools import Defaults, export
 from tfserving_ext.artifacts import read_json, write_json
 from tfserving_ext.errors import NannError
-from tfserving_ext.evaluation.tune import choose, grid, options, pareto, read_tuning, tune
+from tfserving_ext.evaluation.tune import choose, grid, options, pareto, promising, read_tuning, tune
 from tfserving_ext.index import Index
 from tfserving_ext.retrieval import BestFirst, Rounds
 
@@ -31,6 +31,14 @@ def test_no_row_of_the_table_is_beaten_and_every_other_is(values):
         assert place in kept or row in table or any(beats(one, row) for one in table)
     assert len({tuple(row.values()) for row in table}) == len(table)
     assert [row["coverage"] for row in table] == sorted((row["coverage"] for row in table), reverse=True)
+
+
+@given(st.lists(st.tuples(small, small, small), max_size=12))
+def test_what_is_left_out_early_is_beaten_by_what_is_left(values):
+    rows = [{"coverage": c, "items_scored": s, "ms": 1.2**m} for c, s, m in values]
+    left = [rows[place] for place in promising(rows)]
+    for row in rows:
+        assert row in left or any(beats(one, row) and one["ms"] * 1.25 < row["ms"] for one in left)
 
 
 def row(coverage, ms):
@@ -67,12 +75,14 @@ def index(world, tmp_path):
     return shutil.copytree(world.index, tmp_path / "index")
 
 
-def test_the_table_lies_in_the_index_which_stays_as_it_was(world, index, tmp_path):
+def test_the_table_lies_in_the_index_which_stays_as_it_was(world, index, tmp_path, monkeypatch):
+    monkeypatch.setattr("tfserving_ext.evaluation.tune.ROUGH_CASES", 3)
     before = {path.name: path.read_bytes() for path in index.iterdir()}
     found = tune(world.data, world.model, index, coverage=0.5, k=20, candidates=CANDIDATES)
     assert read_json(index / "tuning.json") == read_tuning(index)
     assert {path.name: path.read_bytes() for path in index.iterdir() if path.name != "tuning.json"} == before
     assert found["tried"] == len(CANDIDATES)
+    assert found["cases"] > 3
     assert found["chosen"] in found["table"]
     assert not any(beats(one, other) for one in found["table"] for other in found["table"])
     assert max(line["coverage"] for line in found["table"]) > 0.9

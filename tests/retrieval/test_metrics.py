@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfserving_ext.retrieval.metrics import coverage, recall, recall_delta
+from tfserving_ext.retrieval.metrics import coverage, recall, recall_delta, target_ranks
 
 ids = st.lists(st.integers(-1, 12), min_size=1, max_size=8)
 
@@ -26,3 +26,10 @@ def test_equal_the_definitions_by_sets(cases):
 def test_recall_delta():
     assert recall_delta(0.4, 0.3) == (0.4 - 0.3) / 0.4
     assert recall_delta(0.0, 0.0) == 0.0
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(-1, 9), min_size=5, max_size=5), st.integers(-1, 9)), min_size=1))
+def test_ranks_are_first_places(cases):
+    answers, targets = np.array([row for row, _ in cases]), np.array([target for _, target in cases])
+    for (row, target), rank in zip(cases, target_ranks(answers, targets), strict=True):
+        assert rank == (row.index(target) if target >= 0 and target in row else -1)

@@ -83,7 +83,8 @@ def _settings(best_first: BestFirst, rounds: Rounds, k: int) -> dict[str, list[S
     numbers = sorted({*range(1, MOST_ROUNDS + 1), ground})
     by_round += [Setting(dataclasses.replace(rounds, rounds=(*above, number)), False) for number in numbers]
     for times in BEAMS:
-        ef = tuple(max(1, round(width * times)) for width in rounds.ef)
+        *beams, last = (max(1, round(width * times)) for width in rounds.ef)
+        ef = (*beams, max(last, k))  # Narrower at the ground, it could not hold the answer.
         by_fraction.append(Setting(dataclasses.replace(rounds, ef=ef), False))
     return {"by_scored_fraction": by_fraction, "by_round": by_round}
 

@@ -1,7 +1,7 @@
 """The figures of outcomes: means, intervals, distributions over users, and groups of cases. NumPy alone."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,14 +61,24 @@ def baseline_figures(judge: Judge, ranks: np.ndarray) -> dict[str, Any]:
     return figures
 
 
-def search_figures(judge: Judge, outcome: Outcome, setting: Setting) -> dict[str, Any]:
-    """All figures of one search; the top level is at k, `at` has every cutoff."""
+def histogram_edges(judge: Judge, outcomes: Iterable[Outcome]) -> np.ndarray:
+    """The edges of `BINS` bins that hold the coverage of every user in every search: float64 [BINS + 1].
+
+    Equally wide, the last ends at 1 and the first begins at a twentieth below the least: where all users are served
+    well, a histogram from 0 on would be a single bar.
+    """
+    least = min((judge.bootstrap.by_user(outcome.coverage[:, -1]).min() for outcome in outcomes), default=0.0)
+    return np.linspace(min(np.floor(20 * least), 19) / 20, 1, BINS + 1)
+
+
+def search_figures(judge: Judge, outcome: Outcome, setting: Setting, edges: np.ndarray) -> dict[str, Any]:
+    """All figures of one search; the top level is at k, `at` has every cutoff. `edges` are the histogram's."""
     at = {str(cutoff): _at(judge, outcome, place) for place, cutoff in enumerate(judge.cutoffs)}
     last = at[str(judge.k)]
     names = ("recall_retrieval", "recall_delta", "coverage", "coverage_5th_percentile")
     scored = float(outcome.items_scored.mean())
     per_user = judge.bootstrap.by_user(outcome.coverage[:, -1])
-    counts, edges = np.histogram(per_user, bins=BINS, range=(0, 1))
+    counts, _ = np.histogram(per_user, bins=edges)
     return {
         **{name: last[name] for name in names},
         "items_scored": scored,

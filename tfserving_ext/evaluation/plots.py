@@ -124,7 +124,7 @@ def line_plot(
             color = _SERIES[one.color % len(_SERIES)]
             if one.intervals:
                 spread = np.abs(np.asarray(one.intervals, float).T - np.asarray(one.y, float))
-                axes.errorbar(x, one.y, spread, fmt="none", color=color, elinewidth=1.1, capsize=2, alpha=0.7)
+                axes.errorbar(x, one.y, spread, fmt="none", color=color, elinewidth=1.1, capsize=2, alpha=0.4)
             style = "-" if one.line or not named else "none"
             axes.plot(x, one.y, linestyle=style, marker=MARKERS[one.color % len(MARKERS)], color=color)
         if reference is not None:
@@ -177,7 +177,7 @@ def dot_plot(
 
     table = [[label, f"{value:.4f}", _interval(interval)] for label, value, interval, _ in rows]
     description = f"{x_label} of {', '.join(label for label, *_ in rows)}. The table below has all values."
-    height = 0.75 + 0.36 * len(rows)
+    height = 0.75 + 0.4 * len(rows)
     return Plot(title, _svg(name, title, description, paint, height), [], ["", x_label, "interval"], table)
 
 
@@ -200,7 +200,7 @@ def histogram(
         axes.set_ylabel(y_label)
 
     rows = [
-        [f"{edges[bin_]:.2f} to {edges[bin_ + 1]:.2f}", *(f"{one.y[bin_]:,.0f}" for one in counts)]
+        [f"{edges[bin_]:g} to {edges[bin_ + 1]:g}", *(f"{one.y[bin_]:,.0f}" for one in counts)]
         for bin_ in range(first, len(edges) - 1)
     ]
     description = f"{y_label} by {x_label}: {', '.join(one.label for one in counts)}. The table below has all bins."

@@ -24,7 +24,7 @@ TITLES = {
     "rounds_seeded": "the paper's rounds, from the history",
     "most_popular": "most popular",
     "own_history": "own history, then most popular",
-    "own_history_in_window": "own history in the model's window, then most popular",
+    "own_history_in_window": "own history in window, then most popular",
 }
 _COLORS = {"best_first": 0, "rounds": 1, "best_first_unseeded": 2, "rounds_seeded": 3}
 

@@ -19,6 +19,7 @@ from tfserving_ext.evaluation.figures import (
     Judge,
     baseline_figures,
     group_figures,
+    histogram_edges,
     recall_figures,
     search_figures,
 )
@@ -84,6 +85,7 @@ def evaluate(
     exact = subject.exact()[1]
     outcomes = subject.measure(settings)
     judge = Judge(bootstrap, subject.cutoffs, exact.ranks, len(subject.index.item_ids))
+    edges = histogram_edges(judge, outcomes.values())
     baselines = baseline_ranks(subject.sequences, cases, cases.histories.shape[1])
     popularity = target_popularity(subject.sequences, cases)
     recalls = recall_figures(judge, exact.ranks)
@@ -107,7 +109,7 @@ def evaluate(
         "brute_force_ms_per_case": 1000 * exact.seconds / len(cases),
         "brute_force_nan_scores": exact.nan_scores,
         "baselines": {name: baseline_figures(judge, ranks) for name, ranks in baselines.items()},
-        "searches": {name: search_figures(judge, outcomes[name], settings[name]) for name in settings},
+        "searches": {name: search_figures(judge, outcomes[name], settings[name], edges) for name in settings},
         "groups": {
             "history_length": group_figures(judge, outcomes, cases.user_ids, cases.positions),
             "target_popularity": group_figures(judge, outcomes, cases.user_ids, popularity),

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfserving_ext.artifacts import read_json, sha256, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation.cases import even_rows
 from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
@@ -22,6 +23,8 @@ FRONTIERS = (8, 16, 32, 64)
 POOLS = (1.0, 1.25, 1.5, 2.0, 3.0)  # Times k.
 BEAMS = (0.25, 0.5, 1.0, 2.0)  # Times the paper's.
 GROUND_ROUNDS = (2, 3, 4, 6)
+ROUGH_CASES = 100  # On which all settings are tried.
+CLOSE = 1.25  # How much slower a setting may seem on these, and yet be as fast.
 
 
 def grid(k: int, layers: int) -> list[BestFirst | Rounds]:
@@ -75,13 +78,11 @@ def tune(
     _check_wanted(coverage, latency_ms)
     subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
     tried = list(candidates) if candidates is not None else grid(k, len(subject.index.layers))
-    settings = {str(number): Setting.deployed(parameters) for number, parameters in enumerate(tried)}
-    outcomes = subject.measure(settings, title="tune")
-    bootstrap, items = Bootstrap(subject.cases.user_ids), len(subject.index.item_ids)
-    rows = [
-        _row(outcome, parameters, k, items, bootstrap)
-        for outcome, parameters in zip(outcomes.values(), tried, strict=True)
-    ]
+    rows = _measured(subject, tried, min(ROUGH_CASES, len(subject.cases)))
+    if len(subject.cases) > ROUGH_CASES:
+        # Most settings, the dearest above all, are out of the question after a few cases.
+        left = [tried[place] for place in promising(rows)]
+        rows = _measured(subject, left, len(subject.cases))
     table = [rows[place] for place in pareto(rows)]
     result: dict[str, Any] = {
         "format": FORMAT,
@@ -90,9 +91,9 @@ def tune(
         "k": k,
         "split": split,
         "cases": len(subject.cases),
-        "users": bootstrap.users,
-        "items": items,
-        "tried": len(rows),
+        "users": len(np.unique(subject.cases.user_ids)),
+        "items": len(subject.index.item_ids),
+        "tried": len(tried),
         "processors": os.cpu_count(),
         "wanted": {"coverage": coverage, "latency_ms": latency_ms},
         "chosen": None,
@@ -139,6 +140,24 @@ def pareto(rows: Sequence[dict[str, Any]]) -> list[int]:
     return kept
 
 
+def promising(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """The rows that none surely beats: covers as much, scores as few items, and takes far less time.
+
+    Returns:
+      Places in `rows`, in their order.
+    """
+    return [
+        place
+        for place, row in enumerate(rows)
+        if not any(
+            other["coverage"] >= row["coverage"]
+            and other["items_scored"] <= row["items_scored"]
+            and other["ms"] * CLOSE < row["ms"]
+            for other in rows
+        )
+    ]
+
+
 def choose(
     table: Sequence[dict[str, Any]], coverage: float | None = None, latency_ms: float | None = None
 ) -> dict[str, Any]:
@@ -181,6 +200,18 @@ def _check_wanted(coverage: float | None, latency_ms: float | None) -> None:
         raise NannError(f"coverage is {coverage:g}; it must be above 0 and at most 1")
     if latency_ms is not None and not latency_ms > 0:
         raise NannError(f"latency_ms is {latency_ms:g}; it must be above 0")
+
+
+def _measured(subject: Subject, tried: Sequence[BestFirst | Rounds], cases: int) -> list[dict[str, Any]]:
+    """A row of the table for each of the parameters, on so many of the cases."""
+    rows, items = even_rows(len(subject.cases), cases), len(subject.index.item_ids)
+    settings = {str(number): Setting.deployed(parameters) for number, parameters in enumerate(tried)}
+    bootstrap = Bootstrap(subject.cases.user_ids[rows])
+    outcomes = subject.measure(settings, rows, title=f"tune, {len(tried)} settings")
+    return [
+        _row(outcome, parameters, subject.k, items, bootstrap)
+        for outcome, parameters in zip(outcomes.values(), tried, strict=True)
+    ]
 
 
 def _row(outcome: Outcome, parameters: BestFirst | Rounds, k: int, items: int, bootstrap: Bootstrap) -> dict[str, Any]:
