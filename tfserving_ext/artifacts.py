@@ -117,7 +117,8 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise NannError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # Said above: what should be the folder is a file.
+            new.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
