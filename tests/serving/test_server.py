@@ -137,3 +137,23 @@ def test_nann_serve_answers_and_stops_at_sigterm(toy):
             process.kill()
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
+
+
+_SIGNALLED_ELSEWHERE = """
+import signal, sys, threading, time
+from tfserving_ext.serving import LocalServer, ServerOptions
+
+def signal_own_thread():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+with LocalServer({"half_plus": sys.argv[1]}, ServerOptions(grpc_port=0, rest_port=0)) as server, server.catching_signals():
+    threading.Thread(target=signal_own_thread).start()
+    server.wait()
+"""
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_ends_the_server(toy):
+    """As one that comes between the last instruction before `wait` blocks and the block itself."""
+    ended = subprocess.run([sys.executable, "-c", _SIGNALLED_ELSEWHERE, toy], check=False, timeout=120)
+    assert ended.returncode == 0

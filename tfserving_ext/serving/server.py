@@ -35,6 +35,7 @@ REST_PORT = 8501
 GRACE_SECONDS = 5.0
 _M_MMAP_THRESHOLD = -3  # Of glibc's mallopt.
 LARGE_BLOCK_BYTES = 4 << 20
+_SIGNAL_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -146,7 +147,11 @@ class LocalServer:
     def wait(self) -> None:
         """Returns on Ctrl-C, SIGTERM or `stop`. Call it from the main thread."""
         with self.catching_signals():
-            self._ends.get()
+            # Python runs a handler between two instructions of this thread, and one that comes just as `get` begins to
+            # block would wait for as long as it does: so it does not block for long.
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    return self._ends.get(timeout=_SIGNAL_SECONDS)
 
     @contextlib.contextmanager
     def catching_signals(self) -> Iterator[None]:
