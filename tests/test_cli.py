@@ -66,7 +66,7 @@ def test_the_stages_by_hand(world, tmp_path):
     saved_model = tmp_path / "models" / "nann" / "1"
     for arguments in [
         ("convert", world.csv, "-o", data, "--min-item-count", 2, "--validation", 0.1, "--test", "20"),
-        ("train", data, "-o", model, "--steps", 3, "--batch-size", 16, "--negatives", 10),
+        ("train", data, "-o", model, "--steps", 3, "--batch-size", 16, "--negatives", 10, "--start-steps", 2),
         ("extract", model, "-o", embeddings),
         ("index", embeddings, "-o", index),
         ("evaluate", data, model, index, "-o", tmp_path / "figures.json", "-k", 20, "--max-cases", 5),

@@ -33,7 +33,7 @@ MaxCases = Annotated[int | None, typer.Option(help="Evaluate this many cases onl
 
 _EVALUATE_EXAMPLES = """Example: nann evaluate data model index -o evaluation.json --positions 9
 
-nann evaluate data model index -o evaluation.json --positions 9 --curves
+nann evaluate data model index -o evaluation.json --positions 9 --curves --builds 2
 
 nann evaluate data model index --brute-force"""
 _REPORT_EXAMPLES = """Example: nann report plain.json epsilon_0.1.json -o epsilons.html
@@ -78,6 +78,9 @@ def evaluate(
         bool, typer.Option("--curves", help="Vary the searches too: recall and coverage over what is scored.")
     ] = False,
     curve_cases: Annotated[int, typer.Option(help="Cases that each point of a curve is of.", min=1)] = 500,
+    builds: Annotated[
+        int, typer.Option(help="Measure on so many graphs more, built with other seeds in a temporary folder.", min=0)
+    ] = 0,
     html: Annotated[bool, typer.Option("--html/--no-html", help="Write the report beside the figures.")] = True,
 ) -> None:
     """Measure recall, coverage and the scored fraction on held-out users.
@@ -100,6 +103,7 @@ def evaluate(
         max_cases,
         split.value,
         curve_cases=curve_cases if curves else None,
+        builds=builds,
         html=html,
     )
     outcome("evaluate", summary(figures))

@@ -41,35 +41,37 @@ class Schedule(str, Enum):
     constant = "constant"
 
 
-_TRAIN_EXAMPLES = """Example: nann train data -o model --steps 20000 --epsilon 0.1
+_TRAIN_EXAMPLES = """Example: nann train data -o model
 
-nann train data -o two_sided --model two_sided --steps 2500 --batch-size 128 --negatives 500 --learning-rate 0.01
+nann train data -o model --max-minutes 60 --validate-every 500 --patience 4 --tensorboard logs
 
-nann train data -o model --start-from two_sided --size matches=8 --size pools=8 --history-length 200 --targets 2
+nann train data -o two_sided --model two_sided
 
-nann train data -o model --model my_module:MyModel --validate-every 500 --patience 4 --tensorboard logs"""
+nann train data -o model --start-from two_sided --epsilon 0.03
+
+nann train data -o model --model my_module:MyModel --steps 20000"""
 _LOSS, _OPTIMIZER, _RUN = "Loss", "Optimizer", "Run"
+_OWN = "the model's own"
 
 
-def _model_config(model: str, sizes: list[str], mask_padding: bool, history_length: int | None) -> Any:
-    """The sizes of the model that `--model` names."""
+def _model_config(model: str, usual: Any, sizes: list[str], changed: dict[str, Any]) -> Any:
+    """The sizes of the model that `--model` names: the usual ones, but for what is asked for."""
     from tfserving_ext.models import ForeignConfig, import_models, model_named
 
-    foreign = ":" in model
-    if foreign:
+    if ":" in model:
         import_models(model.partition(":")[0])
-    kind = ForeignConfig if foreign else model_named(model).config_type
-    known = {field.name: getattr(kind, field.name) for field in dataclasses.fields(kind)}
-    values: dict[str, Any] = {"mask_padding": mask_padding} | ({"model_class": model} if foreign else {})
-    if history_length is not None:
-        values["history_length"] = history_length
+        usual = ForeignConfig(model_class=model)
+    else:
+        model_named(model)
+    values = {name: value for name, value in changed.items() if value is not None}
+    known = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
+    numbers = {name: value for name, value in known.items() if type(value) in (int, bool)}
     for size in sizes:
         name, _, text = size.partition("=")
-        numbers = {name: value for name, value in known.items() if type(value) in (int, bool)}
         if name not in numbers or not text.isdecimal():
             raise NannError(f"--size is {size!r}; allowed are a number from 0 for {', '.join(numbers)} of {model}")
         values[name] = type(numbers[name])(int(text))
-    return kind(**values)
+    return dataclasses.replace(usual, **values)
 
 
 def train(
@@ -79,44 +81,66 @@ def train(
         str, typer.Option(help="nann_attention, dnn, two_sided, or your own: my_module:MyModel.")
     ] = "nann_attention",
     history_length: Annotated[
-        int | None, typer.Option(help="Behaviours that the user consists of; the model's own by default.", min=1)
+        int | None, typer.Option(help="Behaviours that the user consists of.", min=1, show_default=_OWN)
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(help="NAME=NUMBER, of the model's configuration: matches=8, embedding_dim=64.")
+        list[str] | None, typer.Option(help="NAME=NUMBER, of the model's configuration: matches=0, embedding_dim=64.")
     ] = None,
-    mask_padding: Annotated[bool, typer.Option(help="Keep padding out of the attention.")] = True,
+    mask_padding: Annotated[bool | None, typer.Option(help="Keep padding out of the attention.")] = None,
     start_from: Annotated[
-        Path | None, typer.Option(help="A model of the same items whose item embeddings are the start.")
+        Path | None,
+        typer.Option(help="A trained model of the same items as the start, in place of one trained now."),
+    ] = None,
+    start_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the two-sided model that is trained first, as the start; 0 for none.",
+            min=0,
+            show_default=f"{_OWN}: 8000 for nann_attention and dnn",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 6000,
-    batch_size: Annotated[int, typer.Option(help="Histories per step.")] = 32,
-    targets: Annotated[int, typer.Option(help="Behaviours after each history that count as positives.")] = 20,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default=_OWN)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Histories per step.", show_default=_OWN)] = None,
+    targets: Annotated[
+        int | None, typer.Option(help="Behaviours after each history that count as positives.", show_default=_OWN)
+    ] = None,
     loss: Annotated[Loss, typer.Option(help="Over positive and negatives.", rich_help_panel=_LOSS)] = Loss.softmax,
     negatives: Annotated[
-        int, typer.Option(help="Sampled negatives per step, shared by the batch.", rich_help_panel=_LOSS)
-    ] = 100,
+        int | None,
+        typer.Option(help="Sampled negatives per step, shared by the batch.", rich_help_panel=_LOSS, show_default=_OWN),
+    ] = None,
     sampler: Annotated[
         SamplerName, typer.Option(help="By how often items appear, or by their rank in that.", rich_help_panel=_LOSS)
     ] = SamplerName.unigram,
-    epsilon: Annotated[float, typer.Option(help="Length of the FGSM step; 0 for none.", rich_help_panel=_LOSS)] = 0.1,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="Length of the FGSM step; 0 for none.", rich_help_panel=_LOSS, show_default=_OWN),
+    ] = None,
     epsilon_scale: Annotated[
         EpsilonScale, typer.Option(help="To the embeddings' root mean square, or not.", rich_help_panel=_LOSS)
     ] = EpsilonScale.relative,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=_OPTIMIZER)] = 3e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of AdamW.", rich_help_panel=_OPTIMIZER, show_default=_OWN)
+    ] = None,
     schedule: Annotated[
         Schedule, typer.Option(help="Of the learning rate, to zero but for constant.", rich_help_panel=_OPTIMIZER)
     ] = Schedule.cosine,
     warmup: Annotated[
-        int, typer.Option(help="Steps in which the learning rate grows.", rich_help_panel=_OPTIMIZER)
-    ] = 0,
+        int | None,
+        typer.Option(help="Steps in which the learning rate grows.", rich_help_panel=_OPTIMIZER, show_default=_OWN),
+    ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=_OPTIMIZER)] = 1e-4,
     clip_norm: Annotated[
         float,
         typer.Option(help="Most that the gradients' norm may be; 0 for no limit.", rich_help_panel=_OPTIMIZER),
     ] = 0.0,
     max_minutes: Annotated[
-        float, typer.Option(help="End after so many minutes, the schedule too; 0 for no limit.", rich_help_panel=_RUN)
+        float,
+        typer.Option(
+            help="End after so many minutes, the start's with them, and the schedule too; 0 for no limit.",
+            rich_help_panel=_RUN,
+        ),
     ] = 0.0,
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.", rich_help_panel=_RUN)] = 0.5,
     validate_every: Annotated[
@@ -140,37 +164,50 @@ def train(
 ) -> None:
     """Train a model. Called again after an interruption, it resumes.
 
-    All GPUs of the machine are used; with TF_CONFIG, several machines.
+    What is not asked for is each model's own (docs/training.md). A deep model starts with a two-sided one, trained
+    first. All GPUs of the machine are used; with TF_CONFIG, several machines.
     """
-    from tfserving_ext.training import TrainingConfig
-    from tfserving_ext.training import train as run
+    from tfserving_ext.training import Recipe, recipe, train_recipe
 
-    config = TrainingConfig(
-        steps=steps,
-        batch_size=batch_size,
-        targets=targets,
-        negatives=negatives,
-        learning_rate=learning_rate,
+    usual = recipe(model)
+    shared: dict[str, Any] = {"seed": seed, "deterministic": deterministic, "checkpoint_minutes": checkpoint_minutes}
+    asked: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "targets": targets,
+        "negatives": negatives,
+        "learning_rate": learning_rate,
+        "epsilon": epsilon,
+        "warmup": warmup,
+    }
+    training = dataclasses.replace(
+        usual.training,
+        **shared,
+        **{name: value for name, value in asked.items() if value is not None},
         weight_decay=weight_decay,
-        epsilon=epsilon,
-        seed=seed,
         loss=loss.value,
         sampler=sampler.value,
         epsilon_scale=epsilon_scale.value,
         schedule=schedule.value,
-        warmup=warmup,
         clip_norm=clip_norm,
         mixed_precision=mixed_precision,
         xla=xla,
-        deterministic=deterministic,
         max_minutes=max_minutes,
-        checkpoint_minutes=checkpoint_minutes,
         validate_every=validate_every,
         validation_cases=validation_cases,
         patience=patience,
         tensorboard="" if tensorboard is None else str(tensorboard),
     )
-    report = run(data, out, config, _model_config(model, size or [], mask_padding, history_length), start_from)
+    start = usual.start
+    if start is None and start_steps:
+        raise NannError(f"--start-steps is {start_steps}, but {model} has no start")
+    if start is not None:
+        wanted_steps = start.steps if start_steps is None else start_steps
+        no_start = start_from is not None or wanted_steps == 0
+        start = None if no_start else dataclasses.replace(start, steps=wanted_steps, **shared)
+    changed = {"history_length": history_length, "mask_padding": mask_padding}
+    sizes = _model_config(model, usual.model, size or [], changed)
+    report = train_recipe(data, out, Recipe(sizes, training, start), start_from)
     outcome("train", f"{report['histories']:,} histories: {out}")
 
 

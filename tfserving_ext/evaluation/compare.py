@@ -48,6 +48,11 @@ class Evaluation:
         """Whether both asked for the same targets of the same users."""
         return all(np.array_equal(self.cases[name], other.cases[name]) for name in _SAME_CASES)
 
+    def coverage(self, name: str) -> np.ndarray:
+        """Coverage at k of each case by a search; the mean over builds of the graph, where there are several."""
+        built = self.cases.get(f"builds/coverage/{name}")
+        return self.cases[f"coverage/{name}"][:, -1] if built is None else built[:, :, -1].mean(axis=1)
+
     def hits(self, name: str) -> np.ndarray:
         """Recall at k of each case by brute force, a search or a baseline."""
         return hits(self.cases[f"rank/{name}"], self.figures["k"])
@@ -182,7 +187,10 @@ def _differences(first: Evaluation, other: Evaluation) -> list[dict[str, Any]]:
 
 
 def _by_epsilon(evaluations: Sequence[Evaluation]) -> dict[str, list[dict[str, Any]]]:
-    """The paper's Figure 5, by model: means over the evaluations of one epsilon, where a model has two or more."""
+    """The paper's Figure 5, by model: means over the evaluations of one epsilon, where a model has two or more.
+
+    Intervals, and paired differences from the least epsilon, where all are of the same cases.
+    """
     models: dict[str, dict[float, list[Evaluation]]] = {}
     for each in evaluations:
         if each.epsilon is not None:
@@ -191,18 +199,35 @@ def _by_epsilon(evaluations: Sequence[Evaluation]) -> dict[str, list[dict[str, A
             model = f"{each.figures['model'].get('model')}, {scale}"
             models.setdefault(model, {}).setdefault(float(each.epsilon), []).append(each)
     return {
-        model: [
-            {
-                "epsilon": epsilon,
-                "evaluations": len(group),
-                "recall_all": float(np.mean([each.figures["recall_all"] for each in group])),
-                "coverage": _mean_coverage(group),
-            }
-            for epsilon, group in sorted(by_epsilon.items())
-        ]
+        model: _epsilon_points(dict(sorted(by_epsilon.items())))
         for model, by_epsilon in models.items()
         if len(by_epsilon) > 1
     }
+
+
+def _epsilon_points(by_epsilon: Mapping[float, list[Evaluation]]) -> list[dict[str, Any]]:
+    groups = list(by_epsilon.values())
+    paired = all(each.same_cases(groups[0][0]) for group in groups for each in group)
+    bootstrap = Bootstrap(groups[0][0].cases["user_ids"])
+    first: dict[str, np.ndarray] = {}
+    points = []
+    for epsilon, group in by_epsilon.items():
+        names = [
+            name for name in group[0].figures["searches"] if all(name in each.figures["searches"] for each in group)
+        ]
+        point: dict[str, Any] = {"epsilon": epsilon, "evaluations": len(group)}
+        point |= {"recall_all": float(np.mean([each.figures["recall_all"] for each in group]))}
+        point |= {"coverage": {name: float(np.mean([each.coverage(name).mean() for each in group])) for name in names}}
+        if paired:
+            means = {"recall_all": np.mean([each.hits("brute_force") for each in group], axis=0)}
+            means |= {name: np.mean([each.coverage(name) for each in group], axis=0) for name in names}
+            point["intervals"] = {name: bootstrap.interval(values) for name, values in means.items()}
+            first = first or means
+            point["differences"] = {
+                name: bootstrap.difference(values, first[name]) for name, values in means.items() if name in first
+            }
+        points.append(point)
+    return points
 
 
 def _mean_coverage(group: Sequence[Evaluation]) -> dict[str, float]:
@@ -234,7 +259,12 @@ def _plots(found: Mapping[str, Any]) -> list[Plot]:
     if epsilons:
         recall = [
             Series(
-                model, [f"{p['epsilon']:g}" for p in points], [p["recall_all"] for p in points], color=number, line=True
+                model,
+                [f"{p['epsilon']:g}" for p in points],
+                [p["recall_all"] for p in points],
+                _intervals(points, "recall_all"),
+                number,
+                line=True,
             )
             for number, (model, points) in enumerate(epsilons.items())
         ]
@@ -244,6 +274,7 @@ def _plots(found: Mapping[str, Any]) -> list[Plot]:
                 f"{model}: {title_of(name)}",
                 [f"{p['epsilon']:g}" for p in points],
                 [p["coverage"].get(name, float("nan")) for p in points],
+                _intervals(points, name),
                 line=True,
             )
             for model, points in epsilons.items()
@@ -264,6 +295,12 @@ def _plots(found: Mapping[str, Any]) -> list[Plot]:
             y_label = f"{words.lower()}@{k}"
             plots.append(line_plot(f"evaluations-{figure}", f"{words}@{k} by evaluation", lines, "", y_label))
     return plots
+
+
+def _intervals(points: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """The intervals of one figure, where every point has one; else none."""
+    found = [point.get("intervals", {}).get(name) for point in points]
+    return [] if None in found else found
 
 
 def _short(label: str, most: int = 14) -> str:

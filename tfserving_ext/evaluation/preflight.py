@@ -6,13 +6,11 @@ much the answers depend on how one build turned out.
 
 import dataclasses
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation.builds import check_builds_number, on_builds
 from tfserving_ext.evaluation.checks import (
     FAIL,
     PASS,
@@ -31,7 +29,6 @@ from tfserving_ext.evaluation.checks import (
 )
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
-from tfserving_ext.index.build import build_index
 from tfserving_ext.index.format import Index
 from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
 
@@ -72,8 +69,7 @@ def preflight(
     Raises:
       NannError: artefacts that do not belong together or are damaged, or parameters that do not fit.
     """
-    if builds < 0:
-        raise NannError(f"builds is {builds}; it must be 0 or more")
+    check_builds_number(builds)
     Index.open(index, checksums=True)
     subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
     setting = Setting.deployed(search)
@@ -97,9 +93,12 @@ def preflight(
         check_flatness(subject, limits),
         check_model(subject, exact, bootstrap),
     ]
-    rebuilt = [
+    rebuilt: list[dict[str, Any]] = [
         {"seed": subject.index.manifest.get("seed"), **_coverage_of(found, len(subject.index.item_ids))},
-        *_rebuilt(subject, setting, builds),
+        *(
+            {"seed": seed, **_coverage_of(each["deployed"], len(subject.index.item_ids))}
+            for seed, each in on_builds(subject, {"deployed": setting}, builds)
+        ),
     ]
     if builds:
         checks.append(check_builds(rebuilt, limits))
@@ -123,23 +122,6 @@ def _coverage_of(found: Outcome, items: int) -> dict[str, float]:
         "coverage": float(found.coverage[:, -1].mean()),
         "scored_fraction": float(found.items_scored.mean()) / items,
     }
-
-
-def _rebuilt(subject: Subject, setting: Setting, builds: int) -> list[dict[str, Any]]:
-    """Coverage on graphs of the same items, built with other seeds."""
-    index, result = subject.index, []
-    manifest = index.manifest
-    given = {"m": manifest.get("M"), "ef_construction": manifest.get("efConstruction")}
-    parameters = {name: value for name, value in given.items() if value is not None}
-    seeds = [seed for seed in range(1, builds + 2) if seed != manifest.get("seed")]
-    for seed in seeds[:builds]:
-        with tempfile.TemporaryDirectory(prefix="nann_preflight_") as folder:
-            other = build_index(
-                index.item_ids, index.embeddings(), Path(folder) / "index", seed=seed, dtype=index.dtype, **parameters
-            )
-            found = subject.on(other).measure({"deployed": setting}, title=f"build of seed {seed}")["deployed"]
-        result.append({"seed": seed, **_coverage_of(found, len(index.item_ids))})
-    return result
 
 
 def _worst_users(subject: Subject, found: Outcome, bootstrap: Bootstrap) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from tfserving_ext import __version__
 from tfserving_ext.artifacts import atomic_file, sha256, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.baselines import baseline_ranks
+from tfserving_ext.evaluation.builds import build_figures, check_builds_number, on_builds
 from tfserving_ext.evaluation.cases import target_popularity
 from tfserving_ext.evaluation.curves import sweep
 from tfserving_ext.evaluation.figures import (
@@ -44,6 +45,7 @@ def evaluate(
     split: str = "test",
     *,
     curve_cases: int | None = None,
+    builds: int = 0,
     html: bool = True,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -63,6 +65,7 @@ def evaluate(
       max_cases: evaluate this many cases, drawn evenly; None for all.
       split: "test" or "validation".
       curve_cases: also sweep the searches' parameters, on so many cases; None for no sweep.
+      builds: measure the searches on so many graphs more, built with other seeds.
       html: whether to write the report.
       resamples: of the bootstrap.
       seed: of the bootstrap.
@@ -70,12 +73,14 @@ def evaluate(
     Returns:
       The figures: `recall_all`, `brute_force_ms_per_case`, what was evaluated, `baselines`, `groups`, and under
       `searches`, for each by name, `recall_retrieval`, `recall_delta`, `coverage`, `coverage_5th_percentile` over
-      users, `items_scored`, `scored_fraction`, `ms_per_case`, its parameters, and `intervals` of these.
+      users, `items_scored`, `scored_fraction`, `ms_per_case`, its parameters, and `intervals` of these;
+      `builds` of each search, where there are any (see `build_figures`).
 
     Raises:
       NannError: artefacts that do not belong together, parameters that do not fit, or a file cannot be written.
     """
     files = None if target is None else beside(target)
+    check_builds_number(builds)
     subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
     settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}
     for setting in settings.values():
@@ -84,6 +89,8 @@ def evaluate(
     bootstrap = Bootstrap(cases.user_ids, resamples, seed)
     exact = subject.exact()[1]
     outcomes = subject.measure(settings)
+    graphs: dict[int | None, dict[str, Outcome]] = {subject.index.manifest.get("seed"): outcomes}
+    graphs |= dict(on_builds(subject, settings, builds))
     judge = Judge(bootstrap, subject.cutoffs, exact.ranks, len(subject.index.item_ids))
     edges = histogram_edges(judge, outcomes.values())
     baselines = baseline_ranks(subject.sequences, cases, cases.histories.shape[1])
@@ -115,6 +122,9 @@ def evaluate(
             "target_popularity": group_figures(judge, outcomes, cases.user_ids, popularity),
         },
     }
+    by_build = {name: {seed: found[name] for seed, found in graphs.items()} for name in settings} if builds else {}
+    if by_build:
+        figures["builds"] = {name: build_figures(judge, found) for name, found in by_build.items()}
     if curve_cases is not None:
         kinds: dict[type, Any] = {type(parameters): parameters for parameters in searches.values()}
         rounds = kinds.get(Rounds, Rounds())
@@ -122,7 +132,7 @@ def evaluate(
             subject, kinds.get(BestFirst, BestFirst()), rounds, curve_cases, resamples=resamples, seed=seed
         )
     if files is not None:
-        _write_cases(files["npz"], subject, exact, outcomes, baselines, popularity)
+        _write_cases(files["npz"], subject, exact, outcomes, by_build, baselines, popularity)
         figures["cases_file"] = {"name": files["npz"].name, "sha256": sha256(files["npz"])}
         if html:
             from tfserving_ext.evaluation.report import write_report  # Matplotlib takes a second to import.
@@ -165,6 +175,7 @@ def _write_cases(
     subject: Subject,
     exact: Outcome,
     outcomes: Mapping[str, Outcome],
+    by_build: Mapping[str, Mapping[int | None, Outcome]],
     baselines: Mapping[str, np.ndarray],
     popularity: np.ndarray,
 ) -> None:
@@ -187,6 +198,11 @@ def _write_cases(
             f"rounds/{name}": outcome.rounds,
             f"search_us/{name}": outcome.search_us,
         }
+    for name, builds in by_build.items():
+        arrays |= {
+            f"builds/rank/{name}": np.stack([outcome.ranks for outcome in builds.values()], axis=1),
+            f"builds/coverage/{name}": np.stack([outcome.coverage for outcome in builds.values()], axis=1),
+        }
     with atomic_file(path) as new, new.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -201,6 +217,9 @@ def summary(figures: dict[str, Any]) -> str:
             f"{name}: recall-retrieval@{k} {search['recall_retrieval']:.4f}, coverage@{k} {search['coverage']:.4f}, "
             f"{search['items_scored']:,.0f} items scored ({100 * search['scored_fraction']:.1f} %)"
         )
+    for name, found in figures.get("builds", {}).items():
+        each = ", ".join(f"{graph['coverage']:.4f}" for graph in found["graphs"])
+        lines.append(f"{name} over {len(found['graphs'])} builds of the graph: coverage@{k} {each}")
     for name, at in figures.get("baselines", {}).items():
         low, high = at[str(k)]["difference_interval"]
         lines.append(

@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,6 +20,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, model_named
 from tfserving_ext.progress import console, progress
 from tfserving_ext.training.checkpoint import TrainedModel, load_model, save_model
+from tfserving_ext.training.cluster import Cluster, join_cluster
 from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.loss import Losses
 from tfserving_ext.training.monitor import Monitor
@@ -30,34 +30,6 @@ from tfserving_ext.training.step import make_step, trained_variables
 REPORT_STEPS = 50
 LOG_STEPS = 500  # Between entries for TensorBoard.
 _SIGTERM_EXIT = 128 + signal.SIGTERM
-
-
-class _Cluster(NamedTuple):
-    """The part of this process in a training of several."""
-
-    strategy: tf.distribute.Strategy
-    chief: bool
-    workers: int = 1
-
-
-def _cluster() -> _Cluster:
-    """By TF_CONFIG several workers; else all GPUs of this machine, or its CPU.
-
-    Raises:
-      NannError: TF_CONFIG is no JSON of a cluster.
-    """
-    if text := os.environ.get("TF_CONFIG"):
-        try:
-            config = json.loads(text)
-            task = config.get("task", {})
-            chief = task.get("type") == "chief" or ("chief" not in config["cluster"] and task.get("index") == 0)
-            workers = sum(len(config["cluster"].get(kind, ())) for kind in ("chief", "worker"))
-            return _Cluster(tf.distribute.MultiWorkerMirroredStrategy(), chief, workers)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise NannError(f"TF_CONFIG is {text!r}: {error}; it must be the JSON of a cluster and a task") from error
-    if len(tf.config.list_logical_devices("GPU")) > 1:
-        return _Cluster(tf.distribute.MirroredStrategy(), True)
-    return _Cluster(tf.distribute.get_strategy(), True)
 
 
 def train(
@@ -87,7 +59,7 @@ def train(
         that do not share it, a loss that is not finite (the message names the step), or `target` cannot be written.
       SystemExit: SIGTERM came; a checkpoint is written first, and the code is 143.
     """
-    cluster = _cluster()  # Before anything else is computed: TensorFlow wants it so.
+    cluster = join_cluster()  # Before anything else is computed: TensorFlow wants it so.
     if cluster.workers > 1 and config.max_minutes:
         raise NannError(
             f"max_minutes is {config.max_minutes}, but there are {cluster.workers} workers, whose clocks differ; "
@@ -109,7 +81,7 @@ class _Training:
 
     def __init__(
         self,
-        cluster: _Cluster,
+        cluster: Cluster,
         data: str | os.PathLike[str],
         target: Path,
         config: TrainingConfig,
@@ -238,7 +210,7 @@ class _Training:
         """Writes the model; returns the report."""
         config, state = self._config, self._state
         report = dataclasses.asdict(config) | {"steps_done": steps, "histories": steps * config.batch_size}
-        report |= {"seconds": round(whole, 1)}
+        report |= {"seconds": round(whole, 1), "data_sha256": sha256(self._sequences.folder / "manifest.json")}
         if self._start is not None:
             report |= {"start_from": {name: self._start.manifest[name] for name in ("model", "training")}}
         if losses is not None:

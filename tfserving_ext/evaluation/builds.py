@@ -1,0 +1,83 @@
+"""The same items on graphs of other builds: how much answers owe to how one build turned out."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation.figures import Judge, hits
+from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
+from tfserving_ext.index.build import build_index
+from tfserving_ext.index.format import Index
+
+
+def check_builds_number(builds: int) -> None:
+    """Raises NannError where `builds` is no number of graphs."""
+    if builds < 0:
+        raise NannError(f"builds is {builds}; it must be 0 or more")
+
+
+def on_builds(
+    subject: Subject, settings: Mapping[str, Setting], builds: int
+) -> Iterator[tuple[int, dict[str, Outcome]]]:
+    """What searches answer on graphs of the same items and parameters, built with other seeds in a temporary folder.
+
+    Args:
+      subject: the model, an index and the cases.
+      settings: the searches, by name.
+      builds: how many graphs.
+
+    Yields:
+      Each graph's seed and the outcomes by name; the graph is gone afterwards.
+    """
+    for seed in _seeds(subject.index, builds):
+        with tempfile.TemporaryDirectory(prefix="nann_builds_") as folder:
+            other = build_index(
+                subject.index.item_ids,
+                subject.index.embeddings(),
+                Path(folder) / "index",
+                seed=seed,
+                dtype=subject.index.dtype,
+                **_parameters(subject.index),
+            )
+            yield seed, subject.on(other).measure(settings, title=f"build of seed {seed}")
+
+
+def build_figures(judge: Judge, outcomes: Mapping[int | None, Outcome]) -> dict[str, Any]:
+    """One search over builds of the graph.
+
+    Args:
+      judge: see there.
+      outcomes: by the graph's seed; None where it is not known.
+
+    Returns:
+      `coverage` and `recall_retrieval` at k, means over builds, `intervals` of these over users, and `graphs`, each
+      with `seed`, `coverage`, `recall_retrieval` and `scored_fraction`.
+    """
+    per_case = {
+        "coverage": np.stack([outcome.coverage[:, -1] for outcome in outcomes.values()], axis=1),
+        "recall_retrieval": np.stack([hits(outcome.ranks, judge.k) for outcome in outcomes.values()], axis=1),
+    }
+    graphs = [
+        {"seed": seed, **{name: float(values[:, place].mean()) for name, values in per_case.items()}}
+        | {"scored_fraction": float(outcome.items_scored.mean()) / judge.items}
+        for place, (seed, outcome) in enumerate(outcomes.items())
+    ]
+    means = {name: values.mean(axis=1) for name, values in per_case.items()}
+    return {
+        **{name: float(values.mean()) for name, values in means.items()},
+        "intervals": {name: judge.bootstrap.interval(values) for name, values in means.items()},
+        "graphs": graphs,
+    }
+
+
+def _seeds(index: Index, builds: int) -> list[int]:
+    return [seed for seed in range(1, builds + 2) if seed != index.manifest.get("seed")][:builds]
+
+
+def _parameters(index: Index) -> dict[str, Any]:
+    given = {"m": index.manifest.get("M"), "ef_construction": index.manifest.get("efConstruction")}
+    return {name: value for name, value in given.items() if value is not None}

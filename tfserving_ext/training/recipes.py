@@ -1,0 +1,112 @@
+"""How a model is trained where nothing else is asked for, and the two-sided model that a deep one starts with.
+
+The figures behind it are in docs/training.md.
+"""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tfserving_ext.artifacts import read_json, sha256
+from tfserving_ext.errors import NannError
+from tfserving_ext.models import DnnConfig, NannAttentionConfig, SequenceConfig, TwoSidedConfig
+from tfserving_ext.training.cluster import workers
+from tfserving_ext.training.config import TrainingConfig
+from tfserving_ext.training.loop import train
+
+TWO_SIDED = TrainingConfig(steps=8000, batch_size=128, targets=2, negatives=500, learning_rate=1e-2, epsilon=0.0)
+_ON_A_START = TrainingConfig(steps=1500, batch_size=64, targets=2, negatives=300, warmup=50)
+# The part of `max_minutes` that the start may take; about what it takes without a limit.
+_START_SHARE = 0.35
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train a model.
+
+    Attributes:
+      model: its sizes.
+      training: how.
+      start: how to train the two-sided model whose item embeddings and tower it starts with; None for no start.
+    """
+
+    model: SequenceConfig
+    training: TrainingConfig
+    start: TrainingConfig | None = None
+
+    def started(self) -> TwoSidedConfig:
+        """Sizes of the start: those that the model takes over."""
+        length = getattr(self.model, "attended", self.model.history_length)
+        return TwoSidedConfig(
+            embedding_dim=self.model.embedding_dim,
+            history_length=length,
+            mask_padding=self.model.mask_padding,
+            pools=getattr(self.model, "pools", 0) or TwoSidedConfig.pools,
+        )
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of one of our models; of any other, what `TrainingConfig` says.
+
+    Args:
+      name: `nann_attention`, `dnn`, `two_sided`, or a model of your own.
+    """
+    return {
+        "nann_attention": Recipe(NannAttentionConfig(history_length=200, matches=8, pools=8), _ON_A_START, TWO_SIDED),
+        "dnn": Recipe(DnnConfig(), _ON_A_START, TWO_SIDED),
+        "two_sided": Recipe(TwoSidedConfig(), TWO_SIDED),
+    }.get(name, Recipe(NannAttentionConfig(), TrainingConfig()))
+
+
+def train_recipe(
+    data: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    wanted: Recipe,
+    start_from: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Trains the start, if there is one, and then the model; goes on where an interrupted call was.
+
+    The start lies beside the target, in `.<name>.start`, until the model is written. `max_minutes` holds for both
+    together.
+
+    Args:
+      data: a folder that `nann convert` wrote.
+      target: the model's folder.
+      wanted: what to train, and how.
+      start_from: a trained model to start with, where the recipe has no start.
+
+    Returns:
+      See `train`.
+
+    Raises:
+      NannError: see `train`; or there are several workers, which do not train a start.
+    """
+    if wanted.start is None:
+        return train(data, target, wanted.training, wanted.model, start_from)
+    if workers() > 1:
+        raise NannError(
+            "several workers (TF_CONFIG) do not train a start: train a two-sided model by itself and name it by "
+            "--start-from, or give --start-steps 0"
+        )
+    folder = Path(target).with_name(f".{Path(target).name}.start")
+    start, training = wanted.start, wanted.training
+    if training.max_minutes:
+        start = dataclasses.replace(start, max_minutes=_START_SHARE * training.max_minutes)
+        training = dataclasses.replace(training, max_minutes=(1 - _START_SHARE) * training.max_minutes)
+    if not _is(folder, data, start, wanted.started()):
+        train(data, folder, start, wanted.started())
+    report = train(data, target, training, wanted.model, folder)
+    shutil.rmtree(folder)
+    return report
+
+
+def _is(folder: Path, data: str | os.PathLike[str], training: TrainingConfig, config: TwoSidedConfig) -> bool:
+    """Whether the folder holds the model of this very training."""
+    if not (folder / "model.json").exists():
+        return False
+    found = read_json(folder / "model.json")
+    wanted = {"data_sha256": sha256(Path(data) / "manifest.json"), **training.identity()}
+    sizes = {name: list(size) if isinstance(size, tuple) else size for name, size in dataclasses.asdict(config).items()}
+    return found["config"] == sizes and wanted.items() <= found["training"].items()
