@@ -1,10 +1,13 @@
 """Runs `nann` commands in processes of their own, and measures them."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tfserving_ext.errors import NannError
@@ -22,18 +25,27 @@ class Spent(NamedTuple):
     peak_gb: float
 
 
-def run_nann(*arguments: object) -> Spent:
-    """Runs `nann` with these arguments; its output goes where this process' goes.
+def run_nann(
+    *arguments: object, log: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})
+) -> Spent:
+    """Runs `nann` with these arguments.
+
+    Args:
+      *arguments: the command and its arguments.
+      log: file that its output is added to; None where it goes where this process' goes.
+      environment: variables besides this process'.
 
     Raises:
       NannError: it failed.
     """
     command = [str(Path(sys.executable).with_name("nann")), *map(str, arguments)]
     begin = time.perf_counter()
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
+    with contextlib.nullcontext() if log is None else log.open("a") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})
+        _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise NannError(f"`nann {arguments[0]}` ended with exit code {process.returncode}")
+        words = "" if log is None else f"; its own words are in {log}"
+        raise NannError(f"`nann {arguments[0]}` ended with exit code {process.returncode}{words}")
     return Spent(seconds, usage.ru_maxrss / 2**20)

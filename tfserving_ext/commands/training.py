@@ -199,6 +199,8 @@ def train(
         tensorboard="" if tensorboard is None else str(tensorboard),
     )
     start = usual.start
+    if start_from is not None and start_steps:
+        raise NannError(f"--start-steps is {start_steps}, but --start-from names a start that is trained; give one")
     if start is None and start_steps:
         raise NannError(f"--start-steps is {start_steps}, but {model} has no start")
     if start is not None:

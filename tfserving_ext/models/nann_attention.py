@@ -43,6 +43,7 @@ class NannAttentionConfig(SequenceConfig):
     """
 
     model: ClassVar[str] = "nann_attention"
+    optional: ClassVar[frozenset[str]] = frozenset({"matches", "pools"})
 
     attention_hidden: int = 128
     attention_dim: int = 256

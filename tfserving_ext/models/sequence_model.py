@@ -12,8 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfserving_ext.errors import NannError
 from tfserving_ext.models.contract import UserTensors
 from tfserving_ext.models.vocabulary import Vocabulary
+
+MAX_SIZE = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,18 @@ class SequenceConfig:
     embedding_dim: int = 32
     history_length: int = 50
     mask_padding: bool = True
+
+    # Sizes that may be 0: what they count is then left out.
+    optional: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Raises NannError where a size is out of its range."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name in self.optional else 1
+            for number in value if isinstance(value, tuple) else [value]:
+                if type(number) is int and not least <= number <= MAX_SIZE:
+                    raise NannError(f"{field.name} of {self.model} is {number}, allowed are {least} to {MAX_SIZE:,}")
 
 
 def dense(width: int, name: str, norm: bool = False) -> list[keras.layers.Layer]:

@@ -103,8 +103,16 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
 
 
 def _read_config(config_type: type[SequenceConfig], values: Any, file: Path) -> SequenceConfig:
-    names = [field.name for field in dataclasses.fields(config_type)]
-    if not isinstance(values, dict) or sorted(values) != sorted(names):
-        raise NannError(f"{file} has no usable config: it is {values!r}, needed are {', '.join(names)}")
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return config_type(**fields)
+    """The sizes; those that a model of an earlier release does not name are as they were then, the defaults."""
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(config_type)}
+    shared = [field.name for field in dataclasses.fields(SequenceConfig)]
+    fields: dict[str, Any] = {}
+    if isinstance(values, dict):
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    if not set(shared) <= set(fields) <= set(kinds) or any(type(fields[name]) is not kinds[name] for name in fields):
+        wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in kinds.items())
+        raise NannError(f"{file} has no usable config: it is {values!r}, needed are {wanted}")
+    try:
+        return config_type(**fields)
+    except NannError as error:
+        raise NannError(f"{file}: {error}") from error

@@ -90,7 +90,8 @@ def train_recipe(
             "several workers (TF_CONFIG) do not train a start: train a two-sided model by itself and name it by "
             "--start-from, or give --start-steps 0"
         )
-    folder = Path(target).with_name(f".{Path(target).name}.start")
+    target = Path(target)
+    folder = target.with_name(f".{target.name}.start")
     start, training = wanted.start, wanted.training
     if training.max_minutes:
         start = dataclasses.replace(start, max_minutes=_START_SHARE * training.max_minutes)

@@ -77,13 +77,20 @@ def make_step(
         losses, gradients = gradients_of(batch, negatives, _share(batch["targets"], replicas))
         # Slices of a table add up where a row was looked up more than once. Keras squares them before it adds them up,
         # so that its second moment would be that of the look-ups and not of the row.
-        dense = [(tf.convert_to_tensor(gradient), variable) for gradient, variable in _known(gradients, variables)]
+        dense = [(_summed(gradient), variable) for gradient, variable in _known(gradients, variables)]
         if config.clip_norm:
             dense = _clipped(dense, config.clip_norm, replicas)
         optimizer.apply_gradients(dense)
         return losses
 
     return step
+
+
+def _summed(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    """The gradient as wide as its variable; `tf.convert_to_tensor` does the same and warns of the memory."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
 
 
 def _training(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,158 @@
+"""What is trained where little is asked for, and the start of a deep model."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from typer.testing import CliRunner
+
+from tfserving_ext.cli import app
+from tfserving_ext.data.convert import convert
+from tfserving_ext.data.rows import Rules
+from tfserving_ext.errors import NannError
+from tfserving_ext.models import DnnConfig, NannAttentionConfig, TwoSidedConfig
+from tfserving_ext.training import Recipe, TrainingConfig, load_model, recipe, recipes, train, train_recipe
+
+QUICK = TrainingConfig(steps=3, batch_size=16, negatives=10, targets=2)
+START = dataclasses.replace(QUICK, steps=4, epsilon=0.0)
+SMALL = NannAttentionConfig(embedding_dim=8, history_length=30, attention_length=20, matches=2, pools=3)
+
+
+def weights(folder):
+    reader = tf.train.load_checkpoint(str(folder / "weights"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name}
+
+
+def test_a_deep_model_is_trained_on_the_start_by_hand(world, tmp_path):
+    train_recipe(world.data, tmp_path / "model", Recipe(SMALL, QUICK, START))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    train(world.data, tmp_path / "start", START, TwoSidedConfig(embedding_dim=8, history_length=20, pools=3))
+    train(world.data, tmp_path / "by_hand", QUICK, SMALL, tmp_path / "start")
+    wanted = weights(tmp_path / "by_hand")
+    found = weights(tmp_path / "model")
+    assert wanted.keys() == found.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert load_model(tmp_path / "model").manifest["training"]["start_from"]["training"]["steps_done"] == 4
+
+
+def test_a_start_that_is_finished_is_not_trained_again(world, tmp_path, monkeypatch):
+    """But one of other data or options is."""
+    wanted = Recipe(SMALL, QUICK, START)
+    trained = []
+
+    def interrupted_at_the_end(data, target, *rest):
+        train(data, target, *rest)
+        trained.append(target.name)
+        if target.name == "model":
+            raise KeyboardInterrupt
+
+    def once_more(wanted, data=world.data):
+        trained.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(recipes, "train", interrupted_at_the_end)
+            with pytest.raises(KeyboardInterrupt):
+                train_recipe(data, tmp_path / "model", wanted)
+        return trained
+
+    assert once_more(wanted) == [".model.start", "model"]
+    assert once_more(wanted) == ["model"]
+    assert once_more(dataclasses.replace(wanted, start=dataclasses.replace(START, steps=2))) == [
+        ".model.start",
+        "model",
+    ]
+    convert(world.csv, tmp_path / "data", Rules(min_item_count=1, validation=0.1, test=0.2))
+    changed = dataclasses.replace(wanted, start=dataclasses.replace(START, steps=2))
+    assert once_more(changed, tmp_path / "data") == [".model.start", "model"]
+    train_recipe(tmp_path / "data", tmp_path / "model", changed)
+    assert not (tmp_path / ".model.start").exists()
+
+
+def test_a_limit_of_minutes_is_of_both_together(world, tmp_path, monkeypatch):
+    limits = []
+    (tmp_path / ".model.start").mkdir()
+    monkeypatch.setattr(recipes, "train", lambda data, target, config, *_: limits.append(config.max_minutes))
+    limited = dataclasses.replace(QUICK, max_minutes=10.0)
+    train_recipe(world.data, tmp_path / "model", Recipe(SMALL, limited, START))
+    assert sum(limits) == pytest.approx(10)
+    assert min(limits) > 3
+
+
+def test_several_workers_train_no_start(world, tmp_path, monkeypatch):
+    cluster = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(NannError, match="--start-from"):
+        train_recipe(world.data, tmp_path / "model", Recipe(SMALL, QUICK, START))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Runs `nann train`; returns the recipe and the start that would be trained."""
+    seen = []
+
+    def noted(data, target, wanted, start_from):
+        seen.append((wanted, start_from))
+        return {"histories": 1}
+
+    monkeypatch.setattr("tfserving_ext.training.train_recipe", noted)
+
+    def run(*options):
+        ran = CliRunner().invoke(app, ["train", "data", *map(str, options)])
+        if ran.exception:
+            raise ran.exception
+        return seen.pop()
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["nann_attention", "dnn", "two_sided"])
+def test_what_is_not_asked_for_is_the_models_own(asked, name):
+    assert asked("--model", name) == (recipe(name), None)
+
+
+def test_what_is_asked_for_is_taken(asked):
+    wanted, start_from = asked("--steps", 7, "--seed", 3, "--size", "matches=0", "--history-length", 60, "--epsilon", 0)
+    usual = recipe("nann_attention")
+    assert wanted.training == dataclasses.replace(usual.training, steps=7, seed=3, epsilon=0.0)
+    assert wanted.model == dataclasses.replace(usual.model, matches=0, history_length=60)
+    assert wanted.start == dataclasses.replace(usual.start, seed=3)
+    assert start_from is None
+    assert wanted.started() == TwoSidedConfig(history_length=50)
+    wanted, start_from = asked("--start-from", "other", "--no-mask-padding")
+    assert (wanted.start, str(start_from), wanted.model.mask_padding) == (None, "other", False)
+    assert asked("--start-steps", 0)[0].start is None
+    assert asked("--start-steps", 5)[0].start.steps == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "two_sided", "--start-steps", 5), "--start-steps is 5, but two_sided has no start"),
+        (("--start-from", "other", "--start-steps", 5), "--start-steps is 5, but --start-from"),
+        (("--size", "embedding_dim=0"), "embedding_dim of nann_attention is 0, allowed are 1 to 65,536"),
+        (("--size", "width=3"), "--size is 'width=3'; allowed are a number from 0 for embedding_dim"),
+        (("--model", "other"), "'other', this release knows"),
+    ],
+)
+def test_refuses_what_does_not_fit(asked, options, words):
+    with pytest.raises(NannError) as refused:
+        asked(*options)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("sizes", [{"history_length": 0}, {"score_hidden": (8, 0)}, {"pools": 1 << 20}])
+def test_sizes_have_a_range(sizes):
+    with pytest.raises(NannError, match=next(iter(sizes))):
+        DnnConfig(**sizes)
+
+
+def test_a_model_of_before_a_size_was_added_is_read(world, tmp_path):
+    """What it does not name is as it was then."""
+    train(world.data, tmp_path / "model", QUICK, NannAttentionConfig(embedding_dim=8, history_length=20))
+    manifest = json.loads((tmp_path / "model" / "model.json").read_text())
+    for name in ("matches", "pools", "attention_length"):
+        del manifest["config"][name]
+    (tmp_path / "model" / "model.json").write_text(json.dumps(manifest))
+    assert load_model(tmp_path / "model").model.config == NannAttentionConfig(embedding_dim=8, history_length=20)

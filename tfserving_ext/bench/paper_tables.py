@@ -1,0 +1,165 @@
+"""The tables of `bench.paper`, in Markdown, from what `nann evaluate` wrote."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfserving_ext.artifacts import read_json
+from tfserving_ext.evaluation.compare import compare, load
+from tfserving_ext.evaluation.report import title_of
+
+HEAD = """<!-- Written by `make bench-paper`; do not edit. docs/paper.md says what it means. -->
+
+"""
+Rows = Sequence[Sequence[str]]
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """What is kept of one run: its training, and its evaluations without their histograms and groups."""
+    model = read_json(folder / "model" / "model.json")
+    training = model["training"]
+    start = training.get("start_from", {}).get("training", {}).get("seconds", 0.0)
+    found: dict[str, Any] = {
+        "name": folder.name,
+        "model": model["model"],
+        **{name: training[name] for name in ("epsilon", "seed", "steps_done", "seconds")},
+        "start_seconds": start,
+    }
+    for name, file in (("evaluation", "evaluation.json"), ("on_builds", "epsilon.json")):
+        if (folder / file).exists():
+            figures = read_json(folder / file)
+            kept = ("k", "cases", "users", "items", "recall_all", "recall_all_interval", "baselines", "builds")
+            found[name] = {key: figures[key] for key in kept if key in figures}
+            found[name]["searches"] = {
+                search: {key: value for key, value in each.items() if key not in ("at", "coverage_histogram")}
+                for search, each in figures["searches"].items()
+            }
+    return found
+
+
+def tables(folder: Path, runs: Sequence[dict[str, Any]]) -> str:
+    """All tables.
+
+    Args:
+      folder: of the runs' folders.
+      runs: what `figures_of` said of each.
+    """
+    by_name = {run["name"]: run for run in runs}
+    return HEAD + "\n".join(
+        [_equal_time(folder, by_name), _paper(list(by_name.values())), _by_epsilon(folder, list(by_name.values()))]
+    )
+
+
+def _equal_time(folder: Path, runs: dict[str, dict[str, Any]]) -> str:
+    rows = []
+    for name, run in runs.items():
+        if not name.startswith("attention_seed"):
+            continue
+        other = runs[f"two_sided_long_seed{run['seed']}"]
+        paths = [folder / each["name"] / "evaluation.json" for each in (other, run)]
+        (found,) = [each for each in compare(load(paths))["differences"] if each["figure"] == "recall_all"]
+        own = _baseline(run, "own_history")
+        rows.append(
+            [
+                str(run["seed"]),
+                _told(run["evaluation"]["recall_all"], run["evaluation"]["recall_all_interval"]),
+                _seconds(run),
+                _told(other["evaluation"]["recall_all"], other["evaluation"]["recall_all_interval"]),
+                _seconds(other),
+                _told(found["value"], found["interval"], sign=True),
+                _told(own["model_minus_baseline"], own["difference_interval"], sign=True),
+            ]
+        )
+    any_run = next(iter(runs.values()))["evaluation"]
+    head = ["seed", "attention, recall-all", "seconds", "two-sided, as long", "seconds", "difference"]
+    return (
+        f"## Equal wall time, {any_run['cases']:,} cases of {any_run['users']:,} households, "
+        f"{any_run['items']:,} products, at {any_run['k']}\n\n"
+        + _table([*head, "minus own history"], rows)
+        + "\nSeconds are of the training with its start. Differences are paired, with 95 % intervals over households.\n"
+    )
+
+
+def _paper(runs: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for run in runs:
+        if not run.get("evaluation", {}).get("searches"):
+            continue
+        for name, search in run["evaluation"]["searches"].items():
+            rows.append(
+                [
+                    run["model"],
+                    f"{run['epsilon']:g}",
+                    title_of(name),
+                    _told(search["recall_retrieval"], search["intervals"]["recall_retrieval"]),
+                    _told(run["evaluation"]["recall_all"], run["evaluation"]["recall_all_interval"]),
+                    f"{100 * search['recall_delta']:.2f} %",
+                    f"{search['coverage']:.4f}",
+                    f"{100 * search['scored_fraction']:.1f} %",
+                ]
+            )
+    rows.sort(key=lambda row: (row[0], float(row[1])))
+    baselines = next(run["evaluation"]["baselines"] for run in runs if run.get("evaluation", {}).get("searches"))
+    k = str(next(run["evaluation"]["k"] for run in runs if "evaluation" in run))
+    for name, at in baselines.items():
+        told = _told(at[k]["recall"], at[k]["interval"])
+        rows.append([title_of(name), "", "no model", told, told, "", "", ""])
+    head = ["model", "ε", "search", "recall-retrieval", "recall-all", "recall-Δ", "coverage", "scored"]
+    return f"## The paper's table 3, seed 0, at {k}\n\n" + _table(head, rows)
+
+
+def _by_epsilon(folder: Path, runs: Sequence[dict[str, Any]]) -> str:
+    paths = [folder / run["name"] / "epsilon.json" for run in runs if (folder / run["name"] / "epsilon.json").exists()]
+    found = compare(load(sorted(paths, key=lambda path: read_json(path)["model"]["training"]["epsilon"])))
+    (points,) = found["epsilons"].values()
+    builds = {read_json(path)["model"]["training"]["epsilon"]: read_json(path)["builds"] for path in paths}
+    any_run = read_json(paths[0])
+    rows = []
+    for point in points:
+        recall = _told(point["recall_all"], point["intervals"]["recall_all"])
+        difference = _difference(point, "recall_all")
+        for name in point["coverage"]:
+            graphs = [graph["coverage"] for graph in builds[point["epsilon"]][name]["graphs"]]
+            scored = [graph["scored_fraction"] for graph in builds[point["epsilon"]][name]["graphs"]]
+            rows.append(
+                [
+                    f"{point['epsilon']:g}",
+                    recall,
+                    difference,
+                    title_of(name),
+                    _told(point["coverage"][name], point["intervals"][name]),
+                    _difference(point, name),
+                    ", ".join(f"{covered:.4f}" for covered in graphs),
+                    f"{100 * sum(scored) / len(scored):.1f} %",
+                ]
+            )
+    head = ["ε", "recall-all", "minus ε 0", "search", "coverage, mean of graphs", "minus ε 0", "each graph", "scored"]
+    return (
+        f"## By ε: attention, seed 0, {any_run['cases']:,} cases, {len(graphs)} graphs each, at {found['k']}\n\n"
+        + _table(head, rows)
+    )
+
+
+def _difference(point: dict[str, Any], name: str) -> str:
+    value, interval = point["differences"][name]
+    return _told(value, interval, sign=True)
+
+
+def _baseline(run: dict[str, Any], name: str) -> dict[str, Any]:
+    figures = run["evaluation"]
+    return figures["baselines"][name][str(figures["k"])]
+
+
+def _seconds(run: dict[str, Any]) -> str:
+    return f"{run['seconds'] + run['start_seconds']:,.0f}"
+
+
+def _told(value: float, interval: Sequence[float], sign: bool = False) -> str:
+    form = "+.4f" if sign else ".4f"
+    low, high = interval
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _table(head: Sequence[str], rows: Rows) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
