@@ -11,6 +11,9 @@ from tfserving_ext.models import SequenceModel, UserTensors
 from tfserving_ext.training.checkpoint import load_model
 from tfserving_ext.training.extract import check_match
 
+# As many as a request of the original carries; a model of longer histories sees padding before them.
+ORIGINAL_BEHAVIORS = 50
+
 
 def checkpoint_source(folder: Path) -> Source:
     """The source of a trained model; categories that a request leaves out are those that the items had in training.
@@ -36,9 +39,12 @@ def checkpoint_source(folder: Path) -> Source:
         categories = tf.cond(left_out, lambda: known, lambda: categories)
         return model.user({"item_history": history, "category_history": tf.ensure_shape(categories, [None, None])})
 
+    length = model.config.history_length
+    sent = min(length, ORIGINAL_BEHAVIORS)
+
     def user_of_sequence(comm_seq: tf.Tensor) -> UserTensors:
-        shape = [1, model.config.history_length, model.item_dim]
-        return model.user_from_sequence(tf.reshape(tf.cast(comm_seq, tf.float32), shape))
+        sequence = tf.reshape(tf.cast(comm_seq, tf.float32), [1, sent, model.item_dim])
+        return model.user_from_sequence(tf.pad(sequence, [[0, 0], [length - sent, 0], [0, 0]]))
 
     ids = tf.TensorSpec([None, None], tf.int64)
     return Source(
@@ -49,9 +55,7 @@ def checkpoint_source(folder: Path) -> Source:
         defaults={"category_history": tf.zeros([0, 0], tf.int64)},
         seeds="item_history",
         # The original's signature carries behaviours embedded as our own models embed them.
-        sequence=Sequence(model.config.history_length * model.item_dim, user_of_sequence)
-        if isinstance(model, SequenceModel)
-        else None,
+        sequence=Sequence(sent * model.item_dim, user_of_sequence) if isinstance(model, SequenceModel) else None,
         tracked=[*plain_variables(model), item_categories],
         inputs={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
         description=trained.manifest,

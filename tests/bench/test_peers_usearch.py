@@ -8,17 +8,26 @@ from tfserving_ext.bench.peers import Workload
 from tfserving_ext.bench.peers.usearch_numba import UsearchNumba
 from tfserving_ext.bench.peers.usearch_tuned import UsearchTuned
 from tfserving_ext.evaluation import user_tensors
-from tfserving_ext.index import Index
+from tfserving_ext.index import Index, build_index
+from tfserving_ext.models import NannAttentionConfig
 from tfserving_ext.retrieval import BruteForce
-from tfserving_ext.training.checkpoint import load_model
+from tfserving_ext.training import TrainingConfig, extract, load_model, train
 
 CASES = 6
 FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
-@pytest.fixture(scope="module")
-def workload(world, tmp_path_factory):
-    trained, index = load_model(world.model), Index.open(world.index)
+@pytest.fixture(scope="module", params=["as_the_original", "matches_and_pools"])
+def workload(request, world, tmp_path_factory):
+    if request.param == "as_the_original":
+        trained, index = load_model(world.model), Index.open(world.index)
+    else:
+        folder = tmp_path_factory.mktemp("model")
+        sizes = NannAttentionConfig(history_length=60, attention_length=40, matches=3, pools=4)
+        train(world.data, folder / "model", TrainingConfig(steps=20, batch_size=32, negatives=20), sizes)
+        extract(folder / "model", folder / "embeddings")
+        arrays = (np.load(folder / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
+        trained, index = load_model(folder / "model"), build_index(*arrays, folder / "index", threads=1)
     cases = world.sequences.cases("test", 1, trained.model.config.history_length)
     user = tuple(tensor[:CASES] for tensor in user_tensors(trained, world.sequences, cases))
     histories, targets = (world.sequences.ids_of(rows[:CASES]) for rows in (cases.histories, cases.targets))

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from export_tools import Defaults, export, verify
 from tfserving_ext.index import Index, build_index
-from tfserving_ext.models import TwoSidedConfig
-from tfserving_ext.training import TrainingConfig, extract, load_model, train
+from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
+from tfserving_ext.training import Recipe, TrainingConfig, extract, load_model, train, train_recipe
 
 
 def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path):
@@ -42,3 +42,50 @@ def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path
     )
     np.testing.assert_array_equal(answer["item_ids"], wanted)
     np.testing.assert_allclose(answer["scores"], np.sort(-dots, axis=1)[:, :10] * -1, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
+    """With matches and pools, as `nann train` makes it; the original's request carries fewer behaviours."""
+    quick = TrainingConfig(steps=10, batch_size=16, negatives=20)
+    sizes = NannAttentionConfig(history_length=80, attention_length=40, matches=3, pools=8)
+    train_recipe(world.data, tmp_path / "model", Recipe(sizes, quick, quick))
+    extract(tmp_path / "model", tmp_path / "embeddings")
+    ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
+    build_index(ids, embeddings, tmp_path / "index", threads=1)
+    target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "nann" / "1", Defaults(k=10))
+    assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds"}
+
+    opened, trained = Index.open(tmp_path / "index"), load_model(tmp_path / "model")
+    history = opened.item_ids[np.random.default_rng(0).integers(len(ids), size=[1, 70])]
+    categories = tf.gather(trained.item_categories, trained.model.items.rows(history) - 1)
+    items = tf.constant(opened.item_embeddings[: len(ids)])[None]
+
+    def best(user):
+        scores = trained.model.score(user, items)[0].numpy()
+        order = np.argsort(-scores)[:10]
+        return opened.item_ids[order], scores[order]
+
+    served = tf.saved_model.load(str(target))
+    answer = served.signatures["retrieve"](
+        item_history=tf.constant(history),
+        category_history=tf.zeros([0, 0], tf.int64),
+        k=tf.constant(10),
+        frontier=tf.constant(16),
+        pool=tf.constant(len(ids)),
+        exclude=tf.zeros([0, 0], tf.int64),
+        budget=tf.constant(0, tf.int64),
+        deadline_ms=tf.constant(0),
+    )
+    features = {"item_history": tf.constant(history), "category_history": categories}
+    wanted, scores = best(trained.model.user(features))
+    np.testing.assert_array_equal(answer["item_ids"][0], wanted)
+    np.testing.assert_allclose(answer["scores"][0], scores, rtol=1e-4, atol=1e-5)
+
+    rows, known = trained.model.items.rows(history), trained.model.categories.rows(categories)
+    sent = trained.model.embed(rows, known)[:, -50:].numpy().astype(np.float16)
+    answer = served.signatures["serving_default"](
+        comm_seq=tf.constant(sent.reshape(1, -1)), level_topn=tf.constant([200, 500, 500, 500, 500, 10])
+    )
+    padded = np.concatenate([np.zeros([1, 30, 64]), sent], axis=1).astype(np.float32)
+    wanted, _ = best(trained.model.user_from_sequence(tf.constant(padded)))
+    np.testing.assert_array_equal(answer["top_k"][0], wanted)

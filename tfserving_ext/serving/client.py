@@ -16,8 +16,7 @@ from tfserving_ext.errors import NannError
 TIMEOUT_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 128 << 20
 
-# The smoke request of alibaba/nann: 50 behaviours of zeros, beams and picks per round, the top 200.
-SMOKE_WIDTH = 3200
+# The smoke request of alibaba/nann: behaviours of zeros, beams and picks per round, the top 200.
 SMOKE_LEVEL_TOPN = (100, 200, 200, 200, 200, 200)
 
 
@@ -131,8 +130,9 @@ def smoke(target: str = "127.0.0.1:8500", name: str = "nann") -> dict[str, np.nd
     with GrpcClient(target, name) as client:
         signature = client.signature("serving_default")
         if "comm_seq" in signature.inputs:
+            width = signature.inputs["comm_seq"].tensor_shape.dim[1].size
             inputs: dict[str, Any] = {
-                "comm_seq": np.zeros([1, SMOKE_WIDTH], np.float16),
+                "comm_seq": np.zeros([1, width], np.float16),
                 "level_topn": np.array(SMOKE_LEVEL_TOPN, np.int32),
             }
         else:

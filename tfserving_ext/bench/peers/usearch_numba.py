@@ -27,6 +27,12 @@ SIGNATURE = "float32(CPointer(float32), CPointer(float32))"
 # A layer: kernel float32 [in, out], bias [out], and the slope [out] of its PReLU; ones where it has none.
 DenseLayer = tuple[np.ndarray, np.ndarray, np.ndarray]
 
+# Per user keys [N, L, K], values [N, L, D] and mask [N, L] of the attention, the tower's vector [N, D], and of the
+# matches each behaviour's unit vector [N, M, D] and what it counts [N, M, C]. What a model has not is empty, or zeros.
+Users = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+# What e_v is centred by [D] and stretched by [D] before it has unit length, and how sharply likeness falls.
+Likeness = tuple[np.ndarray, np.ndarray, np.float32]
+
 
 class UsearchNumba:
     """USearch's index over the items, with the model's score compiled by Numba as its metric. Follows `Peer`.
@@ -84,14 +90,15 @@ class UsearchNumba:
         """
         if len(user[0]) > MAX_CASES:
             raise ValueError(f"there are {len(user[0])} cases, allowed are {MAX_CASES}")
-        arrays = tuple(np.ascontiguousarray(tensor, np.float32) for tensor in user)
         layers = (*_dense_layers(model.query_network), *_dense_layers(model.score_network))
-        return numba.cfunc(SIGNATURE)(self.metric_of(model.item_dim, arrays, layers))
+        return numba.cfunc(SIGNATURE)(self.metric_of(_users(model, user), _likeness(model), layers))
 
     @staticmethod
-    def metric_of(dim: int, user: tuple[np.ndarray, ...], layers: tuple[DenseLayer, ...]) -> Any:
-        """The metric as a Python function, of the user tensors and of the query's and the score's layers."""
-        keys, values, masks = user
+    def metric_of(users: Users, likeness: Likeness, layers: tuple[DenseLayer, ...]) -> Any:
+        """The metric as a Python function; `layers` are those of the query and then those of the score."""
+        keys, values, masks, vectors, units, counts = users
+        center, stretch, sharpness = likeness
+        dim = values.shape[2]
         scale = np.float32(keys.shape[2] ** -0.5)
         query_1, query_2, score_1, score_2, score_3, score_out = layers
 
@@ -107,14 +114,44 @@ class UsearchNumba:
                 logits[place] = total * scale + masks[number, place]
             attention = np.exp(logits - logits.max())
             attention /= attention.sum()
-            inputs = np.zeros(2 * dim, np.float32)
+            inputs = np.zeros(2 * dim + counts.shape[2], np.float32)
             for place in range(keys.shape[1]):
                 for i in range(dim):
                     inputs[i] += attention[place] * values[number, place, i]
-            inputs[dim:] = embedding
-            return -_dense(_dense(_dense(_dense(inputs, score_1), score_2), score_3), score_out)[0]
+            unit = (embedding - center) * stretch
+            unit /= np.sqrt(np.float32((unit * unit).sum()))
+            for place in range(units.shape[1]):
+                cosine = np.float32(0)
+                for i in range(dim):
+                    cosine += units[number, place, i] * unit[i]
+                gate = np.exp(sharpness * (cosine - np.float32(1)))
+                for i in range(counts.shape[2]):
+                    inputs[dim + i] += gate * counts[number, place, i]
+            inputs[dim : len(inputs) - dim] = np.log1p(inputs[dim : len(inputs) - dim])
+            inputs[len(inputs) - dim :] = embedding
+            total = np.float32(0)
+            for i in range(dim):
+                total += vectors[number, i] * embedding[i]
+            return -total - _dense(_dense(_dense(_dense(inputs, score_1), score_2), score_3), score_out)[0]
 
         return metric
+
+
+def _users(model: NannAttention, user: UserTensors) -> Users:
+    keys, values, masks, *others = (np.ascontiguousarray(tensor, np.float32) for tensor in user)
+    users, dim = len(keys), model.item_dim
+    vectors = others.pop(0) if model.config.pools else np.zeros([users, dim], np.float32)
+    nothing = [np.zeros([users, 0, dim], np.float32), np.zeros([users, 0, 0], np.float32)]
+    units, counts = others or nothing
+    return keys, values, masks, vectors, units, counts
+
+
+def _likeness(model: NannAttention) -> Likeness:
+    if not model.config.matches:
+        return np.zeros(model.item_dim, np.float32), np.ones(model.item_dim, np.float32), np.float32(1)
+    norm = model.match_norm
+    stretch = 1 / np.sqrt(norm.moving_variance.numpy() + np.float32(norm.epsilon))
+    return norm.moving_mean.numpy(), stretch.astype(np.float32), np.float32(model.sharpness.numpy())
 
 
 def _dense_layers(network: keras.Sequential) -> list[DenseLayer]:

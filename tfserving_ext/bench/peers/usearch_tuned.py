@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from tfserving_ext.bench.peers.usearch_numba import DenseLayer, UsearchNumba
+from tfserving_ext.bench.peers.usearch_numba import DenseLayer, Likeness, UsearchNumba, Users
 
 
 class UsearchTuned(UsearchNumba):
@@ -17,9 +17,11 @@ class UsearchTuned(UsearchNumba):
     name = "usearch_tuned"
 
     @staticmethod
-    def metric_of(dim: int, user: tuple[np.ndarray, ...], layers: tuple[DenseLayer, ...]) -> Any:
+    def metric_of(users: Users, likeness: Likeness, layers: tuple[DenseLayer, ...]) -> Any:
         """See `UsearchNumba.metric_of`."""
-        keys, values, masks = user
+        keys, values, masks, vectors, units, counts = users
+        center, stretch, sharpness = likeness
+        dim, seen = values.shape[2], values.shape[2] + counts.shape[2]
         scale = np.float32(keys.shape[2] ** -0.5)
         query_1, query_2, score_1, score_2, score_3, score_out = layers
 
@@ -28,10 +30,14 @@ class UsearchTuned(UsearchNumba):
             embedding = numba.carray(item, dim)
             attention_query = _dense(_dense(embedding, query_1), query_2)
             attention = _softmax(_dot_rows(keys[number], attention_query, scale, masks[number]))
-            inputs = np.empty(2 * dim, np.float32)
+            inputs = np.empty(seen + dim, np.float32)
             _add_product(attention, values[number], np.zeros(dim, np.float32), inputs[:dim])
-            inputs[dim:] = embedding
-            return -_dense(_dense(_dense(_dense(inputs, score_1), score_2), score_3), score_out)[0]
+            gates = _gates(units[number], _unit(embedding, center, stretch), sharpness)
+            _add_product(gates, counts[number], np.zeros(seen - dim, np.float32), inputs[dim:seen])
+            inputs[dim:seen] = np.log1p(inputs[dim:seen])
+            inputs[seen:] = embedding
+            product = _dot(vectors[number], embedding)
+            return -product - _dense(_dense(_dense(_dense(inputs, score_1), score_2), score_3), score_out)[0]
 
         return metric
 
@@ -74,6 +80,27 @@ def _dot_rows(rows: Any, vector: Any, scale: Any, bias: Any) -> Any:
             total += rows[i, j] * vector[j]
         outputs[i] = total * scale + bias[i]
     return outputs
+
+
+@numba.njit(fastmath=True)
+def _dot(one: Any, other: Any) -> Any:
+    total = np.float32(0)
+    for i in range(len(one)):
+        total += one[i] * other[i]
+    return total
+
+
+@numba.njit(fastmath=True)
+def _unit(embedding: Any, center: Any, stretch: Any) -> Any:
+    """The embedding about its center, stretched, at unit length."""
+    moved = (embedding - center) * stretch
+    return moved / np.sqrt(_dot(moved, moved))
+
+
+@numba.njit(fastmath=True)
+def _gates(units: Any, unit: Any, sharpness: Any) -> Any:
+    """How much each of units [n, d] is like `unit` [d]."""
+    return np.exp(_dot_rows(units, unit, sharpness, np.full(len(units), -sharpness)))
 
 
 @numba.njit(fastmath=True)
