@@ -9,6 +9,7 @@ from tests.evaluation.pages import Page
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import evaluate
 from tfserving_ext.evaluation.compare import compare, load, report
+from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.index import build_index
 from tfserving_ext.retrieval import Rounds
 
@@ -17,7 +18,8 @@ K = 10
 
 @pytest.fixture(scope="module")
 def runs(world, tmp_path_factory):
-    """Evaluations: `first`, `built` on another graph, `narrow` by a narrower search, `others` of other cases."""
+    """Evaluations: `first`, `built` on another graph, `narrow` by a narrower search, `others` of other cases,
+    `twice` by the narrower search on two graphs."""
     root = tmp_path_factory.mktemp("runs")
     arrays = (np.load(world.embeddings / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(*arrays, root / "index", threads=1, seed=5)
@@ -33,6 +35,7 @@ def runs(world, tmp_path_factory):
         built=made("built", root / "index", positions_per_user=3),
         narrow=made("narrow", positions_per_user=3, searches=narrow),
         others=made("others", max_cases=9, searches={}),
+        twice=made("twice", positions_per_user=3, builds=1, searches=narrow),
     )
 
 
@@ -95,6 +98,33 @@ def test_recall_and_coverage_by_epsilon(runs, tmp_path):
     page = Page(text)
     assert {"Recall-all@10 by ε", "Coverage@10 by ε"} <= set(page.titles)
     page.check_self_contained(text)
+
+
+def test_points_of_epsilon_are_over_builds_with_paired_intervals(runs, tmp_path):
+    paths = [
+        with_epsilon(runs.twice, tmp_path / "a.json", 0.0, 0.5),
+        with_epsilon(runs.narrow, tmp_path / "b.json", 1, 0.5),
+    ]
+    found = report(paths, tmp_path / "page.html")
+    ((first, second),) = found["epsilons"].values()
+    with np.load(runs.twice.with_suffix(".npz")) as twice, np.load(runs.narrow.with_suffix(".npz")) as narrow:
+        built, users = twice["builds/coverage/rounds"][:, :, -1], twice["user_ids"]
+        single = narrow["coverage/rounds"][:, -1]
+        np.testing.assert_array_equal(built[:, 0], twice["coverage/rounds"][:, -1])
+        np.testing.assert_array_equal(built[:, 0], single)
+    means = built.mean(axis=1)
+    assert np.abs(means - single).max() > 0
+    assert first["coverage"]["rounds"] == pytest.approx(means.mean())
+    assert first["differences"]["rounds"] == (0.0, (0.0, 0.0))
+    bootstrap = Bootstrap(users)
+    assert first["intervals"]["rounds"] == pytest.approx(bootstrap.interval(means))
+    value, interval = bootstrap.difference(single, means)
+    assert second["differences"]["rounds"] == (pytest.approx(value), pytest.approx(interval))
+    words = " ".join(Page((tmp_path / "page.html").read_text()).text)
+    assert f"{second['coverage']['rounds']:.4f}" in words
+    others = with_epsilon(runs.others, tmp_path / "c.json", 2, 0.5)
+    (points,) = compare(load([*paths, others]))["epsilons"].values()
+    assert not any("intervals" in point for point in points)
 
 
 def test_the_page_has_every_row_and_difference(runs, tmp_path):
