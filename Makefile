@@ -12,7 +12,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py $(CXX_SOURCES)
 
-.PHONY: help setup demo test test-image sanitize fuzz bench-search bench-scorer bench-convert bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo test test-image sanitize fuzz bench-search bench-scorer bench-convert bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -80,6 +80,9 @@ soak: setup  ## 64 clients on the demo's model at several thread settings, a min
 
 bench-convert: setup  ## `nann convert` on 20 million made-up rows against Python a row at a time; QUICK=1 for 2 million.
 	@$(BIN)/python -m tfserving_ext.bench.convert $(if $(QUICK),--quick)
+
+bench-paper: setup  ## The paper's experiment on Complete Journey, two hours; goes on where it was; writes docs/paper_tables.md.
+	@$(BIN)/python -m tfserving_ext.bench.paper --jobs $(or $(JOBS),1)
 
 bench-serve: setup  ## The local server against the model in process, and versions swapped under load; QUICK=1 for less.
 	@test -f demo/evaluation.json || { echo "bench-serve needs the demo's model: run make demo first" >&2; exit 1; }
