@@ -2,23 +2,14 @@
 
 import shlex
 from datetime import datetime, timezone
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tfserving_ext.commands.options import Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
-
-
-class Layout(str, Enum):
-    """What `nann convert` writes."""
-
-    sequences = "sequences"
-    original = "original"
-
 
 _CONVERT_EXAMPLES = """Example: nann convert UserBehavior.csv.zip -o data --time-range 2017-11-25..2017-12-04
 
@@ -75,8 +66,9 @@ def convert(
     seed: Annotated[int, typer.Option(help="Of the split.", min=0)] = 0,
     memory: Annotated[float, typer.Option(help="Bound of the memory, in GB.", min=1)] = 4.0,
     layout: Annotated[
-        Layout, typer.Option(help="original: converted data to alibaba/nann's TFRecords, a record per window.")
-    ] = Layout.sequences,
+        Literal["sequences", "original"],
+        typer.Option(help="original: converted data to alibaba/nann's TFRecords, a record per window."),
+    ] = "sequences",
     beam: Annotated[
         str | None,
         typer.Option(help="Convert by Apache Beam, on many machines, with these pipeline options; '' runs it here."),
@@ -103,13 +95,13 @@ def convert(
         test=_share("--test", test),
         seed=seed,
     )
-    whole = layout == Layout.original or any(is_original(source) for source in sources)
+    whole = layout == "original" or any(is_original(source) for source in sources)
     if whole and (len(sources) > 1 or rules != Rules(seed=seed)):
         raise NannError(
             f"the original's TFRecords are read and written whole: got {len(sources)} sources and {rules}; allowed are "
             "one source, and none of the options that drop rows or split users"
         )
-    if layout == Layout.original:
+    if layout == "original":
         write_original(sources[0], out, seed)
         meta = read_json(out / META_NAME)
         outcome("convert", f"{meta['num_train_samples']:,} training windows, {meta['num_item']:,} items: {out}")

@@ -2,7 +2,7 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,13 +18,7 @@ class SearchName(str, Enum):
     rounds = "rounds"
 
 
-class Split(str, Enum):
-    """Users that training never saw."""
-
-    validation = "validation"
-    test = "test"
-
-
+Split = Annotated[Literal["validation", "test"], typer.Option(help="Whose cases; training never saw them.")]
 Data = Annotated[Path, typer.Argument(help="What `nann convert` wrote.")]
 Model = Annotated[Path, typer.Argument(help="What `nann train` wrote.")]
 IndexFolder = Annotated[Path, typer.Argument(help="What `nann index` wrote.")]
@@ -73,7 +67,7 @@ def evaluate(
     positions: Positions = 1,
     max_cases: MaxCases = None,
     brute_force: Annotated[bool, typer.Option("--brute-force", help="Recall by brute force alone.")] = False,
-    split: Annotated[Split, typer.Option(help="Whose cases.")] = Split.test,
+    split: Split = "test",
     curves: Annotated[
         bool, typer.Option("--curves", help="Vary the searches too: recall and coverage over what is scored.")
     ] = False,
@@ -101,7 +95,7 @@ def evaluate(
         k,
         positions,
         max_cases,
-        split.value,
+        split,
         curve_cases=curve_cases if curves else None,
         builds=builds,
         html=html,
@@ -144,7 +138,7 @@ def tune(
     k: K = 200,
     positions: Positions = 1,
     max_cases: MaxCases = 500,
-    split: Annotated[Split, typer.Option(help="Whose cases.")] = Split.validation,
+    split: Split = "validation",
 ) -> None:
     """Find search parameters for a wanted coverage or latency, on validation users.
 
@@ -153,7 +147,7 @@ def tune(
     from tfserving_ext.evaluation.tune import FILE, options
     from tfserving_ext.evaluation.tune import tune as run
 
-    found = run(data, model, index, coverage, latency_ms, k, positions, max_cases, split.value)
+    found = run(data, model, index, coverage, latency_ms, k, positions, max_cases, split)
     console.print(_table(found, options))
     outcome("tune", f"{len(found['table'])} of {found['tried']} settings are beaten by no other: {index / FILE}")
     if found["chosen"] is not None:
@@ -195,7 +189,7 @@ def preflight(
     rounds: RoundsOption = "1,1,3",
     positions: Positions = 1,
     max_cases: MaxCases = 500,
-    split: Annotated[Split, typer.Option(help="Whose cases.")] = Split.test,
+    split: Split = "test",
     builds: Annotated[int, typer.Option(help="Graphs to build besides, with other seeds.", min=0)] = 0,
 ) -> None:
     """Say before a deployment whether an index can be trusted for this model, and what to change.
@@ -207,7 +201,7 @@ def preflight(
     from tfserving_ext.evaluation.preflight import preflight as run
 
     deployed = _searches(frontier, pool, ef, rounds)[search.value]
-    found = run(data, model, index, deployed, k, positions, max_cases, split.value, builds)
+    found = run(data, model, index, deployed, k, positions, max_cases, split, builds)
     colors = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
     for check in found["checks"]:
         console.print(f"[bold {colors[check['status']]}]{check['status']}[/] {check['name']}: {check['text']}")

@@ -1,45 +1,14 @@
 """`nann train`, `nann extract` and `nann index`: from data to an index."""
 
 import dataclasses
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from tfserving_ext.commands.options import Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
-
-
-class Loss(str, Enum):
-    """The losses over sampled negatives."""
-
-    softmax = "softmax"
-    sigmoid = "sigmoid"
-
-
-class SamplerName(str, Enum):
-    """Where negatives come from."""
-
-    unigram = "unigram"
-    log_uniform = "log_uniform"
-
-
-class EpsilonScale(str, Enum):
-    """What epsilon is measured in."""
-
-    relative = "relative"
-    absolute = "absolute"
-
-
-class Schedule(str, Enum):
-    """How the learning rate goes to its end."""
-
-    cosine = "cosine"
-    linear = "linear"
-    constant = "constant"
-
 
 _TRAIN_EXAMPLES = """Example: nann train data -o model
 
@@ -105,27 +74,32 @@ def train(
     targets: Annotated[
         int | None, typer.Option(help="Behaviours after each history that count as positives.", show_default=_OWN)
     ] = None,
-    loss: Annotated[Loss, typer.Option(help="Over positive and negatives.", rich_help_panel=_LOSS)] = Loss.softmax,
+    loss: Annotated[
+        Literal["softmax", "sigmoid"], typer.Option(help="Over positive and negatives.", rich_help_panel=_LOSS)
+    ] = "softmax",
     negatives: Annotated[
         int | None,
         typer.Option(help="Sampled negatives per step, shared by the batch.", rich_help_panel=_LOSS, show_default=_OWN),
     ] = None,
     sampler: Annotated[
-        SamplerName, typer.Option(help="By how often items appear, or by their rank in that.", rich_help_panel=_LOSS)
-    ] = SamplerName.unigram,
+        Literal["unigram", "log_uniform"],
+        typer.Option(help="By how often items appear, or by their rank in that.", rich_help_panel=_LOSS),
+    ] = "unigram",
     epsilon: Annotated[
         float | None,
         typer.Option(help="Length of the FGSM step; 0 for none.", rich_help_panel=_LOSS, show_default=_OWN),
     ] = None,
     epsilon_scale: Annotated[
-        EpsilonScale, typer.Option(help="To the embeddings' root mean square, or not.", rich_help_panel=_LOSS)
-    ] = EpsilonScale.relative,
+        Literal["relative", "absolute"],
+        typer.Option(help="To the embeddings' root mean square, or not.", rich_help_panel=_LOSS),
+    ] = "relative",
     learning_rate: Annotated[
         float | None, typer.Option(help="Of AdamW.", rich_help_panel=_OPTIMIZER, show_default=_OWN)
     ] = None,
     schedule: Annotated[
-        Schedule, typer.Option(help="Of the learning rate, to zero but for constant.", rich_help_panel=_OPTIMIZER)
-    ] = Schedule.cosine,
+        Literal["cosine", "linear", "constant"],
+        typer.Option(help="Of the learning rate, to zero but for constant.", rich_help_panel=_OPTIMIZER),
+    ] = "cosine",
     warmup: Annotated[
         int | None,
         typer.Option(help="Steps in which the learning rate grows.", rich_help_panel=_OPTIMIZER, show_default=_OWN),
@@ -185,10 +159,10 @@ def train(
         **shared,
         **{name: value for name, value in asked.items() if value is not None},
         weight_decay=weight_decay,
-        loss=loss.value,
-        sampler=sampler.value,
-        epsilon_scale=epsilon_scale.value,
-        schedule=schedule.value,
+        loss=loss,
+        sampler=sampler,
+        epsilon_scale=epsilon_scale,
+        schedule=schedule,
         clip_norm=clip_norm,
         mixed_precision=mixed_precision,
         xla=xla,
@@ -223,14 +197,6 @@ def extract(
     outcome("extract", f"{n:,} embeddings of width {dim}: {out}")
 
 
-class TableType(str, Enum):
-    """How an index holds its embeddings."""
-
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
-
-
 def index(
     embeddings: Annotated[Path, typer.Argument(help="A folder with item_ids.npy and item_embs.npy.")],
     out: Out = Path("index"),
@@ -238,7 +204,9 @@ def index(
     ef_construction: Annotated[int, typer.Option(help="Breadth of the search while building.")] = 40,
     threads: Annotated[int | None, typer.Option(help="Threads; 1 gives the same graph every time.")] = None,
     seed: Annotated[int, typer.Option(help="Of the layers that items are drawn into.")] = 12345,
-    dtype: Annotated[TableType, typer.Option(help="How to hold the embeddings.")] = TableType.float32,
+    dtype: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="How to hold the embeddings.")
+    ] = "float32",
     gpu: Annotated[bool, typer.Option("--gpu", help="Build on a GPU by CAGRA; needs faiss-gpu-cuvs.")] = False,
     original: Annotated[
         Path | None, typer.Option(help="Take the graph from this folder of the original's .npy files instead.")
@@ -251,10 +219,10 @@ def index(
     if original is not None:
         item_ids, item_embeddings, entry_points, layers = read_original(original, embeddings)
         source = {"imported_from": "alibaba/nann"}
-        made = write_index(out, item_ids, item_embeddings, entry_points, layers, source, dtype.value)
+        made = write_index(out, item_ids, item_embeddings, entry_points, layers, source, dtype)
     else:
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype.value, gpu)
+        made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype, gpu)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
 
 
