@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +29,32 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: renameat2.
 _ABANDONED_SECONDS = 60
 
 
-def check_replaceable(target: Path) -> None:
-    """Raises NannError where `target` is neither free, nor empty, nor what a stage wrote."""
+def check_replaceable(target: Path, holding: Sequence[str] = IDENTIFYING_FILES) -> None:
+    """Raises NannError where `target` is neither free, nor empty, nor a folder that a stage wrote with such a file."""
     if not target.exists():
         return
     if not target.is_dir():
         raise NannError(f"{target} is a file; the output must be a new folder, or one that an earlier run wrote")
-    if any(target.iterdir()) and not any((target / name).exists() for name in IDENTIFYING_FILES):
-        raise NannError(f"{target} holds files that no stage wrote; choose a new or empty folder for the output")
+    if any(target.iterdir()) and not any((target / name).exists() for name in holding):
+        wrote = any((target / name).exists() for name in IDENTIFYING_FILES)
+        raise NannError(
+            f"{target} holds {'what another stage wrote' if wrote else 'files that no stage wrote'}; choose a new or "
+            "empty folder for the output"
+        )
 
 
 @contextlib.contextmanager
-def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_folder(target: str | os.PathLike[str], holding: Sequence[str] = IDENTIFYING_FILES) -> Iterator[Path]:
     """Yields a new empty folder that becomes `target` when the block ends without an exception.
 
-    An existing `target` is replaced, if a stage wrote it. On an exception the new folder is removed and `target` stays
-    as it was.
+    An existing `target` is replaced, if a stage wrote it, with one of the files `holding` in it. On an exception the
+    new folder is removed and `target` stays as it was.
 
     Raises:
       NannError: the folder cannot be written (no space, no permission), or holds files that no stage wrote.
     """
     target = Path(target)
-    check_replaceable(target)
+    check_replaceable(target, holding)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)

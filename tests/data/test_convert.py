@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import gzip
 import importlib
 import json
@@ -230,6 +231,8 @@ def test_gzip_gives_the_same_files_and_the_seed_moves_users(csv, tmp_path):
         ({"min_item_count": 0}, ["min_item_count is 0", "1 or more"]),
         ({"min_user_count": 0}, ["min_user_count is 0"]),
         ({"seed": -1}, ["seed is -1"]),
+        ({"seed": 2**64 - 1}, ["seed is 18446744073709551615", "below 2^63"]),
+        ({"time_range": (0, 2**63)}, ["time_range is 0 to 9223372036854775808"]),
         ({"behaviors": ("buy", "click")}, ["'click'", "pv, buy, cart, fav"]),
         ({"behaviors": ()}, ["behaviors: got empty"]),
         ({"time_range": (2, 1)}, ["time_range is 2 to 1"]),
@@ -312,6 +315,52 @@ def test_a_killed_conversion_goes_on(csv, tmp_path, step, count):
         assert path.read_bytes() == (target / path.name).read_bytes()
 
 
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3)])
+def test_it_goes_on_with_another_number_of_cores(csv, tmp_path, before, after):
+    """Ranges of users then end elsewhere; nobody is lost, and nobody is there twice."""
+    target, rules = tmp_path / "out", Rules(validation=5, test=5)
+    with mock.patch.object(convert_module, "_LEAST_RANGE_ROWS", 1):
+        with (
+            mock.patch.object(convert_module, "cores", lambda: before),
+            mock.patch.object(convert_module, "write_manifest", side_effect=KeyboardInterrupt),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            convert(csv, target, rules)
+        sorted_before = sorted(path.name for path in tmp_path.glob(".out.converting/histories-*"))
+        with mock.patch.object(convert_module, "cores", lambda: after):
+            convert(csv, target, rules)
+    assert len(sorted_before) > 2
+    whole = convert(csv, tmp_path / "whole", rules)
+    for path in whole.iterdir():
+        assert path.read_bytes() == (target / path.name).read_bytes()
+
+
+def test_a_full_disk_costs_nothing_that_is_done(csv, tmp_path):
+    rules = Rules(validation=5, test=5)
+
+    def full(*_):
+        raise NannError("cannot write: No space left on device") from OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        mock.patch.object(convert_module.Spill, "write_histories", side_effect=full),
+        pytest.raises(NannError, match=r"No space left on device; what is done lies in .*\.out\.converting"),
+    ):
+        convert(csv, tmp_path / "out", rules)
+    with mock.patch.object(convert_module.Spill, "write_block", side_effect=AssertionError("was read again")):
+        convert(csv, tmp_path / "out", rules)
+    assert not (tmp_path / ".out.converting").exists()
+
+
+def test_a_link_to_a_folder_stays_one(csv, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    for seed in (0, 1):
+        convert(csv, tmp_path / "out", Rules(validation=5, test=5, seed=seed))
+        assert (tmp_path / "out").is_symlink()
+        assert load(tmp_path / "disk")[0]["rules"]["seed"] == seed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "disk", "out"]
+
+
 def test_another_source_starts_anew(csv, tmp_path, capsys):
     with (
         mock.patch.object(convert_module, "write_manifest", side_effect=KeyboardInterrupt),
@@ -334,7 +383,10 @@ def test_only_one_process_converts_to_a_target(csv, tmp_path):
 @pytest.mark.parametrize(
     ("bytes_per", "words"),
     [
-        ("_BYTES_PER_COUNT", "5 .item, category. pairs are more than fit in the memory allowed; allow about"),
+        (
+            "_BYTES_PER_COUNT",
+            "5 .item, category. pairs, and perhaps more, are more than fit in the memory allowed; allow at least",
+        ),
         ("_BYTES_PER_ROW", "user 0 has 5 rows, more than fit in the memory allowed; allow about"),
     ],
 )

@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfserving_ext.data import original_format
+from tfserving_ext.data import original_format, original_windows
 from tfserving_ext.data.convert import convert
 from tfserving_ext.data.original_format import FILES, write_original
 from tfserving_ext.data.original_windows import convert_original, is_original
@@ -225,3 +225,30 @@ def test_damaged_files_are_refused_and_nothing_is_written(written, tmp_path, spo
     with pytest.raises(NannError, match=words):
         convert_original(source, tmp_path / "back")
     assert [path.name for path in tmp_path.iterdir()] == ["original"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x03\x04 and no more",
+        b"no",
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }",
+    ],
+)
+def test_a_damaged_item_table_is_named(content, tmp_path):
+    (tmp_path / "ub_items.npz").write_bytes(content)
+    with pytest.raises(NannError, match=r"ub_items\.npz cannot be read"):
+        original_windows._items(tmp_path / "ub_items.npz")
+
+
+def test_an_empty_item_table_is_refused(tmp_path):
+    np.savez(tmp_path / "ub_items.npz", item_id=np.zeros(0, np.int64), cate_id=np.zeros(0, np.int64))
+    with pytest.raises(NannError, match="holds no item"):
+        original_windows._items(tmp_path / "ub_items.npz")
+
+
+def test_refuses_to_replace_its_own_source(world):
+    for write in (write_original, original_windows.convert_original):
+        with pytest.raises(NannError, match="is the source and would be replaced"):
+            write(world.data, world.data)
+    assert (world.data / "manifest.json").exists()

@@ -101,6 +101,23 @@ def zipped(path: Path, members: dict[str, str]) -> Path:
     return path
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_cannot_be_unpacked_in_bounded_memory_is_refused(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.csv", GOOD)
+    with pytest.raises(NannError, match=r"a\.csv is compressed by a method other than deflate"):
+        find_parts([tmp_path / "a.zip"])
+
+
+def test_a_zip_with_two_members_of_one_name_is_refused(tmp_path):
+    """Which of them a name opens is the last; the first would be lost."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for _ in range(2):
+            archive.writestr("a.csv", GOOD)
+    with pytest.raises(NannError, match=r"two members called a\.csv"):
+        find_parts([tmp_path / "a.zip"])
+
+
 @pytest.mark.parametrize("block_bytes", [20, 1000])
 def test_reads_a_folder_of_parts_of_every_kind_in_the_order_of_names(tmp_path, block_bytes):
     folder = tmp_path / "parts"

@@ -102,3 +102,19 @@ def test_the_items_of_the_standard_corpus_are_userbehaviors():
 def test_refuses_sizes_out_of_range(config, words):
     with pytest.raises(NannError, match=words):
         SynthConfig(**config)
+
+
+def test_few_users_of_many_rows_are_made_a_few_at_a_time(tmp_path):
+    corpus = synth._Corpus(SynthConfig(rows=1_000_000, users=100))
+    assert 1 <= corpus.users_at_once < 1000
+    assert corpus.chunk(0)[0].height < 20 * 2_100_000
+    assert synth._Corpus(SynthConfig()).users_at_once == 20_000
+    with pytest.raises(NannError, match="at most 1000000 rows a user"):
+        SynthConfig(rows=2**39, users=1)
+
+
+def test_gzip_has_the_same_bytes_at_any_time(tmp_path):
+    for name, now in (("a.csv.gz", 1e9), ("b.csv.gz", 1.1e9)):
+        with mock.patch("time.time", return_value=now):
+            synthesize(tmp_path / name, SynthConfig(rows=1000, items=100, categories=10))
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()

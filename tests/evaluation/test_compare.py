@@ -8,7 +8,7 @@ import pytest
 from tests.evaluation.pages import Page
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import evaluate
-from tfserving_ext.evaluation.compare import compare, load, report
+from tfserving_ext.evaluation.compare import _short, compare, load, report
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.index import build_index
 from tfserving_ext.retrieval import Rounds
@@ -19,7 +19,7 @@ K = 10
 @pytest.fixture(scope="module")
 def runs(world, tmp_path_factory):
     """Evaluations: `first`, `built` on another graph, `narrow` by a narrower search, `others` of other cases,
-    `twice` by the narrower search on two graphs."""
+    `fewer` and `twice` by the narrower search, of other cases and on two graphs."""
     root = tmp_path_factory.mktemp("runs")
     arrays = (np.load(world.embeddings / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(*arrays, root / "index", threads=1, seed=5)
@@ -35,6 +35,7 @@ def runs(world, tmp_path_factory):
         built=made("built", root / "index", positions_per_user=3),
         narrow=made("narrow", positions_per_user=3, searches=narrow),
         others=made("others", max_cases=9, searches={}),
+        fewer=made("fewer", max_cases=9, searches=narrow),
         twice=made("twice", positions_per_user=3, builds=1, searches=narrow),
     )
 
@@ -72,7 +73,11 @@ def test_builds_of_one_model_are_told_together(runs):
     covered = [json.loads(path.read_text())["searches"]["best_first"]["coverage"] for path in (runs.first, runs.built)]
     assert best_first["coverage"] == covered
     assert best_first["range"] == max(covered) - min(covered)
-    assert {build["search"] for build in found["builds"]} == {"rounds"}
+    # Searched otherwise is not built otherwise.
+    assert [(build["search"], build["labels"]) for build in found["builds"]] == [
+        ("best_first", ["first", "built"]),
+        ("rounds", ["first", "built"]),
+    ]
     assert compare(load([runs.first, runs.narrow]))["builds"] == []
 
 
@@ -100,6 +105,23 @@ def test_recall_and_coverage_by_epsilon(runs, tmp_path):
     page.check_self_contained(text)
 
 
+def test_models_that_differ_in_more_than_epsilon_are_lines_of_their_own(runs, tmp_path):
+    paths = [with_epsilon(runs.first, tmp_path / f"{epsilon}.json", epsilon, 0.5) for epsilon in (0.0, 0.1, 0.2, 0.3)]
+    for path in paths[2:]:
+        figures = json.loads(path.read_text())
+        figures["model"]["training"]["steps"] += 1
+        path.write_text(json.dumps(figures))
+    found = compare(load(paths))["epsilons"]
+    assert list(found) == ["nann_attention, relative (1)", "nann_attention, relative (2)"]
+    assert [[point["epsilon"] for point in points] for points in found.values()] == [[0.0, 0.1], [0.2, 0.3]]
+
+
+def test_places_on_an_axis_are_told_apart():
+    labels = ["attention/evaluation", "no_attention/evaluation", "a"]
+    assert len(set(_short(labels))) == 3
+    assert _short(["runs/a", "runs/with/a/long/name"]) == ["runs/a", "…th/a/long/name"]
+
+
 def test_points_of_epsilon_are_over_builds_with_paired_intervals(runs, tmp_path):
     paths = [
         with_epsilon(runs.twice, tmp_path / "a.json", 0.0, 0.5),
@@ -122,7 +144,7 @@ def test_points_of_epsilon_are_over_builds_with_paired_intervals(runs, tmp_path)
     assert second["differences"]["rounds"] == (pytest.approx(value), pytest.approx(interval))
     words = " ".join(Page((tmp_path / "page.html").read_text()).text)
     assert f"{second['coverage']['rounds']:.4f}" in words
-    others = with_epsilon(runs.others, tmp_path / "c.json", 2, 0.5)
+    others = with_epsilon(runs.fewer, tmp_path / "c.json", 2, 0.5)
     (points,) = compare(load([*paths, others]))["epsilons"].values()
     assert not any("intervals" in point for point in points)
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import import_models
 from tfserving_ext.training import TrainingConfig, load_model, loop, train
+from tfserving_ext.training.cluster import Cluster, join_cluster
 
 CONFIG = {"steps": 6, "batch_size": 16, "negatives": 40, "schedule": "constant", "weight_decay": 0.0}
 TRANSFORMER = "examples.transformer_model:TransformerModel"
@@ -24,6 +25,7 @@ import keras
 import tensorflow as tf
 from tfserving_ext.models import ForeignConfig, import_models
 from tfserving_ext.training import TrainingConfig, loop, train
+from tfserving_ext.training.cluster import Cluster
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import_models("examples.transformer_model")
@@ -31,12 +33,18 @@ model = ForeignConfig(model_class="examples.transformer_model:TransformerModel")
 # What it moves is in proportion to the gradient; AdamW's step grows a rounding near 0 to a whole step.
 keras.optimizers.AdamW = lambda rate, weight_decay: keras.optimizers.SGD(rate)
 strategies = {"one": tf.distribute.get_strategy(), "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
+replicas = []
+make_step = loop.make_step
+def noted(*arguments):
+    replicas.append(tf.distribute.get_strategy().num_replicas_in_sync)
+    return make_step(*arguments)
+loop.make_step = noted
 for options in json.loads(sys.argv[3]):
     for name, strategy in strategies.items():
-        loop._cluster = lambda: loop._Cluster(strategy, True)
+        loop.join_cluster = lambda: Cluster(strategy, True)
         target = f"{sys.argv[2]}/{name}_{options['clip_norm']}"
         report = train(sys.argv[1], target, TrainingConfig(**options), model)
-        print(strategy.num_replicas_in_sync, report["softmax_loss"])
+        print(replicas.pop(), report["softmax_loss"])
 """
 WORKER = """
 import json, os, sys
@@ -142,7 +150,7 @@ def test_workers_without_the_chiefs_checkpoint_are_refused(monkeypatch):
 
 
 def test_several_workers_cannot_go_by_the_clock(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_cluster", lambda: loop._Cluster(tf.distribute.get_strategy(), True, 2))
+    monkeypatch.setattr(loop, "join_cluster", lambda: Cluster(tf.distribute.get_strategy(), True, 2))
     with pytest.raises(NannError, match=r"max_minutes is 1.0, but there are 2 workers"):
         train(world.data, tmp_path / "model", TrainingConfig(max_minutes=1.0))
 
@@ -151,4 +159,4 @@ def test_several_workers_cannot_go_by_the_clock(world, tmp_path, monkeypatch):
 def test_a_bad_tf_config_is_named(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(NannError, match="TF_CONFIG is"):
-        loop._cluster()
+        join_cluster()

@@ -210,9 +210,20 @@ def test_validation_recall_is_that_of_brute_force(world):
         history = cases.histories[case][None]
         user = trained.model.user_from_rows(tf.constant(history), tf.constant(sequences.category_rows_of(history)))
         scores = trained.model.score(user, items[None]).numpy()[0]
-        hits.append(cases.targets[case] in rows[np.argsort(-scores, kind="stable")[:200]])
+        hits.append(cases.targets[case] in rows[np.argsort(-scores, kind="stable")[: monitor.k]])
     assert monitor.recall() == pytest.approx(np.mean(hits), abs=1 / 30)
     assert 0 < np.mean(hits) < 1
+    assert monitor.k == sequences.num_items // 10
+
+
+def test_a_model_that_scores_all_alike_recalls_nothing(world):
+    """Ties are against the target: such a model must not be kept as the best."""
+    trained = load_model(world.model)
+    monitor = Monitor(
+        trained.model, Sequences.open(world.data), TrainingConfig(validate_every=1, validation_cases=5), 50, False
+    )
+    trained.model.score = lambda user, items: tf.zeros([tf.shape(user[0])[0], tf.shape(items)[1]])
+    assert monitor.recall() == 0
 
 
 def test_flatness_of_a_linear_and_of_a_constant_score():

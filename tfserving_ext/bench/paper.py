@@ -121,6 +121,8 @@ class Experiment:
         training = ["--model", run.model, "--epsilon", run.epsilon, "--seed", run.seed]
         training += ["--start-from", self._folder / run.start / "model"] if run.start else []
         training += ["--steps", run.steps] if run.steps else []
+        if not model.exists():
+            write_json(folder / "jobs.json", self._jobs)
         self._nann(folder, model, "train", self._data, "-o", model, *training)
         self._nann(folder, embeddings, "extract", model, "-o", embeddings)
         self._nann(folder, index, "index", embeddings, "-o", index)
@@ -169,7 +171,7 @@ def main(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         runs = Experiment(folder, jobs).measure()
-        found: Mapping[str, Any] = {"jobs": jobs, "cores": cores(), "runs": runs}
+        found: Mapping[str, Any] = {"cores": cores(), "runs": runs}
         text = tables(folder, runs)
     except NannError as error:
         print(f"error: {error}", file=sys.stderr)

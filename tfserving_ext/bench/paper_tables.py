@@ -24,6 +24,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
         "model": model["model"],
         **{name: training[name] for name in ("epsilon", "seed", "steps_done", "seconds")},
         "start_seconds": start,
+        "jobs": read_json(folder / "jobs.json") if (folder / "jobs.json").exists() else None,
     }
     for name, file in (("evaluation", "evaluation.json"), ("on_builds", "epsilon.json")):
         if (folder / file).exists():

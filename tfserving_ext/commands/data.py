@@ -64,7 +64,7 @@ def convert(
     validation: Annotated[str, typer.Option(help="Validation users: a number, or a fraction below 1.")] = "10000",
     test: Annotated[str, typer.Option(help="Test users: a number, or a fraction below 1.")] = "10000",
     seed: Annotated[int, typer.Option(help="Of the split.", min=0)] = 0,
-    memory: Annotated[float, typer.Option(help="Bound of the memory, in GB.", min=1)] = 4.0,
+    memory: Annotated[float | None, typer.Option(help="Bound of the memory, in GB.", min=1, show_default="4")] = None,
     layout: Annotated[
         Literal["sequences", "original"],
         typer.Option(help="original: converted data to alibaba/nann's TFRecords, a record per window."),
@@ -80,6 +80,7 @@ def convert(
     as the CSV.
     """
     from tfserving_ext.artifacts import read_json
+    from tfserving_ext.data.convert import MEMORY_BYTES
     from tfserving_ext.data.convert import convert as run
     from tfserving_ext.data.original_format import META_NAME, write_original
     from tfserving_ext.data.original_windows import convert_original, is_original
@@ -101,6 +102,10 @@ def convert(
             f"the original's TFRecords are read and written whole: got {len(sources)} sources and {rules}; allowed are "
             "one source, and none of the options that drop rows or split users"
         )
+    if memory is not None and (whole or beam is not None):
+        raise NannError(
+            f"--memory is {memory:g}, but it bounds only conversions of UserBehavior's format on one machine"
+        )
     if layout == "original":
         write_original(sources[0], out, seed)
         meta = read_json(out / META_NAME)
@@ -113,9 +118,13 @@ def convert(
             from tfserving_ext.data.beam import convert_by_beam
         except ImportError as error:
             raise NannError(f"--beam needs Apache Beam: pip install 'tfserving-ext[beam]' ({error})") from error
-        convert_by_beam(sources, out, rules, shlex.split(beam))
+        try:
+            options = shlex.split(beam)
+        except ValueError as error:
+            raise NannError(f"--beam is {beam!r}: {error}") from error
+        convert_by_beam(sources, out, rules, options)
     else:
-        run(sources, out, rules, memory_bytes=int(memory * 2**30))
+        run(sources, out, rules, memory_bytes=MEMORY_BYTES if memory is None else int(memory * 2**30))
     counts = read_manifest(out)["counts"]
     dropped = ", ".join(f"{count:,} by {rule}" for rule, count in counts.get("rows_dropped", {}).items() if count)
     outcome(

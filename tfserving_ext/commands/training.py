@@ -25,13 +25,13 @@ _OWN = "the model's own"
 
 def _model_config(model: str, usual: Any, sizes: list[str], changed: dict[str, Any]) -> Any:
     """The sizes of the model that `--model` names: the usual ones, but for what is asked for."""
-    from tfserving_ext.models import ForeignConfig, import_models, model_named
+    from tfserving_ext.models import MODELS, ForeignConfig, import_models
 
     if ":" in model:
         import_models(model.partition(":")[0])
         usual = ForeignConfig(model_class=model)
-    else:
-        model_named(model)
+    elif model not in MODELS:
+        raise NannError(f"--model is {model!r}; allowed are {', '.join(MODELS)}, or your own: my_module:MyModel")
     values = {name: value for name, value in changed.items() if value is not None}
     known = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
     numbers = {name: value for name, value in known.items() if type(value) in (int, bool)}

@@ -41,7 +41,7 @@ from tfserving_ext.data.sequence_format import (
     write_items,
     write_manifest,
 )
-from tfserving_ext.data.sources import Block, Part, find_parts, read_blocks
+from tfserving_ext.data.sources import Block, Part, check_no_source, find_parts, read_blocks
 from tfserving_ext.errors import NannError
 
 BLOCK_BYTES = 64 << 20
@@ -86,7 +86,8 @@ def convert_by_beam(
     Raises:
       NannError: a source is missing or bad, or nothing is left.
     """
-    parts, target = find_parts(sources), Path(target)
+    parts, target = find_parts(sources), Path(target).resolve()
+    check_no_source(target, [part.path for part in parts])
     check_replaceable(target)
     with atomic_folder(target) as folder:
         work = folder / _WORK
@@ -307,7 +308,7 @@ def _write_item_counts(counts: np.ndarray, folder: Path, items: ItemTable) -> No
 
 
 def _finish(folder: Path, parts: list[Part], rules: Rules) -> None:
-    """Writes the manifest, and the shards of splits without users."""
+    """Writes the manifest, and the shards without users."""
     work = folder / _WORK
     counted = read_json(work / "counts.json")
     counts = Counts(users_dropped=counted.get(_USERS_DROPPED, 0))
@@ -324,8 +325,8 @@ def _finish(folder: Path, parts: list[Part], rules: Rules) -> None:
     users, behaviors = (sum(split[name] for split in splits.values()) for name in ("users", "behaviors"))
     counts.check(parts[0].name, rules, users)
     for split, of_split in splits.items():
-        if not of_split["users"]:
-            (folder / shard_name(split, 0, 1)).touch()
+        for shard in range(of_split["shards"]):  # Those that no user fell into were never written.
+            (folder / shard_name(split, shard, of_split["shards"])).touch()
     table, totals = pl.read_parquet(folder / ITEMS_NAME), read_json(work / "items.json")
     items = ItemTable(table["item_id"].to_numpy(), table["category_id"].to_numpy(), **totals)
     shutil.rmtree(work)

@@ -8,6 +8,7 @@
 Steps 1 and 3 run on all cores. What is finished survives a kill (spill.py).
 """
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ from tfserving_ext.data.sequence_format import (
     write_items,
     write_manifest,
 )
-from tfserving_ext.data.sources import Block, Part, find_parts, read_blocks
+from tfserving_ext.data.sources import Block, Part, check_no_source, find_parts, read_blocks
 from tfserving_ext.data.spill import BlockSummary, Spill
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console, progress
@@ -53,6 +54,7 @@ MIN_MEMORY_BYTES = 1 << 30  # TensorFlow and Polars alone are half of it.
 # (item, category) pair or a user while counts are merged.
 _BYTES_PER_CSV_BYTE, _BYTES_PER_ROW, _BYTES_PER_COUNT = 8, 90, 120
 _LEAST_RANGE_ROWS = 1 << 20
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def convert(
@@ -84,10 +86,8 @@ def convert(
         allowed = f"allowed are {MIN_MEMORY_BYTES / 2**30:.0f} GB and more"
         raise NannError(f"memory is {memory_bytes / 2**30:.2f} GB, {allowed}")
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    parts, target = find_parts(listed), Path(target)
-    for part in parts:
-        if target.resolve() in part.path.resolve().parents:
-            raise NannError(f"{target} holds {part.path.name} and would be replaced; choose another folder")
+    parts, target = find_parts(listed), Path(target).resolve()
+    check_no_source(target, [part.path for part in parts])
     check_replaceable(target)
     free = memory_bytes - MIN_MEMORY_BYTES // 2
     block_bytes = min(64 << 20, free // (2 * (cores() + 1) * _BYTES_PER_CSV_BYTE))
@@ -98,15 +98,20 @@ def convert(
         "format_version": FORMAT_VERSION,
     }
     spill = Spill(target, identity)
+    pool = ThreadPoolExecutor(cores())
     try:
-        with ThreadPoolExecutor(cores()) as pool:
-            _Conversion(parts, target, rules, spill, pool, free, block_bytes).run()
-    except NannError:
+        _Conversion(parts, target, rules, spill, pool, free, block_bytes).run()
+    except NannError as error:
+        pool.shutdown(cancel_futures=True)
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _MAY_PASS:
+            raise NannError(f"{error}; what is done lies in {spill.folder}, and is gone on with") from error
         spill.delete()  # It would end so again.
         raise
+    else:
+        spill.delete()
     finally:
+        pool.shutdown(cancel_futures=True)
         spill.close()
-    spill.delete()
     return target
 
 
@@ -136,7 +141,7 @@ class _Conversion:
         del pairs
         ranges = self._user_ranges(len(blocks))
         self._sort_histories(len(blocks), ranges, Places(items.ids))
-        histories = Histories(self.spill, [first for first, _ in ranges], items.ids)
+        histories = Histories(self.spill, ranges, items.ids)
         counts.add({}, histories.dropped, histories.users_dropped)
         counts.check(self.parts[0].name, self.rules, histories.user_ids.size)
         self._write(counts, items, histories)
@@ -193,11 +198,11 @@ class _Conversion:
             if sum(frame.height for frame in new) > max(merged.height, limit // 8):
                 merged, new = merge_counts([merged, *new], keys), []
             if merged.height > limit:
-                break
+                break  # How many more there are is not known.
         merged = merge_counts([merged, *new], keys)
         if merged.height > limit:
             raise NannError(
-                f"{merged.height:,} {what} are more than fit in the memory allowed; allow about "
+                f"{merged.height:,} {what}, and perhaps more, are more than fit in the memory allowed; allow at least "
                 f"{(merged.height * _BYTES_PER_COUNT + MIN_MEMORY_BYTES / 2) * 1.5 / 2**30:.0f} GB"
             )
         return merged
@@ -227,9 +232,9 @@ class _Conversion:
         """Step 3."""
         with progress("sorting histories (parts)", len(ranges)) as advance:
             futures = [
-                self.pool.submit(self.spill.write_histories, blocks, first, last, places, self.rules.min_user_count)
-                for first, last in ranges
-                if not (self.spill.histories(first) / "manifest.json").exists()
+                self.pool.submit(self.spill.write_histories, blocks, users, places, self.rules.min_user_count)
+                for users in ranges
+                if not (self.spill.histories(users) / "manifest.json").exists()
             ]
             advance(len(ranges) - len(futures))
             for future in futures:

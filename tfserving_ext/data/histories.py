@@ -19,10 +19,10 @@ class Histories:
       users_dropped: users with too few rows left.
     """
 
-    def __init__(self, spill: Spill, ranges: list[int], item_ids: np.ndarray) -> None:
-        """Maps what `Spill.write_histories` wrote of `ranges`, each named by its first user."""
-        self._item_ids = item_ids
-        read = [spill.read_histories(first) for first in ranges]
+    def __init__(self, spill: Spill, ranges: list[tuple[int, int]], item_ids: np.ndarray) -> None:
+        """Opens what `Spill.write_histories` wrote of `ranges`, each named by its first and last user."""
+        self._spill, self._between, self._item_ids = spill, ranges, item_ids
+        read = [spill.read_histories(between) for between in ranges]
         self._ranges = [arrays for arrays, _ in read]
         self.user_ids, self.lengths = (
             np.concatenate([np.zeros(0, np.int64), *(arrays[name] for arrays in self._ranges)])
@@ -37,15 +37,16 @@ class Histories:
         for number, arrays in enumerate(self._ranges):
             first, end = self._first_user[number : number + 2]
             inside = users[np.searchsorted(users, first) : np.searchsorted(users, end)] - first
+            # Mapped one range at a time: there may be more ranges than files that may be open.
+            items, times = (self._spill.map_history(self._between[number], name) for name in ("items", "times"))
             ends = np.cumsum(arrays["lengths"])
-            lengths = np.asarray(arrays["lengths"])[inside]
+            lengths = arrays["lengths"][inside]
             cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // _ENCODED_ROWS)) + 1
             for some, some_lengths in zip(np.split(inside, cuts), np.split(lengths, cuts), strict=True):
                 starts = ends[some] - some_lengths
                 rows = np.repeat(starts - np.cumsum(some_lengths) + some_lengths, some_lengths)
                 rows += np.arange(rows.size)
-                item_ids = self._item_ids[arrays["items"][rows] - 1]
-                yield np.asarray(arrays["user_ids"])[some], some_lengths, item_ids, arrays["times"][rows]
+                yield arrays["user_ids"][some], some_lengths, self._item_ids[items[rows] - 1], times[rows]
 
     def item_counts(self, users: np.ndarray) -> np.ndarray:
         """Rows of each item, of the users where the bool [U] is true: int64 [V]."""
@@ -53,5 +54,6 @@ class Histories:
         for number, arrays in enumerate(self._ranges):
             first, end = self._first_user[number : number + 2]
             counted = np.repeat(users[first:end], arrays["lengths"])
-            counts += np.bincount(arrays["items"][counted], minlength=counts.size)
+            items = self._spill.map_history(self._between[number], "items")
+            counts += np.bincount(items[counted], minlength=counts.size)
         return counts[1:]

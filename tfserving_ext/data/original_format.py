@@ -21,6 +21,7 @@ from tfserving_ext.artifacts import atomic_folder, check_replaceable, write_json
 from tfserving_ext.data.examples import example, float_feature, int64_features
 from tfserving_ext.data.sequence_format import SPLITS
 from tfserving_ext.data.sequences import Sequences
+from tfserving_ext.data.sources import check_no_source
 from tfserving_ext.data.tfrecord import frame
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import progress
@@ -47,7 +48,8 @@ def write_original(data: str | os.PathLike[str], target: str | os.PathLike[str],
     Raises:
       NannError: the data are not there or damaged, no training user is long enough, or `target` cannot be written.
     """
-    target = Path(target)
+    target = Path(target).resolve()
+    check_no_source(target, [Path(data)])
     check_replaceable(target)
     sequences = Sequences.open(data)
     places = {split: _targets(sequences, split) for split in SPLITS}

@@ -6,6 +6,8 @@ every window is in one history. Windows of equal content are told apart by nothi
 """
 
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +25,7 @@ from tfserving_ext.data.sequence_format import (
     write_items,
     write_manifest,
 )
+from tfserving_ext.data.sources import check_no_source
 from tfserving_ext.data.tfrecord import damage
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import progress
@@ -54,7 +57,8 @@ def convert_original(source: str | os.PathLike[str], target: str | os.PathLike[s
     Raises:
       NannError: a file is missing or damaged, or an id is not in the item table.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source), Path(target).resolve()
+    check_no_source(target, [source])
     check_replaceable(target)
     length = _max_length(source)
     item_ids, categories = _items(source / ITEMS_NAME)
@@ -113,7 +117,8 @@ def _items(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, categories = (np.asarray(arrays[name]).ravel() for name in ("item_id", "cate_id"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    # An array alone is no context, and a header may claim any size.
+    except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise NannError(f"{path} cannot be read: {error}; it must hold item_id and cate_id") from error
     if ids.dtype.kind not in "iu" or categories.dtype.kind not in "iu" or ids.shape != categories.shape:
         raise NannError(
@@ -121,7 +126,9 @@ def _items(path: Path) -> tuple[np.ndarray, np.ndarray]:
             "integers of one length are expected"
         )
     ids, first = np.unique(ids.astype(np.int64), return_index=True)
-    if ids.size and ids[0] < 1:
+    if not ids.size:
+        raise NannError(f"{path} holds no item")
+    if ids[0] < 1:
         raise NannError(f"{path}: item_id {ids[0]}; ids are 1 and more, 0 is padding")
     return ids, categories.astype(np.int64)[first]
 

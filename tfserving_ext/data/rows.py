@@ -18,6 +18,9 @@ from tfserving_ext.errors import NannError
 PAIR = ("item_id", "category_id")
 
 
+_MOST = 2**63
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a conversion keeps, and how it splits users.
@@ -47,11 +50,13 @@ class Rules:
     def __post_init__(self) -> None:
         """Raises NannError where a rule is out of its range."""
         for name, least in (("min_item_count", 1), ("min_user_count", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise NannError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+            if not least <= getattr(self, name) < _MOST:
+                raise NannError(f"{name} is {getattr(self, name)}; it must be {least} or more, and below 2^63")
         if not self.behaviors or (unknown := sorted(set(self.behaviors) - set(BEHAVIORS))):
             got = ", ".join(map(repr, unknown)) if self.behaviors else "empty"
             raise NannError(f"behaviors: got {got}; allowed are {', '.join(BEHAVIORS)}")
+        if self.time_range and not all(-_MOST <= time < _MOST for time in self.time_range):
+            raise NannError(f"time_range is {self.time_range[0]} to {self.time_range[1]}; times are within 64 bits")
         if self.time_range and self.time_range[0] > self.time_range[1]:
             raise NannError(
                 f"time_range is {self.time_range[0]} to {self.time_range[1]}; the first must not be above the last"

@@ -184,10 +184,11 @@ def _count(folder: Path, manifest: dict[str, Any], *keys: str) -> int:
 
 def _shards(folder: Path, split: str, manifest: dict[str, Any]) -> list[Path]:
     shards = _count(folder, manifest, "splits", split, "shards")
-    paths = [folder / shard_name(split, shard, shards) for shard in range(shards)]
-    for path in paths:
-        if not path.exists():
-            raise NannError(f"{path} does not exist; convert the data again")
+    paths = []
+    for shard in range(shards):  # However many the manifest claims: the first that is missing ends it.
+        paths.append(folder / shard_name(split, shard, shards))
+        if not paths[-1].exists():
+            raise NannError(f"{paths[-1]} does not exist; convert the data again")
     return paths
 
 

@@ -129,6 +129,11 @@ class Sequences:
             "targets": np.where(wanted < ends[:, None], items, np.int32(0)),
         }
 
+    def check_trainable(self) -> None:
+        """Raises NannError where no training user has a behaviour and one after it."""
+        if not self._training_targets[-1]:
+            raise NannError(f"{self.folder}: no training user has two behaviours or more")
+
     def training_batches(
         self, batch_size: int, history_length: int = 50, seed: int = 0, first_step: int = 0, targets: int = 1
     ) -> "tf.data.Dataset":
@@ -160,8 +165,7 @@ class Sequences:
         ):
             if value < least:
                 raise NannError(f"{name} is {value}; it must be {least} or more")
-        if not self._training_targets[-1]:
-            raise NannError(f"{self.folder}: no training user has two behaviours or more")
+        self.check_trainable()
 
         def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
             batch = self.training_batch(int(step), batch_size, history_length, seed, targets)

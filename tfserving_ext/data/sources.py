@@ -8,7 +8,8 @@ import gzip
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -140,7 +141,7 @@ def _parts_of(file: Path) -> list[Part]:
                 for info in archive.infolist()
                 if not info.is_dir() and not info.filename.startswith(("__MACOSX/", "."))
             ]
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise NannError(f"{file} is a damaged or truncated zip file: {error}") from error
     except OSError as error:
         raise NannError(f"cannot read {file}: {error.strerror or error}") from error
@@ -150,7 +151,21 @@ def _parts_of(file: Path) -> list[Part]:
         raise NannError(f"{file} holds no .csv or .txt; it holds {names}")
     if encrypted := [info.filename for info in wanted if info.flag_bits & 1]:
         raise NannError(f"{file}: {encrypted[0]} is encrypted; decrypt it first")
+    # Others are unpacked without a bound of what comes out.
+    bounded = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if packed := [info.filename for info in wanted if info.compress_type not in bounded]:
+        raise NannError(f"{file}: {packed[0]} is compressed by a method other than deflate; pack it again by deflate")
+    if twice := [name for name, times in Counter(info.filename for info in wanted).items() if times > 1]:
+        raise NannError(f"{file} has two members called {twice[0]}; pack it again")
     return [Part(file, "zip", info.file_size, info.filename) for info in sorted(wanted, key=lambda i: i.filename)]
+
+
+def check_no_source(target: Path, sources: Iterable[Path]) -> None:
+    """Raises NannError where writing the folder `target` would replace a source."""
+    for source in sources:
+        if target.resolve() in (source.resolve(), *source.resolve().parents):
+            held = "is the source" if target.resolve() == source.resolve() else f"holds {source.name}"
+            raise NannError(f"{target} {held} and would be replaced; choose another folder")
 
 
 def read_blocks(parts: Sequence[Part], block_bytes: int, first: tuple[int, int] = (0, 0)) -> Iterator[Block]:

@@ -118,14 +118,19 @@ class Spill:
 
     # Histories, in the order of user ids.
 
-    def histories(self, first_user: int) -> Path:
-        """Where the histories from `first_user` on lie or will lie."""
-        return self.folder / f"histories-{first_user:020d}"
+    def histories(self, users: tuple[int, int]) -> Path:
+        """Where the histories from the first to the last of `users` lie or will lie.
 
-    def write_histories(
-        self, blocks: int, first_user: int, last_user: int, places: Places, min_user_count: int
-    ) -> None:
-        """Brings all blocks' rows of some users into histories, without rare items and short users."""
+        Both are in the name: with other cores or memory a range that begins alike may end elsewhere.
+        """
+        return self.folder / f"histories-{users[0]:020d}-{users[1]:020d}"
+
+    def write_histories(self, blocks: int, between: tuple[int, int], places: Places, min_user_count: int) -> None:
+        """Brings all blocks' rows of the users between two, both included, into histories.
+
+        Rare items and short users are left out.
+        """
+        first_user, last_user = between
         user_parts, item_parts, time_parts = [], [], []
         for number in range(blocks):
             arrays = {
@@ -139,7 +144,8 @@ class Spill:
             splits = np.asarray(arrays["splits"][begin : end + 1])
             user_parts.append(np.repeat(np.asarray(arrays["users"][begin:end]), np.diff(splits)))
             item_parts.append(places(np.asarray(arrays["items"][splits[0] : splits[-1]])))
-            time_parts.append(np.asarray(arrays["times"][splits[0] : splits[-1]]))
+            # A copy: a view would keep the file open until the last block is read, and there may be thousands.
+            time_parts.append(np.array(arrays["times"][splits[0] : splits[-1]]))
         users, items, times = (
             np.concatenate([np.zeros(0, dtype), *parts])
             for parts, dtype in ((user_parts, np.int64), (item_parts, np.int32), (time_parts, np.int64))
@@ -154,22 +160,24 @@ class Spill:
         nth, items, times = nth[kept], items[kept], times[kept]
         order = time_order(nth, times)
         counts = {"rare_item": rare, "short_user": int(np.sum(lengths[~long])), "short_users": int(np.sum(~long))}
-        with atomic_folder(self.histories(first_user)) as new:
+        with atomic_folder(self.histories(between)) as new:
             np.save(new / "user_ids.npy", user_ids[long])
             np.save(new / "lengths.npy", lengths[long])
             np.save(new / "items.npy", items[order])
             np.save(new / "times.npy", times[order])
             write_json(new / "manifest.json", counts)
 
-    def read_histories(self, first_user: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        """Histories that `write_histories` wrote, mapped, and what was dropped.
+    def read_histories(self, between: tuple[int, int]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Of histories that `write_histories` wrote whose they are, and what was dropped.
 
         Returns:
-          user_ids int64 [u], lengths int64 [u], items int32 [r] (1-based rows of the item table), times int64 [r]; and
-          the rows dropped as `rare_item` and `short_user`, and the `short_users`.
+          user_ids int64 [u], lengths int64 [u]; and the rows dropped as `rare_item` and `short_user`, and the
+          `short_users`.
         """
-        folder = self.histories(first_user)
-        arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("user_ids", "lengths", "items", "times")
-        }
+        folder = self.histories(between)
+        arrays = {name: np.load(folder / f"{name}.npy") for name in ("user_ids", "lengths")}
         return arrays, read_json(folder / "manifest.json")
+
+    def map_history(self, between: tuple[int, int], name: str) -> np.ndarray:
+        """`items` int32 [r] (1-based rows of the item table) or `times` int64 [r] of histories, mapped."""
+        return np.load(self.histories(between) / f"{name}.npy", mmap_mode="r")

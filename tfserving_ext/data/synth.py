@@ -30,7 +30,8 @@ _BEHAVIOR_SHARES = (0.8958, 0.0201, 0.0553, 0.0288)
 FIRST_TIME, LAST_TIME = 1_511_539_200, 1_512_316_799  # 2017-11-25 to 2017-12-03, Beijing's days, unix seconds.
 _GARBAGE_TIMES, _OTHER_CATEGORIES = 0.0005, 0.0002
 _IN_INTEREST, _NEW_INTEREST = 0.8, 0.04
-_USERS_AT_ONCE = 20_000
+_USERS_AT_ONCE, _ROWS_AT_ONCE = 20_000, 2_100_000  # The fewer of both.
+_MOST_ROWS_A_USER = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class SynthConfig:
                 raise NannError(f"{name} is {value}, allowed are {low} to {high - 1}")
         if self.seed < 0:
             raise NannError(f"seed is {self.seed}, allowed are 0 and above")
+        if self.users and self.rows / self.users > _MOST_ROWS_A_USER:
+            raise NannError(
+                f"rows is {self.rows} and users {self.users}, allowed are at most {_MOST_ROWS_A_USER} rows a user"
+            )
         items, categories = self.sizes()
         if categories > items:
             raise NannError(f"categories is {categories}, allowed are at most as many as there are items, {items}")
@@ -90,7 +95,9 @@ def synthesize(target: str | os.PathLike[str], config: SynthConfig = SynthConfig
     with (
         atomic_file(target) as path,
         path.open("wb") as raw,
-        closing(cast(IO[bytes], gzip.GzipFile(fileobj=raw, mode="wb")) if target.suffix == ".gz" else raw) as file,
+        closing(
+            cast(IO[bytes], gzip.GzipFile("", "wb", fileobj=raw, mtime=0)) if target.suffix == ".gz" else raw
+        ) as file,
         progress("making rows", config.rows) as advance,
     ):
         for text, rows, made_users in _texts(config):
@@ -121,12 +128,17 @@ def _texts(config: SynthConfig) -> Iterator[tuple[bytes, int, int]]:
 
 
 class _Corpus:
-    """The items, and the behaviours of any chunk of users."""
+    """The items, and the behaviours of any chunk of users.
+
+    Attributes:
+      users_at_once: users of a chunk, by the configuration alone.
+    """
 
     def __init__(self, config: SynthConfig) -> None:
         self._seed = config.seed
         users = config.users or max(1, round(config.rows * USERS / ROWS))
         self._mean_length = config.rows / users
+        self.users_at_once = max(1, min(_USERS_AT_ONCE, int(_ROWS_AT_ONCE // self._mean_length)))
         items, categories = config.sizes()
         weights = 1.0 / np.arange(1, categories + 1)
         self._cumulative = np.cumsum(weights) / weights.sum()
@@ -139,13 +151,14 @@ class _Corpus:
         self._category_ids = rng.permutation(categories) + 1
 
     def chunk(self, number: int) -> tuple[pl.DataFrame, bytes]:
-        """Behaviours of the `number`th `_USERS_AT_ONCE` users, and the same as CSV."""
+        """Behaviours of the `number`th `users_at_once` users, and the same as CSV."""
+        at_once = self.users_at_once
         rng = np.random.default_rng([self._seed, 1, number])
         # Log-normal with a median of two thirds of the mean, as UserBehavior's histories.
         sigma = 0.9
-        drawn = rng.lognormal(np.log(self._mean_length) - sigma**2 / 2, sigma, _USERS_AT_ONCE)
+        drawn = rng.lognormal(np.log(self._mean_length) - sigma**2 / 2, sigma, at_once)
         lengths = np.maximum(1, np.round(drawn)).astype(np.int64)
-        users = np.repeat(np.arange(_USERS_AT_ONCE) + number * _USERS_AT_ONCE + 1, lengths)
+        users = np.repeat(np.arange(at_once) + number * at_once + 1, lengths)
         rows = users.size
         first = np.zeros(rows, bool)
         first[np.cumsum(lengths) - lengths] = True

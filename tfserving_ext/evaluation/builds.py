@@ -32,6 +32,9 @@ def on_builds(
 
     Yields:
       Each graph's seed and the outcomes by name; the graph is gone afterwards.
+
+    Raises:
+      NannError: the index was imported, so that nobody knows how its graph was built.
     """
     for seed in _seeds(subject.index, builds):
         with tempfile.TemporaryDirectory(prefix="nann_builds_") as folder:
@@ -79,5 +82,13 @@ def _seeds(index: Index, builds: int) -> list[int]:
 
 
 def _parameters(index: Index) -> dict[str, Any]:
-    given = {"m": index.manifest.get("M"), "ef_construction": index.manifest.get("efConstruction")}
-    return {name: value for name, value in given.items() if value is not None}
+    if "M" not in index.manifest or "efConstruction" not in index.manifest:
+        raise NannError(
+            f"{index.folder} does not say how its graph was built (M, efConstruction), so that no other can be built "
+            "like it; leave --builds out"
+        )
+    return {
+        "m": index.manifest["M"],
+        "ef_construction": index.manifest["efConstruction"],
+        "gpu": index.manifest.get("built_by") == "CAGRA",
+    }

@@ -18,6 +18,7 @@ from tfserving_ext.retrieval.metrics import recall_delta
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 FLATNESS_STEP = 0.1
+_FEW_USERS = 10  # An interval of so few says little, and of one nothing.
 _FLATNESS_USERS, _FLATNESS_ITEMS = 32, 1000
 
 
@@ -68,11 +69,11 @@ class Check:
 def _judged(name: str, value: float, text: str, limits: tuple[float, float], advice: str, least: bool = False) -> Check:
     """A check of a figure that should be small, or at `least` so large."""
     warn, fail = limits
-    status = PASS
-    if (value < warn) if least else (value > warn):
-        status = WARN
-    if (value < fail) if least else (value > fail):
-        status = FAIL
+
+    def within(limit: float) -> bool:
+        return value >= limit if least else value <= limit  # What is not a number is not.
+
+    status = PASS if within(warn) else WARN if within(fail) else FAIL
     bound = f"; wanted: {'at least' if least else 'at most'} {warn:g}"
     return Check(name, status, value, text + bound, "" if status == PASS else advice)
 
@@ -184,13 +185,16 @@ def check_model(subject: Subject, exact: Outcome, bootstrap: Bootstrap) -> Check
     ranks = baseline_ranks(subject.sequences, subject.cases, subject.cases.histories.shape[1])
     name, best = max(ranks.items(), key=lambda each: (each[1] < subject.k).mean())
     gain, (low, high) = bootstrap.difference(hits(exact.ranks, subject.k), best < subject.k)
-    status = PASS if low > 0 else WARN
+    few = bootstrap.users < _FEW_USERS
+    status = PASS if low > 0 and not few else WARN
+    advice = "this model is not surely better than no model: train longer, or another model"
     return Check(
         "model",
         status,
         gain,
-        f"recall-all is {gain:+.4f} ({low:+.4f} to {high:+.4f}) against the baseline {name.replace('_', ' ')}",
-        "" if status == PASS else "this model is not surely better than no model: train longer, or another model",
+        f"recall-all is {gain:+.4f} ({low:+.4f} to {high:+.4f}) against the baseline {name.replace('_', ' ')}"
+        + (f"; {bootstrap.users} users are too few to tell" if few else ""),
+        "" if status == PASS else "judge more users" if few else advice,
     )
 
 

@@ -22,6 +22,11 @@ from tfserving_ext.evaluation.report import colors_of, title_of, write_page, wri
 from tfserving_ext.evaluation.run import FORMAT, FORMAT_VERSION
 
 _SAME_CASES = ("user_ids", "positions", "target_ids")
+_PARAMETERS = ("frontier", "pool", "max_steps", "ef", "rounds", "seeded")
+# Of a training: what may differ between models that are compared by epsilon, besides what came out of it.
+_NOT_COMPARED = ("epsilon", "seed", "start_from", "seconds", "histories_per_second", "softmax_loss", "sigmoid_loss",
+                 "auxiliary_loss", "best_step", "validation_recall", "steps_done", "histories", "tensorboard",
+                 "checkpoint_minutes")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,18 +196,34 @@ def _by_epsilon(evaluations: Sequence[Evaluation]) -> dict[str, list[dict[str, A
 
     Intervals, and paired differences from the least epsilon, where all are of the same cases.
     """
-    models: dict[str, dict[float, list[Evaluation]]] = {}
+    models: dict[tuple[str, str], dict[float, list[Evaluation]]] = {}
     for each in evaluations:
         if each.epsilon is not None:
-            training = each.figures["model"]["training"]
-            scale = training.get("epsilon_scale", "relative")
-            model = f"{each.figures['model'].get('model')}, {scale}"
-            models.setdefault(model, {}).setdefault(float(each.epsilon), []).append(each)
+            models.setdefault(_apart_from_epsilon(each), {}).setdefault(float(each.epsilon), []).append(each)
+    kinds = list(dict.fromkeys(models))
     return {
-        model: _epsilon_points(dict(sorted(by_epsilon.items())))
+        _name_of(model, kinds): _epsilon_points(dict(sorted(by_epsilon.items())))
         for model, by_epsilon in models.items()
         if len(by_epsilon) > 1
     }
+
+
+def _apart_from_epsilon(evaluation: Evaluation) -> tuple[str, str]:
+    """The model and the scale of epsilon in words, and all that else may not differ along one line."""
+    figures = evaluation.figures
+    training = {name: value for name, value in figures["model"]["training"].items() if name not in _NOT_COMPARED}
+    words = f"{figures['model'].get('model')}, {training.get('epsilon_scale', 'relative')}"
+    asked = {
+        name: {field: search[field] for field in _PARAMETERS if field in search}
+        for name, search in figures["searches"].items()
+    }
+    return words, str((figures["model"].get("config"), sorted(training.items(), key=str), asked))
+
+
+def _name_of(model: tuple[str, str], kinds: list[tuple[str, str]]) -> str:
+    """A name for a line of the plot; numbered where another has the same words."""
+    alike = [kind for kind in kinds if kind[0] == model[0]]
+    return model[0] if len(alike) == 1 else f"{model[0]} ({alike.index(model) + 1})"
 
 
 def _epsilon_points(by_epsilon: Mapping[float, list[Evaluation]]) -> list[dict[str, Any]]:
@@ -230,21 +251,19 @@ def _epsilon_points(by_epsilon: Mapping[float, list[Evaluation]]) -> list[dict[s
     return points
 
 
-def _mean_coverage(group: Sequence[Evaluation]) -> dict[str, float]:
-    names = [name for name in group[0].figures["searches"] if all(name in each.figures["searches"] for each in group)]
-    return {name: float(np.mean([each.figures["searches"][name]["coverage"] for each in group])) for name in names}
-
-
 def _by_build(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """How coverage varies over graphs of one model: the models of two graphs or more, by search."""
-    models: dict[str, list[Evaluation]] = {}
+    """How coverage varies over graphs of one model, built and searched alike and asked the same cases, by search."""
+    groups: dict[tuple[str, str], list[Evaluation]] = {}
     for each in evaluations:
-        models.setdefault(str(each.figures["model"]), []).append(each)
+        built = {name: each.figures["index"].get(name) for name in ("M", "efConstruction", "dtype")}
+        for name, search in each.figures["searches"].items():
+            asked = {field: search[field] for field in _PARAMETERS if field in search}
+            same = str((each.figures["model"], built, asked, each.figures["split"]))
+            groups.setdefault((name, same), []).append(each)
     builds = []
-    for group in models.values():
-        if len({each.figures["index"]["manifest_sha256"] for each in group}) < 2:
-            continue
-        for name in _mean_coverage(group):
+    for (name, _), group in groups.items():
+        graphs = {each.figures["index"]["manifest_sha256"] for each in group}
+        if len(graphs) > 1 and all(each.same_cases(group[0]) for each in group):
             covered = [each.figures["searches"][name]["coverage"] for each in group]
             builds.append(
                 {"labels": [each.label for each in group], "search": name, "coverage": covered}
@@ -289,7 +308,7 @@ def _plots(found: Mapping[str, Any]) -> list[Plot]:
         for name in searches:
             rows = [row for row in found["rows"] if row["search"] == name]
             intervals = [row["intervals"][figure] for row in rows]
-            labels = [_short(row["label"]) for row in rows]
+            labels = _short([row["label"] for row in rows])
             lines.append(Series(title_of(name), labels, [row[figure] for row in rows], intervals, colors[name]))
         if lines:
             y_label = f"{words.lower()}@{k}"
@@ -303,5 +322,10 @@ def _intervals(points: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     return [] if None in found else found
 
 
-def _short(label: str, most: int = 14) -> str:
-    return label if len(label) <= most else f"…{label[-most:]}"
+def _short(labels: Sequence[str], most: int = 14) -> list[str]:
+    """Labels for an axis: their ends, where these tell them apart."""
+    short = [label if len(label) <= most else f"…{label[-most:]}" for label in labels]
+    if len(set(short)) == len(set(labels)):
+        return short
+    places = {label: place for place, label in enumerate(dict.fromkeys(labels), 1)}
+    return [f"{label[: most - 3]}… {places[label]}" if len(label) > most else label for label in labels]

@@ -47,7 +47,7 @@ def sweep(
     exact = subject.exact()[1].ranks[rows]
     bootstrap = Bootstrap(subject.cases.user_ids[rows], resamples, seed)
     judge = Judge(bootstrap, subject.cutoffs, exact, len(subject.index.item_ids))
-    settings = _settings(best_first, rounds, subject.k)
+    settings = _settings(best_first, rounds, subject.k, len(subject.index.layers) + 1)
     # Many settings are in both figures.
     distinct = {str(setting): setting for setting in (*settings["by_scored_fraction"], *settings["by_round"])}
     outcomes = subject.measure(distinct, rows, title="curves")
@@ -69,7 +69,7 @@ def name_of(setting: Setting) -> str:
     return "best_first" if setting.seeded else "best_first_unseeded"
 
 
-def _settings(best_first: BestFirst, rounds: Rounds, k: int) -> dict[str, list[Setting]]:
+def _settings(best_first: BestFirst, rounds: Rounds, k: int, layers: int) -> dict[str, list[Setting]]:
     """What is measured for each figure, each search's settings from cheap to dear."""
     pool = max(best_first.pool, k)
     by_fraction, by_round = [], []
@@ -79,6 +79,8 @@ def _settings(best_first: BestFirst, rounds: Rounds, k: int) -> dict[str, list[S
         # From the entry points the first steps only find the way, and cost what the whole walk does.
         by_fraction += steps[1:4] if seeded else []
         by_fraction += [Setting(dataclasses.replace(best_first, pool=int(pool * times)), seeded) for times in POOLS]
+    if layers != len(rounds.ef):
+        return {"by_scored_fraction": by_fraction, "by_round": by_round}  # Of another depth; an imported graph may be.
     *above, ground = rounds.rounds
     numbers = sorted({*range(1, MOST_ROUNDS + 1), ground})
     by_round += [Setting(dataclasses.replace(rounds, rounds=(*above, number)), False) for number in numbers]

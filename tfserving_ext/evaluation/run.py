@@ -134,11 +134,11 @@ def evaluate(
     if files is not None:
         _write_cases(files["npz"], subject, exact, outcomes, by_build, baselines, popularity)
         figures["cases_file"] = {"name": files["npz"].name, "sha256": sha256(files["npz"])}
+        write_json(files["json"], figures)  # After the cases: who finds it finds them.
         if html:
             from tfserving_ext.evaluation.report import write_report  # Matplotlib takes a second to import.
 
             write_report(files["html"], figures)
-        write_json(files["json"], figures)  # Last: who finds it finds the others.
     return figures
 
 
@@ -146,13 +146,12 @@ def beside(target: str | os.PathLike[str]) -> dict[str, Path]:
     """The files of an evaluation, by what they hold: `json` is the target, `npz` and `html` lie beside it.
 
     Raises:
-      NannError: the target has the name of one of the others.
+      NannError: the target's name does not end in .json, so that others of its kind could share a file with it.
     """
     target = Path(target)
-    if target.suffix in (".npz", ".html"):
-        raise NannError(
-            f"{target} is where the figures would go, which are JSON; name it {target.with_suffix('.json')}"
-        )
+    if target.suffix != ".json":
+        stem = target.with_suffix("") if target.suffix in (".npz", ".html") else target
+        raise NannError(f"{target} is where the figures would go, which are JSON; name it {stem}.json")
     return {"json": target, "npz": target.with_suffix(".npz"), "html": target.with_suffix(".html")}
 
 

@@ -6,11 +6,13 @@ The model's score plays no part in building: the graph only says which items are
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
+from tfserving_ext.artifacts import check_replaceable
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index, Layer, check_items, write_index
 from tfserving_ext.index.table import check_dtype
@@ -61,6 +63,7 @@ def build_index(
         if not low <= value <= high:
             raise NannError(f"{name} is {value}, allowed are {low} to {high}")
     check_dtype(dtype, "the index")
+    check_replaceable(Path(target), ["manifest.json"])  # Before the minutes, or hours, that a graph takes.
     if gpu:
         _check_gpu()
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)

@@ -117,6 +117,8 @@ class ForeignModel(keras.Model):
             raise
         except Exception as error:
             raise NannError(f"{config.model_class} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(getattr(self.inner, "trainable_variables", None), (list, tuple)):
+            raise NannError(f"{config.model_class} has no trainable_variables; derive it from keras.Model or tf.Module")
         if item.shape.rank != 2 or item.shape[0] != 2 or item.dtype != tf.float32:
             raise NannError(
                 f"{config.model_class}.item gave {item.dtype.name} {item.shape}; of 2 items it is float32 [2, d]"

@@ -22,6 +22,7 @@ from tfserving_ext.index.original import load_array
 from tfserving_ext.models import SequenceConfig, SequenceModel, model_named
 
 FORMAT = "nann-model"
+MANIFEST = "model.json"
 FORMAT_VERSION = 1
 
 
@@ -55,14 +56,14 @@ def save_model(
     Raises:
       NannError: the folder cannot be written.
     """
-    with atomic_folder(target) as new:
+    with atomic_folder(target, [MANIFEST]) as new:
         np.save(new / "item_ids.npy", model.items.ids.numpy())
         np.save(new / "item_categories.npy", item_categories)
         np.save(new / "category_ids.npy", model.categories.ids.numpy())
         with tensorflow_writes("weights"):
             tf.train.Checkpoint(model=model).write(str(new / "weights"))
         config = {"model": model.name, "config": dataclasses.asdict(model.config), "training": dict(training)}
-        write_json(new / "model.json", {"format": FORMAT, "format_version": FORMAT_VERSION, **config})
+        write_json(new / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, **config})
 
 
 def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
@@ -72,9 +73,11 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
       NannError: the folder holds no model, a model of another kind or size, or is incomplete.
     """
     folder = Path(folder)
-    if not (folder / "model.json").exists():
+    if not (folder / MANIFEST).exists():
         raise NannError(f"{folder} is not a trained model: it has no model.json; train one with `nann train`")
-    manifest = read_json(folder / "model.json")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict):
+        raise NannError(f"{folder / MANIFEST} is no model: it holds {manifest!r}")
     if manifest.get("format") != FORMAT or manifest.get("format_version") != FORMAT_VERSION:
         raise NannError(
             f"{folder / 'model.json'} has format {manifest.get('format')!r} version "
@@ -84,7 +87,7 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
         kind = model_named(manifest.get("model"))
     except NannError as error:
         raise NannError(f"{folder / 'model.json'}: {error}") from error
-    config = _read_config(kind.config_type, manifest.get("config"), folder / "model.json")
+    config = _read_config(kind.config_type, manifest.get("config"), folder / MANIFEST)
     item_ids = load_array(folder / "item_ids.npy")
     item_categories = load_array(folder / "item_categories.npy")
     if item_ids.shape != item_categories.shape:

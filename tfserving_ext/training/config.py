@@ -13,6 +13,7 @@ CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
 }
 # What may differ between a training that was interrupted and the one that goes on with it.
+_MAX_SEED = 2**31 - 1
 _FREE = ("checkpoint_minutes", "tensorboard")
 
 
@@ -81,6 +82,8 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "targets", "negatives", "validation_cases"):
             if getattr(self, name) < 1:
                 raise NannError(f"{name} is {getattr(self, name)}, allowed are 1 and above")
+        if self.seed > _MAX_SEED:
+            raise NannError(f"seed is {self.seed}, allowed are 0 to {_MAX_SEED}")
         for name in ("seed", "warmup", "validate_every", "patience"):
             if getattr(self, name) < 0:
                 raise NannError(f"{name} is {getattr(self, name)}, allowed are 0 and above")

@@ -1,11 +1,12 @@
 """Writes the item embeddings of a trained model: what the index is built from."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.artifacts import atomic_folder
+from tfserving_ext.artifacts import atomic_folder, check_replaceable
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.progress import progress
@@ -13,6 +14,7 @@ from tfserving_ext.training.checkpoint import TrainedModel, load_model
 
 CHUNK = 1 << 15
 MATCH_SAMPLE = 64
+EMBEDDINGS = "item_embs.npy"
 
 
 def extract(model: str | os.PathLike[str], target: str | os.PathLike[str]) -> tuple[int, int]:
@@ -28,11 +30,12 @@ def extract(model: str | os.PathLike[str], target: str | os.PathLike[str]) -> tu
     Raises:
       NannError: bad model, embeddings that are not finite, or `target` cannot be written.
     """
+    check_replaceable(Path(target), [EMBEDDINGS])
     trained = load_model(model)
     n, dim = len(trained.item_ids), trained.model.item_dim
     item = tf.function(trained.model.item, reduce_retracing=True)
-    with atomic_folder(target) as new:
-        embeddings = np.lib.format.open_memmap(new / "item_embs.npy", mode="w+", dtype=np.float32, shape=(n, dim))
+    with atomic_folder(target, [EMBEDDINGS]) as new:
+        embeddings = np.lib.format.open_memmap(new / EMBEDDINGS, mode="w+", dtype=np.float32, shape=(n, dim))
         with progress("extract", n) as advance:
             for start in range(0, n, CHUNK):
                 rows = slice(start, start + CHUNK)

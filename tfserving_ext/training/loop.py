@@ -14,12 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.artifacts import sha256
+from tfserving_ext import __version__
+from tfserving_ext.artifacts import check_replaceable, sha256
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
-from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, model_named
+from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, TwoSidedConfig, model_named
 from tfserving_ext.progress import console, progress
-from tfserving_ext.training.checkpoint import TrainedModel, load_model, save_model
+from tfserving_ext.training.checkpoint import MANIFEST, TrainedModel, load_model, save_model
 from tfserving_ext.training.cluster import Cluster, join_cluster
 from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.loss import Losses
@@ -71,7 +72,7 @@ def train(
     if config.mixed_precision:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        return _Training(cluster, data, Path(target), config, model_config, start_from).run()
+        return _Training(cluster, data, Path(target).resolve(), config, model_config, start_from).run()
     finally:
         keras.mixed_precision.set_global_policy(policy)
 
@@ -90,6 +91,11 @@ class _Training:
     ) -> None:
         self._target, self._config, self._model_config = target, config, model_config
         self._strategy, self._chief, self._workers = cluster
+        if config.batch_size < self._strategy.num_replicas_in_sync:
+            raise NannError(
+                f"batch_size is {config.batch_size}, fewer than the {self._strategy.num_replicas_in_sync} devices"
+            )
+        check_replaceable(target, [MANIFEST])  # Before the hours that a training takes.
         self._sequences = Sequences.open(data)
         self._start = None if start_from is None else load_model(start_from)
         keras.utils.set_random_seed(config.seed)
@@ -106,6 +112,7 @@ class _Training:
             self._optimizer.build(trained_variables(self._model))
             step = make_step(self._model, self._optimizer, self._sequences, config)
         identity = {
+            "nann": __version__,
             "data": sha256(self._sequences.folder / "manifest.json"),
             "training": config.identity(),
             "model": {"kind": model_config.model, **dataclasses.asdict(model_config)},
@@ -165,9 +172,11 @@ class _Training:
                 if time.monotonic() - saved > 60 * config.checkpoint_minutes:
                     self._save(step, before + time.monotonic() - started)
                     saved = time.monotonic()
-        seconds = time.monotonic() - started
         if losses is not None:
             self._check_finite(losses)
+            if config.validate_every and step % config.validate_every and not self._state.exhausted(config.patience):
+                self._validate(step)  # The end, where the learning rate is lowest.
+        seconds = time.monotonic() - started
         return self._finish(losses, step, step - first, seconds, before + seconds)
 
     def _check_agreed(self, first: int) -> None:
@@ -197,8 +206,8 @@ class _Training:
         recall = self._monitor.recall()
         self._state.validated(step, recall)
         console.print(
-            f"  step {step:,}: recall@200 {recall:.4f} on validation, best {float(self._state.best_recall):.4f} "
-            f"at step {int(self._state.best_step):,}"
+            f"  step {step:,}: recall@{self._monitor.k} {recall:.4f} on validation, "
+            f"best {float(self._state.best_recall):.4f} at step {int(self._state.best_step):,}"
         )
         return recall
 
@@ -253,14 +262,25 @@ def _start(model: SequenceModel, start: TrainedModel, folder: str | os.PathLike[
             f"{folder} has an embedding_dim of {start.model.item_dim // 2}, this model has {model.item_dim // 2}; "
             "they must be the same"
         )
+    tower, trained = getattr(model, "tower", None), getattr(start.model, "tower", None)
+    if (
+        tower is not None
+        and trained is not None
+        and [each.shape for each in tower.variables] != [each.shape for each in trained.variables]
+    ):
+        (length, pools), (their_length, their_pools) = tower.recency.shape, trained.recency.shape
+        raise NannError(
+            f"{folder} has a tower of {their_pools} pools over {their_length} behaviours, this model has one of "
+            f"{pools} over {length}; they must be the same, hidden layers too (--size pools={their_pools}, --size "
+            f"attention_length={their_length} of nann_attention, or --history-length)"
+        )
     for mine, theirs in zip(model.item_variables, start.model.item_variables, strict=True):
         mine.assign(theirs)
-    tower, trained = getattr(model, "tower", None), getattr(start.model, "tower", None)
-    if tower is None or trained is None or tower.recency.shape != trained.recency.shape:
+    if tower is None or trained is None:
         return
     for mine, theirs in zip(tower.variables, trained.variables, strict=True):
         mine.assign(theirs)
-    if model.name != start.model.name:
+    if model.name not in (start.model.name, TwoSidedConfig.model):
         # All of the two-sided model is in here: what is new learns what that one misses, and the few targets of its
         # batches do not disturb the embeddings.
         for part in (model.item_table, model.category_table, model.item_network, tower):

@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tfserving_ext.artifacts import read_json, sha256
+from tfserving_ext.artifacts import check_replaceable, read_json, sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import DnnConfig, NannAttentionConfig, SequenceConfig, TwoSidedConfig
+from tfserving_ext.training.checkpoint import MANIFEST
 from tfserving_ext.training.cluster import workers
 from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.loop import train
@@ -90,12 +91,13 @@ def train_recipe(
             "several workers (TF_CONFIG) do not train a start: train a two-sided model by itself and name it by "
             "--start-from, or give --start-steps 0"
         )
-    target = Path(target)
+    target = Path(target).resolve()
     folder = target.with_name(f".{target.name}.start")
     start, training = wanted.start, wanted.training
     if training.max_minutes:
         start = dataclasses.replace(start, max_minutes=_START_SHARE * training.max_minutes)
         training = dataclasses.replace(training, max_minutes=(1 - _START_SHARE) * training.max_minutes)
+    check_replaceable(target, [MANIFEST])
     if not _is(folder, data, start, wanted.started()):
         train(data, folder, start, wanted.started())
     report = train(data, target, training, wanted.model, folder)
@@ -105,9 +107,9 @@ def train_recipe(
 
 def _is(folder: Path, data: str | os.PathLike[str], training: TrainingConfig, config: TwoSidedConfig) -> bool:
     """Whether the folder holds the model of this very training."""
-    if not (folder / "model.json").exists():
+    if not (folder / MANIFEST).exists():
         return False
-    found = read_json(folder / "model.json")
+    found = read_json(folder / MANIFEST)
     wanted = {"data_sha256": sha256(Path(data) / "manifest.json"), **training.identity()}
     sizes = {name: list(size) if isinstance(size, tuple) else size for name, size in dataclasses.asdict(config).items()}
     return found["config"] == sizes and wanted.items() <= found["training"].items()

@@ -124,6 +124,9 @@ class TrainingState:
         if not self._writes:
             return
         with contextlib.suppress(FileNotFoundError):
+            # First what makes a checkpoint of it, so that a kill in between leaves nothing to go on with.
+            (self.folder / "identity.json").unlink()
+        with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.folder)
 
     def _best(self, step: int) -> Path:
