@@ -70,6 +70,6 @@ def test_the_whole_road(tmp_path, monkeypatch, capsys):
     assert len(re.findall(r"[A-Z]{3,}[A-Z /&,.-]+", text)) > 20
     demo.run_demo(tmp_path, steps=3)
     again = capsys.readouterr().out
-    assert again.count("(reused)") == text.count(" s)") == 8
+    assert again.count("(reused)") == text.count(" s)") == 9
     with pytest.raises(NannError, match="steps is 0"):
         demo.run_demo(tmp_path, steps=0)
