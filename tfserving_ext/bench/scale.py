@@ -1,6 +1,6 @@
 """Conversion, training, extraction and index at the size of UserBehavior: seconds and memory of every stage.
 
-Twenty minutes and 25 GB of disk; run once, its figures are in benchmarks/results/scale.json.
+Fifteen minutes and 25 GB of disk; run once, its figures are in benchmarks/results/scale.json.
 """
 
 import json
