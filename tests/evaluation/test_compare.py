@@ -107,9 +107,13 @@ def test_recall_and_coverage_by_epsilon(runs, tmp_path):
 
 def test_models_that_differ_in_more_than_epsilon_are_lines_of_their_own(runs, tmp_path):
     paths = [with_epsilon(runs.first, tmp_path / f"{epsilon}.json", epsilon, 0.5) for epsilon in (0.0, 0.1, 0.2, 0.3)]
-    for path in paths[2:]:
+    for seconds, path in enumerate(paths[2:]):
         figures = json.loads(path.read_text())
-        figures["model"]["training"]["steps"] += 1
+        # Of the same steps, but upon a start.
+        figures["model"]["training"]["start_from"] = {
+            "model": "two_sided",
+            "training": {"steps": 7, "seconds": seconds},
+        }
         path.write_text(json.dumps(figures))
     found = compare(load(paths))["epsilons"]
     assert list(found) == ["nann_attention, relative (1)", "nann_attention, relative (2)"]

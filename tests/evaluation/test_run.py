@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tests.evaluation.pages import Page
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import evaluate, summary, user_tensors
 from tfserving_ext.evaluation.cases import choose_cases
+from tfserving_ext.evaluation.subject import Subject
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.retrieval import BestFirst, NeuralTopK, Rounds
 from tfserving_ext.training import load_model
@@ -192,3 +194,13 @@ def test_other_builds_are_measured_on_the_same_cases(world, tmp_path):
     assert ", ".join(f"{graph['coverage']:.4f}" for graph in found["graphs"]) in summary(figures)
     with pytest.raises(NannError, match="builds is -1"):
         evaluate(world.data, world.model, world.index, builds=-1)
+
+
+def test_a_graph_of_unknown_build_is_refused_before_anything_is_measured(world, tmp_path, monkeypatch):
+    index = shutil.copytree(world.index, tmp_path / "index")
+    manifest = json.loads((index / "manifest.json").read_text())
+    del manifest["M"]
+    (index / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(Subject, "exact", lambda _: pytest.fail("brute force ran"))
+    with pytest.raises(NannError, match=r"does not say how its graph was built .*; leave --builds out"):
+        evaluate(world.data, world.model, index, builds=1)

@@ -9,6 +9,20 @@ from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
 from tfserving_ext.training import Recipe, TrainingConfig, extract, load_model, train, train_recipe
 
 
+def retrieve(served, history, pool):
+    """The best ten; of a pool of all items nothing is cut off, the walk meets all that is connected."""
+    return served.signatures["retrieve"](
+        item_history=tf.constant(history),
+        category_history=tf.zeros([0, 0], tf.int64),
+        k=tf.constant(10),
+        frontier=tf.constant(16),
+        pool=tf.constant(pool),
+        exclude=tf.zeros([0, 0], tf.int64),
+        budget=tf.constant(0, tf.int64),
+        deadline_ms=tf.constant(0),
+    )
+
+
 def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path):
     train(world.data, tmp_path / "model", TrainingConfig(steps=3, batch_size=16, negatives=10), TwoSidedConfig())
     extract(tmp_path / "model", tmp_path / "embeddings")
@@ -30,16 +44,7 @@ def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path
     wanted = opened.item_ids[np.argsort(-dots, axis=1)[:, :10]]
 
     served = tf.saved_model.load(str(target))
-    answer = served.signatures["retrieve"](
-        item_history=tf.constant(history),
-        category_history=tf.zeros([0, 0], tf.int64),
-        k=tf.constant(10),
-        frontier=tf.constant(16),
-        pool=tf.constant(len(ids)),  # Nothing is cut off: the walk meets all that is connected.
-        exclude=tf.zeros([0, 0], tf.int64),
-        budget=tf.constant(0, tf.int64),
-        deadline_ms=tf.constant(0),
-    )
+    answer = retrieve(served, history, len(ids))
     np.testing.assert_array_equal(answer["item_ids"], wanted)
     np.testing.assert_allclose(answer["scores"], np.sort(-dots, axis=1)[:, :10] * -1, rtol=1e-4, atol=1e-5)
 
@@ -66,16 +71,7 @@ def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
         return opened.item_ids[order], scores[order]
 
     served = tf.saved_model.load(str(target))
-    answer = served.signatures["retrieve"](
-        item_history=tf.constant(history),
-        category_history=tf.zeros([0, 0], tf.int64),
-        k=tf.constant(10),
-        frontier=tf.constant(16),
-        pool=tf.constant(len(ids)),
-        exclude=tf.zeros([0, 0], tf.int64),
-        budget=tf.constant(0, tf.int64),
-        deadline_ms=tf.constant(0),
-    )
+    answer = retrieve(served, history, len(ids))
     features = {"item_history": tf.constant(history), "category_history": categories}
     wanted, scores = best(trained.model.user(features))
     np.testing.assert_array_equal(answer["item_ids"][0], wanted)

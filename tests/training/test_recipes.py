@@ -131,11 +131,11 @@ def test_what_is_asked_for_is_taken(asked):
     [
         (("--model", "two_sided", "--start-steps", 5), "--start-steps is 5, but two_sided has no start"),
         (("--start-from", "other", "--start-steps", 5), "--start-steps is 5, but --start-from"),
-        (("--model", "foreign"), "--model is 'foreign'"),
+        (("--model", "foreign"), "the model is 'foreign'"),
         (("--seed", 2**31), "seed is 2147483648, allowed are 0 to 2147483647"),
         (("--size", "embedding_dim=0"), "embedding_dim of nann_attention is 0, allowed are 1 to 65,536"),
         (("--size", "width=3"), "--size is 'width=3'; allowed are a number from 0 for embedding_dim"),
-        (("--model", "other"), "--model is 'other'; allowed are nann_attention, dnn, two_sided"),
+        (("--model", "other"), "the model is 'other'; allowed are nann_attention, dnn, two_sided"),
     ],
 )
 def test_refuses_what_does_not_fit(asked, options, words):

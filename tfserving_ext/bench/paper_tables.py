@@ -110,11 +110,12 @@ def _paper(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _by_epsilon(folder: Path, runs: Sequence[dict[str, Any]]) -> str:
-    paths = [folder / run["name"] / "epsilon.json" for run in runs if (folder / run["name"] / "epsilon.json").exists()]
-    found = compare(load(sorted(paths, key=lambda path: read_json(path)["model"]["training"]["epsilon"])))
+    paths = [folder / run["name"] / "epsilon.json" for run in runs if "on_builds" in run]
+    evaluations = load(paths)
+    found = compare(evaluations)
     (points,) = found["epsilons"].values()
-    builds = {read_json(path)["model"]["training"]["epsilon"]: read_json(path)["builds"] for path in paths}
-    any_run = read_json(paths[0])
+    builds = {each.epsilon: each.figures["builds"] for each in evaluations}
+    cases = evaluations[0].figures["cases"]
     rows = []
     for point in points:
         recall = _told(point["recall_all"], point["intervals"]["recall_all"])
@@ -135,9 +136,8 @@ def _by_epsilon(folder: Path, runs: Sequence[dict[str, Any]]) -> str:
                 ]
             )
     head = ["ε", "recall-all", "minus ε 0", "search", "coverage, mean of graphs", "minus ε 0", "each graph", "scored"]
-    return (
-        f"## By ε: attention, seed 0, {any_run['cases']:,} cases, {len(graphs)} graphs each, at {found['k']}\n\n"
-        + _table(head, rows)
+    return f"## By ε: attention, seed 0, {cases:,} cases, {len(graphs)} graphs each, at {found['k']}\n\n" + _table(
+        head, rows
     )
 
 

@@ -23,15 +23,8 @@ _LOSS, _OPTIMIZER, _RUN = "Loss", "Optimizer", "Run"
 _OWN = "the model's own"
 
 
-def _model_config(model: str, usual: Any, sizes: list[str], changed: dict[str, Any]) -> Any:
-    """The sizes of the model that `--model` names: the usual ones, but for what is asked for."""
-    from tfserving_ext.models import MODELS, ForeignConfig, import_models
-
-    if ":" in model:
-        import_models(model.partition(":")[0])
-        usual = ForeignConfig(model_class=model)
-    elif model not in MODELS:
-        raise NannError(f"--model is {model!r}; allowed are {', '.join(MODELS)}, or your own: my_module:MyModel")
+def _sized(usual: Any, model: str, sizes: list[str], changed: dict[str, Any]) -> Any:
+    """The model's usual sizes, but for what is asked for."""
     values = {name: value for name, value in changed.items() if value is not None}
     known = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
     numbers = {name: value for name, value in known.items() if type(value) in (int, bool)}
@@ -141,8 +134,11 @@ def train(
     What is not asked for is each model's own (docs/training.md). A deep model starts with a two-sided one, trained
     first. All GPUs of the machine are used; with TF_CONFIG, several machines.
     """
+    from tfserving_ext.models import import_models
     from tfserving_ext.training import Recipe, recipe, train_recipe
 
+    if ":" in model:
+        import_models(model.partition(":")[0])
     usual = recipe(model)
     shared: dict[str, Any] = {"seed": seed, "deterministic": deterministic, "checkpoint_minutes": checkpoint_minutes}
     asked: dict[str, Any] = {
@@ -182,7 +178,7 @@ def train(
         no_start = start_from is not None or wanted_steps == 0
         start = None if no_start else dataclasses.replace(start, steps=wanted_steps, **shared)
     changed = {"history_length": history_length, "mask_padding": mask_padding}
-    sizes = _model_config(model, usual.model, size or [], changed)
+    sizes = _sized(usual.model, model, size or [], changed)
     report = train_recipe(data, out, Recipe(sizes, training, start), start_from)
     outcome("train", f"{report['histories']:,} histories: {out}")
 

@@ -14,10 +14,15 @@ from tfserving_ext.index.build import build_index
 from tfserving_ext.index.format import Index
 
 
-def check_builds_number(builds: int) -> None:
-    """Raises NannError where `builds` is no number of graphs."""
+def check_buildable(index: Index, builds: int) -> None:
+    """Raises NannError where `builds` graphs cannot be built like that of the index."""
     if builds < 0:
         raise NannError(f"builds is {builds}; it must be 0 or more")
+    if builds and not {"M", "efConstruction"} <= index.manifest.keys():
+        raise NannError(
+            f"{index.folder} does not say how its graph was built (M, efConstruction), so that no other can be built "
+            "like it; leave --builds out"
+        )
 
 
 def on_builds(
@@ -28,13 +33,10 @@ def on_builds(
     Args:
       subject: the model, an index and the cases.
       settings: the searches, by name.
-      builds: how many graphs.
+      builds: how many graphs; see `check_buildable`.
 
     Yields:
       Each graph's seed and the outcomes by name; the graph is gone afterwards.
-
-    Raises:
-      NannError: the index was imported, so that nobody knows how its graph was built.
     """
     for seed in _seeds(subject.index, builds):
         with tempfile.TemporaryDirectory(prefix="nann_builds_") as folder:
@@ -82,11 +84,6 @@ def _seeds(index: Index, builds: int) -> list[int]:
 
 
 def _parameters(index: Index) -> dict[str, Any]:
-    if "M" not in index.manifest or "efConstruction" not in index.manifest:
-        raise NannError(
-            f"{index.folder} does not say how its graph was built (M, efConstruction), so that no other can be built "
-            "like it; leave --builds out"
-        )
     return {
         "m": index.manifest["M"],
         "ef_construction": index.manifest["efConstruction"],

@@ -24,7 +24,7 @@ from tfserving_ext.evaluation.run import FORMAT, FORMAT_VERSION
 _SAME_CASES = ("user_ids", "positions", "target_ids")
 _PARAMETERS = ("frontier", "pool", "max_steps", "ef", "rounds", "seeded")
 # Of a training: what may differ between models that are compared by epsilon, besides what came out of it.
-_NOT_COMPARED = ("epsilon", "seed", "start_from", "seconds", "histories_per_second", "softmax_loss", "sigmoid_loss",
+_NOT_COMPARED = ("epsilon", "seed", "seconds", "histories_per_second", "softmax_loss", "sigmoid_loss",
                  "auxiliary_loss", "best_step", "validation_recall", "steps_done", "histories", "tensorboard",
                  "checkpoint_minutes")  # fmt: skip
 
@@ -211,13 +211,22 @@ def _by_epsilon(evaluations: Sequence[Evaluation]) -> dict[str, list[dict[str, A
 def _apart_from_epsilon(evaluation: Evaluation) -> tuple[str, str]:
     """The model and the scale of epsilon in words, and all that else may not differ along one line."""
     figures = evaluation.figures
-    training = {name: value for name, value in figures["model"]["training"].items() if name not in _NOT_COMPARED}
+    training = _asked_of(figures["model"]["training"])
     words = f"{figures['model'].get('model')}, {training.get('epsilon_scale', 'relative')}"
     asked = {
         name: {field: search[field] for field in _PARAMETERS if field in search}
         for name, search in figures["searches"].items()
     }
     return words, str((figures["model"].get("config"), sorted(training.items(), key=str), asked))
+
+
+def _asked_of(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a training, and of that of its start, what may not differ."""
+    return {
+        name: _asked_of(value) if isinstance(value, dict) else value
+        for name, value in training.items()
+        if name not in _NOT_COMPARED
+    }
 
 
 def _name_of(model: tuple[str, str], kinds: list[tuple[str, str]]) -> str:

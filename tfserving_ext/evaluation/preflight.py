@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfserving_ext.evaluation.builds import check_builds_number, on_builds
+from tfserving_ext.evaluation.builds import check_buildable, on_builds
 from tfserving_ext.evaluation.checks import (
     FAIL,
     PASS,
@@ -69,9 +69,9 @@ def preflight(
     Raises:
       NannError: artefacts that do not belong together or are damaged, or parameters that do not fit.
     """
-    check_builds_number(builds)
     Index.open(index, checksums=True)
     subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
+    check_buildable(subject.index, builds)
     setting = Setting.deployed(search)
     settings = {"deployed": setting}
     if setting.seeded:

@@ -13,7 +13,7 @@ from tfserving_ext import __version__
 from tfserving_ext.artifacts import atomic_file, sha256, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.baselines import baseline_ranks
-from tfserving_ext.evaluation.builds import build_figures, check_builds_number, on_builds
+from tfserving_ext.evaluation.builds import build_figures, check_buildable, on_builds
 from tfserving_ext.evaluation.cases import target_popularity
 from tfserving_ext.evaluation.curves import sweep
 from tfserving_ext.evaluation.figures import (
@@ -80,8 +80,8 @@ def evaluate(
       NannError: artefacts that do not belong together, parameters that do not fit, or a file cannot be written.
     """
     files = None if target is None else beside(target)
-    check_builds_number(builds)
     subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
+    check_buildable(subject.index, builds)
     settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}
     for setting in settings.values():
         subject.neural.check(setting.parameters, k)  # Before brute force takes its minutes.

@@ -97,7 +97,7 @@ class _Training:
             )
         check_replaceable(target, [MANIFEST])  # Before the hours that a training takes.
         self._sequences = Sequences.open(data)
-        self._start = None if start_from is None else load_model(start_from)
+        start = None if start_from is None else load_model(start_from)
         keras.utils.set_random_seed(config.seed)
         with self._strategy.scope():
             self._model = model_named(model_config.model)(
@@ -106,8 +106,10 @@ class _Training:
                 np.asarray(self._sequences.item_counts),
                 model_config,
             )
-            if self._start is not None:
-                _start(self._model, self._start, start_from)
+            self._started_from: dict[str, Any] = {}  # What is told of the start; its weights are let go of.
+            if start is not None:
+                _start(self._model, start, start_from)
+                self._started_from = {name: start.manifest[name] for name in ("model", "training")}
             self._optimizer = keras.optimizers.AdamW(config.rate(0), weight_decay=config.weight_decay)
             self._optimizer.build(trained_variables(self._model))
             step = make_step(self._model, self._optimizer, self._sequences, config)
@@ -220,8 +222,8 @@ class _Training:
         config, state = self._config, self._state
         report = dataclasses.asdict(config) | {"steps_done": steps, "histories": steps * config.batch_size}
         report |= {"seconds": round(whole, 1), "data_sha256": sha256(self._sequences.folder / "manifest.json")}
-        if self._start is not None:
-            report |= {"start_from": {name: self._start.manifest[name] for name in ("model", "training")}}
+        if self._started_from:
+            report |= {"start_from": self._started_from}
         if losses is not None:
             report |= {f"{config.loss}_loss": float(losses.main), "auxiliary_loss": float(losses.auxiliary)}
             report |= {"histories_per_second": round(own * config.batch_size / seconds)}

@@ -6,12 +6,14 @@ The figures behind it are in docs/training.md.
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tfserving_ext.artifacts import check_replaceable, read_json, sha256
 from tfserving_ext.errors import NannError
-from tfserving_ext.models import DnnConfig, NannAttentionConfig, SequenceConfig, TwoSidedConfig
+from tfserving_ext.models import DnnConfig, ForeignConfig, NannAttentionConfig, SequenceConfig, TwoSidedConfig
 from tfserving_ext.training.checkpoint import MANIFEST
 from tfserving_ext.training.cluster import workers
 from tfserving_ext.training.config import TrainingConfig
@@ -48,17 +50,29 @@ class Recipe:
         )
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of one of our models; of any other, what `TrainingConfig` says.
-
-    Args:
-      name: `nann_attention`, `dnn`, `two_sided`, or a model of your own.
-    """
-    return {
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
         "nann_attention": Recipe(NannAttentionConfig(history_length=200, matches=8, pools=8), _ON_A_START, TWO_SIDED),
         "dnn": Recipe(DnnConfig(), _ON_A_START, TWO_SIDED),
         "two_sided": Recipe(TwoSidedConfig(), TWO_SIDED),
-    }.get(name, Recipe(NannAttentionConfig(), TrainingConfig()))
+    }
+)
+
+
+def recipe(name: str) -> Recipe:
+    """How a model is trained where nothing else is asked for.
+
+    Args:
+      name: one of `RECIPES`; or "my_module:MyModel", a model of your own, which has no start.
+
+    Raises:
+      NannError: it is neither.
+    """
+    if ":" in name:
+        return Recipe(ForeignConfig(model_class=name), TrainingConfig())
+    if name not in RECIPES:
+        raise NannError(f"the model is {name!r}; allowed are {', '.join(RECIPES)}, or your own: my_module:MyModel")
+    return RECIPES[name]
 
 
 def train_recipe(
