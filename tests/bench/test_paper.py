@@ -67,6 +67,7 @@ def folder(world, tmp_path_factory):
     """Runs of one small model that pass for several."""
     root = tmp_path_factory.mktemp("paper")
     kinds = {
+        "two_sided_seed0": ("two_sided", 0.0),
         "two_sided_long_seed0": ("two_sided", 0.0),
         "attention_seed0": ("nann_attention", 0.1),
         "attention_epsilon0": ("nann_attention", 0.0),
