@@ -84,7 +84,7 @@ def export(
             with tensorflow_writes("SavedModel"):
                 tf.saved_model.save(served, str(new), signatures=signatures)
                 (new / "assets.extra").mkdir()
-                records = write_warm_up(new, Examples.of_source(source), opened)
+                records = write_warm_up(new, Examples.of_source(source), opened, signatures)
             facts = {
                 "source": {"kind": source.kind, "files": dict(source.inputs), "description": dict(source.description)},
                 "index": opened.manifest,

@@ -98,7 +98,7 @@ def _write(
         examples = Examples.of_records(predict_requests(exported), manifest["seeds"] or "seeds")
         facts: dict[str, Any] = {key: value for key, value in manifest.items() if key not in ("files", "versions")}
         facts["index"] = opened.manifest
-        facts["warm_up_records"] = write_warm_up(new, examples, opened)
+        facts["warm_up_records"] = write_warm_up(new, examples, opened, manifest["signatures"])
         facts["evaluation"] = None if evaluation is None else read_figures(evaluation)
         facts["model_of"] = manifest["files"]["saved_model.pb"]["sha256"]
         write_manifest(new, facts)

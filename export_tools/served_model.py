@@ -1,4 +1,4 @@
-"""The module that is exported: user tower, beam search and scorer as TensorFlow functions with three signatures."""
+"""The module that is exported: user tower, beam search and scorer as TensorFlow functions with four signatures."""
 
 import dataclasses
 import inspect
@@ -19,6 +19,8 @@ from tfserving_ext.retrieval import BestFirst, NeuralTopK, Rounds
 MAX_USERS = 1024
 # level_topn of the original: beams of layers 2 and 1, picks of three ground rounds, k.
 LEVEL_TOPN_LENGTH = 6
+# What a search answers, of all that it says of itself.
+ANSWER = ("item_ids", "scores", "items_scored", "rounds", "stopped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,8 @@ class ServedModel(tf.Module):
         `deadline_ms` int32 [], 0 for no limit; `seeds` int64 [B, s] or [1, s], ids to start from, where no feature of
         the model holds them. Unknown ids count as missing. Returns `item_ids` int64 [B, k], `scores` float32 [B, k],
         `items_scored` int64 [B], `rounds` int32 [B], `stopped` int32 [B].
+      retrieve_trace: the same, and where its time went: `user_us`, `walk_us`, `gather_us`, `scorer_us` and `merge_us`,
+        int64 [B], microseconds (docs/search.md).
       retrieve_rounds: the paper's search, with `ef` and `rounds` int32 [layers] in place of `frontier` and `pool`.
       serving_default: the original's where the model can answer it: `comm_seq` float16 [1, width], the embedded
         behaviours, and `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]]. Else `retrieve`.
@@ -116,20 +120,38 @@ class ServedModel(tf.Module):
             "rounds": (numbers, tf.constant(defaults.rounds.rounds)),
         }
 
-        def retrieve(request: dict[str, tf.Tensor]) -> SearchResult:
-            user, seeds, limits = self._read(request)
+        def search(user: UserTensors, request: dict[str, tf.Tensor], seeds: tf.Tensor, limits: Any) -> SearchResult:
             frontier, pool, steps = request["frontier"], request["pool"], defaults.best_first.max_steps
             return self.search.best_first(user, request["k"], seeds, frontier, pool, steps, **limits)
 
-        def retrieve_rounds(request: dict[str, tf.Tensor]) -> SearchResult:
+        def retrieve(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            features, seeds, limits = self._read(request)
+            return _answer(search(source.user_tensors(features), request, seeds, limits))
+
+        def retrieve_trace(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            features, seeds, limits = self._read(request)
+            user, user_us = _timed(source.user_tensors, features)
+            found = search(user, request, seeds, limits)
+            return {
+                **_answer(found),
+                "user_us": tf.fill(tf.shape(found.search_us), user_us),
+                "walk_us": found.search_us - found.gather_us - found.scorer_us - found.merge_us,
+                "gather_us": found.gather_us,
+                "scorer_us": found.scorer_us,
+                "merge_us": found.merge_us,
+            }
+
+        def retrieve_rounds(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             # The paper's search starts at the entry points; `seeds` of the request's own join, a history does not.
-            user, seeds, limits = self._read(request)
+            features, seeds, limits = self._read(request)
             if source.seeds is None:
                 limits["seeds"] = seeds
-            return self.search.rounds(user, request["k"], request["ef"], request["rounds"], **limits)
+            user = source.user_tensors(features)
+            return _answer(self.search.rounds(user, request["k"], request["ef"], request["rounds"], **limits))
 
         found = {
             "retrieve": self._signature("retrieve", best_first, retrieve),
+            "retrieve_trace": self._signature("retrieve_trace", best_first, retrieve_trace),
             "retrieve_rounds": self._signature("retrieve_rounds", paper, retrieve_rounds),
         }
         found["serving_default"] = found["retrieve"] if source.sequence is None else self._deployed()
@@ -139,7 +161,7 @@ class ServedModel(tf.Module):
         self,
         name: str,
         parameters: Mapping[str, tuple[tf.TensorSpec, tf.Tensor]],
-        search: Callable[[dict[str, tf.Tensor]], SearchResult],
+        answer: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
     ) -> Any:
         """A signature from raw features, with what may be left out as its defaults."""
         source = self._untracked.source
@@ -156,8 +178,7 @@ class ServedModel(tf.Module):
         inputs["deadline_ms"] = tf.TensorSpec([], tf.int32), tf.constant(0)
 
         def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
-            found = search({**dict(zip(inputs, arguments, strict=False)), **named})
-            return {key: getattr(found, key) for key in ("item_ids", "scores", "items_scored", "rounds", "stopped")}
+            return answer({**dict(zip(inputs, arguments, strict=False)), **named})
 
         # TensorFlow reads names and defaults of a signature from the Python function; here they are the model's.
         run.__name__ = name
@@ -188,8 +209,8 @@ class ServedModel(tf.Module):
 
         return serving_default
 
-    def _read(self, request: dict[str, tf.Tensor]) -> tuple[Any, tf.Tensor, dict[str, tf.Tensor]]:
-        """User tensors, seeds and limits of a request; checks how many users each of its inputs has."""
+    def _read(self, request: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]:
+        """Features, seeds and limits of a request; checks how many users each of its inputs has."""
         source = self._untracked.source
         features = {name: request[name] for name in source.features}
         required = [name for name in features if name not in source.defaults]
@@ -209,7 +230,34 @@ class ServedModel(tf.Module):
             rows_of = {name: _for_all(tf.identity(request[name]), users) for name in shared}
         limits = {"exclude": rows_of["exclude"], "budget": request["budget"], "deadline_ms": request["deadline_ms"]}
         seeds = rows_of["seeds"] if source.seeds is None else features[source.seeds]
-        return source.user_tensors(features), seeds, limits
+        return features, seeds, limits
+
+
+def _answer(found: SearchResult) -> dict[str, tf.Tensor]:
+    return {key: getattr(found, key) for key in ANSWER}
+
+
+def _timed(
+    user_tensors: Callable[[dict[str, tf.Tensor]], UserTensors], features: dict[str, tf.Tensor]
+) -> tuple[UserTensors, tf.Tensor]:
+    """User tensors, and the microseconds that they took, int64 [].
+
+    Reads of the clock have a state for TensorFlow: no pass folds or merges them. What lies between them is held there
+    by control dependencies, which passes keep.
+    """
+    with tf.control_dependencies(list(features.values())):
+        begin = tf.timestamp()
+    with tf.control_dependencies([begin]):
+        tensors = user_tensors({name: tf.identity(value) for name, value in features.items()})
+    # On the processor, where the search reads them: a GPU's kernel is done for its dependents once it is launched.
+    with tf.device("CPU:0"):
+        tensors = tuple(tf.identity(tensor) for tensor in tensors)
+    with tf.control_dependencies(list(tensors)):
+        end = tf.timestamp()
+    with tf.control_dependencies([end]):  # The search would else begin beside it.
+        tensors = tuple(tf.identity(tensor) for tensor in tensors)
+    # The clock of a machine may be set back.
+    return tensors, tf.cast(tf.maximum(end - begin, 0) * 1e6, tf.int64)
 
 
 def _for_all(ids: tf.Tensor, users: tf.Tensor) -> tf.Tensor:

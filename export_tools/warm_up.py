@@ -5,7 +5,7 @@ keeps the version from being served, so that a server without the ops says so at
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +73,20 @@ class Examples:
         return {**made, self.seeds: seeds[None].astype(np.int64)}
 
 
-def write_warm_up(folder: Path, examples: Examples, index: Index) -> int:
-    """Writes the records into `folder`/assets.extra; returns how many."""
+def write_warm_up(folder: Path, examples: Examples, index: Index, signatures: Container[str]) -> int:
+    """Writes the records into `folder`/assets.extra; returns how many.
+
+    Args:
+      folder: of the SavedModel.
+      examples: what requests are made of.
+      index: the one that is searched.
+      signatures: names of those that the model has; an older export lacks some.
+    """
     count = 0
     with tf.io.TFRecordWriter(str(folder / WARM_UP_FILE)) as writer:
         for request in _requests(examples, index):
+            if request.model_spec.signature_name not in signatures:
+                continue
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString(deterministic=True))
             count += 1
@@ -97,6 +106,7 @@ def _requests(examples: Examples, index: Index) -> Iterator[predict_pb2.PredictR
             break
     yield retrieve("retrieve", EXAMPLE_HISTORY)
     yield retrieve("retrieve_rounds", EXAMPLE_HISTORY)
+    yield retrieve("retrieve_trace", EXAMPLE_HISTORY)
     if examples.width is None:
         yield retrieve("serving_default", EXAMPLE_HISTORY)
     else:

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "absl/memory/memory.h"
+#include "custom_ops/core/scoped_timer.h"
 #include "custom_ops/core/walk.h"
 
 namespace nann {
@@ -56,7 +57,7 @@ size_t Merge(size_t pool, Workspace& w) {
 
 // Walks the current layer from `results`.
 absl::Status WalkLayer(int32_t frontier, int32_t pool, int32_t max_steps, Walk& walk,
-                       Workspace& workspace) {
+                       Workspace& workspace, SearchStatistics& statistics) {
   workspace.expanded.assign(workspace.results.size(), false);
   size_t next = 0;
   for (int32_t step = 0; step < max_steps && !walk.stopped(); ++step) {
@@ -65,6 +66,7 @@ absl::Status WalkLayer(int32_t frontier, int32_t pool, int32_t max_steps, Walk& 
     if (next < workspace.results.size()) walk.Prefetch(workspace.results[next].item);
     absl::Status status = walk.Expand(workspace.candidates);
     if (!status.ok()) return status;
+    const ScopedTimer timer(statistics.merging);
     next = std::min(next, Merge(pool, workspace));
   }
   return absl::OkStatus();
@@ -90,10 +92,13 @@ absl::Status BestFirstSearch::Run(const IndexView& index, const SearchRequest& r
   workspace.results.swap(walk.fresh());
   for (int layer = seeded ? 0 : index.num_layers() - 1; layer >= 0 && status.ok(); --layer) {
     const int32_t pool = layer == 0 ? pool_ : frontier_;
-    KeepBest(pool, workspace.results);
+    {
+      const ScopedTimer timer(statistics.merging);
+      KeepBest(pool, workspace.results);
+    }
     // All seeds are visited already, those that the pool has no room for too.
     if (!seeded) walk.EnterLayer(layer, workspace.results);
-    status = WalkLayer(frontier_, pool, max_steps_, walk, workspace);
+    status = WalkLayer(frontier_, pool, max_steps_, walk, workspace, statistics);
   }
   return status;
 }

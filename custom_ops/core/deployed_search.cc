@@ -4,6 +4,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/scoped_timer.h"
 #include "custom_ops/core/walk.h"
 
 namespace nann {
@@ -31,11 +32,15 @@ absl::Status DeployedSearch::Run(const IndexView& index, const SearchRequest& re
   if (!status.ok()) return status;
   results.swap(walk.fresh());
   auto width = widths_.begin();
-  KeepBest(*width++, results);
+  {
+    const ScopedTimer timer(statistics.merging);
+    KeepBest(*width++, results);
+  }
   for (int layer = index.num_layers() - 1; layer > 0 && !walk.stopped(); --layer) {
     walk.EnterLayer(layer, results);
     status = walk.Expand(results);
     if (!status.ok()) return status;
+    const ScopedTimer timer(statistics.merging);
     results.insert(results.end(), walk.fresh().begin(), walk.fresh().end());
     KeepBest(*width++, results);
   }
@@ -44,16 +49,19 @@ absl::Status DeployedSearch::Run(const IndexView& index, const SearchRequest& re
   if (!request.seeds.empty()) {
     status = walk.MeetSeeds();
     if (!status.ok()) return status;
+    const ScopedTimer timer(statistics.merging);
     Join(walk.fresh(), results);
   }
   workspace.candidates = results;
   for (; width != widths_.end() && !workspace.candidates.empty() && !walk.stopped(); ++width) {
     status = walk.Expand(workspace.candidates);
     if (!status.ok()) return status;
+    const ScopedTimer timer(statistics.merging);
     workspace.candidates.swap(walk.fresh());
     KeepBest(*width, workspace.candidates);
     results.insert(results.end(), workspace.candidates.begin(), workspace.candidates.end());
   }
+  const ScopedTimer timer(statistics.merging);
   KeepBest(results.size(), results);
   return absl::OkStatus();
 }

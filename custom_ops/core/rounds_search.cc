@@ -4,6 +4,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/scoped_timer.h"
 #include "custom_ops/core/walk.h"
 
 namespace nann {
@@ -56,13 +57,17 @@ absl::Status RoundsSearch::Run(const IndexView& index, const SearchRequest& requ
   absl::Status status = walk.Enter();
   if (!status.ok()) return status;
   workspace.results.swap(walk.fresh());
-  KeepBest(ef_[0], workspace.results);
+  {
+    const ScopedTimer timer(statistics.merging);
+    KeepBest(ef_[0], workspace.results);
+  }
   for (int layer = index.num_layers() - 1; layer >= 0 && !walk.stopped(); --layer) {
     const size_t i = index.num_layers() - layer;
     walk.EnterLayer(layer, workspace.results);
     if (layer == 0 && !request.seeds.empty()) {
       status = walk.MeetSeeds();
       if (!status.ok()) return status;
+      const ScopedTimer timer(statistics.merging);
       Join(walk.fresh(), workspace.results);
     }
     workspace.candidates = workspace.results;
@@ -70,6 +75,7 @@ absl::Status RoundsSearch::Run(const IndexView& index, const SearchRequest& requ
          ++round) {
       status = walk.Expand(workspace.candidates);
       if (!status.ok()) return status;
+      const ScopedTimer timer(statistics.merging);
       Merge(ef_[i], workspace);
     }
   }

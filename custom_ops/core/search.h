@@ -41,6 +41,8 @@ struct SearchStatistics {
   int32_t rounds = 0;        // Batches of fresh items, the entry points' included.
   int64_t nan_scores = 0;    // Scores that came back NaN; they are worse than every number.
   Stopped stopped = Stopped::kComplete;
+  // Time spent in putting scored items in order: into the beam or pool, and the best of them kept.
+  std::chrono::nanoseconds merging{0};
 };
 
 // The buffers of a walk. Kept between requests so that a round allocates nothing; one per worker.

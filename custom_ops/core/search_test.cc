@@ -5,6 +5,7 @@
 
 #include "custom_ops/core/search.h"
 
+#include <chrono>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -142,6 +143,34 @@ void ABrokenItemIsAnErrorAndABrokenRowIsEmpty() {
   }
 }
 
+// The time in the model is no part of `merging`, and neither is counted twice.
+void MergingIsTimedWithoutTheScorer() {
+  using Clock = std::chrono::steady_clock;
+  Random random(4);
+  Workspace workspace;
+  for (int example = 0; example < 60; ++example) {
+    const World world = RandomWorld(random);
+    const IndexView view = world.View();
+    const auto search = RandomSearch(random, view.num_layers());
+    const std::vector<int32_t> seeds(Draw(random, 0, 1), view.num_items() - 1);
+    SearchRequest request;
+    request.seeds = seeds;
+    std::chrono::nanoseconds scoring{0};
+    const auto score = [&](absl::Span<const int32_t> items, absl::Span<float> scores) {
+      const auto begin = Clock::now();
+      for (size_t i = 0; i < items.size(); ++i) scores[i] = items[i] * 37 % 11;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      scoring += Clock::now() - begin;
+      return absl::OkStatus();
+    };
+    SearchStatistics statistics;
+    const auto begin = Clock::now();
+    CHECK_THAT(search->Run(view, request, score, workspace, statistics).ok());
+    CHECK_THAT(statistics.merging.count() >= 0);
+    CHECK_THAT(statistics.merging + scoring <= Clock::now() - begin);
+  }
+}
+
 // A search and an index are shared; every thread has its own workspace.
 void ThreadsDoNotDisturbEachOther() {
   Random random(3);
@@ -179,6 +208,7 @@ void ThreadsDoNotDisturbEachOther() {
 int main() {
   nann::SearchesKeepTheirPromises();
   nann::ABrokenItemIsAnErrorAndABrokenRowIsEmpty();
+  nann::MergingIsTimedWithoutTheScorer();
   nann::ThreadsDoNotDisturbEachOther();
   std::puts("passed");
 }

@@ -1,7 +1,6 @@
 #include "custom_ops/kernels/function_scorer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <functional>
 #include <utility>
@@ -9,6 +8,7 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "custom_ops/core/scoped_timer.h"
 #include "tensorflow/core/framework/cancellation.h"
 
 namespace tensorflow {
@@ -63,20 +63,23 @@ absl::Status FunctionScorer::ScoreBatch(int64_t batch_size, absl::Span<const int
   if (ctx_->cancellation_manager() != nullptr && ctx_->cancellation_manager()->IsCancelled()) {
     return absl::CancelledError("the request was cancelled during the search");
   }
-  const int64_t dim = index_.dim();
   Tensor& batch = batches_[batch_size];
-  const TensorShape shape({1, batch_size, dim});
-  if (batch.dtype() != DT_FLOAT || batch.shape() != shape) {
-    TF_RETURN_IF_ERROR(ctx_->allocate_temp(DT_FLOAT, shape, &batch));
-    std::memset(batch.data(), 0, batch.TotalBytes());
+  {
+    const nann::ScopedTimer timer(gathering_);
+    const TensorShape shape({1, batch_size, index_.dim()});
+    if (batch.dtype() != DT_FLOAT || batch.shape() != shape) {
+      TF_RETURN_IF_ERROR(ctx_->allocate_temp(DT_FLOAT, shape, &batch));
+      std::memset(batch.data(), 0, batch.TotalBytes());
+    }
+    nann::Gather(index_, items, batch.flat<float>().data());
   }
-  nann::Gather(index_, items, batch.flat<float>().data());
   std::vector<Tensor> results;
-  const auto begin = std::chrono::steady_clock::now();
-  if (!prepared_) TF_RETURN_IF_ERROR(Prepare());
-  args_[items_arg_] = batch;
-  TF_RETURN_IF_ERROR(Call(&results));
-  nanoseconds_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count();
+  {
+    const nann::ScopedTimer timer(scoring_);
+    if (!prepared_) TF_RETURN_IF_ERROR(Prepare());
+    args_[items_arg_] = batch;
+    TF_RETURN_IF_ERROR(Call(&results));
+  }
   if (results.size() != 1 || results[0].dtype() != DT_FLOAT ||
       results[0].shape() != TensorShape({1, batch_size})) {
     return absl::InvalidArgumentError(

@@ -2,6 +2,7 @@
 #define CUSTOM_OPS_KERNELS_FUNCTION_SCORER_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -44,7 +45,8 @@ class FunctionScorer : public Scorer {
                  std::vector<Tensor> captured, BatchTensors& batches);
 
   absl::Status Score(absl::Span<const int32_t> items, absl::Span<float> scores) override;
-  int64_t nanoseconds() const override { return nanoseconds_; }
+  std::chrono::nanoseconds gathering() const override { return gathering_; }
+  std::chrono::nanoseconds scoring() const override { return scoring_; }
 
  private:
   absl::Status Prepare();
@@ -66,7 +68,7 @@ class FunctionScorer : public Scorer {
   std::vector<Tensor> args_;  // Of the scorer; the items' place holds the current batch.
   size_t items_arg_ = 0;
   BatchTensors& batches_;
-  int64_t nanoseconds_ = 0;
+  std::chrono::nanoseconds gathering_{0}, scoring_{0};
 };
 
 }  // namespace nann_ops

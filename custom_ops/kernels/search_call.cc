@@ -10,6 +10,7 @@
 #include "custom_ops/core/best_first_search.h"
 #include "custom_ops/core/deployed_search.h"
 #include "custom_ops/core/rounds_search.h"
+#include "custom_ops/core/scoped_timer.h"
 
 namespace tensorflow {
 namespace nann_ops {
@@ -41,6 +42,11 @@ absl::Span<const int32_t> AsSpan(const Tensor& tensor) {
   return {tensor.flat<int32_t>().data(), static_cast<size_t>(tensor.NumElements())};
 }
 
+// Rounded down, so that a search's parts never add up to more than it.
+int64_t Microseconds(std::chrono::nanoseconds time) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
+}
+
 }  // namespace
 
 absl::Status CheckRank(absl::string_view name, const Tensor& tensor, int rank) {
@@ -50,6 +56,11 @@ absl::Status CheckRank(absl::string_view name, const Tensor& tensor, int rank) {
 }
 
 absl::Status SearchCall::Prepare(const std::string& algorithm) {
+  parts_us_.resize(ctx_->num_outputs() - kFirstPart);
+  if (parts_us_.size() > kMaxParts) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_parts is ", parts_us_.size(), ", allowed are 0 to ", kMaxParts));
+  }
   core::RefCountPtr<IndexResource> resource;
   TF_RETURN_IF_ERROR(LookupResource(ctx_, HandleFromInput(ctx_, 0), &resource));
   auto index = resource->Get();
@@ -96,7 +107,12 @@ absl::Status SearchCall::Prepare(const std::string& algorithm) {
   TF_RETURN_IF_ERROR(ctx_->allocate_output(5, TensorShape({batch_}), &unknown_ids_));
   TF_RETURN_IF_ERROR(ctx_->allocate_output(6, TensorShape({batch_}), &stopped_));
   TF_RETURN_IF_ERROR(ctx_->allocate_output(7, TensorShape({batch_}), &search_us_));
-  return ctx_->allocate_output(8, TensorShape({batch_}), &scorer_us_);
+  TF_RETURN_IF_ERROR(ctx_->allocate_output(8, TensorShape({batch_}), &scorer_us_));
+  for (size_t part = 0; part < parts_us_.size(); ++part) {
+    TF_RETURN_IF_ERROR(
+        ctx_->allocate_output(kFirstPart + part, TensorShape({batch_}), &parts_us_[part]));
+  }
+  return absl::OkStatus();
 }
 
 void SearchCall::Start(std::unique_ptr<SearchCall> call, AsyncOpKernel::DoneCallback done) {
@@ -175,11 +191,16 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   nan_scores_->vec<int64_t>()(user) = statistics.nan_scores;
   unknown_ids_->vec<int64_t>()(user) = unknown;
   stopped_->vec<int32_t>()(user) = static_cast<int32_t>(statistics.stopped);
-  WriteAnswer(user, excluded, worker.workspace.results);
-  scorer_us_->vec<int64_t>()(user) = scorer->nanoseconds() / 1000;
-  search_us_->vec<int64_t>()(user) = std::chrono::duration_cast<std::chrono::microseconds>(
-                                         std::chrono::steady_clock::now() - begin)
-                                         .count();
+  {
+    const nann::ScopedTimer timer(statistics.merging);
+    WriteAnswer(user, excluded, worker.workspace.results);
+  }
+  scorer_us_->vec<int64_t>()(user) = Microseconds(scorer->scoring());
+  const std::chrono::nanoseconds parts[kMaxParts] = {scorer->gathering(), statistics.merging};
+  for (size_t part = 0; part < parts_us_.size(); ++part) {
+    parts_us_[part]->vec<int64_t>()(user) = Microseconds(parts[part]);
+  }
+  search_us_->vec<int64_t>()(user) = Microseconds(std::chrono::steady_clock::now() - begin);
   return absl::OkStatus();
 }
 

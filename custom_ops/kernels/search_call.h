@@ -1,6 +1,7 @@
 #ifndef CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
 #define CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -23,12 +24,17 @@ class Scorer {
  public:
   virtual ~Scorer() = default;
   virtual absl::Status Score(absl::Span<const int32_t> items, absl::Span<float> scores) = 0;
-  // Time spent in what scores, without what feeds it.
-  virtual int64_t nanoseconds() const { return 0; }
+  // Time spent in collecting the items' rows, and then in what scores them. None where the items are
+  // scored in their table.
+  virtual std::chrono::nanoseconds gathering() const { return {}; }
+  virtual std::chrono::nanoseconds scoring() const { return {}; }
 };
 
 // The inputs before it, from `index` to `deadline_ms`, are common to all search ops.
 inline constexpr int kFirstOwnInput = 8;
+// The outputs before it are those of every call, from it on those that a graph asks for.
+inline constexpr int kFirstPart = 9;
+inline constexpr int kMaxParts = 2;
 
 // One call of a search op: what its users' searches share. The ops share their first
 // inputs and their outputs; they differ in what scores.
@@ -74,6 +80,7 @@ class SearchCall {
   Tensor *item_ids_ = nullptr, *scores_ = nullptr, *items_scored_ = nullptr, *rounds_run_ = nullptr;
   Tensor *nan_scores_ = nullptr, *unknown_ids_ = nullptr, *stopped_ = nullptr;
   Tensor *search_us_ = nullptr, *scorer_us_ = nullptr;
+  std::vector<Tensor*> parts_us_;
 
   absl::Mutex mu_;
   absl::Status status_ ABSL_GUARDED_BY(mu_);

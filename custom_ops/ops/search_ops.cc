@@ -65,12 +65,14 @@ REGISTER_OP("Nann>BeamSearch")
     .Output("stopped: int32")
     .Output("search_us: int64")
     .Output("scorer_us: int64")
+    .Output("parts_us: num_parts * int64")
     .Attr("Tuser: list(type) >= 1")
     .Attr("Tcaptured: list(type) >= 0")
     .Attr("scorer: func")
     .Attr("compiled_scorer: list(func) = []")
     .Attr("prepare: list(func) = []")
     .Attr("optimize: bool = true")
+    .Attr("num_parts: int >= 0 = 0")
     .Attr("algorithm: {'rounds', 'deployed', 'best_first'} = 'rounds'")
     .Attr("batch_sizes: list(int) >= 1")
     .SetIsStateful()
@@ -108,6 +110,9 @@ unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not
 stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
 search_us: int64 [B], microseconds that the user's search took.
 scorer_us: int64 [B], microseconds of these in the scorer.
+parts_us: int64 [B] each, microseconds of these: first in collecting the candidates' rows into the scorer's
+  batches, second in putting scored items in order and writing the answer. What is left of `search_us` is
+  the walk: neighbours, visited items, and what lies between.
 scorer: the model's score function.
 compiled_scorer: at most one function, the same as `scorer` and with the same captures, that XLA compiles. It is
   called instead; where that fails, for a runtime without XLA or a model that XLA cannot compile,
@@ -115,6 +120,8 @@ compiled_scorer: at most one function, the same as `scorer` and with the same ca
 prepare: at most one function (user..., captured...) -> prepared..., run once per user. The scorer is then called
   as scorer(user..., prepared..., items, captured...).
 optimize: without `prepare`, let the passes of grappler_passes/ make one of the scorer at the first call.
+num_parts: 0 to 2, how many `parts_us` are wanted. A graph's nodes have as many outputs as when it was saved,
+  so an output that an op did not always have must be asked for.
 algorithm: `rounds` is the paper's Algorithm 2; `deployed` the search of the original's deployed graph;
   `best_first` expands the best of a pool, seeded with the user's history.
 batch_sizes: the sizes that scorer batches are padded to, increasing.
@@ -139,7 +146,9 @@ REGISTER_OP("Nann>MetricSearch")
     .Output("stopped: int32")
     .Output("search_us: int64")
     .Output("scorer_us: int64")
+    .Output("parts_us: num_parts * int64")
     .Attr("metric: {'dot', 'l2', 'cosine'}")
+    .Attr("num_parts: int >= 0 = 0")
     .Attr("algorithm: {'rounds', 'deployed', 'best_first'} = 'best_first'")
     .SetIsStateful()
     .SetShapeFn(MetricSearchShape)
@@ -163,8 +172,10 @@ nan_scores: int64 [B].
 unknown_ids: int64 [B].
 stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
 search_us: int64 [B], microseconds that the query's search took.
-scorer_us: int64 [B], 0: the metric is not measured apart.
+scorer_us: int64 [B], 0: the metric is not measured apart from the walk.
+parts_us: int64 [B] each, see `Nann>BeamSearch`; the first is 0: items are scored in their table.
 metric: what scores.
+num_parts: see `Nann>BeamSearch`.
 algorithm: see `Nann>BeamSearch`.
 )doc");
 

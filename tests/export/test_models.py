@@ -29,7 +29,7 @@ def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(ids, embeddings, tmp_path / "index", threads=1)
     target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "two_sided" / "1", Defaults(k=10))
-    assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds"}
+    assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds", "retrieve_trace"}
 
     opened = Index.open(tmp_path / "index")
     history = opened.item_ids[np.array([[3, 44, 9], [100, 7, 7]])]
@@ -58,7 +58,7 @@ def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(ids, embeddings, tmp_path / "index", threads=1)
     target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "nann" / "1", Defaults(k=10))
-    assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds"}
+    assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds", "retrieve_trace"}
 
     opened, trained = Index.open(tmp_path / "index"), load_model(tmp_path / "model")
     history = opened.item_ids[np.random.default_rng(0).integers(len(ids), size=[1, 70])]

@@ -7,9 +7,11 @@ import pytest
 
 from export_tools import Defaults, export, inspect, reuse, verify
 from export_tools.manifest import check_files, read_manifest
+from export_tools.served_model import ServedModel
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.serving.models import load_servable
+from tfserving_ext.serving.warm_up import predict_requests
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,17 @@ def test_an_index_of_another_kind_is_refused(world, arrays, tmp_path):
         (foreign / "assets.extra" / "nann_export.json").unlink()
         reuse(foreign, world.index, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_an_export_without_a_signature_is_not_warmed_up_in_it(world, fewer, tmp_path, monkeypatch):
+    """One that is older than the signature; TensorFlow Serving refuses a version where a record fails."""
+    signatures = ServedModel.signatures
+    monkeypatch.setattr(
+        ServedModel,
+        "signatures",
+        lambda model: {name: one for name, one in signatures(model).items() if name != "retrieve_trace"},
+    )
+    old = export(world.model, world.index, tmp_path / "1", Defaults(k=20))
+    new = reuse(old, fewer.folder, tmp_path / "2")
+    asked = {request.model_spec.signature_name for request in predict_requests(new)}
+    assert asked == set(verify(new)["signatures"]) == {"retrieve", "retrieve_rounds", "serving_default"}

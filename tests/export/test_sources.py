@@ -69,7 +69,7 @@ def check_ranker(servable, model, index):
 def test_a_module(world, index, tmp_path):
     model = Ranker(index)
     servable, found = moved(export(model, world.index, tmp_path / "1", WIDE), tmp_path)
-    assert set(found["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds"}
+    assert set(found["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds", "retrieve_trace"}
     check_ranker(servable, model, index)
 
 

@@ -12,6 +12,8 @@ from tfserving_ext.index import build_index
 from tfserving_ext.serving.models import load_servable
 from tfserving_ext.serving.warm_up import MAX_RECORDS, predict_requests, read_warm_up
 
+SIGNATURES = {"retrieve", "retrieve_rounds", "retrieve_trace", "serving_default"}
+
 
 class Dot(tf.Module):
     """A dot product, over an index large enough for the whole grid."""
@@ -46,7 +48,7 @@ def test_every_batch_size_is_warmed_up(exported):
 
 def test_every_signature_is_warmed_up(exported):
     names = {request.model_spec.signature_name for request in predict_requests(exported)}
-    assert names == set(inspect(exported)["signatures"]) == {"retrieve", "retrieve_rounds", "serving_default"}
+    assert names == set(inspect(exported)["signatures"]) == SIGNATURES
 
 
 def test_a_small_index_needs_fewer(world):

@@ -95,7 +95,8 @@ class Searcher:
 def timeless(found: ops.SearchResult) -> tuple:
     """All that two searches of the same must agree in: everything but how long they took."""
     parts = found._asdict()
-    del parts["search_us"], parts["scorer_us"]
+    for name in ("search_us", "scorer_us", "gather_us", "merge_us"):
+        del parts[name]
     return tuple(parts.values())
 
 

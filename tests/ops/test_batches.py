@@ -122,7 +122,7 @@ def test_a_round_above_the_largest_batch_size_is_split(tmp_path):
 def test_no_users_are_an_empty_answer(searcher):
     searcher.open(random_graph(7))
     found = searcher(np.zeros([0, 40], np.float32), 4, **PARAMETERS["rounds"])
-    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 7]
+    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 9]
 
 
 def test_an_item_is_evaluated_once_and_met_in_every_layer(tmp_path):

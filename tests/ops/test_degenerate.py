@@ -158,7 +158,7 @@ def test_no_users(searcher, algorithm, limits):
     ef, rounds = {"rounds": ([3] * 3, [1] * 3), "deployed": ([3] * 4, ()), "best_first": ([2, 4], [9])}[algorithm]
     searcher.open(GRAPHS["no edges"])
     found = searcher(np.zeros([0, 6]), 4, ef, rounds, none, algorithm, seeds=none, **limits)
-    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 7]
+    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 9]
 
 
 @pytest.mark.parametrize("algorithm", ["rounds", "deployed"])

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.eager import cancellation
 
 from tests.ops.conftest import ITEMS, table_embeddings, table_score
@@ -98,7 +99,7 @@ def test_shapes_are_static_where_they_are_known(index, users_shape, exclude_shap
         return found
 
     search.get_concrete_function()
-    assert seen == [[[batch, width], [batch, width], *[[batch]] * 7]]
+    assert seen == [[[batch, width], [batch, width], *[[batch]] * 9]]
 
 
 def test_batches_that_cannot_agree_are_refused_when_traced(index):
@@ -151,6 +152,38 @@ def test_in_a_session_as_serving_loads_it(index, users, expected, tmp_path):
         outputs = {name: info.name for name, info in signature.outputs.items()}
         for _ in range(2):
             agree(session.run(outputs, feed), expected)
+
+
+def test_a_module_saved_before_an_output_was_added(index, users, expected, tmp_path):
+    """A search without `num_parts`, and as many outputs as there were then."""
+    module = tf.Module()
+    module.index = index
+
+    @tf.function(input_signature=[tf.TensorSpec([None, ITEMS])])
+    def old(users):
+        found = ops.beam_search(index.resource_handle, [users], table_score, 2, 5, EF, ROUNDS)
+        return {name: getattr(found, name) for name in ("item_ids", "scores", "items_scored", "rounds")}
+
+    module.old = old
+    tf.saved_model.save(module, str(tmp_path), signatures={"old": old})
+    saved = saved_model_pb2.SavedModel.FromString((tmp_path / "saved_model.pb").read_bytes())
+    (search,) = [op for op in saved.meta_graphs[0].meta_info_def.stripped_op_list.op if op.name == "Nann>BeamSearch"]
+    assert search.output_arg.pop().name == "parts_us"
+    search.attr.remove(next(attr for attr in search.attr if attr.name == "num_parts"))
+    nodes = [node for function in saved.meta_graphs[0].graph_def.library.function for node in function.node_def]
+    searches = [node for node in nodes if node.op == "Nann>BeamSearch"]
+    assert searches
+    for node in searches:
+        del node.attr["num_parts"]
+        # TensorFlow compares their number with the node's outputs.
+        del node.attr["_output_shapes"].list.shape[9:]
+    (tmp_path / "saved_model.pb").write_bytes(saved.SerializeToString())
+    loaded = tf.saved_model.load(str(tmp_path))
+    agree(loaded.old(tf.constant(users)), expected)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path)).signature_def["old"]
+        outputs = {name: info.name for name, info in signature.outputs.items()}
+        agree(session.run(outputs, {signature.inputs["users"].name: users}), expected)
 
 
 def test_many_threads_at_once(index, users, expected):

@@ -54,6 +54,16 @@ def test_the_same_answer_by_grpc_by_rest_and_in_process(world, request_inputs, g
     assert np.isin(by_grpc["item_ids"], world.sequences.item_ids).all()
 
 
+def test_a_trace_has_the_same_answer_by_grpc_and_by_rest(request_inputs, grpc_client, rest_client):
+    expected = grpc_client.predict("retrieve", request_inputs)
+    for client in (grpc_client, rest_client):
+        found = client.predict("retrieve_trace", request_inputs)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found.pop(name).astype(value.dtype), value)
+        assert set(found) == {"user_us", "walk_us", "gather_us", "scorer_us", "merge_us"}
+        assert all(value.shape == (3,) and (value >= 0).all() for value in found.values())
+
+
 def test_what_has_a_default_may_be_left_out(request_inputs, grpc_client):
     history = {"item_history": request_inputs["item_history"]}
     found = grpc_client.predict("retrieve", history)

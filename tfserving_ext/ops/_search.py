@@ -15,6 +15,8 @@ DEFAULT_BATCH_SIZES = (16, 32, 48, *(quarter << power for power in range(4, 10) 
 # The op's own limits (custom_ops/core/search.h), for those who want to refuse earlier.
 MAX_WIDTH = 1_000_000
 MAX_ROUNDS = 10_000
+# What the ops tell of their time when asked: `gather_us` and `merge_us`.
+_PARTS = 2
 
 
 class SearchResult(NamedTuple):
@@ -30,6 +32,9 @@ class SearchResult(NamedTuple):
       stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
       search_us: int64 [B], microseconds that the search took.
       scorer_us: int64 [B], microseconds of these in the model; 0 where a built-in metric scores.
+      gather_us: int64 [B], microseconds of these in collecting the candidates' rows for the model; 0 beside a metric.
+      merge_us: int64 [B], microseconds of these in putting scored items in order and writing the answer. The rest of
+        `search_us` is the walk (docs/search.md).
     """
 
     item_ids: tf.Tensor
@@ -41,6 +46,8 @@ class SearchResult(NamedTuple):
     stopped: tf.Tensor
     search_us: tf.Tensor
     scorer_us: tf.Tensor
+    gather_us: tf.Tensor
+    merge_us: tf.Tensor
 
 
 def index_handle(shared_name: str = "") -> tf.Tensor:
@@ -138,8 +145,8 @@ def beam_search(
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     scorer = score if isinstance(score, Scorer) else trace_scorer(score, user, dim, xla)
-    return SearchResult(
-        *load().nann_beam_search(
+    return _result(
+        load().nann_beam_search(
             user=list(user),
             captured=list(scorer.captured),
             scorer=scorer.plain,
@@ -185,7 +192,12 @@ def metric_search(
     """
     batch = tf.shape(queries)[0]
     common = _common(index, batch, k, ef, rounds, exclude, algorithm, seeds, budget, deadline_ms)
-    return SearchResult(*load().nann_metric_search(queries=queries, metric=metric, **common))
+    return _result(load().nann_metric_search(queries=queries, metric=metric, **common))
+
+
+def _result(outputs: Sequence[Any]) -> SearchResult:
+    *always, parts = outputs
+    return SearchResult(*always, *parts)
 
 
 def _common(
@@ -200,7 +212,7 @@ def _common(
     budget: Any,
     deadline_ms: Any,
 ) -> dict[str, Any]:
-    """The inputs that all search ops have."""
+    """The inputs and attributes that all search ops have."""
     none = tf.zeros([batch, 0], tf.int64)
     return {
         "index": index,
@@ -212,4 +224,5 @@ def _common(
         "budget": tf.cast(budget, tf.int64),
         "deadline_ms": deadline_ms,
         "algorithm": algorithm,
+        "num_parts": _PARTS,
     }

@@ -88,6 +88,8 @@ class BruteForce(tf.Module):
             stopped=tf.zeros([batch], tf.int32),
             search_us=tf.zeros([batch], tf.int64),
             scorer_us=tf.zeros([batch], tf.int64),
+            gather_us=tf.zeros([batch], tf.int64),
+            merge_us=tf.zeros([batch], tf.int64),
         )
 
     def _best(self, user: tuple[tf.Tensor, ...], k: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
