@@ -12,7 +12,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py $(CXX_SOURCES)
 
-.PHONY: help setup demo test test-image sanitize fuzz bench-search bench-scorer bench-convert bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo test test-image sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -40,7 +40,7 @@ demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/.
 	$(BIN)/nann demo --folder demo
 
 test: setup $(VENV)/.bench lint  ## Lint, then all tests but the one of `test-image`, two files at a time.
-	$(BIN)/python -m pytest -m "not clean_root" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not clean_root and not browser" --numprocesses 2 --dist loadfile
 
 test-image: setup  ## docker/Dockerfile.local from an empty Debian to an answered request, without Docker; needs root.
 	$(BIN)/python -m pytest tests/docker
@@ -67,6 +67,9 @@ fuzz: $(VENV)/.installed  ## Damaged indexes for the core, for FUZZ_SECONDS=60, 
 	  -artifact_prefix=$(FUZZ)/ $(FUZZ)/corpus custom_ops/core/fuzz_corpus >$(FUZZ)/log 2>&1 || { cat $(FUZZ)/log; exit 1; }
 	@grep number_of_executed_units $(FUZZ)/log
 
+bench: setup $(VENV)/.bench  ## All that docs/performance.md shows, and that page: the demo first where it is not there; at most 40 minutes.
+	@$(BIN)/python -m tfserving_ext.bench.suite --folder demo $(if $(AGAIN),--again) $(PARTS:%=--only %)
+
 bench-search: setup $(VENV)/.bench  ## The searches against their peers on the demo's model; QUICK=1 in a few minutes.
 	@test -f demo/evaluation.json || { echo "bench-search needs the demo's model: run make demo first" >&2; exit 1; }
 	@$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--quick)
@@ -80,6 +83,17 @@ soak: setup  ## 64 clients on the demo's model at several thread settings, a min
 
 bench-convert: setup  ## `nann convert` on 20 million made-up rows against Python a row at a time; QUICK=1 for 2 million.
 	@$(BIN)/python -m tfserving_ext.bench.convert $(if $(QUICK),--quick)
+
+bench-index: setup  ## `nann index` against Faiss alone, on the demo's embeddings and made-up ones; QUICK=1 for less.
+	@test -f demo/evaluation.json || { echo "bench-index needs the demo's model: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m tfserving_ext.bench.index_build --folder demo $(if $(QUICK),--quick)
+
+bench-cold: setup  ## From the start of the local server to its first answer, with warm-up records and without; QUICK=1 for less.
+	@test -f demo/evaluation.json || { echo "bench-cold needs the demo's model: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m tfserving_ext.bench.cold_start --folder demo $(if $(QUICK),--quick)
+
+bench-client: setup  ## How far the client of `nann bench` goes; QUICK=1 for less.
+	@$(BIN)/python -m tfserving_ext.bench.load_client $(if $(QUICK),--quick)
 
 bench-paper: setup  ## The paper's experiment on Complete Journey, two hours; goes on where it was; writes docs/paper_tables.md.
 	@$(BIN)/python -m tfserving_ext.bench.paper --jobs $(or $(JOBS),1)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tfserving_ext import __version__
-from tfserving_ext.commands import data, evaluating, exporting, serving, training
+from tfserving_ext.commands import bench, data, evaluating, exporting, serving, training
 from tfserving_ext.errors import NannError
 
 # The functions behind the commands are imported when a command runs: TensorFlow takes seconds, `--help` should not.
@@ -44,7 +44,7 @@ def _main(
             import_models(module)
 
 
-for group in (data, training, evaluating, exporting, serving):
+for group in (data, training, evaluating, exporting, serving, bench):
     group.add_to(app)
 
 

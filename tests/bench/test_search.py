@@ -91,6 +91,7 @@ def test_the_parts_run_on_their_own_and_the_summary_is_the_answer(figures, world
         return Done
 
     monkeypatch.setattr(search.subprocess, "run", run)
+    monkeypatch.setattr(search, "provenance", dict)
     out = tmp_path / "search.json"
     assert bench_search(world.root, out, quick=True) == summarise(figures)
     assert asked == [("neural", True), ("large", True), ("metrics", True)]

@@ -21,6 +21,7 @@ from tfserving_ext.data.rows import cores
 from tfserving_ext.data.sequence_format import read_manifest
 from tfserving_ext.data.synth import FIRST_TIME, LAST_TIME
 from tfserving_ext.errors import NannError
+from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console
 
 ROWS, QUICK_ROWS = 20_000_000, 2_000_000
@@ -106,14 +107,15 @@ def main(
         raise SystemExit(1) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    write_json(out, figures)
+    names = ("rows", "seconds", "rows_per_second", "memory_bound_gb", "peak_memory_gb", "speedup_vs_rowwise")
+    summary = {name: round(figures[name], 3) for name in names}
+    write_json(out, {**provenance(), "quick": quick, **figures, "summary": summary})
     console.print(
         f"{figures['rows']:,} rows in {figures['seconds']:.1f} s on {figures['cores']} cores, at most "
         f"{figures['peak_memory_gb']:.2f} of {figures['memory_bound_gb']:g} GB; a row at a time "
         f"{figures['rowwise']['rows_per_second']:,.0f} rows a second\nraw figures: {out}"
     )
-    names = ("rows", "seconds", "rows_per_second", "memory_bound_gb", "peak_memory_gb", "speedup_vs_rowwise")
-    print(json.dumps({name: round(figures[name], 3) for name in names}))
+    print(json.dumps(summary))
 
 
 if __name__ == "__main__":

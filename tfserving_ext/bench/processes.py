@@ -1,4 +1,4 @@
-"""Runs `nann` commands in processes of their own, and measures them."""
+"""Runs `nann` commands and modules in processes of their own, and measures them."""
 
 import contextlib
 import os
@@ -39,6 +39,20 @@ def run_nann(
       NannError: it failed.
     """
     command = [str(Path(sys.executable).with_name("nann")), *map(str, arguments)]
+    return _run(command, f"nann {arguments[0]}", log, environment)
+
+
+def run_module(module: str, *arguments: object, log: Path | None = None) -> Spent:
+    """Runs `python -m` with a module of this package, such as "bench.index_builders"; else as `run_nann`.
+
+    Raises:
+      NannError: it failed.
+    """
+    command = [sys.executable, "-m", f"tfserving_ext.{module}", *map(str, arguments)]
+    return _run(command, f"python -m tfserving_ext.{module}", log, {})
+
+
+def _run(command: list[str], name: str, log: Path | None, environment: Mapping[str, str]) -> Spent:
     begin = time.perf_counter()
     with contextlib.nullcontext() if log is None else log.open("a") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})
@@ -47,5 +61,5 @@ def run_nann(
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         words = "" if log is None else f"; its own words are in {log}"
-        raise NannError(f"`nann {arguments[0]}` ended with exit code {process.returncode}{words}")
+        raise NannError(f"`{name}` ended with exit code {process.returncode}{words}")
     return Spent(seconds, usage.ru_maxrss / 2**20)

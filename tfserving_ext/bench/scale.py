@@ -17,6 +17,7 @@ from tfserving_ext.data.rows import cores
 from tfserving_ext.data.sequence_format import read_manifest
 from tfserving_ext.data.synth import FIRST_TIME, ITEMS, LAST_TIME, ROWS
 from tfserving_ext.errors import NannError
+from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console
 
 # Some of the items that the corpus is drawn from never occur.
@@ -57,7 +58,13 @@ def bench_scale(folder: Path, rows: int, items: int, memory_gb: float, steps: in
         one = run_nann(*arguments)
         spent[name] = {"seconds": round(one.seconds, 1), "peak_gb": round(one.peak_gb, 2)}
         console.print(f"{name}: {one.seconds:,.0f} s, at most {one.peak_gb:.2f} GB")
-    return {"cores": cores(), "memory_bound_gb": memory_gb, "counts": read_manifest(data)["counts"], "stages": spent}
+    return {
+        **provenance(),
+        "cores": cores(),
+        "memory_bound_gb": memory_gb,
+        "counts": read_manifest(data)["counts"],
+        "stages": spent,
+    }
 
 
 def main(

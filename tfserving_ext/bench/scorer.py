@@ -29,8 +29,8 @@ from tfserving_ext.artifacts import write_json
 from tfserving_ext.bench.scorer_loops import Contender, Rows, loop_of, nanoseconds, prepare_us
 from tfserving_ext.bench.scorer_search import AS_IT_IS, SHIPPED, bench_whole_search
 from tfserving_ext.bench.scorers import SCORERS, ReferenceScorer
-from tfserving_ext.bench.search import machine
 from tfserving_ext.errors import NannError
+from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, outcome, progress
 
 BATCHES, QUICK_BATCHES = (256, 512, 1024, 2048, 4096), (512, 2048)
@@ -61,7 +61,7 @@ def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
     tf.get_logger().setLevel("ERROR")  # It takes a loop per contender for one that is traced too often.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    figures: dict[str, Any] = {"machine": machine(), "quick": quick, "items": ITEMS, "models": {}}
+    figures: dict[str, Any] = {**provenance(), "quick": quick, "items": ITEMS, "models": {}}
     with tempfile.TemporaryDirectory(prefix="nann_bench_scorer_") as scratch:
         rows = Rows(Path(scratch), ITEMS)
         figures["costs"] = nanoseconds(rows, QUICK_REPEATS if quick else REPEATS)

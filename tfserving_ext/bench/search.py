@@ -8,10 +8,8 @@ ratios within one part: machines differ, and are shared.
 
 import json
 import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +19,7 @@ import typer
 from tfserving_ext.artifacts import read_json, write_json
 from tfserving_ext.bench.report import plot, print_tables
 from tfserving_ext.errors import NannError
-
-LIBRARIES = ("tensorflow", "faiss-cpu", "hnswlib", "usearch", "numba", "numpy")
+from tfserving_ext.machine import provenance
 
 
 def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]:
@@ -50,7 +47,7 @@ def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
     }
     if quick:
         del parts["neural_2_threads"]
-    figures: dict[str, Any] = {"quick": quick, "machine": machine()}
+    figures: dict[str, Any] = {"quick": quick, **provenance()}
     targets = {name: out.with_name(f"{out.stem}_{name}.json") for name in parts}
     for name, (module, *options) in parts.items():
         target = targets[name]
@@ -65,22 +62,6 @@ def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
     print_tables(figures)
     plot(figures, out.with_suffix(".svg"))
     return figures["summary"]
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    versions: dict[str, str | None] = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = None
-    return {"cpu": (model or [platform.processor()])[0], "cores": os.cpu_count(), "versions": versions}
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def summarise(figures: dict[str, Any]) -> dict[str, float]:

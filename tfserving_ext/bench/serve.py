@@ -17,10 +17,10 @@ import numpy as np
 import typer
 
 from tfserving_ext.artifacts import write_json
-from tfserving_ext.bench.search import machine
-from tfserving_ext.bench.served import Load, make_requests, percentile_ms, running
+from tfserving_ext.bench.served import Load, histories_of, make_requests, percentile_ms, running
 from tfserving_ext.bench.swaps import bench_swaps
 from tfserving_ext.errors import NannError
+from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, progress
 
 CLIENTS = 8
@@ -49,8 +49,8 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
     saved_model = folder / "models" / "nann" / "1"
     if not (saved_model / "saved_model.pb").exists():
         raise NannError(f"{saved_model} does not exist; make it with `nann demo --folder {folder}`")
-    histories = _histories(saved_model)
-    figures: dict[str, Any] = {"machine": machine(), "quick": quick, "clients": CLIENTS}
+    histories = histories_of(saved_model, HISTORIES)
+    figures: dict[str, Any] = {**provenance(), "quick": quick, "clients": CLIENTS}
     figures["rounds"] = _race(saved_model, histories, QUICK_ROUNDS if quick else ROUNDS)
     scratch = folder / "bench" / "swaps"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -82,12 +82,6 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
     figures["summary"] = {key: round(float(value), 4) for key, value in summary.items()}
     write_json(out, figures)
     return figures["summary"]
-
-
-def _histories(saved_model: Path) -> np.ndarray:
-    """Histories of 20 items, int64 [N, 20]."""
-    ids = np.fromfile(saved_model / "assets" / "item_ids.bin", "<i8")
-    return np.random.default_rng(3).choice(ids, [HISTORIES, 20])
 
 
 def _race(saved_model: Path, histories: np.ndarray, rounds: int) -> list[dict[str, Any]]:

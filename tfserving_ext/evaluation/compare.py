@@ -17,9 +17,10 @@ from tfserving_ext.artifacts import read_json, sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.intervals import Bootstrap
-from tfserving_ext.evaluation.plots import Plot, Series, line_plot
 from tfserving_ext.evaluation.report import colors_of, title_of, write_page, write_report
 from tfserving_ext.evaluation.run import FORMAT, FORMAT_VERSION
+from tfserving_ext.reports.drawing import Plot, Series
+from tfserving_ext.reports.plots import line_plot
 
 _SAME_CASES = ("user_ids", "positions", "target_ids")
 _PARAMETERS = ("frontier", "pool", "max_steps", "ef", "rounds", "seeded")

@@ -5,18 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from tfserving_ext.reports import page
+from tfserving_ext.reports.drawing import Plot, Series
+from tfserving_ext.reports.plots import dot_plot, histogram, line_plot
 
-from tfserving_ext.artifacts import atomic_file
-from tfserving_ext.evaluation.plots import Plot, Series, dot_plot, histogram, line_plot
-
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = Path(__file__).with_name("templates")
 TITLES = {
     "best_first": "best-first, from the history",
     "best_first_unseeded": "best-first, from the entry points",
@@ -50,14 +43,12 @@ def write_report(path: str | os.PathLike[str], figures: Mapping[str, Any]) -> No
 
 
 def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> None:
-    """Writes a page by a template of the package; every value is escaped but for the plots' own SVG.
+    """Writes a page by a template of this package; see `page.write_page`.
 
     Raises:
       NannError: the file cannot be written.
     """
-    text = _ENVIRONMENT.get_template(template).render(**values)
-    with atomic_file(path) as new:
-        new.write_text(text, encoding="utf-8")
+    page.write_page(path, _TEMPLATES, template, **values)
 
 
 def _plots(figures: Mapping[str, Any]) -> dict[str, Plot]:

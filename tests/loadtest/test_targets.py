@@ -1,0 +1,241 @@
+"""Against servers by real sockets: the stub, whose own log is the truth, and the local server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfserving_ext.bench.load_stub import running_stub
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest import InputSpec, ModelSpec, Scenario, run
+from tfserving_ext.loadtest.inputs import make_inputs
+from tfserving_ext.serving import LocalServer, ServerOptions
+
+STUB = ModelSpec(name="stub")
+
+
+def log_of(stub):
+    with urllib.request.urlopen(f"{stub.rest}/log") as answer:
+        return json.load(answer)
+
+
+def floor_ms(kind):
+    """What a request takes that is answered at once: the sockets' part, on this machine at this time."""
+    with running_stub() as stub:
+        scenario = Scenario(target=getattr(stub, kind), models=[STUB], warm_up=1, seconds=2, rate="100")
+        return run(scenario)["levels"][0]["latency_ms"]["p50"]
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+@pytest.mark.parametrize("load", [{"concurrency": "2"}, {"rate": "100"}])
+def test_what_is_told_is_what_the_server_saw(kind, load):
+    floor = floor_ms(kind)
+    with running_stub("--service", "fixed:20", "--errors", "20") as stub:
+        result = run(Scenario(target=getattr(stub, kind), models=[STUB], warm_up=0, seconds=5, **load))
+        log = np.array(log_of(stub))
+    (level,) = result["levels"]
+    # The first request is the one that is tried before.
+    sent = level["requests"]
+    assert sent <= len(log) - 1 <= sent * 1.3 + 5
+    seen = 1000 * np.median(log[1:, 1])
+    assert seen <= level["latency_ms"]["p50"] <= 1.05 * (seen + floor) + 1
+    code = {"grpc": "RESOURCE_EXHAUSTED", "rest": "HTTP 503"}[kind]
+    assert set(level["errors"]) == {code}
+    failed = log[1 : 1 + sent, 2].sum()
+    assert level["errors"][code] == pytest.approx(failed, abs=3 + 0.05 * failed)
+    assert level["answered"] + level["errors"][code] == sent
+    assert level["per_second"] == pytest.approx(level["answered"] / 5, rel=0.05)
+
+
+def test_a_stall_shows_in_an_open_loops_high_percentiles():
+    with running_stub("--service", "fixed:5", "--stall") as stub:
+        result = run(Scenario(target=stub.grpc, models=[STUB], warm_up=0, seconds=11, rate="200", arrivals="constant"))
+    latency = result["levels"][0]["latency_ms"]
+    # At least two stalls of 200 ms in 11 s: 3.6 of 100 requests wait between 0 and 200 ms more.
+    assert latency["p50"] < 40
+    assert latency["p99.9"] > 150
+
+
+@pytest.fixture(scope="module")
+def half_plus(tmp_path_factory):
+    """A folder of versions with version 1 of y = x / 2 + 2, and a word beside it."""
+
+    class HalfPlus(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x"), tf.TensorSpec([None], tf.string, "s")])
+        def run(self, x, s):
+            return {"y": x / 2 + 2, "t": s}
+
+    module = HalfPlus()
+    base = tmp_path_factory.mktemp("models") / "half_plus"
+    tf.saved_model.save(module, str(base / "1"), signatures={"serving_default": module.run})
+    return base
+
+
+@pytest.fixture(scope="module")
+def server(half_plus):
+    from tfserving_ext.serving.manager import LoadOptions
+
+    options = ServerOptions(grpc_port=0, rest_port=0, load=LoadOptions(poll_seconds=0.1))
+    with LocalServer({"half_plus": half_plus}, options) as running:
+        yield running
+
+
+def test_every_target_answers_the_same_scenario(half_plus, server):
+    model = ModelSpec(name="half_plus", path=half_plus / "1", inputs={"x": InputSpec(shape=[3], low=1, high=2)})
+    for target in (
+        f"grpc://127.0.0.1:{server.grpc_port}",
+        f"http://127.0.0.1:{server.rest_port}",
+        "session",
+        "function",
+    ):
+        result = run(Scenario(target=target, models=[model], concurrency="2", warm_up=0, seconds=2))
+        (level,) = result["levels"]
+        assert level["answered"] == level["requests"] > 10 and not level["errors"], target
+        assert result["models"][0]["inputs"] == {"x": "float32 [3]", "s": "string [1]"}
+        assert len(result["models"][0]["sha256"]) == 64
+        json.dumps(result)
+
+
+def test_a_run_with_two_models_and_swaps(half_plus, server):
+    models = [
+        ModelSpec(name="half_plus", weight=3),
+        ModelSpec(name="half_plus", weight=1, inputs={"x": InputSpec(shape=[64])}),
+    ]
+    result = run(
+        Scenario(
+            target=f"grpc://127.0.0.1:{server.grpc_port}",
+            models=models,
+            rate="60",
+            warm_up=0,
+            seconds=7,
+            swap={"every": 2, "base_path": half_plus},
+            pid=os.getpid(),
+        )
+    )
+    (level,) = result["levels"]
+    assert not level["errors"]
+    shares = [one["requests"] for one in level["models"]]
+    assert sum(shares) == level["requests"] and shares[0] == pytest.approx(3 * shares[1], rel=0.5)
+    served = [swap for swap in level["swaps"] if swap["served"] is not None]
+    assert len(served) >= 2 and all(swap["served"] >= swap["put"] for swap in served)
+    assert [swap["version"] for swap in level["swaps"]] == list(range(2, 2 + len(level["swaps"])))
+    assert level["swaps"][0]["latency_ms"]["p50"] is not None
+    assert level["process"]["rss_mb_max"] > 50
+    assert sorted(path.name for path in half_plus.iterdir()) == ["1"]  # What was put there is gone.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": [ModelSpec(name="nobody")]}, "nobody"),
+        ({"models": [ModelSpec(name="half_plus", signature="none")]}, "no signature 'none'; it has serving_default"),
+        ({"models": [ModelSpec(name="half_plus", inputs={"z": InputSpec()})]}, "no input 'z'; it has s, x"),
+        ({"models": [ModelSpec(name="half_plus", inputs={"x": InputSpec(value="word")})]}, "'x' must be float32"),
+        ({"models": [ModelSpec(name="half_plus", inputs={"x": InputSpec(shape=[2, 2])})]}, r"shape \[2, 2\]"),
+        ({"target": "grpc://127.0.0.1:1"}, "no server answers at 127.0.0.1:1"),
+        ({"target": "http://127.0.0.1:1"}, "no server answers at http://127.0.0.1:1"),
+        ({"pid": 2**22 + 1}, "cannot watch process"),
+        ({"prometheus": "http://127.0.0.1:1/metrics"}, "cannot read metrics"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(server, change, message):
+    scenario = Scenario(
+        **{"target": f"grpc://127.0.0.1:{server.grpc_port}", "models": [ModelSpec(name="half_plus")], "seconds": 1}
+        | change
+    )
+    with pytest.raises(NannError, match=message) as caught:
+        run(scenario)
+    assert "\n" not in str(caught.value)
+
+
+def test_requests_from_files(half_plus, server, tmp_path):
+    from tfserving_ext.serving.models import load_servable
+
+    servable = load_servable(half_plus / "1")
+    signatures = servable.signature_defs
+    servable.close()
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"x": [1, 2], "s": ["é"]}, {"x": [3.5], "s": ["b"]}]}))
+    found = make_inputs(ModelSpec(name="half_plus", input_data=tmp_path / "a.json"), signatures, 0)
+    assert [one["x"].tolist() for one in found] == [[1, 2], [3.5]] and found[0]["x"].dtype == np.float32
+    assert found[0]["s"].tolist() == ["é".encode()]
+    np.savez(tmp_path / "b.npz", x=np.arange(6, dtype=np.float32).reshape(3, 2), s=np.array([["a"], ["b"], ["c"]]))
+    found = make_inputs(ModelSpec(name="half_plus", input_data=tmp_path / "b.npz"), signatures, 0)
+    assert len(found) == 3 and found[2]["x"].tolist() == [4, 5] and found[2]["s"].tolist() == [b"c"]
+    np.savez(tmp_path / "c.npz", x=np.array([{}], dtype=object))
+    for name, text, message in (
+        ("c.npz", None, "no npz of plain arrays"),
+        ("d.json", "[]", "not empty"),
+        ("e.json", "{", "no JSON"),
+        ("f.json", '{"y": [1]}', "no input 'y'"),
+        ("g.npz", "no zip", "no npz"),
+        ("missing.json", None, "cannot read"),
+    ):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        with pytest.raises(NannError, match=message):
+            make_inputs(ModelSpec(name="half_plus", input_data=tmp_path / name), signatures, 0)
+
+
+def nann(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", "from tfserving_ext.cli import main; main()", "bench", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def nann_at_work(stub, folder):
+    """A long run that has sent some hundred requests."""
+    flags = ("--warm-up", "0", "--seconds", "600", "-o", str(folder / "r.json"))
+    process = nann("--target", stub.grpc, "--model", "stub", *flags)
+    while len(log_of(stub)) < 400 and process.poll() is None:
+        time.sleep(0.1)
+    return process
+
+
+def test_ctrl_c_reports_what_was_measured(tmp_path):
+    with running_stub("--service", "fixed:5") as stub:
+        process = nann_at_work(stub, tmp_path)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["stopped_by"] == "interrupted" and result["levels"][0]["answered"] > 0
+    assert (tmp_path / "r.html").exists() and "1 clients" in out
+
+
+def test_a_server_that_dies_is_one_line_and_the_report_stays(tmp_path):
+    with running_stub("--service", "fixed:5") as stub:
+        process = nann_at_work(stub, tmp_path)
+        stub.process.kill()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("\n") == 1 and "does not answer any more" in err
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["stopped_by"] == "server lost" and result["levels"][0]["answered"] > 100
+
+
+def test_conditions_decide_the_exit_status_and_two_results_compare(tmp_path):
+    with running_stub("--service", "fixed:5") as stub:
+        common = ("--target", stub.rest, "--model", "stub", "--warm-up", "0", "--seconds", "3")
+        bad = nann(*common, "--fail-if", "p50_ms > 4", "-o", str(tmp_path / "a.json"))
+        assert "failed: p50_ms > 4 at 1 clients" in bad.communicate(timeout=60)[1] and bad.returncode == 1
+        good = nann(*common, "--fail-if", "errors > 0", "-o", str(tmp_path / "b.json"))
+        assert good.communicate(timeout=60)[1] == "" and good.returncode == 0
+    compared = nann("compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "-o", str(tmp_path / "c.json"))
+    out, _ = compared.communicate(timeout=60)
+    ratios = json.loads((tmp_path / "c.json").read_text())["levels"][0]["ratios"]
+    for name, key in (("p50_ms", "p50"), ("p99_ms", "p99")):
+        a, b = (json.loads((tmp_path / f).read_text())["levels"][0]["latency_ms"][key] for f in ("a.json", "b.json"))
+        assert ratios[name]["ratio"] == pytest.approx(b / a)
+        assert ratios[name]["interval"][0] <= b / a <= ratios[name]["interval"][1]
+    assert "p99_ms" in out

@@ -1,0 +1,179 @@
+"""`nann bench`: load on a server or a model in process, and the report of it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.progress import outcome
+
+_EXAMPLES = """Example: nann bench --target grpc://127.0.0.1:8500 --signature retrieve --data data --concurrency 1:16
+
+nann bench --target http://127.0.0.1:8501 --model my_model --rate 200 --seconds 30 --fail-if "p99_ms > 20"
+
+nann bench --target session --path models/nann/1 --signature retrieve --concurrency 8
+
+nann bench --max-rate-with "p99_ms <= 20" --signature retrieve
+
+nann bench --init bench.yaml ; nann bench --config bench.yaml -o result.json
+
+nann bench compare before.json after.json"""
+
+app = typer.Typer(
+    invoke_without_command=True, no_args_is_help=True, context_settings={"help_option_names": ["--help", "-h"]}
+)
+
+
+@app.callback(epilog=_EXAMPLES)
+def bench(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="A YAML file; flags go before it.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Write a commented configuration here, and end.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="grpc://HOST:PORT, http://HOST:PORT, session or function. [grpc://127.0.0.1:8500]"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name in requests. [nann]")] = None,
+    signature: Annotated[str | None, typer.Option(help="Its signature. [serving_default]")] = None,
+    path: Annotated[
+        Path | None, typer.Option(help="Its SavedModel, for a target in process, and for its hash.")
+    ] = None,
+    input_data: Annotated[
+        Path | None, typer.Option(help="JSON or npz file of requests; else they are made up.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="What `nann convert` wrote: requests of real histories.")] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="Closed loop: clients that wait for their answers; N, 1:64 or 10:50:10. [1]")
+    ] = None,
+    rate: Annotated[str | None, typer.Option(help="Open loop: requests a second; N, 10:640 or 100:500:100.")] = None,
+    arrivals: Annotated[Literal["constant", "poisson"] | None, typer.Option(help="Of an open loop. [poisson]")] = None,
+    replay: Annotated[Path | None, typer.Option(help="JSON lines of recorded requests, sent at their times.")] = None,
+    max_rate_with: Annotated[
+        list[str] | None, typer.Option(help='Search the highest rate that keeps "p99_ms <= 20".')
+    ] = None,
+    warm_up: Annotated[float | None, typer.Option(help="At most so many seconds, until steady. [10]")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Measure a level for so long; else until --bound.")] = None,
+    bound: Annotated[
+        float | None, typer.Option(help="Per cent: ends a level when its 95 % intervals are as narrow. [5]")
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="A level ends at the latest. [60]")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a request has failed. [10]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of made-up inputs and arrivals. [0]")] = None,
+    swap_every: Annotated[float | None, typer.Option(help="Put a new version in place every so many seconds.")] = None,
+    swap_in: Annotated[Path | None, typer.Option(help="The folder of versions that the server watches.")] = None,
+    prometheus: Annotated[str | None, typer.Option(help="URL of the server's metrics, read before and after.")] = None,
+    pid: Annotated[int | None, typer.Option(help="Watch this process' processor time and memory.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Folder for a TensorBoard trace.")] = None,
+    profile_server: Annotated[str | None, typer.Option(help="HOST:PORT of the server's profiler.")] = None,
+    trace: Annotated[int | None, typer.Option(help="Requests that are asked for their time by stage. [50]")] = None,
+    fail_if: Annotated[list[str] | None, typer.Option(help='Exit status 1 where "p99_ms > 20" holds.')] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file; the report goes beside it.")] = None,
+) -> None:
+    """Measure a server, or a model in process: throughput, latency, errors, limits.
+
+    Latency counts from when a request was meant to be sent. docs/bench.md has every option and the result's format.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from tfserving_ext.loadtest.template import write_template
+
+    if init is not None:
+        write_template(init)
+        outcome("bench", f"a commented configuration: {init}; run it by `nann bench --config {init}`")
+        return
+    from tfserving_ext.loadtest.scenario import make_scenario, read_scenario
+
+    fields, lines = ({}, {}) if config is None else read_scenario(config)
+    given = {
+        "target": target, "concurrency": concurrency, "rate": rate, "arrivals": arrivals, "replay": replay,
+        "max_rate_with": max_rate_with, "warm_up": warm_up, "seconds": seconds, "bound": bound,
+        "max_seconds": max_seconds, "timeout": timeout, "seed": seed, "prometheus": prometheus, "pid": pid,
+        "profile": profile, "profile_server": profile_server, "trace": trace, "fail_if": fail_if,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    if {"concurrency", "rate", "replay"} & set(given):  # One kind of load replaces the file's.
+        fields = {name: value for name, value in fields.items() if name not in ("concurrency", "rate", "replay")}
+    fields |= given
+    of_model = {"name": model, "signature": signature, "path": path, "input_data": input_data, "data": data}
+    _add_model(fields, of_model)
+    if swap_every is not None or swap_in is not None:
+        fields["swap"] = {
+            **(fields.get("swap") or {}),
+            **({} if swap_every is None else {"every": swap_every}),
+            **({} if swap_in is None else {"base_path": swap_in}),
+        }
+    _measure(make_scenario(fields, "" if config is None else str(config), lines), out)
+
+
+def _add_model(fields: dict[str, Any], given: dict[str, Any]) -> None:
+    """What the flags say of the model, which must then be the only one."""
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return
+    models = fields.get("models") or [{}]
+    if not isinstance(models, list) or len(models) != 1 or not isinstance(models[0], dict):
+        raise NannError(
+            f"--{next(iter(given)).replace('name', 'model')} is of one model, the configuration has several"
+        )
+    fields["models"] = [{**models[0], **given}]
+
+
+def _measure(scenario: Any, out: Path | None) -> None:
+    from tfserving_ext.artifacts import write_json
+    from tfserving_ext.loadtest.live import live, print_result
+    from tfserving_ext.loadtest.report import write_report
+    from tfserving_ext.loadtest.run import LOST, run
+
+    if out is not None and out.is_dir():
+        raise NannError(f"{out} is a folder; -o wants a file for the JSON")
+    with live(scenario) as on_window:
+        result = run(scenario, on_window)
+    print_result(result)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, result)
+        write_report(out.with_suffix(".html"), result)
+        outcome("report", f"{out} and {out.with_suffix('.html')}")
+    if result["stopped_by"] == LOST:
+        raise NannError(f"the server at {scenario.target} does not answer any more; what was measured before is above")
+    if result["conditions"]:
+        first = result["conditions"][0]
+        raise NannError(f"failed: {first['condition']} at {first['level']}")
+
+
+@app.command()
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="JSON of `nann bench -o`.")],
+    other: Annotated[Path, typer.Argument(help="Another, of the same levels.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the ratios.")] = None,
+) -> None:
+    """Set two results side by side: ratios of each level, with 95 % intervals."""
+    from tfserving_ext.artifacts import write_json
+    from tfserving_ext.loadtest.compare import compare as run
+    from tfserving_ext.loadtest.compare import print_comparison
+    from tfserving_ext.loadtest.result import read_result
+
+    found = run(read_result(baseline), read_result(other))
+    print_comparison(found)
+    if out is not None:
+        write_json(out, found)
+
+
+@app.command()
+def report(
+    result: Annotated[Path, typer.Argument(help="JSON of `nann bench -o`.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; beside the JSON by default.")] = None,
+) -> None:
+    """Write the report of a result anew."""
+    from tfserving_ext.loadtest.report import write_report
+    from tfserving_ext.loadtest.result import read_result
+
+    target = out or result.with_suffix(".html")
+    write_report(target, read_result(result))
+    outcome("report", str(target))
+
+
+def add_to(nann: typer.Typer) -> None:
+    """Adds the commands to `nann`."""
+    nann.add_typer(app, name="bench")

@@ -1,0 +1,211 @@
+"""What requests hold: made up from the model's signature, read from a file, or cut from converted data."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest.scenario import InputSpec, ModelSpec
+
+Inputs = dict[str, np.ndarray]
+
+HISTORY = "item_history"
+OPEN_EXTENT = 20  # Of what a signature leaves open, but for the first, the batch.
+WORD_LETTERS = 8
+MAX_ELEMENTS = 1 << 26  # Of one request's input.
+MAX_FILE_BYTES = 1 << 30
+
+
+def make_inputs(model: ModelSpec, signatures: Mapping[str, Any], seed: int) -> list[Inputs]:
+    """The requests of one model.
+
+    Args:
+      model: says where they come from.
+      signatures: the model's SignatureDefs.
+      seed: of what is drawn.
+
+    Returns:
+      At least one request: arrays by input, of the signature's dtypes.
+
+    Raises:
+      NannError: there is no such signature, a file cannot be read, or what it holds does not fit the signature.
+    """
+    signature = _signature(model, signatures)
+    unknown = sorted(set(model.inputs) - set(signature.inputs))
+    if unknown:
+        raise NannError(f"{_where(model)} has no input {unknown[0]!r}; it has {', '.join(sorted(signature.inputs))}")
+    random = np.random.default_rng([seed, *model.name.encode()])
+    if model.input_data is not None:
+        given: Iterable[Mapping[str, Any]] = read_requests(model.input_data, signature)
+    elif model.data is not None:
+        given = _histories(model, signature, random)
+    else:
+        given = [{} for _ in range(model.requests)]
+    return [complete(model, signature, each, random) for each in given]
+
+
+def complete(model: ModelSpec, signature: Any, given: Mapping[str, Any], random: np.random.Generator) -> Inputs:
+    """A request with what it leaves out made up; inputs with a default stay out unless the model's `inputs` names them.
+
+    Raises:
+      NannError: it does not fit the signature.
+    """
+    unknown = sorted(set(given) - set(signature.inputs))
+    if unknown:
+        raise NannError(f"{_where(model)} has no input {unknown[0]!r}; it has {', '.join(sorted(signature.inputs))}")
+    made = {}
+    for name, info in sorted(signature.inputs.items()):
+        spec = model.inputs.get(name, InputSpec())
+        value = given.get(name, spec.value)
+        if value is not None:
+            made[name] = _as_input(model, name, info, value)
+        elif name in model.inputs or name not in signature.defaults:
+            made[name] = _mock(model, name, info, spec, random)
+    return made
+
+
+def _signature(model: ModelSpec, signatures: Mapping[str, Any]) -> Any:
+    if model.signature not in signatures:
+        known = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
+        raise NannError(f"model {model.name!r} has no signature {model.signature!r}; it has {known}")
+    return signatures[model.signature]
+
+
+def _where(model: ModelSpec) -> str:
+    return f"signature {model.signature!r} of model {model.name!r}"
+
+
+def _dtype(model: ModelSpec, name: str, info: Any) -> np.dtype:
+    import tensorflow as tf
+
+    dtype = tf.dtypes.as_dtype(info.dtype)
+    if dtype == tf.string:
+        return np.dtype(object)
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool) or dtype.is_quantized:
+        raise NannError(f"{_where(model)}: cannot make input {name!r} of dtype {dtype.name}; give --input-data")
+    return np.dtype(dtype.as_numpy_dtype)
+
+
+def _as_input(model: ModelSpec, name: str, info: Any, value: Any) -> np.ndarray:
+    dtype = _dtype(model, name, info)
+    try:
+        found = np.asarray(value)
+        if dtype.hasobject:
+            found = np.vectorize(_as_bytes, otypes=[object])(found) if found.size else found.astype(object)
+        elif dtype != found.dtype:
+            cast = found.astype(dtype)
+            # Whole numbers must stay what they were; of fractions, float16 keeps what it can.
+            if np.issubdtype(dtype, np.integer) and not np.array_equal(cast, found):
+                raise ValueError(f"{found.ravel()[:3].tolist()} are not {dtype}")
+            found = cast
+    except (ValueError, TypeError, OverflowError) as error:
+        raise NannError(f"{_where(model)}: input {name!r} must be {dtype}: {error}") from error
+    wanted = None if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
+    if wanted is not None and (
+        len(wanted) != found.ndim or any(w >= 0 and w != g for w, g in zip(wanted, found.shape, strict=True))
+    ):
+        raise NannError(f"{_where(model)}: input {name!r} has shape {list(found.shape)}, the signature wants {wanted}")
+    return found
+
+
+def _as_bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _mock(model: ModelSpec, name: str, info: Any, spec: InputSpec, random: np.random.Generator) -> np.ndarray:
+    extents = [] if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
+    default = [size if size >= 0 else (1 if place == 0 else OPEN_EXTENT) for place, size in enumerate(extents)]
+    shape = default if spec.shape is None else spec.shape
+    if np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
+        raise NannError(f"{_where(model)}: input {name!r} of shape {shape} has over {MAX_ELEMENTS:,} elements")
+    dtype = _dtype(model, name, info)
+    if dtype.hasobject:
+        letters = random.integers(ord("a"), ord("z") + 1, [*shape, WORD_LETTERS], dtype=np.uint8)
+        words = [bytes(word) for word in letters.reshape(-1, WORD_LETTERS)]
+        value: Any = np.array(words, object).reshape(shape)
+    elif dtype.kind == "b":
+        value = random.integers(0, 2, shape).astype(bool)
+    elif np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        low, high = (default if given is None else given for given, default in ((spec.low, 0), (spec.high, 99)))
+        if not (limits.min <= low <= high <= limits.max) or low != int(low) or high != int(high):
+            raise NannError(f"{_where(model)}: input {name!r}: low {low} and high {high} are no range of {dtype}")
+        value = random.integers(int(low), int(high), shape, dtype=dtype, endpoint=True)
+    else:
+        low, high = (default if given is None else given for given, default in ((spec.low, 0.0), (spec.high, 1.0)))
+        if not low <= high:
+            raise NannError(f"{_where(model)}: input {name!r}: low {low} is above high {high}")
+        value = random.uniform(low, high, shape).astype(dtype)
+    return _as_input(model, name, info, value)
+
+
+def _histories(model: ModelSpec, signature: Any, random: np.random.Generator) -> Iterator[Mapping[str, Any]]:
+    """Histories of held-out users, as ids."""
+    from tfserving_ext.data.sequences import Sequences
+
+    if HISTORY not in signature.inputs:
+        raise NannError(
+            f"{_where(model)} has no input {HISTORY!r}, which histories go to; it has "
+            f"{', '.join(sorted(signature.inputs))}"
+        )
+    sequences = Sequences.open(model.data or "")
+    cases = sequences.cases("test", 9, model.history_length)
+    for row in random.permutation(len(cases))[: model.requests]:
+        history = cases.histories[row]
+        yield {HISTORY: sequences.ids_of(history[history > 0])[None]}
+
+
+def read_requests(path: Path, signature: Any) -> list[Mapping[str, Any]]:
+    """Requests from a file: JSON, or npz.
+
+    JSON is an object of inputs, a list of such, or `{"data": [...]}`. An npz has one array an input with the requests
+    along its first axis, so that each has one axis less than the signature's inputs where these have a batch; a batch
+    of one is made of it then.
+
+    Raises:
+      NannError: the file cannot be read, or holds something else.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise NannError(f"cannot read {path}: {error.strerror}") from error
+    if size > MAX_FILE_BYTES:
+        raise NannError(f"{path} has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+    if path.suffix == ".npz":
+        return _read_npz(path, signature)
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise NannError(f"{path} is no JSON: {error}") from error
+    if isinstance(found, dict) and isinstance(found.get("data"), list) and set(found) == {"data"}:
+        found = found["data"]
+    requests = [found] if isinstance(found, dict) else found
+    if not isinstance(requests, list) or not requests or not all(isinstance(each, dict) for each in requests):
+        raise NannError(f"{path} must hold an object of inputs, or a list of them that is not empty")
+    return requests
+
+
+def _read_npz(path: Path, signature: Any) -> list[Mapping[str, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
+        raise NannError(f"{path} is no npz of plain arrays: {error}") from error
+    except Exception as error:  # zipfile and zlib have errors of their own.
+        raise NannError(f"{path} is no npz: {error}") from error
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if not counts or min(counts.values()) < 1 or len(set(counts.values())) != 1:
+        raise NannError(f"{path} must have arrays of equally many requests; it has {counts}")
+
+    def one(name: str, row: np.ndarray) -> np.ndarray:
+        info = signature.inputs.get(name)
+        batched = info is not None and len(info.tensor_shape.dim) == row.ndim + 1
+        return row[None] if batched else row
+
+    return [
+        {name: one(name, array[place]) for name, array in arrays.items()}
+        for place in range(next(iter(counts.values())))
+    ]

@@ -1,0 +1,221 @@
+"""One level of load: warm-up until steady, then windows of a second until their interval is narrow enough."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfserving_ext.loadtest.arrivals import constant, poisson
+from tfserving_ext.loadtest.client_load import ThreadClock, judge
+from tfserving_ext.loadtest.engine import Engine, Pick
+from tfserving_ext.loadtest.recorder import (
+    Recorder,
+    Window,
+    intervals,
+    latency_figures,
+    mean_of,
+    merged,
+    to_window,
+)
+from tfserving_ext.loadtest.scenario import Scenario
+from tfserving_ext.loadtest.targets.contract import UNREACHABLE, Target
+
+LEAST_WINDOWS = 5  # Before an interval means anything.
+STEADY_WINDOWS, STEADY = 3, 0.1  # Warm when so many windows in a row differ by less than this part of their mean.
+LOST_SECONDS = 3  # With nothing but "nobody answers".
+_LOOK = 0.1  # Seconds between two looks at what is finished.
+INTERRUPTED, LOST = "interrupted", "server lost"
+
+OnWindow = Callable[[Window, str], None]
+
+
+@dataclass
+class Measured:
+    """What a level gave.
+
+    Attributes:
+      windows: those that count, in order.
+      warm_up: seconds, whether it was steady at their end, and whether `windows` are of it for want of others.
+      seconds: that the windows are of.
+      client: see `client_load.judge`.
+      examples: messages by error code.
+      unfinished: requests that were still on their way when the level was ended.
+      stopped_by: None where the level ended by itself.
+      stable: whether the intervals got within the bound; None where a time was asked for.
+    """
+
+    windows: list[Window]
+    warm_up: dict[str, Any]
+    seconds: float
+    client: dict[str, Any]
+    examples: dict[str, list[str]]
+    unfinished: int
+    stopped_by: str | None
+    stable: bool | None
+
+
+async def run_level(
+    target: Target,
+    mode: str,
+    amount: float,
+    chosen: Iterator[Pick],
+    scenario: Scenario,
+    on_window: OnWindow,
+    interrupt: asyncio.Event,
+    replay: Sequence[float] = (),
+) -> Measured:
+    """Runs one level.
+
+    Args:
+      target: open.
+      mode: "closed", "open" or "replay".
+      amount: clients, requests a second, or the speed of the replay.
+      chosen: what to send.
+      scenario: for all else.
+      on_window: told of each finished window and its phase, "warm-up" or "measuring".
+      interrupt: ends the level early when set.
+      replay: seconds from the first request on at which they were recorded, for "replay".
+    """
+    loop = asyncio.get_running_loop()
+    recorder = Recorder(loop.time())
+    engine = Engine(target, recorder, scenario.timeout, scenario.max_in_flight)
+    if mode == "closed":
+        driver = loop.create_task(engine.closed(int(amount), chosen))
+    else:
+        offsets = (time / amount for time in replay) if mode == "replay" else _offsets(scenario, amount)
+        driver = loop.create_task(engine.open(offsets, chosen))
+    phases = _Phases(scenario, whole=mode == "replay")
+    try:
+        while not driver.done() and not engine.stopped:
+            await asyncio.wait([driver], timeout=_LOOK)
+            for second in recorder.take(loop.time()):
+                window = await asyncio.to_thread(to_window, second)
+                on_window(window, phases.add(window))
+            if await phases.over(loop.time() - recorder.zero, interrupt):
+                engine.stop()
+        elapsed = loop.time() - recorder.zero
+        work, waiting = phases.clock.read()
+        await asyncio.wait([driver], timeout=0.5 if interrupt.is_set() else scenario.timeout + 1)
+    finally:
+        driver.cancel()
+        await engine.cancel()
+        outcome = (await asyncio.gather(driver, return_exceptions=True))[0]
+    if isinstance(outcome, Exception):
+        raise outcome  # A defect of ours: requests that fail are counted.
+    for second in recorder.take(float("inf")):
+        phases.add(to_window(second))
+    windows, seconds = phases.counted(elapsed, recorder.last)
+    late, latency = (
+        latency_figures(merged(found))
+        for found in ([one.late for one in windows], [part for one in windows for part in one.latency.values()])
+    )
+    client = judge(work, waiting, late["p99"], latency["p50"], engine.blocked, scenario.max_in_flight)
+    return Measured(
+        windows,
+        phases.warm_up,
+        seconds,
+        client,
+        recorder.examples,
+        recorder.unfinished,
+        phases.stopped_by,
+        phases.stable,
+    )
+
+
+def _offsets(scenario: Scenario, rate: float) -> Iterator[float]:
+    return constant(rate) if scenario.arrivals == "constant" else poisson(rate, scenario.seed)
+
+
+class _Phases:
+    """Which windows count, and when there are enough of them."""
+
+    def __init__(self, scenario: Scenario, whole: bool) -> None:
+        """Takes whether everything counts to its end, as of a replay."""
+        self.clock = ThreadClock()
+        self.stopped_by: str | None = None
+        self.stable: bool | None = None
+        self.warm_up: dict[str, Any] = {"seconds": 0.0, "steady": None, "counted": False}
+        self._scenario, self._whole = scenario, whole
+        self._first = 0 if whole or scenario.warm_up == 0 else None
+        self._windows: list[Window] = []
+        self._looked_at = 0
+
+    def add(self, window: Window) -> str:
+        """Takes the next finished window; returns its phase."""
+        self._windows.append(window)
+        return "measuring" if self._first is not None and window.begin >= self._first else "warm-up"
+
+    async def over(self, elapsed: float, interrupt: asyncio.Event) -> bool:
+        """Whether to send nothing more."""
+        if interrupt.is_set():
+            self.stopped_by = INTERRUPTED
+        elif _is_lost(self._windows):
+            self.stopped_by = LOST
+        if self.stopped_by is not None:
+            return True
+        if self._whole:
+            return False
+        if self._first is None:
+            steady = _is_steady(self._windows)
+            if steady or elapsed >= self._scenario.warm_up:
+                self._first = int(elapsed) + 1
+                looked = len(self._windows) > STEADY_WINDOWS
+                self.warm_up |= {"seconds": float(self._first), "steady": steady if looked else None}
+                self.clock.restart()
+            return False
+        if self._scenario.seconds is not None:
+            return elapsed >= self._first + self._scenario.seconds
+        measured = self._windows[self._first :]
+        if len(measured) >= LEAST_WINDOWS and len(measured) > self._looked_at:
+            self._looked_at = len(measured)
+            self.stable = await asyncio.to_thread(is_narrow, measured, self._scenario)
+        return bool(self.stable) or elapsed >= self._first + self._scenario.max_seconds
+
+    def counted(self, elapsed: float, last: float) -> tuple[list[Window], float]:
+        """The windows that count and the seconds they are of.
+
+        Args:
+          elapsed: seconds after which nothing more was sent.
+          last: when the last request ended, in seconds.
+        """
+        if self._whole:
+            return self._windows, max(last, 1e-3)
+        whole = [window for window in self._windows if window.begin + 1 <= elapsed]
+        found = [] if self._first is None else whole[self._first :]
+        if not found and self.stopped_by is not None:
+            self.warm_up["counted"] = True
+            found = whole
+        if self.stable is None and self._scenario.seconds is None and self.stopped_by is None:
+            self.stable = False
+        return found, float(max(len(found), 1))
+
+
+def is_narrow(windows: Sequence[Window], scenario: Scenario) -> bool:
+    """Whether throughput and the scenario's percentile are known to its bound."""
+    found = intervals(windows, [scenario.percentile])
+    spans = [found["per_second"], found["percentiles"][scenario.percentile]]
+    return all(
+        span is not None and span[1] > 0 and (span[1] - span[0]) / (span[1] + span[0]) <= scenario.bound / 100
+        for span in spans
+    )
+
+
+def _is_steady(windows: Sequence[Window]) -> bool:
+    """Whether the last windows' throughput and mean latency differ little."""
+    last = windows[-STEADY_WINDOWS:]
+    if len(windows) <= STEADY_WINDOWS:  # The first one is never warm.
+        return False
+    answered = np.array([window.answered for window in last], np.float64)
+    means = np.array([mean_of(merged(window.latency.values())) for window in last])
+    return all(
+        bool(np.isfinite(values).all()) and float(np.ptp(values)) <= STEADY * float(values.mean())
+        for values in (answered, means)
+    )
+
+
+def _is_lost(windows: Sequence[Window]) -> bool:
+    last = windows[-LOST_SECONDS:]
+    codes = {code for window in last for found in window.failed.values() for code in found}
+    return len(last) == LOST_SECONDS and not any(window.answered for window in last) and codes == {UNREACHABLE}

@@ -1,0 +1,73 @@
+"""The highest rate that keeps conditions, such as `p99_ms <= 20`: doubling, then bisection."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tfserving_ext.loadtest.figures import condition_figures
+from tfserving_ext.loadtest.gate import Condition
+from tfserving_ext.loadtest.ranges import MAX_RATE, parse_range
+from tfserving_ext.loadtest.scenario import Scenario
+
+START_RATE = 10.0
+PRECISION = 0.05  # Of the rate that is found.
+MAX_TRIES = 24
+KEEPS_UP = 0.95  # Of the rate asked for: a server that falls behind does not serve it, whatever the latency.
+
+Try = Callable[[str, float], Awaitable[dict[str, Any]]]
+
+
+async def search_rate(scenario: Scenario, run_level: Try) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Searches between the ends of `scenario.rate`, or upwards from 10 a second.
+
+    Args:
+      scenario: with `max_rate_with`.
+      run_level: measures ("open", rate).
+
+    Returns:
+      The levels in the order of their trial, and `conditions`, `tried` with what each rate gave, and `rate`, the
+      highest that kept all conditions; None where the lowest did not. A rate at which the client is saturated counts
+      as not kept, and `client_limited` says so.
+    """
+    conditions = [Condition.parse(text) for text in scenario.max_rate_with]
+    levels: list[dict[str, Any]] = []
+    tried: list[dict[str, Any]] = []
+
+    async def keeps(rate: float) -> bool:
+        level = await run_level("open", rate)
+        levels.append(level)
+        figures = condition_figures(level)
+        answered = level["answered"] >= KEEPS_UP * level["requests"] and level["requests"] > 0
+        behind = level["per_second"] < KEEPS_UP * level["offered_per_second"]
+        kept = all(one.holds(figures) for one in conditions) and answered and not behind
+        saturated = level["client"]["saturated"]
+        tried.append(
+            {"rate": rate, "kept": kept and not saturated, "client_limited": kept and saturated}
+            | {one.figure: figures[one.figure] for one in conditions}
+        )
+        return kept and not saturated
+
+    ends = parse_range(scenario.rate, MAX_RATE) if scenario.rate else []
+    low, high = (ends[0], ends[-1]) if len(ends) > 1 else (ends[0] if ends else START_RATE, None)
+    best = await _bisect(keeps, low, high, lambda: bool(levels and levels[-1]["stopped_by"]))
+    limited = any(one["client_limited"] for one in tried)
+    return levels, {"conditions": list(scenario.max_rate_with), "tried": tried, "rate": best, "client_limited": limited}
+
+
+async def _bisect(
+    keeps: Callable[[float], Awaitable[bool]], low: float, high: float | None, ended: Callable[[], bool]
+) -> float | None:
+    """The highest rate that keeps, to `PRECISION`; None where `low` does not."""
+    if not await keeps(low):
+        return None
+    best, failed = low, None
+    for _ in range(MAX_TRIES):
+        if ended() or best == (MAX_RATE if high is None else high):
+            break
+        if failed is not None and failed - best <= PRECISION * best:
+            break
+        rate = min(2 * best, high or MAX_RATE) if failed is None else (best + failed) / 2
+        if await keeps(rate):
+            best = rate
+        else:
+            failed = rate
+    return best

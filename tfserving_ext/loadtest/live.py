@@ -1,0 +1,124 @@
+"""What `nann bench` shows: a table that grows while it runs, and the result in words."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from rich.live import Live
+from rich.table import Table
+
+from tfserving_ext.loadtest.recorder import Window, latency_figures, merged
+from tfserving_ext.loadtest.run import OnWindow
+from tfserving_ext.loadtest.scenario import Scenario
+from tfserving_ext.progress import console, outcome
+
+ROWS = 15  # Of the live table; older ones scroll away.
+LOG_WINDOWS = 10  # In a log a line for so many seconds is enough.
+
+
+@contextlib.contextmanager
+def live(scenario: Scenario) -> Iterator[OnWindow]:
+    """Yields what to tell of finished windows: a live table on a terminal, a line at times in a log."""
+    rows: list[list[str]] = []
+    title = f"{scenario.target}: {', '.join(f'{model.name} {model.signature}' for model in scenario.models)}"
+
+    def table() -> Table:
+        made = Table(title=title, title_justify="left", caption="Ctrl-C ends it and reports", caption_justify="left")
+        for column in ("load", "phase", "second", "requests/s", "p50 ms", "p99 ms", "max ms", "errors"):
+            made.add_column(column, justify="left" if column in ("load", "phase") else "right")
+        for row in rows[-ROWS:]:
+            made.add_row(*row)
+        return made
+
+    def row(name: str, window: Window, phase: str) -> list[str]:
+        found = latency_figures(merged(window.latency.values()))
+        errors = sum(count for codes in window.failed.values() for count in codes.values())
+        latencies = [milliseconds(found[key]) for key in ("p50", "p99", "max")]
+        return [name, phase, f"{window.begin:.0f}", f"{window.answered:,}", *latencies, f"{errors:,}" if errors else ""]
+
+    if not console.is_terminal:
+
+        def log(name: str, window: Window, phase: str) -> None:
+            if int(window.begin) % LOG_WINDOWS == LOG_WINDOWS - 1:
+                _, _, second, answered, p50, p99, _, errors = row(name, window, phase)
+                failed = f", {errors} errors" if errors else ""
+                print(f"  {name}, {phase}, second {second}: {answered}/s, p50 {p50}, p99 {p99} ms{failed}", flush=True)
+
+        yield log
+        return
+
+    with Live(table(), console=console, transient=True, auto_refresh=False) as shown:
+
+        def show(name: str, window: Window, phase: str) -> None:
+            rows.append(row(name, window, phase))
+            shown.update(table(), refresh=True)
+
+        yield show
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency to three digits or more."""
+    return (
+        "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    )
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Prints a line a level, and what there is to say of it."""
+    table = Table(title_justify="left")
+    for column in ("load", "requests/s", "±", "p50 ms", "p90", "p99", "±", "p99.9", "max", "errors", "client busy"):
+        table.add_column(column, justify="left" if column == "load" else "right")
+    for level in result["levels"]:
+        latency, spans = level["latency_ms"], level["latency_intervals_ms"]
+        errors = sum(level["errors"].values())
+        table.add_row(
+            level["name"],
+            f"{level['per_second']:,.1f}",
+            _half(level["per_second_interval"]),
+            *(milliseconds(latency[key]) for key in ("p50", "p90", "p99")),
+            _half(spans["p99"]),
+            *(milliseconds(latency[key]) for key in ("p99.9", "max")),
+            f"{errors:,} ({100 * level['error_rate']:.1f} %)" if errors else "",
+            f"{100 * level['client']['work']:.0f} %",
+        )
+    console.print(table)
+    for line in notes(result):
+        outcome("note", line)
+    found = result["search"]
+    if found is not None:
+        kept = " and ".join(found["conditions"])
+        told = (
+            "not even the lowest rate kept" if found["rate"] is None else f"{found['rate']:,.1f} requests a second keep"
+        )
+        limited = "; the client was the limit" if found["client_limited"] else ""
+        outcome("limit", f"{told} {kept}{limited}")
+    if result["trace"] is not None:
+        stages = result["trace"]["stages_ms"]
+        outcome("trace", ", ".join(f"{name} {milliseconds(value)} ms" for name, value in stages.items()))
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What a reader of the figures has to know: errors, a client that was the bottleneck, what is not steady."""
+    found = []
+    for level in result["levels"]:
+        name = level["name"]
+        for code, count in level["errors"].items():
+            example = next(iter(level["error_examples"].get(code, [])), "")
+            found.append(f"{name}: {count:,} times {code}: {example[:200]}; latency is of answered requests")
+        if level["client"]["saturated"]:
+            found.append(f"{name}: the client is the bottleneck: {'; '.join(level['client']['reasons'])}")
+        if level["stable"] is False:
+            found.append(f"{name}: the intervals did not get as narrow as asked; measure longer by --max-seconds")
+        if level["warm_up"]["steady"] is False:
+            found.append(f"{name}: latency was not steady when the warm-up ended; see --warm-up")
+        if level["warm_up"]["counted"]:
+            found.append(f"{name}: ended during the warm-up; the figures are of the warm-up")
+        if level["unfinished"]:
+            found.append(f"{name}: {level['unfinished']:,} requests were not answered when the run ended")
+    return found
+
+
+def _half(span: list[float] | None) -> str:
+    if span is None or not span[0] + span[1]:
+        return ""
+    return f"{100 * (span[1] - span[0]) / (span[1] + span[0]):.1f} %"

@@ -1,0 +1,24 @@
+"""Results as files."""
+
+from pathlib import Path
+from typing import Any
+
+from tfserving_ext.artifacts import read_json
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest.run import FORMAT, FORMAT_VERSION
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result that `nann bench -o` wrote.
+
+    Raises:
+      NannError: the file is missing, or something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("levels"), list):
+        raise NannError(f"{path} is no result of `nann bench -o`")
+    if found.get("format_version") != FORMAT_VERSION:
+        raise NannError(
+            f"{path} has format_version {found.get('format_version')!r}; this release reads {FORMAT_VERSION}"
+        )
+    return found

@@ -1,0 +1,265 @@
+"""A whole run: levels one after another, and what goes on beside them."""
+
+import asyncio
+import contextlib
+import datetime
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+
+from tfserving_ext.artifacts import sha256
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest import trace as tracing
+from tfserving_ext.loadtest.arrivals import Recorded, read_recorded
+from tfserving_ext.loadtest.engine import Pick, picks, run_loop
+from tfserving_ext.loadtest.figures import add_swaps, condition_figures, level_figures
+from tfserving_ext.loadtest.gate import Condition
+from tfserving_ext.loadtest.inputs import Inputs, complete, make_inputs
+from tfserving_ext.loadtest.level import INTERRUPTED, LOST, run_level
+from tfserving_ext.loadtest.limits import search_rate
+from tfserving_ext.loadtest.profile import profiling
+from tfserving_ext.loadtest.recorder import Window
+from tfserving_ext.loadtest.scenario import Scenario
+from tfserving_ext.loadtest.server_side import ProcessWatch, difference, scrape
+from tfserving_ext.loadtest.swaps import Swapper
+from tfserving_ext.loadtest.targets import Target, TargetError, make_target
+from tfserving_ext.machine import machine, versions
+
+FORMAT = "nann bench"
+FORMAT_VERSION = 1
+
+# Told of each window: the level's description, the window, its phase.
+OnWindow = Callable[[str, Window, str], None]
+
+
+def run(scenario: Scenario, on_window: OnWindow = lambda *_: None, target: Target | None = None) -> dict[str, Any]:
+    """Runs a scenario.
+
+    Ctrl-C ends it early with what was measured so far; a second one ends it at once.
+
+    Args:
+      scenario: what to do.
+      on_window: told of each second that is finished.
+      target: instead of the scenario's.
+
+    Returns:
+      The result; docs/bench.md has the format. `stopped_by` is "interrupted" or "server lost" where it ended early.
+
+    Raises:
+      NannError: nobody answers, the model or signature is not there, inputs do not fit, or a file cannot be read.
+    """
+    return run_loop(lambda: _Run(scenario, on_window, target or make_target(scenario)).run())
+
+
+class _Run:
+    def __init__(self, scenario: Scenario, on_window: OnWindow, target: Target) -> None:
+        self._scenario, self._on_window, self._target = scenario, on_window, target
+        self._interrupt = asyncio.Event()
+        self._inputs: list[list[Inputs]] = []
+        self._prepared: list[list[Any]] = []
+        self._replay: list[Recorded] = []
+
+    async def run(self) -> dict[str, Any]:
+        scenario = self._scenario
+        began = datetime.datetime.now(datetime.timezone.utc)
+        conditions = [Condition.parse(text) for text in scenario.fail_if]
+        async with _opened(self._target):
+            models = await self._prepare()
+            with _ctrl_c(self._interrupt):
+                if scenario.max_rate_with:
+                    levels, search = await search_rate(scenario, self._level)
+                else:
+                    levels, search = await self._levels(), None
+                traced = await self._trace(levels)
+        stopped = levels[-1]["stopped_by"] if levels else None
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "started": began.isoformat(timespec="seconds"),
+            "seconds": (datetime.datetime.now(datetime.timezone.utc) - began).total_seconds(),
+            "stopped_by": stopped,
+            "machine": machine(),
+            "versions": versions(),
+            "scenario": scenario.model_dump(mode="json"),
+            "target": {"kind": self._target.kind, "address": self._target.address},
+            "models": models,
+            "levels": levels,
+            "search": search,
+            "trace": traced,
+            "conditions": [
+                {"condition": text, "level": level["name"]}
+                for text, condition in zip(scenario.fail_if, conditions, strict=True)
+                for level in levels
+                if condition.holds(condition_figures(level))
+            ],
+        }
+
+    async def _prepare(self) -> list[dict[str, Any]]:
+        """Makes the requests, and tries one of each model."""
+        scenario, told = self._scenario, []
+        self._replay = [] if scenario.replay is None else await asyncio.to_thread(read_recorded, scenario.replay)
+        for model in scenario.models:
+            signatures = await self._target.signatures(model)
+            inputs = await asyncio.to_thread(make_inputs, model, signatures, scenario.seed)
+            self._inputs.append(inputs)
+            self._prepared.append([self._target.prepare(model, one) for one in inputs])
+            try:
+                # The first may wait for a compilation, and that is no failure.
+                await self._target.send(self._prepared[-1][0], max(scenario.timeout, 60.0))
+            except TargetError as error:
+                raise NannError(f"model {model.name!r} refuses its first request: {error}") from error
+            told.append(
+                {
+                    "name": model.name,
+                    "signature": model.signature,
+                    "weight": model.weight,
+                    "requests": len(inputs),
+                    "inputs": {key: f"{_dtype(value)} {list(value.shape)}" for key, value in inputs[0].items()},
+                    "traceable": tracing.SIGNATURE in signatures and model.signature == "retrieve",
+                    "sha256": None if model.path is None else await asyncio.to_thread(_hash, model.path),
+                }
+            )
+        await self._prepare_replay()
+        return told
+
+    async def _prepare_replay(self) -> None:
+        """A replay's requests in place of the made ones."""
+        models = {model.name: place for place, model in enumerate(self._scenario.models)}
+        signatures: dict[str, Any] = {}
+        prepared = []
+        for recorded in self._replay:
+            name = recorded.model or self._scenario.models[0].name
+            if name not in models:
+                raise NannError(f"{self._scenario.replay} asks for model {name!r}; the models are {', '.join(models)}")
+            model = self._scenario.models[models[name]]
+            if name not in signatures:
+                signatures[name] = (await self._target.signatures(model))[model.signature]
+            import numpy as np
+
+            inputs = complete(model, signatures[name], recorded.inputs, np.random.default_rng(self._scenario.seed))
+            prepared.append((models[name], self._target.prepare(model, inputs)))
+        self._recorded: list[Pick] = prepared
+
+    async def _levels(self) -> list[dict[str, Any]]:
+        found = []
+        asked = [("replay", self._scenario.speed)] if self._replay else self._scenario.levels()
+        for number, (mode, amount) in enumerate(asked):
+            with profiling(self._scenario, number == len(asked) - 1, self._target.shared_process):
+                found.append(await self._level(mode, amount))
+            if found[-1]["stopped_by"] is not None:
+                break
+        return found
+
+    async def _level(self, mode: str, amount: float) -> dict[str, Any]:
+        """Runs one level with what goes on beside it."""
+        scenario = self._scenario
+        loop = asyncio.get_running_loop()
+        name = {"closed": f"{amount:g} clients", "open": f"{amount:g}/s", "replay": f"replay x{amount:g}"}[mode]
+        before = None if scenario.prometheus is None else await scrape(scenario.prometheus)
+        watch = None if scenario.pid is None else ProcessWatch(scenario.pid)
+        swapper = None if scenario.swap is None else Swapper(scenario, self._target)
+        work = [watch.watch()] if watch is not None else []
+        work += [swapper.run(loop.time())] if swapper is not None else []
+        async with _beside(*work):
+            measured = await run_level(
+                self._target,
+                mode,
+                amount,
+                iter(self._recorded) if mode == "replay" else self._picks(),
+                scenario,
+                lambda window, phase: self._on_window(name, window, phase),
+                self._interrupt,
+                [one.time for one in self._replay],
+            )
+        level = {
+            "name": name,
+            "mode": mode,
+            "amount": amount,
+            "arrivals": scenario.arrivals if mode == "open" else None,
+        }
+        level |= level_figures(measured, [model.name for model in scenario.models], scenario.percentile)
+        if swapper is not None:
+            add_swaps(level, swapper.swaps, measured.windows)
+        if before is not None and measured.stopped_by != LOST:
+            with contextlib.suppress(NannError):  # It is gone since; what was measured is worth more.
+                level["prometheus"] = difference(before, await scrape(scenario.prometheus or ""))
+        if watch is not None:
+            level["process"] = watch.figures()
+        return level
+
+    def _picks(self) -> Iterator[Pick]:
+        return picks(self._prepared, [model.weight for model in self._scenario.models], self._scenario.seed)
+
+    async def _trace(self, levels: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Traces of the first model that has them, once the load is over."""
+        scenario = self._scenario
+        if not scenario.trace or self._interrupt.is_set() or any(level["stopped_by"] for level in levels):
+            return None
+        for model, inputs in zip(scenario.models, self._inputs, strict=True):
+            if model.signature == "retrieve" and tracing.SIGNATURE in await self._target.signatures(model):
+                return await tracing.trace(self._target, model, inputs, scenario.trace, scenario.timeout)
+        return None
+
+
+def _dtype(value: Any) -> str:
+    return "string" if value.dtype == object else value.dtype.name
+
+
+def _hash(path: Any) -> str:
+    """Of the graph and the variables' table; what they point to has checksums of its own."""
+    file = path / "saved_model.pb"
+    return sha256(file) if file.is_file() else ""
+
+
+@contextlib.asynccontextmanager
+async def _opened(target: Target) -> AsyncIterator[None]:
+    try:
+        await target.open()
+        yield
+    finally:
+        await target.close()
+
+
+@contextlib.asynccontextmanager
+async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs these while the block does; what failed in them is raised at its end."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+@contextlib.contextmanager
+def _ctrl_c(interrupt: asyncio.Event) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM sets the event, the next has its usual effect."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop() -> None:
+        interrupt.set()
+        remove()
+
+    def remove() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, stop)
+    except (ValueError, RuntimeError, NotImplementedError):
+        # Not the main thread, as in a notebook.
+        yield
+        return
+    try:
+        yield
+    finally:
+        remove()
+
+
+__all__ = ["FORMAT", "INTERRUPTED", "LOST", "run"]

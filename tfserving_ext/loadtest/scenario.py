@@ -1,0 +1,296 @@
+"""What a run of `nann bench` does: the configuration file's fields, which are the flags' too."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest.gate import Condition
+from tfserving_ext.loadtest.ranges import MAX_CONCURRENCY, MAX_RATE, parse_range
+
+MAX_CONFIG_BYTES = 1 << 20
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose 1:16 is text: YAML 1.1 has whole numbers to the base of sixty."""
+
+
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?[0-9]+"),
+    "tag:yaml.org,2002:float": re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"),
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [one for one in resolvers if one[0] not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _form in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_form.pattern})$"), list("-+.0123456789"))
+
+
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSpec(_Part):
+    """How one input is made up.
+
+    Attributes:
+      shape: extents; where the signature leaves them open and this is not given, 1 for the first and 20 for others.
+      low: least value of numbers.
+      high: largest value of numbers, itself included where they are whole.
+      value: this very value (a number, a string or nested lists) instead.
+    """
+
+    shape: list[Annotated[int, Field(ge=0, le=1 << 24)]] | None = None
+    low: float | None = None
+    high: float | None = None
+    value: Any = None
+
+
+class ModelSpec(_Part):
+    """One model of the run.
+
+    Attributes:
+      name: as the server knows it.
+      signature: which of its signatures is asked.
+      version: asked for; the server's choice by default.
+      weight: its share of the requests, relative to the others'.
+      path: the SavedModel, for targets in process and for the hash in the result.
+      input_data: JSON or npz file of requests.
+      data: folder that `nann convert` wrote; requests are histories of its test users.
+      history_length: behaviours of each such request.
+      inputs: how inputs that these leave out are made up.
+      requests: how many different ones are made.
+    """
+
+    name: str = "nann"
+    signature: str = "serving_default"
+    version: Annotated[int, Field(ge=0)] | None = None
+    weight: Positive = 1.0
+    path: Path | None = None
+    input_data: Path | None = None
+    data: Path | None = None
+    history_length: Annotated[int, Field(ge=1, le=100_000)] = 20
+    inputs: dict[str, InputSpec] = {}
+    requests: Annotated[int, Field(ge=1, le=100_000)] = 64
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> "ModelSpec":
+        if self.input_data is not None and self.data is not None:
+            raise ValueError("input_data and data are both given; one of them can be")
+        return self
+
+
+class SwapSpec(_Part):
+    """A new version put in place every so often.
+
+    Attributes:
+      model: whose version changes; the first one by default.
+      every: seconds between two swaps.
+      base_path: the folder of versions that the server watches.
+      exports: SavedModels that take turns; by default the newest version in `base_path`.
+      keep: versions of ours that stay on disk.
+    """
+
+    model: str | None = None
+    every: Positive = 10.0
+    base_path: Path
+    exports: list[Path] = []
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+class Scenario(_Part):
+    """One run.
+
+    Attributes:
+      target: `grpc://host:port`, `http://host:port`, `session` or `function` (in this process, from the models' paths).
+      models: who is asked.
+      concurrency: closed loop: so many clients that each wait for their answer; one level, or a range `1:64` (doubling)
+        or `10:50:10`.
+      rate: open loop: requests a second, whatever the answers do; a level or a range.
+      arrivals: how an open loop's requests follow each other.
+      replay: JSON-lines file of requests with their times, sent at those times.
+      speed: of the replay, relative to the recorded times.
+      max_rate_with: conditions such as "p99_ms <= 20"; searches for the highest rate that keeps them.
+      warm_up: at most so many seconds before measuring, until latency is steady; 0 for none.
+      seconds: measure for so long; by default until the interval is within `bound`.
+      bound: half-width of the 95 % interval of throughput and of `percentile`, in per cent, at which a level ends.
+      percentile: whose interval is looked at.
+      max_seconds: a level ends at the latest.
+      timeout: seconds after which a request counts as failed.
+      max_in_flight: requests of an open loop that are on their way at once, at most.
+      seed: of what is drawn.
+      swap: versions put in place meanwhile.
+      prometheus: URL of the server's metrics, read before and after each level.
+      pid: process whose processor time and memory are watched.
+      profile: folder for a TensorBoard trace of the last level.
+      profile_server: gRPC address of the server's profiler; in process otherwise.
+      trace: requests of `retrieve_trace`, where a model has it, that split the time at the end; 0 for none.
+      fail_if: conditions such as "p99_ms > 20"; exit status 1 where one holds.
+    """
+
+    target: str = "grpc://127.0.0.1:8500"
+    models: Annotated[list[ModelSpec], Field(min_length=1, max_length=64)] = [ModelSpec()]
+    concurrency: str | None = None
+    rate: str | None = None
+    arrivals: Literal["constant", "poisson"] = "poisson"
+    replay: Path | None = None
+    speed: Positive = 1.0
+    max_rate_with: list[str] = []
+    warm_up: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    seconds: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    bound: Annotated[float, Field(gt=0, le=100)] = 5.0
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 99.0
+    max_seconds: Annotated[float, Field(ge=3, le=86_400)] = 60.0
+    timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 512
+    seed: int = 0
+    swap: SwapSpec | None = None
+    prometheus: str | None = None
+    pid: Annotated[int, Field(ge=1)] | None = None
+    profile: Path | None = None
+    profile_server: str | None = None
+    trace: Annotated[int, Field(ge=0, le=10_000)] = 50
+    fail_if: list[str] = []
+
+    @pydantic.field_validator("concurrency", "rate", mode="before")
+    @classmethod
+    def _range_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @pydantic.field_validator("concurrency")
+    @classmethod
+    def _concurrency_levels(cls, value: str | None) -> str | None:
+        if value is not None:
+            levels = parse_range(value, MAX_CONCURRENCY)
+            if any(level != int(level) for level in levels):
+                raise ValueError(f"{value!r} has parts of clients")
+        return value
+
+    @pydantic.field_validator("rate")
+    @classmethod
+    def _rate_levels(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_range(value, MAX_RATE)
+        return value
+
+    @pydantic.field_validator("max_rate_with", "fail_if")
+    @classmethod
+    def _conditions(cls, value: list[str]) -> list[str]:
+        for text in value:
+            try:
+                Condition.parse(text)
+            except NannError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @pydantic.field_validator("target")
+    @classmethod
+    def _known_target(cls, value: str) -> str:
+        if value in ("session", "function") or re.fullmatch(r"(grpc|https?)://\S+", value):
+            return value
+        raise ValueError(f"{value!r} is none of grpc://HOST:PORT, http://HOST:PORT, session, function")
+
+    @pydantic.model_validator(mode="after")
+    def _one_load(self) -> "Scenario":
+        given = [
+            name for name in ("concurrency", "rate", "replay", "max_rate_with") if getattr(self, name) not in (None, [])
+        ]
+        if len(given) > 1 and set(given) != {"rate", "max_rate_with"}:
+            raise ValueError(f"{' and '.join(given)} are given; a run has one kind of load")
+        names = [model.name for model in self.models]
+        if self.swap is not None and self.swap.model is not None and self.swap.model not in names:
+            raise ValueError(f"swap.model is {self.swap.model!r}, the models are {', '.join(names)}")
+        if self.target in ("session", "function"):
+            if self.swap is not None:
+                raise ValueError(f"swap needs a server; the target is {self.target}")
+            missing = [model.name for model in self.models if model.path is None]
+            if missing:
+                raise ValueError(f"the target {self.target} needs the path of model {missing[0]}")
+        return self
+
+    def levels(self) -> list[tuple[str, float]]:
+        """The levels of load, as ("closed", clients) or ("open", requests a second); a replay has none."""
+        if self.rate is not None:
+            return [("open", level) for level in parse_range(self.rate, MAX_RATE)]
+        return [("closed", level) for level in parse_range(self.concurrency or "1", MAX_CONCURRENCY)]
+
+
+def make_scenario(fields: dict[str, Any], where: str = "", lines: dict[tuple, int] | None = None) -> Scenario:
+    """A scenario of these fields.
+
+    Args:
+      fields: as in the configuration file.
+      where: the file's name, for errors.
+      lines: the line of each field, for errors.
+
+    Raises:
+      NannError: a field is unknown or its value is not allowed; one line, of the first error.
+    """
+    try:
+        return Scenario(**fields)
+    except pydantic.ValidationError as error:
+        raise NannError(_told(error.errors()[0], where, lines or {})) from error
+
+
+def _told(error: Any, where: str, lines: dict[tuple, int]) -> str:
+    place = tuple(error["loc"])
+    line = next((lines[place[:size]] for size in range(len(place), 0, -1) if place[:size] in lines), None)
+    name = ".".join(map(str, place))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "there is no such field"
+    elif error["type"] not in ("value_error", "missing"):
+        message = f"is {error['input']!r}: {message}"
+    start = where + (f", line {line}" if line is not None else "")
+    return ": ".join(part for part in (start, f"{name} {message}".strip() if name else message) if part)
+
+
+def read_scenario(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
+    """The fields of a YAML configuration, and the line of each.
+
+    Raises:
+      NannError: the file cannot be read, or is no YAML mapping.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+        if len(raw) > MAX_CONFIG_BYTES:
+            raise NannError(f"{path} has over {MAX_CONFIG_BYTES} bytes; a configuration is short")
+        text = raw.decode()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
+            raise NannError(f"{path} has an alias (*name); write the value out")
+        node = yaml.compose(text, _Loader)
+        fields = yaml.load(text, _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise NannError(f"cannot read {path}: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise NannError(f"{path}{line}: no YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(fields, dict):
+        raise NannError(
+            f"{path} holds {type(fields).__name__}, it must be a mapping of fields; see `nann bench --init`"
+        )
+    return {str(key): value for key, value in fields.items()}, dict(_lines(node, ()))
+
+
+def _lines(node: Any, place: tuple) -> Iterator[tuple[tuple, int]]:
+    """The line of every field, by its place."""
+    yield place, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*place, key.value), key.start_mark.line + 1
+            yield from (
+                (where, line) for where, line in _lines(value, (*place, key.value)) if len(where) > len(place) + 1
+            )
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield from _lines(value, (*place, number))

@@ -1,0 +1,105 @@
+"""New versions put in place under load, and the latency around them."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tfserving_ext.artifacts import link_or_copy
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest.scenario import Scenario
+from tfserving_ext.loadtest.targets.contract import Target, TargetError
+
+LOOK_SECONDS = 0.05
+LEAST_WAIT_SECONDS = 60.0  # For a version to serve.
+
+
+class Swapper:
+    """Puts a version in place every so often; removes those again at the end.
+
+    Attributes:
+      swaps: `version`, and in seconds from `begin`: `put`, when its folder was there, and `served`, when the server
+        said that it serves; None where it never did.
+    """
+
+    def __init__(self, scenario: Scenario, target: Target) -> None:
+        """Checks that there is something to swap.
+
+        Raises:
+          NannError: the folder has no version, or an export is no SavedModel.
+        """
+        spec = scenario.swap
+        if spec is None:
+            raise NannError("the scenario has no swap")
+        self.model = spec.model or scenario.models[0].name
+        self.swaps: list[dict[str, Any]] = []
+        self._spec, self._target = spec, target
+        self._there = sorted(_versions(spec.base_path))
+        if not self._there:
+            raise NannError(f"swap.base_path {spec.base_path} has no version of the model, such as 1/saved_model.pb")
+        self._exports = spec.exports or [spec.base_path / str(self._there[-1])]
+        for export in self._exports:
+            if not (export / "saved_model.pb").is_file():
+                raise NannError(f"swap: {export} is no SavedModel; it has no saved_model.pb")
+        self._ours: list[int] = []
+
+    async def run(self, begin: float) -> None:
+        """Swaps until cancelled; `begin` is the loop's time that seconds count from."""
+        loop = asyncio.get_running_loop()
+        try:
+            for number in range(1_000_000):
+                await asyncio.sleep(max(begin + (number + 1) * self._spec.every - loop.time(), 0))
+                version = max(*self._there, *self._ours, 0) + 1
+                export = self._exports[number % len(self._exports)]
+                await asyncio.to_thread(_put, export, self._spec.base_path, version)
+                self._ours.append(version)
+                swap: dict[str, Any] = {
+                    "model": self.model,
+                    "version": version,
+                    "put": loop.time() - begin,
+                    "served": None,
+                }
+                self.swaps.append(swap)
+                if await self._serves(version):
+                    swap["served"] = loop.time() - begin
+                while len(self._ours) > self._spec.keep:
+                    await asyncio.to_thread(_remove, self._spec.base_path, self._ours.pop(0))
+        finally:
+            for version in self._ours:  # The server goes back to what it had.
+                _remove(self._spec.base_path, version)
+
+    async def _serves(self, version: int) -> bool:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + max(self._spec.every, LEAST_WAIT_SECONDS)
+        while loop.time() < end:
+            try:
+                if version in await self._target.versions(self.model):
+                    return True
+            except TargetError:
+                pass  # The load notices a server that is gone, and ends the run.
+            await asyncio.sleep(LOOK_SECONDS)
+        return False
+
+
+def _versions(base_path: Path) -> list[int]:
+    if not base_path.is_dir():
+        return []
+    return [
+        int(path.name) for path in base_path.iterdir() if path.name.isdigit() and (path / "saved_model.pb").exists()
+    ]
+
+
+def _put(export: Path, base_path: Path, version: int) -> None:
+    """Puts a version in place in one step; files are shared with the export where they can be."""
+    made = base_path / f".{version}.new"  # Servers look at names that are numbers only.
+    try:
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(export, made, copy_function=lambda source, goal: link_or_copy(Path(source), Path(goal)))
+        made.rename(base_path / str(version))
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise NannError(f"cannot put version {version} into {base_path}: {error}") from error
+
+
+def _remove(base_path: Path, version: int) -> None:
+    shutil.rmtree(base_path / str(version), ignore_errors=True)

@@ -1,0 +1,22 @@
+"""Whom `nann bench` asks: a gRPC server, a REST server, or a SavedModel in this process, all by one contract."""
+
+from tfserving_ext.loadtest.scenario import Scenario
+from tfserving_ext.loadtest.targets.contract import Target, TargetError
+
+__all__ = ["Target", "TargetError", "make_target"]
+
+
+def make_target(scenario: Scenario) -> Target:
+    """The scenario's target, not opened yet."""
+    address = scenario.target
+    if address in ("session", "function"):
+        from tfserving_ext.loadtest.targets.in_process import InProcessTarget
+
+        return InProcessTarget(scenario)
+    if address.startswith("grpc://"):
+        from tfserving_ext.loadtest.targets.grpc_server import GrpcTarget
+
+        return GrpcTarget(address.removeprefix("grpc://").rstrip("/"))
+    from tfserving_ext.loadtest.targets.rest_server import RestTarget
+
+    return RestTarget(address.rstrip("/"))

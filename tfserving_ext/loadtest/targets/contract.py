@@ -1,0 +1,81 @@
+"""What a target can do."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from tfserving_ext.loadtest.scenario import ModelSpec
+
+OK = "OK"
+UNREACHABLE = "UNAVAILABLE"  # By whatever protocol: nobody answers.
+TIMED_OUT = "DEADLINE_EXCEEDED"
+
+
+class TargetError(Exception):
+    """A request that failed.
+
+    Attributes:
+      code: gRPC's name of the status, `HTTP 400`, or one of the names above.
+      message: the server's own words.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class Target(Protocol):
+    """One place to send requests to. Used from one event loop.
+
+    Attributes:
+      kind: "grpc", "rest", "session" or "function".
+      address: as the scenario names it.
+      shared_process: whether the model runs in this process.
+    """
+
+    kind: str
+    address: str
+    shared_process: bool
+
+    async def open(self) -> None:
+        """Connects, or loads.
+
+        Raises:
+          NannError: nobody answers, or the model does not load.
+        """
+
+    async def close(self) -> None:
+        """Gives back what `open` took."""
+
+    async def signatures(self, model: ModelSpec) -> dict[str, Any]:
+        """The model's SignatureDefs by name.
+
+        Raises:
+          NannError: there is no such model, or nobody answers.
+        """
+
+    def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> Any:
+        """A request, encoded ahead of time as far as can be."""
+
+    async def send(self, request: Any, timeout: float) -> None:
+        """Sends a request and waits for the whole answer, which is not decoded.
+
+        Raises:
+          TargetError: it was not answered with success within `timeout` seconds.
+        """
+
+    async def ask(self, model: ModelSpec, inputs: Mapping[str, np.ndarray], timeout: float) -> dict[str, np.ndarray]:
+        """Sends a request and decodes the answer.
+
+        Raises:
+          TargetError: as `send`.
+        """
+
+    async def versions(self, model: str) -> list[int]:
+        """The versions that serve; empty where the target cannot tell.
+
+        Raises:
+          TargetError: nobody answers.
+        """

@@ -1,0 +1,122 @@
+"""SavedModels in this process: as TensorFlow Serving runs them, over a session, or as functions."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest.ranges import MAX_CONCURRENCY, parse_range
+from tfserving_ext.loadtest.scenario import ModelSpec, Scenario
+from tfserving_ext.loadtest.targets.contract import TIMED_OUT, TargetError
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+class Call(NamedTuple):
+    """A request.
+
+    Attributes:
+      run: the signature.
+      inputs: its arguments.
+    """
+
+    run: Run
+    inputs: Mapping[str, np.ndarray]
+
+
+class InProcessTarget:
+    """See `Target`. Calls run on as many threads as the scenario has clients; those of an open loop on 64."""
+
+    shared_process = True
+
+    def __init__(self, scenario: Scenario) -> None:
+        """Takes the scenario, whose models have paths."""
+        self.kind = self.address = scenario.target
+        self._paths = {model.name: model.path for model in scenario.models}
+        self._models: dict[str, Any] = {}
+        threads = 64 if scenario.concurrency is None else int(max(parse_range(scenario.concurrency, MAX_CONCURRENCY)))
+        self._threads = ThreadPoolExecutor(min(threads, scenario.max_in_flight), "request")
+
+    async def open(self) -> None:
+        """Loads the models."""
+        for name, path in self._paths.items():
+            self._models[name] = await asyncio.to_thread(_load, self.kind, Path(path or ""))
+
+    async def close(self) -> None:
+        """Waits for calls that run and unloads."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        if self.kind == "session":
+            for model in self._models.values():
+                model.close()
+
+    async def signatures(self, model: ModelSpec) -> dict[str, Any]:
+        """See `Target`."""
+        from tensorflow.core.protobuf import saved_model_pb2
+
+        if self.kind == "session":
+            return self._models[model.name].signature_defs
+        raw = (Path(model.path or "") / "saved_model.pb").read_bytes()
+        return dict(saved_model_pb2.SavedModel.FromString(raw).meta_graphs[0].signature_def)
+
+    def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> Call:
+        """The signature with its arguments."""
+        loaded = self._models[model.name]
+        if self.kind == "session":
+            return Call(loaded.signature(model.signature).run, inputs)
+        import tensorflow as tf
+
+        function = loaded.signatures[model.signature]
+        tensors = {name: tf.constant(array) for name, array in inputs.items()}
+
+        def run(arguments: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            return {name: value.numpy() for name, value in function(**arguments).items()}
+
+        return Call(run, tensors)
+
+    async def send(self, request: Call, timeout: float) -> None:
+        """See `Target`."""
+        await self._run(request, timeout)
+
+    async def ask(self, model: ModelSpec, inputs: Mapping[str, np.ndarray], timeout: float) -> dict[str, np.ndarray]:
+        """See `Target`."""
+        return await self._run(self.prepare(model, inputs), timeout)
+
+    async def versions(self, model: str) -> list[int]:
+        """None: the model was loaded from its path."""
+        del model
+        return []
+
+    async def _run(self, request: Call, timeout: float) -> dict[str, np.ndarray]:
+        import tensorflow as tf
+
+        from tfserving_ext.serving.models import ServingError
+
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._threads, request.run, request.inputs), timeout)
+        except asyncio.TimeoutError:
+            # The call itself goes on: nothing can stop it.
+            raise TargetError(TIMED_OUT, f"no answer in {timeout:g} s") from None
+        except ServingError as error:
+            raise TargetError(error.code.name, error.message) from None
+        except tf.errors.OpError as error:
+            raise TargetError(type(error).__name__, (error.message or "").strip().splitlines()[0]) from None
+
+
+def _load(kind: str, path: Path) -> Any:
+    from tfserving_ext.serving.models import load_servable
+
+    if kind == "session":
+        return load_servable(path)
+    import tensorflow as tf
+
+    import tfserving_ext.ops  # noqa: F401 - registers the ops that models use
+
+    try:
+        return tf.saved_model.load(str(path))
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        raise NannError(f"{path} does not load: {str(error).strip().splitlines()[0]}") from error

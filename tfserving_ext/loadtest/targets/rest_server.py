@@ -1,0 +1,134 @@
+"""A server of TensorFlow Serving's REST API."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import aiohttp
+import numpy as np
+from google.protobuf import json_format
+from tensorflow_serving.apis import get_model_metadata_pb2
+
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest.scenario import ModelSpec
+from tfserving_ext.loadtest.targets.contract import TIMED_OUT, UNREACHABLE, TargetError
+from tfserving_ext.serving.json_tensors import to_json
+
+ADMIN_SECONDS = 10.0
+# The event loop's select takes file descriptors below 1024.
+CONNECTIONS = 512
+MAX_ADMIN_BYTES = 16 << 20
+
+
+class RestRequest(NamedTuple):
+    """A request.
+
+    Attributes:
+      url: of the model's `:predict`.
+      body: JSON.
+    """
+
+    url: str
+    body: bytes
+
+
+class RestTarget:
+    """See `Target`."""
+
+    kind = "rest"
+    shared_process = False
+
+    def __init__(self, url: str) -> None:
+        """Takes the server's address, such as http://127.0.0.1:8501."""
+        self.address = url
+
+    async def open(self) -> None:
+        """Makes the pool of connections; `signatures` is the first to notice that nobody answers."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+            headers={"Content-Type": "application/json"},
+            # A proxy of the environment is not what is measured.
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._session.close()
+
+    async def signatures(self, model: ModelSpec) -> dict[str, Any]:
+        """See `Target`."""
+        try:
+            answer = await self._get(f"{self._model(model)}/metadata")
+        except TargetError as error:
+            if error.code == UNREACHABLE:
+                raise NannError(f"no server answers at {self.address}; start one with `nann serve`") from error
+            raise NannError(f"{self.address} on model {model.name!r}: {error}") from error
+        found = get_model_metadata_pb2.SignatureDefMap()
+        try:
+            json_format.ParseDict(answer["metadata"]["signature_def"], found, ignore_unknown_fields=True)
+        except (KeyError, TypeError, json_format.ParseError) as error:
+            raise NannError(f"{self.address} did not answer with the signatures of model {model.name!r}") from error
+        return dict(found.signature_def)
+
+    def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> RestRequest:
+        """A `:predict` request in column form."""
+        columns = {name: to_json(array) for name, array in inputs.items()}
+        body = {"signature_name": model.signature, "inputs": columns}
+        return RestRequest(f"{self._model(model)}:predict", json.dumps(body).encode())
+
+    async def send(self, request: RestRequest, timeout: float) -> None:
+        """See `Target`."""
+        await self._call("POST", request.url, request.body, timeout)
+
+    async def ask(self, model: ModelSpec, inputs: Mapping[str, np.ndarray], timeout: float) -> dict[str, np.ndarray]:
+        """See `Target`."""
+        request = self.prepare(model, inputs)
+        answer = _object(await self._call("POST", request.url, request.body, timeout))
+        outputs = answer.get("outputs")
+        if isinstance(outputs, dict):
+            return {name: np.asarray(value) for name, value in outputs.items()}
+        return {"output": np.asarray(outputs)}  # A signature with one output answers it without a name.
+
+    async def versions(self, model: str) -> list[int]:
+        """See `Target`."""
+        answer = await self._get(f"{self.address}/v1/models/{model}")
+        found = answer.get("model_version_status", [])
+        return [int(one["version"]) for one in found if one.get("state") == "AVAILABLE"]
+
+    def _model(self, model: ModelSpec) -> str:
+        version = "" if model.version is None else f"/versions/{model.version}"
+        return f"{self.address}/v1/models/{model.name}{version}"
+
+    async def _get(self, url: str) -> dict[str, Any]:
+        return _object(await self._call("GET", url, None, ADMIN_SECONDS))
+
+    async def _call(self, method: str, url: str, body: bytes | None, timeout: float) -> bytes:
+        try:
+            limit = aiohttp.ClientTimeout(total=timeout)
+            async with self._session.request(method, url, data=body, timeout=limit) as answer:
+                raw = await answer.read()
+                if answer.status == 200:
+                    return raw
+                raise TargetError(f"HTTP {answer.status}", _error_of(raw))
+        except asyncio.TimeoutError:
+            raise TargetError(TIMED_OUT, f"no answer in {timeout:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise TargetError(UNREACHABLE, str(error) or type(error).__name__) from None
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(raw)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise TargetError("HTTP 200", f"no JSON object: {raw[:80]!r}")
+    return answer
+
+
+def _error_of(raw: bytes) -> str:
+    try:
+        return str(json.loads(raw)["error"])
+    except (ValueError, KeyError, TypeError):
+        return raw[:200].decode(errors="replace")

@@ -1,0 +1,39 @@
+"""Where a request's time goes, for servers whose model has the signature `retrieve_trace` (docs/search.md)."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from tfserving_ext.loadtest.inputs import Inputs
+from tfserving_ext.loadtest.scenario import ModelSpec
+from tfserving_ext.loadtest.targets.contract import Target, TargetError
+
+SIGNATURE = "retrieve_trace"
+STAGES = {"user": "user tower", "walk": "walk", "gather": "gather", "scorer": "scorer", "merge": "merge"}
+REST = "server and network"
+
+
+async def trace(
+    target: Target, model: ModelSpec, inputs: list[Inputs], count: int, timeout: float
+) -> dict[str, Any] | None:
+    """Asks for traces, one request after another, so that none waits for another.
+
+    Returns:
+      `requests`; `total_ms`, the mean time of one as the client sees it; `stages_ms`, means by stage, which add up to
+      it: what the op does not account for is the server's and the network's. None where requests fail.
+    """
+    asked = model.model_copy(update={"signature": SIGNATURE})
+    totals, stages = [], []
+    for number in range(count):
+        begin = time.perf_counter()
+        try:
+            outputs = await target.ask(asked, inputs[number % len(inputs)], timeout)
+        except TargetError:
+            return None
+        totals.append(1000 * (time.perf_counter() - begin))
+        stages.append([float(np.max(outputs[f"{name}_us"])) / 1000 for name in STAGES])
+    means = np.mean(stages, axis=0).tolist()
+    total = float(np.mean(totals))
+    found = dict(zip(STAGES.values(), means, strict=True)) | {REST: max(total - sum(means), 0.0)}
+    return {"model": model.name, "requests": count, "total_ms": total, "stages_ms": found}
