@@ -92,6 +92,13 @@ def test_parts_of_several_machines_say_which_is_whose(results):
     assert page.index("Of fast:") < page.index("0123456789ab") < page.index("Of plain:") < page.index("ba9876543210-d")
 
 
+@pytest.mark.parametrize(("share", "told"), [(0.05, False), (0.42, True), (None, False)])
+def test_figures_beside_much_other_work_are_called_rough(results, share, told):
+    write_json(results / "run.json", {"parts": {"fast": {"seconds": 60, "other_work": share}}})
+    page = make_page(results, (FAST, PLAIN, NEVER))
+    assert ("**Other work took 42 % of the cores meanwhile: rough figures.**" in page) == told
+
+
 def test_nothing_measured_is_a_page_too(tmp_path):
     page = make_page(tmp_path, PARTS)
     assert "## The machine" not in page

@@ -7,6 +7,7 @@ page cache: what is cold is the process, not the disk.
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -150,6 +151,7 @@ def _start_process(export: Path, histories: np.ndarray) -> dict[str, float]:
 
 def _load(export: Path, histories: np.ndarray, pipe: Connection) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     begin = time.perf_counter()
     from tfserving_ext.serving.models import load_servable
 

@@ -12,7 +12,7 @@ import typer
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.bench.load_stub import running_stub
 from tfserving_ext.loadtest import ModelSpec, Scenario, run
-from tfserving_ext.machine import machine, versions
+from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, progress
 
 CLIENTS = 16
@@ -55,9 +55,7 @@ def bench_client(out: Path, quick: bool = False) -> dict[str, float]:
                 summary[f"overhead_ms_at_{rate}"] = level["latency_ms"]["p50"] - SERVICE_MS
                 advance(note=f"{rate} a second: {summary[f'overhead_ms_at_{rate}']:.2f} ms")
     summary = {name: round(float(value), 3) for name, value in summary.items()}
-    write_json(
-        out, {"machine": machine(), "versions": versions(), "quick": quick, "levels": levels, "summary": summary}
-    )
+    write_json(out, {**provenance(), "quick": quick, "levels": levels, "summary": summary})
     return summary
 
 

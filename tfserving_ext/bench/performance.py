@@ -19,6 +19,7 @@ from tfserving_ext.progress import console
 
 PAGE, RESULTS = Path("docs/performance.md"), Path("benchmarks/results/bench")
 RUN = "run.json"  # What `bench.suite` keeps of a run beside the parts' JSON.
+MUCH_OTHER_WORK = 0.1  # Of all cores; above it a part's section says so.
 HEAD = """<!-- Written by `make bench`; do not edit. -->
 
 # Performance
@@ -55,14 +56,14 @@ def make_page(results: Path, parts: Sequence[Part] = PARTS) -> str:
     pieces = [HEAD]
     try:
         pieces.append(_demo(run))
-        took = {name: one["seconds"] for name, one in run.get("parts", {}).items()}
+        took = {name: (one["seconds"], one.get("other_work")) for name, one in run.get("parts", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise NannError(f"{results / RUN} is not what `make bench` writes ({error!r}); run it again") from error
     for part in parts:
         if part.name not in found:
             continue
         try:
-            pieces.append(_section(part, found[part.name], took.get(part.name)))
+            pieces.append(_section(part, found[part.name], took.get(part.name, (None, None))))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             path = results / f"{part.name}.json"
             raise NannError(f"{path} is not what `{part.command}` writes ({error!r}); measure it again") from error
@@ -71,8 +72,9 @@ def make_page(results: Path, parts: Sequence[Part] = PARTS) -> str:
     return "\n".join(piece for piece in pieces if piece)
 
 
-def _section(part: Part, figures: Mapping[str, Any], seconds: float | None) -> str:
+def _section(part: Part, figures: Mapping[str, Any], took: tuple[float | None, float | None]) -> str:
     """One part; figures that are not there, or None, are left out."""
+    seconds, others = took
     summary = figures["summary"]
     names = part.figures or {name: name.replace("_", " ") for name in summary}
     rows = [[words, summary[name]] for name, words in names.items() if _is_plain(summary.get(name))]
@@ -80,6 +82,8 @@ def _section(part: Part, figures: Mapping[str, Any], seconds: float | None) -> s
     told += [f"{figures['date'][:10]}"] if "date" in figures else []
     told += [f"took {seconds:,.0f} s"] if seconds is not None else []
     pieces = [f"## {part.title}\n", f"{', '.join(told)}; raw figures in `{part.name}.json`.\n"]
+    if others is not None and others > MUCH_OTHER_WORK:
+        pieces.append(f"**Other work took {100 * others:.0f} % of the cores meanwhile: rough figures.**\n")
     pieces += [table(["figure", "value"], rows)] if rows else []
     pieces += [part.tables(figures)] if part.tables else []
     return "\n".join(pieces)

@@ -4,6 +4,7 @@ python -m tfserving_ext.bench.serve --folder demo
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -118,6 +119,7 @@ def _race(saved_model: Path, histories: np.ndarray, rounds: int) -> list[dict[st
 def _in_process(saved_model: Path, histories: np.ndarray, pipe: Connection) -> None:
     """Calls the model from as many threads as the server has clients, for as long as the pipe says."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     from tfserving_ext.serving.models import load_servable
 
     retrieve = load_servable(saved_model).signature("retrieve")

@@ -17,6 +17,7 @@ import typer
 from tfserving_ext.artifacts import atomic_file, read_json, write_json
 from tfserving_ext.bench.parts import PARTS, Part
 from tfserving_ext.bench.performance import PAGE, RESULTS, RUN, make_page
+from tfserving_ext.bench.processes import OtherWork
 from tfserving_ext.errors import NannError
 from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, outcome
@@ -139,7 +140,7 @@ class Suite:
         target.unlink(missing_ok=True)
         folder = ["--folder", str(self._demo)] if part.needs_demo else []
         command = [sys.executable, "-m", f"tfserving_ext.bench.{part.module}", *folder, *part.options]
-        begin = time.monotonic()
+        begin, others = time.monotonic(), OtherWork()
         status = subprocess.run([*command, "--out", str(target)], check=False).returncode
         seconds = round(time.monotonic() - begin, 1)
         if status or not target.exists():
@@ -147,7 +148,11 @@ class Suite:
             target.unlink(missing_ok=True)
             self.failed.append(part.name)
             return
-        self._record["parts"][part.name] = {"seconds": seconds}
+        share = others.share()
+        self._record["parts"][part.name] = {
+            "seconds": seconds,
+            "other_work": None if share is None else round(share, 3),
+        }
         write_json(self._out / RUN, self._record)
         outcome(part.name, f"{seconds:,.0f} s: {target}")
 
