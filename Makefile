@@ -12,7 +12,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py $(CXX_SOURCES)
 
-.PHONY: help setup demo test test-image sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo test test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -39,11 +39,15 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
 demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/.
 	$(BIN)/nann demo --folder demo
 
-test: setup $(VENV)/.bench lint  ## Lint, then all tests but the one of `test-image`, two files at a time.
-	$(BIN)/python -m pytest -m "not clean_root and not browser" --numprocesses 2 --dist loadfile
+test: setup $(VENV)/.bench lint  ## Lint, then all tests but those of `test-image` and `test-browser`, two files at a time.
+	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 test-image: setup  ## docker/Dockerfile.local from an empty Debian to an answered request, without Docker; needs root.
 	$(BIN)/python -m pytest tests/docker
+
+test-browser: setup  ## The report of `nann bench` in a headless Chromium: `apt-get install chromium` first.
+	$(BIN)/python -m pytest -m browser tests/loadtest
 
 # Builds the target $(3) of the core with the sanitizers $(1) in $(2); $(4) is one more option for CMake.
 build-core = { log=$$($(BIN)/cmake -S . -B $(2) -G Ninja -DNANN_SANITIZE=$(1) $(4) \

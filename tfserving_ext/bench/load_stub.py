@@ -37,12 +37,14 @@ class Behaviour:
       service: "none" at once; "fixed:MS"; "bimodal:MS:MS:PART", the second for so many in a hundred.
       stall: every 5 seconds nothing is answered for 200 ms.
       errors: so many in a hundred fail.
+      lead: milliseconds that an answer leaves before its time, for what sockets and both sides' Python take.
       seed: of what is drawn.
     """
 
     service: str = "none"
     stall: bool = False
     errors: float = 0.0
+    lead: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -105,8 +107,9 @@ class Stub:
         begin = time.monotonic() - self._zero
         until = self._behaviour.end_of_stall(begin + self._behaviour.seconds())
         failed = self._behaviour.fails()
-        if until > begin:
-            await asyncio.sleep(until - (time.monotonic() - self._zero))
+        rest = until - self._behaviour.lead / 1000 - (time.monotonic() - self._zero)
+        if rest > 0:
+            await asyncio.sleep(rest)
         self.log.append((begin, time.monotonic() - self._zero - begin, failed))
         return not failed
 
@@ -214,10 +217,11 @@ def main(
     service: Annotated[str, typer.Option(help="none, fixed:MS, bimodal:MS:MS:PART (in a hundred).")] = "none",
     stall: Annotated[bool, typer.Option("--stall", help="200 ms without an answer every 5 seconds.")] = False,
     errors: Annotated[float, typer.Option(help="So many in a hundred fail.", min=0, max=100)] = 0.0,
+    lead: Annotated[float, typer.Option(help="Answer so many milliseconds before the time.", min=0)] = 0.0,
     seed: int = 0,
 ) -> None:
     """Serve a stub until it is killed."""
-    run_loop(lambda: Stub(Behaviour(service, stall, errors, seed)).run())
+    run_loop(lambda: Stub(Behaviour(service, stall, errors, lead, seed)).run())
 
 
 if __name__ == "__main__":
