@@ -9,15 +9,18 @@ disturb, so each measurement has some attempts; a figure that is wrong is wrong 
 
 import http.client
 import json
+import os
 import time
 import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 from tensorflow_serving.apis import predict_pb2
 
+from tfserving_ext.bench.load_client import on_one_core
 from tfserving_ext.bench.load_stub import STALL_EVERY, STALL_SECONDS, running_stub
 from tfserving_ext.loadtest import ModelSpec, Scenario, run
 
@@ -148,3 +151,22 @@ def test_a_stall_shows_in_an_open_loops_high_percentiles(kind):
                 raise
         else:
             return
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_client_goes_far_or_says_that_it_does_not(kind):
+    with running_stub() as stub, on_one_core():
+        (level,) = run(Scenario(target=getattr(stub, kind), models=[STUB], warm_up=1, seconds=3, concurrency="16"))[
+            "levels"
+        ]
+    assert level["errors"] == {}
+    assert level["per_second"] >= 3000 or level["client"]["saturated"], level["client"]
+
+
+def test_one_core_is_one_core_and_then_all_again():
+    before = os.sched_getaffinity(0)
+    with on_one_core():
+        assert len(os.sched_getaffinity(0)) == 1
+        with ThreadPoolExecutor(1) as pool:
+            assert len(pool.submit(os.sched_getaffinity, 0).result()) == 1
+    assert os.sched_getaffinity(0) == before

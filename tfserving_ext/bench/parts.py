@@ -126,7 +126,7 @@ PARTS = (
         ["--quick"],
         needs_demo=False,
         figures={
-            "grpc_per_second": "requests a second by gRPC, to a stub that answers at once, 16 clients, one process",
+            "grpc_per_second": "requests a second by gRPC, to a stub that answers at once, 16 clients, on one core",
             "grpc_saturated": "whether it said that it was the bottleneck",
             "rest_per_second": "the same by REST",
             "rest_saturated": "whether it said so",
