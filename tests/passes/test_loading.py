@@ -96,14 +96,14 @@ def wanted(world, exports, history) -> dict[str, np.ndarray]:
     return {"item_ids": found["item_ids"], "scores": np.stack(scores)}
 
 
-def run(way: str, path: Path, history: np.ndarray, optimizers: str = "") -> tuple[dict, str]:
+def run(way: str, path: Path, history: np.ndarray, optimizers: str = "", log_level: str = "0") -> tuple[dict, str]:
     script = PROLOGUE + way + EPILOGUE
     done = subprocess.run(
         [sys.executable, "-c", script, path, json.dumps(history.tolist()), optimizers],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": log_level},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
@@ -145,3 +145,11 @@ def test_a_configuration_leaves_what_was_rewritten(exports, history, wanted):
     found, log = run(SESSION, exports["rewritten"], history, "nann_scorer")
     check(found, wanted)
     assert "was rewritten by passes before" in log
+
+
+def test_the_log_level_is_obeyed(exports, history, wanted):
+    """TensorFlow 2.20 tells what is logged through Abseil whatever TF_CPP_MIN_LOG_LEVEL says."""
+    found, log = run(SESSION, exports["rewritten"], history, log_level="1")
+    check(found, wanted)
+    assert "was rewritten by passes before" not in log
+    assert "MLIR V1" not in log
