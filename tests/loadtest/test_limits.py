@@ -27,12 +27,17 @@ def search(capacity, *, slow_above=None, saturated_above=float("inf"), **fields)
     return found, tried
 
 
-@pytest.mark.parametrize("limit", [11, 64, 437, 5000])
+@pytest.mark.parametrize("limit", [1, 3, 7.5, 11, 64, 437, 5000])
 def test_the_limit_is_found_to_five_per_cent(limit):
     found, tried = search(1e9, slow_above=limit)
     assert limit / 1.06 <= found["rate"] <= limit
     assert len(tried) <= 20
     assert not found["client_limited"]
+
+
+def test_less_than_one_a_second_is_not_tried():
+    found, tried = search(1e9, slow_above=0.9)
+    assert found["rate"] is None and min(tried) == 1
 
 
 def test_a_server_that_falls_behind_does_not_serve_the_rate_however_fast_it_answers():

@@ -9,6 +9,7 @@ from tfserving_ext.loadtest.ranges import MAX_RATE, parse_range
 from tfserving_ext.loadtest.scenario import Scenario
 
 START_RATE = 10.0
+LEAST_RATE = 1.0  # Below it, a run of a minute has too few requests for a percentile.
 PRECISION = 0.05  # Of the rate that is found.
 MAX_TRIES = 24
 KEEPS_UP = 0.95  # Of the rate asked for: a server that falls behind does not serve it, whatever the latency.
@@ -17,7 +18,7 @@ Try = Callable[[str, float], Awaitable[dict[str, Any]]]
 
 
 async def search_rate(scenario: Scenario, run_level: Try) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Searches between the ends of `scenario.rate`, or upwards from 10 a second.
+    """Searches between the ends of `scenario.rate`, or from 10 a second upwards, and down to 1 where that is too much.
 
     Args:
       scenario: with `max_rate_with`.
@@ -48,18 +49,21 @@ async def search_rate(scenario: Scenario, run_level: Try) -> tuple[list[dict[str
 
     ends = parse_range(scenario.rate, MAX_RATE) if scenario.rate else []
     low, high = (ends[0], ends[-1]) if len(ends) > 1 else (ends[0] if ends else START_RATE, None)
-    best = await _bisect(keeps, low, high, lambda: bool(levels and levels[-1]["stopped_by"]))
+    least = low if ends else LEAST_RATE
+    best = await _bisect(keeps, least, low, high, lambda: bool(levels and levels[-1]["stopped_by"]))
     limited = any(one["client_limited"] for one in tried)
     return levels, {"conditions": list(scenario.max_rate_with), "tried": tried, "rate": best, "client_limited": limited}
 
 
 async def _bisect(
-    keeps: Callable[[float], Awaitable[bool]], low: float, high: float | None, ended: Callable[[], bool]
+    keeps: Callable[[float], Awaitable[bool]], least: float, start: float, high: float | None, ended: Callable[[], bool]
 ) -> float | None:
-    """The highest rate that keeps, to `PRECISION`; None where `low` does not."""
-    if not await keeps(low):
-        return None
-    best, failed = low, None
+    """The highest rate that keeps, to `PRECISION`; None where `least` does not."""
+    best, failed = start, None
+    while not await keeps(best):
+        if best <= least or ended():
+            return None
+        failed, best = best, max(best / 2, least)
     for _ in range(MAX_TRIES):
         if ended() or best == (MAX_RATE if high is None else high):
             break
