@@ -1,8 +1,12 @@
 """The REST API over the wire; the words are TensorFlow Serving 2.20's."""
 
+import contextlib
 import gzip
 import http.client
 import json
+import os
+import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -162,3 +166,20 @@ def test_other_paths(ask):
         assert ask("GET", path) == (400, {"error": "Missing model name in request."})
     for path in ("/", "/nope", "/v2/models/half_plus"):
         assert ask("GET", path)[0] == 404
+
+
+def test_no_answer_waits_for_an_acknowledgement(toy_server):
+    """Headers and body are two writes: by Nagle's rule the body waits 40 ms, unless the connection has TCP_NODELAY."""
+    connection = http.client.HTTPConnection(urlsplit(toy_server.url).netloc, timeout=20)
+    connection.request("GET", MODEL)
+    connection.getresponse().read()
+    client = connection.sock.getsockname()
+    accepted = []
+    for path in Path("/proc/self/fd").iterdir():
+        if not path.is_socket():
+            continue
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as one:
+            if one.getpeername() == client:  # OSError for a socket that listens.
+                accepted.append(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    connection.close()
+    assert len(accepted) == 1 and accepted[0]

@@ -248,7 +248,10 @@ class RestServer:
         Raises:
           NannError: the port is in use.
         """
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # asyncio sets TCP_NODELAY only where the protocol is named. Without it the body waits for the client's
+        # acknowledgement of the headers, 40 ms on Linux.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
