@@ -11,6 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tfserving_ext.bench.load_stub import running_stub
 from tfserving_ext.errors import NannError
@@ -28,16 +29,24 @@ def log_of(stub):
 
 @pytest.fixture(scope="module")
 def half_plus(tmp_path_factory):
-    """A folder of versions with version 1 of y = x / 2 + 2, and a word beside it."""
+    """A folder of versions with version 1 of y = x / 2 + plus, 2 by default, and a word beside it."""
 
     class HalfPlus(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x"), tf.TensorSpec([None], tf.string, "s")])
-        def run(self, x, s):
-            return {"y": x / 2 + 2, "t": s}
+        @tf.function
+        def run(self, x, s, plus):
+            return {"y": x / 2 + plus, "t": s}
 
     module = HalfPlus()
     base = tmp_path_factory.mktemp("models") / "half_plus"
-    tf.saved_model.save(module, str(base / "1"), signatures={"serving_default": module.run})
+    words = tf.TensorSpec([None], tf.string, "s")
+    function = module.run.get_concrete_function(
+        tf.TensorSpec([None], tf.float32, "x"), words, tf.TensorSpec([], name="plus")
+    )
+    tf.saved_model.save(module, str(base / "1"), signatures={"serving_default": function})
+    saved = saved_model_pb2.SavedModel.FromString((base / "1" / "saved_model.pb").read_bytes())
+    signature = saved.meta_graphs[0].signature_def["serving_default"]
+    signature.defaults["plus"].CopyFrom(tf.make_tensor_proto(2.0))
+    (base / "1" / "saved_model.pb").write_bytes(saved.SerializeToString())
     return base
 
 
@@ -99,7 +108,7 @@ def test_a_run_with_two_models_and_swaps(half_plus, server):
     [
         ({"models": [ModelSpec(name="nobody")]}, "nobody"),
         ({"models": [ModelSpec(name="half_plus", signature="none")]}, "no signature 'none'; it has serving_default"),
-        ({"models": [ModelSpec(name="half_plus", inputs={"z": InputSpec()})]}, "no input 'z'; it has s, x"),
+        ({"models": [ModelSpec(name="half_plus", inputs={"z": InputSpec()})]}, "no input 'z'; it has plus, s, x"),
         ({"models": [ModelSpec(name="half_plus", inputs={"x": InputSpec(value="word")})]}, "'x' must be float32"),
         ({"models": [ModelSpec(name="half_plus", inputs={"x": InputSpec(shape=[2, 2])})]}, r"shape \[2, 2\]"),
         ({"target": "grpc://127.0.0.1:1"}, "no server answers at 127.0.0.1:1"),

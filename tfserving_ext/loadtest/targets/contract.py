@@ -26,6 +26,13 @@ class TargetError(Exception):
         self.message = message
 
 
+def with_defaults(signature: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All inputs of a SignatureDef, for what wants every one: REST and functions, unlike gRPC and sessions."""
+    import tensorflow as tf
+
+    return {name: tf.make_ndarray(value) for name, value in signature.defaults.items()} | dict(inputs)
+
+
 class Target(Protocol):
     """One place to send requests to. Used from one event loop.
 

@@ -11,7 +11,7 @@ import numpy as np
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.ranges import MAX_CONCURRENCY, parse_range
 from tfserving_ext.loadtest.scenario import ModelSpec, Scenario
-from tfserving_ext.loadtest.targets.contract import TIMED_OUT, TargetError
+from tfserving_ext.loadtest.targets.contract import TIMED_OUT, TargetError, with_defaults
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -38,6 +38,7 @@ class InProcessTarget:
         self.kind = self.address = scenario.target
         self._paths = {model.name: model.path for model in scenario.models}
         self._models: dict[str, Any] = {}
+        self._signatures: dict[str, dict[str, Any]] = {}
         threads = 64 if scenario.concurrency is None else int(max(parse_range(scenario.concurrency, MAX_CONCURRENCY)))
         self._threads = ThreadPoolExecutor(min(threads, scenario.max_in_flight), "request")
 
@@ -55,12 +56,10 @@ class InProcessTarget:
 
     async def signatures(self, model: ModelSpec) -> dict[str, Any]:
         """See `Target`."""
-        from tensorflow.core.protobuf import saved_model_pb2
-
-        if self.kind == "session":
-            return self._models[model.name].signature_defs
-        raw = (Path(model.path or "") / "saved_model.pb").read_bytes()
-        return dict(saved_model_pb2.SavedModel.FromString(raw).meta_graphs[0].signature_def)
+        session = self.kind == "session"
+        found = self._models[model.name].signature_defs if session else _signature_defs(Path(model.path or ""))
+        self._signatures[model.name] = found
+        return found
 
     def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> Call:
         """The signature with its arguments."""
@@ -70,7 +69,8 @@ class InProcessTarget:
         import tensorflow as tf
 
         function = loaded.signatures[model.signature]
-        tensors = {name: tf.constant(array) for name, array in inputs.items()}
+        full = with_defaults(self._signatures[model.name][model.signature], inputs)
+        tensors = {name: tf.constant(array) for name, array in full.items()}
 
         def run(arguments: Mapping[str, Any]) -> dict[str, np.ndarray]:
             return {name: value.numpy() for name, value in function(**arguments).items()}
@@ -105,6 +105,14 @@ class InProcessTarget:
             raise TargetError(error.code.name, error.message) from None
         except tf.errors.OpError as error:
             raise TargetError(type(error).__name__, (error.message or "").strip().splitlines()[0]) from None
+
+
+def _signature_defs(path: Path) -> dict[str, Any]:
+    """The signatures as the file has them: TensorFlow's loader drops their defaults."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    raw = (path / "saved_model.pb").read_bytes()
+    return dict(saved_model_pb2.SavedModel.FromString(raw).meta_graphs[0].signature_def)
 
 
 def _load(kind: str, path: Path) -> Any:

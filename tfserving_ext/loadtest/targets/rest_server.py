@@ -12,7 +12,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
-from tfserving_ext.loadtest.targets.contract import TIMED_OUT, UNREACHABLE, TargetError
+from tfserving_ext.loadtest.targets.contract import TIMED_OUT, UNREACHABLE, TargetError, with_defaults
 from tfserving_ext.serving.json_tensors import to_json
 
 ADMIN_SECONDS = 10.0
@@ -42,6 +42,7 @@ class RestTarget:
     def __init__(self, url: str) -> None:
         """Takes the server's address, such as http://127.0.0.1:8501."""
         self.address = url
+        self._signatures: dict[str, dict[str, Any]] = {}
 
     async def open(self) -> None:
         """Makes the pool of connections; `signatures` is the first to notice that nobody answers."""
@@ -69,11 +70,13 @@ class RestTarget:
             json_format.ParseDict(answer["metadata"]["signature_def"], found, ignore_unknown_fields=True)
         except (KeyError, TypeError, json_format.ParseError) as error:
             raise NannError(f"{self.address} did not answer with the signatures of model {model.name!r}") from error
-        return dict(found.signature_def)
+        self._signatures[model.name] = dict(found.signature_def)
+        return self._signatures[model.name]
 
     def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> RestRequest:
         """A `:predict` request in column form."""
-        columns = {name: to_json(array) for name, array in inputs.items()}
+        full = with_defaults(self._signatures[model.name][model.signature], inputs)
+        columns = {name: to_json(_sayable(array)) for name, array in full.items()}
         body = {"signature_name": model.signature, "inputs": columns}
         return RestRequest(f"{self._model(model)}:predict", json.dumps(body).encode())
 
@@ -115,6 +118,11 @@ class RestTarget:
             raise TargetError(TIMED_OUT, f"no answer in {timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise TargetError(UNREACHABLE, str(error) or type(error).__name__) from None
+
+
+def _sayable(array: np.ndarray) -> np.ndarray:
+    """JSON cannot say (0, 0), as `[]` has one dimension; `[[]]`, (1, 0), is read as nothing."""
+    return array if array.size or array.ndim < 2 else array.reshape((1,) * (array.ndim - 1) + (0,))
 
 
 def _object(raw: bytes) -> dict[str, Any]:
