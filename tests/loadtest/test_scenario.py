@@ -40,8 +40,8 @@ def test_the_template_is_valid_and_names_every_field(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rate: 5\nspede: 3\n", "bench.yaml, line 2: spede there is no such field"),
-        ("models:\n  - name: a\n  - nome: b\n", "line 3: models.1.nome there is no such field"),
+        ("rate: 5\nspede: 3\n", "bench.yaml, line 2: spede is no field; did you mean speed?"),
+        ("models:\n  - name: a\n  - nome: b\n", "line 3: models.1.nome is no field; did you mean name?"),
         ("rate: -5\n", "line 1: rate .*-5"),
         ("concurrency: 1:9999\n", "line 1: concurrency .*at most 512"),
         ("concurrency: '2.5'\n", "parts of clients"),

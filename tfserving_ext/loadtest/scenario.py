@@ -1,5 +1,6 @@
 """What a run of `nann bench` does: the configuration file's fields, which are the flags' too."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,7 +247,9 @@ def _told(error: Any, where: str, lines: dict[tuple, int]) -> str:
     name = ".".join(map(str, place))
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        message = "there is no such field"
+        known = [field for part in (Scenario, ModelSpec, InputSpec, SwapSpec) for field in part.model_fields]
+        near = difflib.get_close_matches(str(place[-1]), known, 1)
+        message = "is no field" + (f"; did you mean {near[0]}?" if near else "; `nann bench --init` writes them all")
     elif error["type"] not in ("value_error", "missing"):
         message = f"is {error['input']!r}: {message}"
     start = where + (f", line {line}" if line is not None else "")
