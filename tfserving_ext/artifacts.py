@@ -125,6 +125,20 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
             new.unlink(missing_ok=True)
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes a folder and tries to write there, before long work whose outcome goes there.
+
+    Raises:
+      NannError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise NannError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
 def tensorflow_writes(what: str) -> Iterator[None]:
     """Turns whatever TensorFlow raises while it writes files, full disks above all, into an OSError."""

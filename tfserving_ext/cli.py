@@ -71,7 +71,8 @@ def main() -> None:
         app()
     except SystemExit as ending:
         if ending.code == 130:  # Ctrl-C, for which Typer has no words.
-            print("interrupted; nothing is half written, and a training resumes", file=sys.stderr)
+            again = "; run it again to go on" if {"convert", "demo", "train"} & set(sys.argv[1:2]) else ""
+            print(f"interrupted; no file is half written{again}", file=sys.stderr)
         raise
     except (NannError, ImportError, OSError) as error:
         if "--traceback" in sys.argv:

@@ -22,8 +22,8 @@ def search(capacity, *, slow_above=None, saturated_above=float("inf"), **fields)
             "error_rate": 0.0, "errors": {}, "stopped_by": None, "client": {"saturated": rate > saturated_above},
         }  # fmt: skip
 
-    levels, found = asyncio.run(search_rate(Scenario(max_rate_with=["p99_ms <= 20"], **fields), level))
-    assert len(levels) == len(tried) == len(found["tried"])
+    found = asyncio.run(search_rate(Scenario(max_rate_with=["p99_ms <= 20"], **fields), level))
+    assert [one["rate"] for one in found["tried"]] == tried
     return found, tried
 
 
@@ -45,9 +45,12 @@ def test_a_server_that_falls_behind_does_not_serve_the_rate_however_fast_it_answ
     assert 300 / 1.06 <= found["rate"] <= 300 / 0.95
 
 
-def test_a_saturated_client_is_no_proof():
-    found, _ = search(1e9, saturated_above=100)
-    assert found["rate"] <= 100 and found["client_limited"]
+def test_a_client_that_was_saturated_may_have_been_the_limit():
+    for saturated_above, limited in ((1000, False), (100, True)):
+        found, _ = search(1e9, slow_above=400, saturated_above=saturated_above)
+        assert 400 / 1.06 <= found["rate"] <= 400  # What is kept in spite of the client is kept.
+        assert found["per_second"] == found["rate"]
+        assert found["client_limited"] == limited
 
 
 def test_the_ends_of_a_range_bound_the_search():

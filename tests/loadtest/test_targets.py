@@ -148,11 +148,27 @@ def test_requests_from_files(half_plus, server, tmp_path):
         ("f.json", '{"y": [1]}', "no input 'y'"),
         ("g.npz", "no zip", "no npz"),
         ("missing.json", None, "cannot read"),
+        ("h.json", '[{"x": [1], "s": ["a"]}, {"x": [1]}]', "needs input 's', which a request of .*h.json leaves out"),
     ):
         if text is not None:
             (tmp_path / name).write_text(text)
         with pytest.raises(NannError, match=message):
             make_inputs(ModelSpec(name="half_plus", input_data=tmp_path / name), signatures, 0)
+
+
+def test_what_rest_cannot_carry_is_said(tmp_path):
+    class Half(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float16, "x")])
+        def run(self, x):
+            return {"y": x}
+
+    module = Half()
+    tf.saved_model.save(module, str(tmp_path / "half" / "1"), signatures={"serving_default": module.run})
+    with (
+        LocalServer({"half": tmp_path / "half"}, ServerOptions(grpc_port=0, rest_port=0)) as server,
+        pytest.raises(NannError, match=r"REST cannot ask for signature 'serving_default': .*half; ask by gRPC"),
+    ):
+        run(Scenario(target=f"http://127.0.0.1:{server.rest_port}", models=[ModelSpec(name="half")], seconds=1))
 
 
 def nann(*arguments):
@@ -198,7 +214,7 @@ def test_a_server_that_dies_is_one_line_and_the_report_stays(tmp_path):
 
 def test_conditions_decide_the_exit_status_and_two_results_compare(tmp_path):
     with running_stub("--service", "fixed:5") as stub:
-        common = ("--target", stub.rest, "--model", "stub", "--warm-up", "0", "--seconds", "3")
+        common = ("--target", stub.rest, "--model", "stub", "--warm-up", "0", "--seconds", "6")
         bad = nann(*common, "--fail-if", "p50_ms > 4", "-o", str(tmp_path / "a.json"))
         assert "failed: p50_ms > 4 at 1 clients" in bad.communicate(timeout=60)[1] and bad.returncode == 1
         good = nann(*common, "--fail-if", "errors > 0", "-o", str(tmp_path / "b.json"))

@@ -71,7 +71,7 @@ class StubTarget:
 def measure(make_target, mode="closed", amount=1, interrupt_at=None, **fields):
     """Figures of one level in virtual time, and the target."""
     loop = VirtualLoop()
-    fields = {"warm_up": 0, "seconds": 60, **fields}
+    fields = {"warm_up": 0, "seconds": 60, **fields, **({"rate": str(amount)} if mode == "open" else {})}
     try:
         target = make_target()
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tfserving_ext.artifacts import check_folder
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
@@ -125,21 +126,49 @@ def _measure(scenario: Any, out: Path | None) -> None:
     from tfserving_ext.loadtest.report import write_report
     from tfserving_ext.loadtest.run import LOST, run
 
-    if out is not None and out.is_dir():
-        raise NannError(f"{out} is a folder; -o wants a file for the JSON")
+    files = None if out is None else _files(out)
     with live(scenario) as on_window:
         result = run(scenario, on_window)
     print_result(result)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, result)
-        write_report(out.with_suffix(".html"), result)
-        outcome("report", f"{out} and {out.with_suffix('.html')}")
+    if files is not None:
+        write_json(files[0], result)
+        write_report(files[1], result)
+        outcome("report", f"{files[0]} and {files[1]}")
+    if result["failure"] is not None:
+        raise NannError(f"{result['failure'].rstrip('.')}; what was measured before is above")
     if result["stopped_by"] == LOST:
         raise NannError(f"the server at {scenario.target} does not answer any more; what was measured before is above")
+    search = result["search"]
+    if search is not None and search["rate"] is None and result["stopped_by"] is None:
+        raise NannError(
+            f"no rate from {search['tried'][-1]['rate']:g} a second on keeps {' and '.join(search['conditions'])}"
+        )
+    for level in result["levels"] if search is None else []:
+        if level["errors"] and not level["answered"]:
+            raise NannError(f"no request was answered with success at {level['name']}: {', '.join(level['errors'])}")
     if result["conditions"]:
         first = result["conditions"][0]
         raise NannError(f"failed: {first['condition']} at {first['level']}")
+
+
+def _files(out: Path) -> tuple[Path, Path]:
+    """Where the JSON and the report go; that they can is known before the load."""
+    page = out.with_suffix(".html")
+    if page == out:
+        raise NannError(
+            f"{out} is where the report goes; -o wants a file for the JSON, such as {out.with_suffix('.json')}"
+        )
+    for one in (out, page):
+        if one.exists() and not one.is_file():
+            raise NannError(f"{one} is no regular file; -o wants a file for the JSON, the report goes beside it")
+    check_folder(out.resolve().parent)
+    check_folder(page.resolve().parent)
+    return _followed(out), _followed(page)
+
+
+def _followed(file: Path) -> Path:
+    """A link stays, and what it points to is written."""
+    return file.resolve() if file.is_symlink() else file
 
 
 @app.command()
@@ -170,7 +199,10 @@ def report(
     from tfserving_ext.loadtest.result import read_result
 
     target = out or result.with_suffix(".html")
-    write_report(target, read_result(result))
+    found = read_result(result)
+    if target.resolve() == result.resolve():
+        raise NannError(f"{target} is the result itself; name another file for the report by -o")
+    write_report(target, found)
     outcome("report", str(target))
 
 

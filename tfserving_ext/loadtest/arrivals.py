@@ -1,7 +1,7 @@
 """When an open loop sends: at even distances, as a Poisson process, or when recorded requests came."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ def constant(rate: float) -> Iterator[float]:
         number += 1
 
 
-def poisson(rate: float, seed: int) -> Iterator[float]:
+def poisson(rate: float, seed: int | Sequence[int]) -> Iterator[float]:
     """Send times in seconds of a Poisson process of `rate` a second: distances are exponential."""
     random, now = np.random.default_rng(seed), 0.0
     while True:

@@ -7,7 +7,7 @@ from typing import Any
 
 # Of one core's time, from which on requests wait for the client.
 BUSY = 0.9
-# Requests that are sent later than this, and by more than a tenth of what an answer takes.
+# One request in a hundred is sent later than this, and by more than a tenth of what the slowest hundredth takes.
 LATE_MS, LATE_SHARE = 1.0, 0.1
 
 
@@ -44,7 +44,7 @@ def judge(
       work: share of one core that the client was at work.
       waiting: share of the time that it waited for a processor.
       late_ms: 99th percentile of how late it sent.
-      latency_ms: median latency.
+      latency_ms: 99th percentile of the latency.
       blocked: requests that waited for a place among those on their way.
       limit: how many places there are.
 

@@ -7,7 +7,7 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from tfserving_ext.loadtest.gate import FIGURES
-from tfserving_ext.loadtest.level import Measured
+from tfserving_ext.loadtest.level import LEAST_WINDOWS, Measured
 from tfserving_ext.loadtest.recorder import PERCENTILES, Window, intervals, latency_figures, merged
 
 AROUND_SECONDS = 2  # After a version serves; what is sent later is quiet time.
@@ -114,7 +114,7 @@ def _intervals(windows: Sequence[Window], percentile: float) -> dict[str, Any]:
     wanted = {name: percent for name, percent in PERCENTILES.items() if percent in (50.0, 99.0, percentile)}
     if percentile not in wanted.values():
         wanted[f"p{percentile:g}"] = percentile
-    if len(windows) < 2:
+    if len(windows) < LEAST_WINDOWS:
         return {"per_second": None, "percentiles": dict.fromkeys(wanted)}
     found = intervals(windows, list(wanted.values()))
     return {

@@ -38,17 +38,27 @@ def make_inputs(model: ModelSpec, signatures: Mapping[str, Any], seed: int) -> l
     if unknown:
         raise NannError(f"{_where(model)} has no input {unknown[0]!r}; it has {', '.join(sorted(signature.inputs))}")
     random = np.random.default_rng([seed, *model.name.encode()])
+    source = None if model.input_data is None else str(model.input_data)
     if model.input_data is not None:
         given: Iterable[Mapping[str, Any]] = read_requests(model.input_data, signature)
     elif model.data is not None:
         given = _histories(model, signature, random)
     else:
         given = [{} for _ in range(model.requests)]
-    return [complete(model, signature, each, random) for each in given]
+    return [complete(model, signature, each, random, source) for each in given]
 
 
-def complete(model: ModelSpec, signature: Any, given: Mapping[str, Any], random: np.random.Generator) -> Inputs:
+def complete(
+    model: ModelSpec, signature: Any, given: Mapping[str, Any], random: np.random.Generator, source: str | None = None
+) -> Inputs:
     """A request with what it leaves out made up; inputs with a default stay out unless the model's `inputs` names them.
+
+    Args:
+      model: says how to make up what.
+      signature: the SignatureDef.
+      given: values by input.
+      random: what is made up is drawn from it.
+      source: the file that real requests are of: only what the model's `inputs` names is made up then.
 
     Raises:
       NannError: it does not fit the signature.
@@ -62,6 +72,8 @@ def complete(model: ModelSpec, signature: Any, given: Mapping[str, Any], random:
         value = given.get(name, spec.value)
         if value is not None:
             made[name] = _as_input(model, name, info, value)
+        elif source is not None and name not in model.inputs and name not in signature.defaults:
+            raise NannError(f"{_where(model)} needs input {name!r}, which a request of {source} leaves out")
         elif name in model.inputs or name not in signature.defaults:
             made[name] = _mock(model, name, info, spec, random)
     return made

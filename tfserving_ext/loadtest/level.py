@@ -1,6 +1,7 @@
 """One level of load: warm-up until steady, then windows of a second until their interval is narrow enough."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,10 +109,10 @@ async def run_level(
         phases.add(to_window(second))
     windows, seconds = phases.counted(elapsed, recorder.last)
     late, latency = (
-        latency_figures(merged(found))
+        latency_figures(merged(found))["p99"]
         for found in ([one.late for one in windows], [part for one in windows for part in one.latency.values()])
     )
-    client = judge(work, waiting, late["p99"], latency["p50"], engine.blocked, scenario.max_in_flight)
+    client = judge(work, waiting, late, latency, engine.blocked, scenario.max_in_flight)
     return Measured(
         windows,
         phases.warm_up,
@@ -125,7 +126,8 @@ async def run_level(
 
 
 def _offsets(scenario: Scenario, rate: float) -> Iterator[float]:
-    return constant(rate) if scenario.arrivals == "constant" else poisson(rate, scenario.seed)
+    # Of its own at each rate, or a short first second would be one of every level.
+    return constant(rate) if scenario.arrivals == "constant" else poisson(rate, [scenario.seed, round(1000 * rate)])
 
 
 class _Phases:
@@ -160,7 +162,7 @@ class _Phases:
         if self._first is None:
             steady = _is_steady(self._windows)
             if steady or elapsed >= self._scenario.warm_up:
-                self._first = int(elapsed) + 1
+                self._first = int(elapsed) + 1 if steady else math.ceil(self._scenario.warm_up)
                 looked = len(self._windows) > STEADY_WINDOWS
                 self.warm_up |= {"seconds": float(self._first), "steady": steady if looked else None}
                 self.clock.restart()

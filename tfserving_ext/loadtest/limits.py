@@ -12,12 +12,12 @@ START_RATE = 10.0
 LEAST_RATE = 1.0  # Below it, a run of a minute has too few requests for a percentile.
 PRECISION = 0.05  # Of the rate that is found.
 MAX_TRIES = 24
-KEEPS_UP = 0.95  # Of the rate asked for: a server that falls behind does not serve it, whatever the latency.
+KEEPS_UP = 0.95  # Of what was sent: a server that falls behind does not serve it, whatever the latency.
 
 Try = Callable[[str, float], Awaitable[dict[str, Any]]]
 
 
-async def search_rate(scenario: Scenario, run_level: Try) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+async def search_rate(scenario: Scenario, run_level: Try) -> dict[str, Any]:
     """Searches between the ends of `scenario.rate`, or from 10 a second upwards, and down to 1 where that is too much.
 
     Args:
@@ -25,34 +25,42 @@ async def search_rate(scenario: Scenario, run_level: Try) -> tuple[list[dict[str
       run_level: measures ("open", rate).
 
     Returns:
-      The levels in the order of their trial, and `conditions`, `tried` with what each rate gave, and `rate`, the
-      highest that kept all conditions; None where the lowest did not. A rate at which the client is saturated counts
-      as not kept, and `client_limited` says so.
+      `conditions`; `tried` with what each rate gave, in order; `rate`, the highest that kept all conditions, None where
+      the lowest did not, and `per_second`, what was answered at it; `client_limited`, whether the client was
+      saturated at a rate that did not keep, so that a better one may find a higher rate. A rate that kept holds even
+      where it was: latency counts from the intended time, so what the client adds is in it.
     """
     conditions = [Condition.parse(text) for text in scenario.max_rate_with]
-    levels: list[dict[str, Any]] = []
     tried: list[dict[str, Any]] = []
+    stopped = False
 
     async def keeps(rate: float) -> bool:
+        nonlocal stopped
         level = await run_level("open", rate)
-        levels.append(level)
+        stopped = bool(level["stopped_by"])
         figures = condition_figures(level)
         answered = level["answered"] >= KEEPS_UP * level["requests"] and level["requests"] > 0
         behind = level["per_second"] < KEEPS_UP * level["offered_per_second"]
         kept = all(one.holds(figures) for one in conditions) and answered and not behind
-        saturated = level["client"]["saturated"]
         tried.append(
-            {"rate": rate, "kept": kept and not saturated, "client_limited": kept and saturated}
+            {"rate": rate, "per_second": level["per_second"], "kept": kept}
+            | {"client_limited": not kept and level["client"]["saturated"]}
             | {one.figure: figures[one.figure] for one in conditions}
         )
-        return kept and not saturated
+        return kept
 
     ends = parse_range(scenario.rate, MAX_RATE) if scenario.rate else []
     low, high = (ends[0], ends[-1]) if len(ends) > 1 else (ends[0] if ends else START_RATE, None)
     least = low if ends else LEAST_RATE
-    best = await _bisect(keeps, least, low, high, lambda: bool(levels and levels[-1]["stopped_by"]))
+    best = await _bisect(keeps, least, low, high, lambda: stopped)
     limited = any(one["client_limited"] for one in tried)
-    return levels, {"conditions": list(scenario.max_rate_with), "tried": tried, "rate": best, "client_limited": limited}
+    return {
+        "conditions": list(scenario.max_rate_with),
+        "tried": tried,
+        "rate": best,
+        "per_second": next((one["per_second"] for one in tried if one["rate"] == best), None),
+        "client_limited": limited,
+    }
 
 
 async def _bisect(

@@ -7,6 +7,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
+from tfserving_ext.loadtest.level import INTERRUPTED
 from tfserving_ext.loadtest.recorder import Window, latency_figures, merged
 from tfserving_ext.loadtest.run import OnWindow
 from tfserving_ext.loadtest.scenario import Scenario
@@ -88,10 +89,15 @@ def print_result(result: dict[str, Any]) -> None:
     if found is not None:
         kept = " and ".join(found["conditions"])
         told = (
-            "not even the lowest rate kept" if found["rate"] is None else f"{found['rate']:,.1f} requests a second keep"
+            "not even the lowest rate keeps"
+            if found["rate"] is None
+            else f"{found['rate']:,.1f} requests a second, of which {found['per_second']:,.1f} were answered, keep"
         )
         limited = "; the client was the limit" if found["client_limited"] else ""
         outcome("limit", f"{told} {kept}{limited}")
+    for level in result["levels"]:
+        if level.get("swaps"):
+            outcome("swaps", f"{level['name']}: {_of_swaps(level)}")
     if result["trace"] is not None:
         stages = result["trace"]["stages_ms"]
         outcome("trace", ", ".join(f"{name} {milliseconds(value)} ms" for name, value in stages.items()))
@@ -100,6 +106,10 @@ def print_result(result: dict[str, Any]) -> None:
 def notes(result: dict[str, Any]) -> list[str]:
     """What a reader of the figures has to know: errors, a client that was the bottleneck, what is not steady."""
     found = []
+    if result.get("failure") is not None:
+        found.append(result["failure"])
+    if result["stopped_by"] == INTERRUPTED and result["levels"]:
+        found.append(f"{result['levels'][-1]['name']}: interrupted; the figures are of what was measured until then")
     for level in result["levels"]:
         name = level["name"]
         for code, count in level["errors"].items():
@@ -116,6 +126,18 @@ def notes(result: dict[str, Any]) -> list[str]:
         if level["unfinished"]:
             found.append(f"{name}: {level['unfinished']:,} requests were not answered when the run ended")
     return found
+
+
+def _of_swaps(level: dict[str, Any]) -> str:
+    swaps, quiet = level["swaps"], level["quiet_latency_ms"]["p99"]
+    took = [swap["served"] - swap["put"] for swap in swaps if swap["served"] is not None]
+    slowest = max((swap["latency_ms"]["p99"] or 0.0 for swap in swaps), default=0.0)
+    return (
+        f"{len(swaps)} versions put in place, {len(took)} served"
+        + (f" after {max(took):.1f} s at most" if took else "")
+        + f"; p99 around them {milliseconds(slowest)} ms at most, {milliseconds(quiet) or 'none'} ms in quiet time; "
+        + f"{sum(swap['errors'] for swap in swaps):,} errors around them"
+    )
 
 
 def _half(span: list[float] | None) -> str:

@@ -43,7 +43,9 @@ def merged(encoded: Iterable[bytes | str]) -> HdrHistogram:
     """The sum of encoded histograms."""
     total = new_histogram()
     for one in encoded:
-        total.decode_and_add(one)
+        part = HdrHistogram.decode(one)
+        if part.get_total_count():  # An empty one would bring its least value, 0.
+            total.add(part)
     return total
 
 

@@ -17,7 +17,7 @@ from tfserving_ext.loadtest.gate import Condition
 from tfserving_ext.loadtest.inputs import Inputs, complete, make_inputs
 from tfserving_ext.loadtest.level import INTERRUPTED, LOST, run_level
 from tfserving_ext.loadtest.limits import search_rate
-from tfserving_ext.loadtest.profile import profiling
+from tfserving_ext.loadtest.profile import check_profile, profiling
 from tfserving_ext.loadtest.recorder import Window
 from tfserving_ext.loadtest.scenario import Scenario
 from tfserving_ext.loadtest.server_side import ProcessWatch, difference, scrape
@@ -43,7 +43,8 @@ def run(scenario: Scenario, on_window: OnWindow = lambda *_: None, target: Targe
       target: instead of the scenario's.
 
     Returns:
-      The result; docs/bench.md has the format. `stopped_by` is "interrupted" or "server lost" where it ended early.
+      The result; docs/bench.md has the format. `stopped_by` is "interrupted" or "server lost" where it ended early,
+      and `failure` says what went wrong beside the load after something was measured, None if nothing did.
 
     Raises:
       NannError: nobody answers, the model or signature is not there, inputs do not fit, or a file cannot be read.
@@ -58,6 +59,7 @@ class _Run:
         self._inputs: list[list[Inputs]] = []
         self._prepared: list[list[Any]] = []
         self._replay: list[Recorded] = []
+        self._done: list[dict[str, Any]] = []
 
     async def run(self) -> dict[str, Any]:
         scenario = self._scenario
@@ -66,11 +68,9 @@ class _Run:
         async with _opened(self._target):
             models = await self._prepare()
             with _ctrl_c(self._interrupt):
-                if scenario.max_rate_with:
-                    levels, search = await search_rate(scenario, self._level)
-                else:
-                    levels, search = await self._levels(), None
-                traced = await self._trace(levels)
+                search, failure = await self._measure()
+                traced = None if failure else await self._trace(models)
+        levels = self._done
         stopped = levels[-1]["stopped_by"] if levels else None
         return {
             "format": FORMAT,
@@ -78,6 +78,7 @@ class _Run:
             "started": began.isoformat(timespec="seconds"),
             "seconds": (datetime.datetime.now(datetime.timezone.utc) - began).total_seconds(),
             "stopped_by": stopped,
+            "failure": failure,
             "machine": machine(),
             "versions": versions(),
             "scenario": scenario.model_dump(mode="json"),
@@ -97,6 +98,7 @@ class _Run:
     async def _prepare(self) -> list[dict[str, Any]]:
         """Makes the requests, and tries one of each model."""
         scenario, told = self._scenario, []
+        check_profile(scenario, self._target.shared_process)
         self._replay = [] if scenario.replay is None else await asyncio.to_thread(read_recorded, scenario.replay)
         for model in scenario.models:
             signatures = await self._target.signatures(model)
@@ -136,22 +138,35 @@ class _Run:
                 signatures[name] = (await self._target.signatures(model))[model.signature]
             import numpy as np
 
-            inputs = complete(model, signatures[name], recorded.inputs, np.random.default_rng(self._scenario.seed))
+            random = np.random.default_rng(self._scenario.seed)
+            inputs = complete(model, signatures[name], recorded.inputs, random, str(self._scenario.replay))
             prepared.append((models[name], self._target.prepare(model, inputs)))
         self._recorded: list[Pick] = prepared
 
-    async def _levels(self) -> list[dict[str, Any]]:
-        found = []
+    async def _measure(self) -> tuple[dict[str, Any] | None, str | None]:
+        """Runs all levels; returns the search for a limit, and what ended it all once something was measured."""
+        search = None
+        try:
+            if self._scenario.max_rate_with:
+                search = await search_rate(self._scenario, self._level)
+            else:
+                await self._levels()
+        except (NannError, TargetError) as error:
+            if not self._done:
+                raise
+            return None, str(error)
+        return search, None
+
+    async def _levels(self) -> None:
         asked = [("replay", self._scenario.speed)] if self._replay else self._scenario.levels()
         for number, (mode, amount) in enumerate(asked):
             with profiling(self._scenario, number == len(asked) - 1, self._target.shared_process):
-                found.append(await self._level(mode, amount))
-            if found[-1]["stopped_by"] is not None:
+                level = await self._level(mode, amount)
+            if level["stopped_by"] is not None:
                 break
-        return found
 
     async def _level(self, mode: str, amount: float) -> dict[str, Any]:
-        """Runs one level with what goes on beside it."""
+        """Runs one level with what goes on beside it; it is kept even where that fails."""
         scenario = self._scenario
         loop = asyncio.get_running_loop()
         name = {"closed": f"{amount:g} clients", "open": f"{amount:g}/s", "replay": f"replay x{amount:g}"}[mode]
@@ -160,7 +175,7 @@ class _Run:
         swapper = None if scenario.swap is None else Swapper(scenario, self._target)
         work = [watch.watch()] if watch is not None else []
         work += [swapper.run(loop.time())] if swapper is not None else []
-        async with _beside(*work):
+        async with _beside(*work) as failures:
             measured = await run_level(
                 self._target,
                 mode,
@@ -185,18 +200,21 @@ class _Run:
                 level["prometheus"] = difference(before, await scrape(scenario.prometheus or ""))
         if watch is not None:
             level["process"] = watch.figures()
+        self._done.append(level)
+        for failure in failures:
+            raise failure
         return level
 
     def _picks(self) -> Iterator[Pick]:
         return picks(self._prepared, [model.weight for model in self._scenario.models], self._scenario.seed)
 
-    async def _trace(self, levels: list[dict[str, Any]]) -> dict[str, Any] | None:
+    async def _trace(self, models: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Traces of the first model that has them, once the load is over."""
         scenario = self._scenario
-        if not scenario.trace or self._interrupt.is_set() or any(level["stopped_by"] for level in levels):
+        if not scenario.trace or self._interrupt.is_set() or any(level["stopped_by"] for level in self._done):
             return None
-        for model, inputs in zip(scenario.models, self._inputs, strict=True):
-            if model.signature == "retrieve" and tracing.SIGNATURE in await self._target.signatures(model):
+        for model, inputs, told in zip(scenario.models, self._inputs, models, strict=True):
+            if told["traceable"]:
                 return await tracing.trace(self._target, model, inputs, scenario.trace, scenario.timeout)
         return None
 
@@ -221,18 +239,17 @@ async def _opened(target: Target) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs these while the block does; what failed in them is raised at its end."""
+async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[Exception]]:
+    """Runs these while the block does; the list has what failed in them, once it has ended."""
+    failures: list[Exception] = []
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
-        yield
+        yield failures
     finally:
         for task in tasks:
             task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
+        failures += [outcome for outcome in outcomes if isinstance(outcome, Exception)]
 
 
 @contextlib.contextmanager

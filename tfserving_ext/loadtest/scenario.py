@@ -206,6 +206,8 @@ class Scenario(_Part):
         ]
         if len(given) > 1 and set(given) != {"rate", "max_rate_with"}:
             raise ValueError(f"{' and '.join(given)} are given; a run has one kind of load")
+        if "arrivals" in self.model_fields_set and not {"rate", "max_rate_with"} & set(given):
+            raise ValueError("arrivals are of an open loop; give a rate, or max_rate_with")
         names = [model.name for model in self.models]
         if self.swap is not None and self.swap.model is not None and self.swap.model not in names:
             raise ValueError(f"swap.model is {self.swap.model!r}, the models are {', '.join(names)}")
@@ -250,7 +252,9 @@ def _told(error: Any, where: str, lines: dict[tuple, int]) -> str:
         known = [field for part in (Scenario, ModelSpec, InputSpec, SwapSpec) for field in part.model_fields]
         near = difflib.get_close_matches(str(place[-1]), known, 1)
         message = "is no field" + (f"; did you mean {near[0]}?" if near else "; `nann bench --init` writes them all")
-    elif error["type"] not in ("value_error", "missing"):
+    elif error["type"] == "missing":
+        message = "is missing"
+    elif error["type"] != "value_error":
         message = f"is {error['input']!r}: {message}"
     start = where + (f", line {line}" if line is not None else "")
     return ": ".join(part for part in (start, f"{name} {message}".strip() if name else message) if part)
@@ -280,7 +284,8 @@ def read_scenario(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
         raise NannError(f"{path}{line}: no YAML: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(fields, dict):
         raise NannError(
-            f"{path} holds {type(fields).__name__}, it must be a mapping of fields; see `nann bench --init`"
+            f"{path} {'is empty' if fields is None else 'holds ' + type(fields).__name__}, it must be a mapping of "
+            "fields; see `nann bench --init`"
         )
     return {str(key): value for key, value in fields.items()}, dict(_lines(node, ()))
 

@@ -21,6 +21,7 @@ class TargetError(Exception):
     """
 
     def __init__(self, code: str, message: str) -> None:
+        message = " ".join(message.split())  # TensorFlow's have several lines.
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message

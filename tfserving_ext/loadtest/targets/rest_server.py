@@ -14,6 +14,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
 from tfserving_ext.loadtest.targets.contract import TIMED_OUT, UNREACHABLE, TargetError, with_defaults
 from tfserving_ext.serving.json_tensors import to_json
+from tfserving_ext.serving.models import ServingError
 
 ADMIN_SECONDS = 10.0
 # The event loop's select takes file descriptors below 1024.
@@ -76,7 +77,12 @@ class RestTarget:
     def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> RestRequest:
         """A `:predict` request in column form."""
         full = with_defaults(self._signatures[model.name][model.signature], inputs)
-        columns = {name: to_json(_sayable(array)) for name, array in full.items()}
+        try:
+            columns = {name: to_json(_sayable(array)) for name, array in full.items()}
+        except ServingError as error:
+            raise NannError(
+                f"REST cannot ask for signature {model.signature!r}: {error.message}; ask by gRPC"
+            ) from error
         body = {"signature_name": model.signature, "inputs": columns}
         return RestRequest(f"{self._model(model)}:predict", json.dumps(body).encode())
 

@@ -1,0 +1,134 @@
+"""What goes wrong beside the load, or would after it, costs nobody a measurement."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tests.loadtest.virtual import StubTarget, measure
+from tfserving_ext.bench.load_stub import running_stub
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest import run
+from tfserving_ext.loadtest.recorder import latency_figures, merged, new_histogram
+from tfserving_ext.loadtest.scenario import ModelSpec, Scenario
+
+
+def bench(*arguments):
+    command = [sys.executable, "-c", "from tfserving_ext.cli import main; main()", "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def metrics():
+    """A server's metrics that can be read twice, and then no more."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.asked += 1
+            self.send_response(200 if server.asked <= 2 else 500)
+            self.end_headers()
+            self.wfile.write(b"# TYPE requests_total counter\nrequests_total 1\n")
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked = 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
+    server.shutdown()
+
+
+def test_a_failure_between_levels_leaves_those_before(metrics, tmp_path):
+    out = tmp_path / "r.json"
+    with running_stub("--service", "fixed:5") as stub:
+        flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--prometheus", metrics)
+        done = bench(*flags, "--concurrency", "1:2", "-o", out)
+    assert done.returncode == 1
+    assert "answered 500" in done.stderr.splitlines()[-1] and "measured before is above" in done.stderr
+    result = json.loads(out.read_text())
+    assert "answered 500" in result["failure"]
+    assert [level["name"] for level in result["levels"]] == ["1 clients"] and result["levels"][0]["answered"] > 50
+
+
+def test_a_profiler_that_is_not_there_leaves_the_measurement(tmp_path):
+    with running_stub("--service", "fixed:5") as stub:
+        server = {"profile": tmp_path / "profile", "profile_server": "127.0.0.1:1"}
+        result = run(Scenario(target=stub.grpc, models=[ModelSpec(name="stub")], warm_up=0, seconds=1, **server))
+    assert result["failure"].startswith("the profiler at 127.0.0.1:1 gave no trace")
+    assert result["levels"][0]["answered"] > 50
+
+
+def test_nothing_but_failures_is_no_success(tmp_path):
+    with running_stub("--service", "fixed:50") as stub:
+        flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--timeout", 0.01)
+        done = bench(*flags)
+    assert done.returncode == 1
+    assert done.stderr == "error: no request was answered with success at 1 clients: DEADLINE_EXCEEDED\n"
+
+
+def test_a_limit_below_the_lowest_rate_is_no_success():
+    with running_stub("--service", "fixed:50") as stub:
+        flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--rate", 20)
+        done = bench(*flags, "--max-rate-with", "p50_ms <= 10")
+    assert done.returncode == 1
+    assert done.stderr == "error: no rate from 20 a second on keeps p50_ms <= 10\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("r.html", "is where the report goes; -o wants a file for the JSON, such as"),
+        ("pipe", "is no regular file"),
+        ("/proc/none/r.json", "cannot write to /proc/none"),
+        (".", "is no regular file"),
+    ],
+)
+def test_where_nothing_can_be_written_is_said_before_the_load(tmp_path, name, message):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    done = bench("--target", "grpc://127.0.0.1:1", "-o", tmp_path / name)  # Where nobody answers.
+    assert done.returncode == 1
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "r.json").symlink_to(tmp_path / "other" / "kept.json")
+    with running_stub("--service", "fixed:5") as stub:
+        flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1)
+        assert bench(*flags, "-o", tmp_path / "r.json").returncode == 0
+    assert (tmp_path / "r.json").is_symlink() and (tmp_path / "r.html").is_file()
+    assert json.loads((tmp_path / "other" / "kept.json").read_text())["levels"]
+    done = bench("report", tmp_path / "r.json", "-o", tmp_path / "r.json")
+    assert done.returncode == 1 and "is the result itself" in done.stderr
+
+
+def test_a_profile_that_cannot_be_written_is_said_before_the_load():
+    with running_stub() as stub, pytest.raises(NannError, match="cannot write to /proc/none"):
+        server = {"profile": "/proc/none", "profile_server": "127.0.0.1:1"}
+        run(Scenario(target=stub.grpc, models=[ModelSpec(name="stub")], **server))
+
+
+def test_few_seconds_have_no_interval():
+    short, *_ = measure(StubTarget, seconds=4)
+    long, *_ = measure(StubTarget, seconds=6)
+    assert short["per_second_interval"] is None and set(short["latency_intervals_ms"].values()) == {None}
+    assert long["per_second_interval"][0] <= long["per_second"] <= long["per_second_interval"][1]
+
+
+def test_an_empty_second_has_no_part_in_the_least_latency():
+    full = new_histogram()
+    full.record_value(7000)
+    assert latency_figures(merged([full.encode(), new_histogram().encode()]))["min"] == pytest.approx(7, rel=1e-3)
+
+
+def test_rates_have_draws_of_their_own():
+    """A first second that happens to be short would else be one of every level."""
+    counts = [measure(StubTarget, "open", 100 + n, seconds=10, seed=0)[0]["requests"] / (100 + n) for n in range(20)]
+    assert np.std(counts) > 0.05  # In theory 10 / sqrt(1000) = 0.3 for each.
