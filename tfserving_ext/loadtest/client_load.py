@@ -7,6 +7,7 @@ from typing import Any
 
 # Of one core's time, from which on requests wait for the client.
 BUSY = 0.9
+IDLE = 0.3
 # One request in a hundred is sent later than this, and by more than a tenth of what the slowest hundredth takes.
 LATE_MS, LATE_SHARE = 1.0, 0.1
 
@@ -58,7 +59,10 @@ def judge(
             told += f" and waits for a processor another {100 * waiting:.0f} %"
         reasons.append(told)
     if late_ms is not None and late_ms > max(LATE_MS, LATE_SHARE * (latency_ms or 0.0)):
-        reasons.append(f"1 % of the requests are sent {late_ms:.1f} ms late or more")
+        told = f"1 % of the requests are sent {late_ms:.1f} ms late or more"
+        if work < IDLE:
+            told += f"; with {100 * work:.0f} % of a core in use, it is other work that holds it up"
+        reasons.append(told)
     if blocked:
         reasons.append(f"{blocked:,} requests waited as {limit:,} were on their way at once")
     return {

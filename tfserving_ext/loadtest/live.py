@@ -91,7 +91,7 @@ def print_result(result: dict[str, Any]) -> None:
         told = (
             "not even the lowest rate keeps"
             if found["rate"] is None
-            else f"{found['rate']:,.1f} requests a second, of which {found['per_second']:,.1f} were answered, keep"
+            else f"{found['rate']:,.1f} requests a second ({found['per_second']:,.1f} answered) keep"
         )
         limited = "; the client was the limit" if found["client_limited"] else ""
         outcome("limit", f"{told} {kept}{limited}")
