@@ -94,7 +94,8 @@ def bench(
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if {"concurrency", "rate", "replay"} & set(given):  # One kind of load replaces the file's.
-        fields = {name: value for name, value in fields.items() if name not in ("concurrency", "rate", "replay")}
+        replaced = {"concurrency", "rate", "replay"} | (set() if "rate" in given else {"arrivals"})
+        fields = {name: value for name, value in fields.items() if name not in replaced}
     fields |= given
     of_model = {"name": model, "signature": signature, "path": path, "input_data": input_data, "data": data}
     _add_model(fields, of_model)

@@ -151,7 +151,7 @@ class _Run:
                 search = await search_rate(self._scenario, self._level)
             else:
                 await self._levels()
-        except (NannError, TargetError) as error:
+        except (NannError, TargetError, OSError) as error:
             if not self._done:
                 raise
             return None, str(error)

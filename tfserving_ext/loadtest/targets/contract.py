@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
 
 OK = "OK"
@@ -28,10 +29,17 @@ class TargetError(Exception):
 
 
 def with_defaults(signature: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All inputs of a SignatureDef, for what wants every one: REST and functions, unlike gRPC and sessions."""
-    import tensorflow as tf
+    """All inputs of a SignatureDef, for what wants every one: REST and functions, unlike gRPC and sessions.
 
-    return {name: tf.make_ndarray(value) for name, value in signature.defaults.items()} | dict(inputs)
+    Raises:
+      NannError: a default is no tensor that a request can hold.
+    """
+    from tfserving_ext.serving.tensors import parse_tensor
+
+    try:
+        return {name: parse_tensor(value) for name, value in signature.defaults.items()} | dict(inputs)
+    except ValueError as error:
+        raise NannError(f"a default of the signature cannot be read: {error}") from error
 
 
 class Target(Protocol):

@@ -104,7 +104,7 @@ class InProcessTarget:
         except ServingError as error:
             raise TargetError(error.code.name, error.message) from None
         except tf.errors.OpError as error:
-            raise TargetError(type(error).__name__, (error.message or "").strip().splitlines()[0]) from None
+            raise TargetError(type(error).__name__, (error.message or "").strip().partition("\n")[0]) from None
 
 
 def _signature_defs(path: Path) -> dict[str, Any]:

@@ -110,13 +110,13 @@ class RestTarget:
         return f"{self.address}/v1/models/{model.name}{version}"
 
     async def _get(self, url: str) -> dict[str, Any]:
-        return _object(await self._call("GET", url, None, ADMIN_SECONDS))
+        return _object(await self._call("GET", url, None, ADMIN_SECONDS, MAX_ADMIN_BYTES))
 
-    async def _call(self, method: str, url: str, body: bytes | None, timeout: float) -> bytes:
+    async def _call(self, method: str, url: str, body: bytes | None, timeout: float, most: int | None = None) -> bytes:
         try:
             limit = aiohttp.ClientTimeout(total=timeout)
             async with self._session.request(method, url, data=body, timeout=limit) as answer:
-                raw = await answer.read()
+                raw = await (answer.read() if most is None else _read(answer, most))
                 if answer.status == 200:
                     return raw
                 raise TargetError(f"HTTP {answer.status}", _error_of(raw))
@@ -129,6 +129,15 @@ class RestTarget:
 def _sayable(array: np.ndarray) -> np.ndarray:
     """JSON cannot say (0, 0), as `[]` has one dimension; `[[]]`, (1, 0), is read as nothing."""
     return array if array.size or array.ndim < 2 else array.reshape((1,) * (array.ndim - 1) + (0,))
+
+
+async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    found = bytearray()
+    async for part in answer.content.iter_any():
+        found += part
+        if len(found) > most:
+            raise TargetError(f"HTTP {answer.status}", f"the answer has over {most:,} bytes")
+    return bytes(found)
 
 
 def _object(raw: bytes) -> dict[str, Any]:
