@@ -47,15 +47,21 @@ for options in json.loads(sys.argv[3]):
         print(replicas.pop(), report["softmax_loss"])
 """
 WORKER = """
-import json, os, sys
+import json, os, sys, time
+from pathlib import Path
 from tfserving_ext.models import TwoSidedConfig
 from tfserving_ext.training import TrainingConfig, state, train
 data, target, config, dies = sys.argv[1:]
-if dies == "dies":
+if dies:
     save = state.TrainingState.save
     def last(self, step, seconds):
         save(self, step, seconds)
         if step == 4:
+            # A worker whose peer is gone ends with an error of its own: both die once both have saved.
+            index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+            Path(dies, f"saved-{index}").touch()
+            while not all(Path(dies, f"saved-{one}").exists() for one in range(2)):
+                time.sleep(0.01)
             os._exit(9)
     state.TrainingState.save = last
 report = train(data, target, TrainingConfig(**json.loads(config)), TwoSidedConfig())
@@ -86,7 +92,7 @@ def test_two_devices_take_the_step_of_one_with_the_whole_batch(world, tmp_path):
 
 
 def pair(world, target, dies: str) -> list[tuple[int, str, str]]:
-    """Exit code and outputs of two workers on this machine."""
+    """Exit code and outputs of two workers on this machine, which die together where there is a folder to meet in."""
     ports = []
     for _ in range(2):
         with socket.socket() as opened:
@@ -118,9 +124,9 @@ def pair(world, target, dies: str) -> list[tuple[int, str, str]]:
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
-def test_two_workers_by_tf_config_agree_and_go_on_together(world, tmp_path):
+def test_two_workers_by_tf_config_agree_and_go_on_together(world, tmp_path, tmp_path_factory):
     target = tmp_path / "model"
-    killed = pair(world, target, "dies")
+    killed = pair(world, target, str(tmp_path_factory.mktemp("dies")))
     assert [code for code, *_ in killed] == [9, 9], killed
     resumed = pair(world, target, "")
     assert [code for code, *_ in resumed] == [0, 0], resumed
