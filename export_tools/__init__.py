@@ -4,7 +4,8 @@ from export_tools.explain import explain
 from export_tools.export import export
 from export_tools.inspect import inspect
 from export_tools.reuse import reuse
-from export_tools.served_model import Defaults, ServedModel
+from export_tools.served_model import ServedModel
+from export_tools.signatures import Defaults
 from export_tools.sources import Source, open_source
 from export_tools.verify import verify
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from export_tools.manifest import read_figures, write_manifest
 from export_tools.scorer import optimize_scorer, write_rows
-from export_tools.served_model import Defaults, ServedModel
+from export_tools.served_model import ServedModel
+from export_tools.signatures import Defaults
 from export_tools.sources import open_source
 from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, tensorflow_writes

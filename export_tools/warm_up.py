@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from export_tools.served_model import LEVEL_TOPN_LENGTH
+from export_tools.signatures import LEVEL_TOPN_LENGTH
 from export_tools.sources import Source
 from tfserving_ext import ops
 from tfserving_ext.index.format import Index

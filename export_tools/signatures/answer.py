@@ -1,0 +1,39 @@
+"""What a search answers, and where its time went."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfserving_ext.models import UserTensors
+from tfserving_ext.ops import SearchResult
+
+# What a search answers, of all that it says of itself.
+ANSWER = ("item_ids", "scores", "items_scored", "rounds", "stopped")
+
+
+def answer(found: SearchResult) -> dict[str, tf.Tensor]:
+    """The answer of every signature that takes raw features."""
+    return {key: getattr(found, key) for key in ANSWER}
+
+
+def timed(
+    user_tensors: Callable[[dict[str, tf.Tensor]], UserTensors], features: dict[str, tf.Tensor]
+) -> tuple[UserTensors, tf.Tensor]:
+    """User tensors, and the microseconds that they took, int64 [].
+
+    Reads of the clock have a state for TensorFlow: no pass folds or merges them. What lies between them is held there
+    by control dependencies, which passes keep.
+    """
+    with tf.control_dependencies(list(features.values())):
+        begin = tf.timestamp()
+    with tf.control_dependencies([begin]):
+        tensors = user_tensors({name: tf.identity(value) for name, value in features.items()})
+    # On the processor, where the search reads them: a GPU's kernel is done for its dependents once it is launched.
+    with tf.device("CPU:0"):
+        tensors = tuple(tf.identity(tensor) for tensor in tensors)
+    with tf.control_dependencies(list(tensors)):
+        end = tf.timestamp()
+    with tf.control_dependencies([end]):  # The search would else begin beside it.
+        tensors = tuple(tf.identity(tensor) for tensor in tensors)
+    # The clock of a machine may be set back.
+    return tensors, tf.cast(tf.maximum(end - begin, 0) * 1e6, tf.int64)
