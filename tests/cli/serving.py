@@ -1,0 +1,119 @@
+"""The options of `nann export`, `verify`, `inspect`, `explain`, `serve`, `smoke` and `demo`."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from tests.cli.entries import GONE, Command, Option, search
+from tfserving_ext.serving.server import log_json
+
+EXPORT = Command(
+    {"arguments": "model index"},
+    {"export_tools:export": None, "export_tools:reuse": None},
+    {},
+    {
+        "arguments": Option("a b", {"export.model": Path("a"), "export.index": Path("b")}),
+        "out": Option("elsewhere", {"export.target": Path("elsewhere")}),
+        "k": Option("30", {"export.defaults.k": 30}),
+        **search("export", "defaults.{}"),
+        "seeds": Option("history", {"export.seeds": "history"}),
+        "item_input": Option("vector", {"export.item_input": "vector"}),
+        "embeddings": Option("vectors", {"export.embeddings": Path("vectors")}),
+        "evaluation": Option("figures.json", {"export.evaluation": Path("figures.json")}),
+        "graphs": Option("drawn", {"export.graphs": Path("drawn")}),
+        "optimize": Option(None, {"export.optimize": False}),
+        "fold_items": Option(None, {"export.fold_items": False}),
+        "reuse_model": Option(
+            "models/2", {"reuse.exported": Path("models/2")}, ("--reuse-model", "models/1", "index"), ("arguments",)
+        ),
+    },
+)
+VERIFY = Command(
+    {"saved_model": "models/1"},
+    {"export_tools:verify": {"signatures": {}, "read_only": True, "warm_up_records": 1}},
+    {},
+    {
+        "saved_model": Option("models/2", {"verify.saved_model": Path("models/2")}),
+        "least_coverage": Option("0.75", {"verify.least_coverage": 0.75}),
+    },
+)
+INSPECT = Command(
+    {"saved_model": "models/1"},
+    {"export_tools:inspect": {"found": 1}, "export_tools.inspect:summary": ""},
+    {},
+    {
+        "saved_model": Option("models/2", {"inspect.saved_model": Path("models/2")}),
+        "as_json": Option(None, {"summary": GONE}),
+    },
+)
+EXPLAIN = Command(
+    {"saved_model": "models/1"},
+    {"export_tools:explain": SimpleNamespace(facts=dict), "export_tools.graphs.tables:summary": ""},
+    {},
+    {
+        "saved_model": Option("models/2", {"explain.saved_model": Path("models/2")}),
+        "output": Option("drawn.html", {"explain.output": Path("drawn.html")}),
+        "as_json": Option(None, {"summary": GONE}),
+        "top": Option("3", {"explain.top": 3, "summary.top": 3}),
+        "items": Option("512", {"explain.items": 512}),
+        "batch": Option("64", {"explain.batch": 64}),
+        "fold_items": Option(None, {"explain.fold_items": True}),
+    },
+)
+_OPTIONS = "run_forever.options"
+SERVE = Command(
+    {"base_path": "models/nann"},
+    {"tfserving_ext.serving.server:run_forever": None},
+    {
+        "tfserving_ext.serving.text_protos:read_metrics_path": lambda path: f"path of {path}",
+        "tfserving_ext.serving.text_protos:read_tls": lambda path: f"keys of {path}",
+    },
+    {
+        "base_path": Option("other", {"run_forever.models.nann": Path("other")}),
+        "name": Option("other", {"run_forever.models.nann": GONE, "run_forever.models.other": Path("models/nann")}),
+        "model_base_path": Option(
+            "other", {"run_forever.models.nann": Path("other")}, ("--model-base-path", "models/nann"), ("base_path",)
+        ),
+        "model_config_file": Option(
+            "models.config",
+            {
+                "run_forever.models.nann": GONE,
+                "run_forever.models.a.base_path": Path("/b"),
+                "run_forever.models.a.*": "what the file says besides",
+            },
+            (),
+            ("base_path",),
+        ),
+        "host": Option("0.0.0.0", {f"{_OPTIONS}.host": "0.0.0.0"}),
+        "port": Option("1234", {f"{_OPTIONS}.grpc_port": 1234}),
+        "rest_api_port": Option("1234", {f"{_OPTIONS}.rest_port": 1234}),
+        "grpc_max_threads": Option("3", {f"{_OPTIONS}.grpc.threads": 3}),
+        "grpc_max_queue": Option("4", {f"{_OPTIONS}.grpc.queue": 4}),
+        "grpc_max_message_mb": Option("5", {f"{_OPTIONS}.grpc.max_message_bytes": 5 << 20}),
+        "file_system_poll_wait_seconds": Option("6", {f"{_OPTIONS}.load.poll_seconds": 6.0}),
+        "max_num_load_retries": Option("7", {f"{_OPTIONS}.load.retries": 7}),
+        "load_retry_interval_micros": Option("8000000", {f"{_OPTIONS}.load.retry_seconds": 8.0}),
+        "allow_version_labels_for_unavailable_models": Option(None, {f"{_OPTIONS}.load.labels_ahead": True}),
+        "monitoring_config_file": Option("m.config", {f"{_OPTIONS}.rest.metrics_path": "path of m.config"}),
+        "ssl_config_file": Option("tls.config", {f"{_OPTIONS}.grpc.tls": "keys of tls.config"}),
+        "log_requests": Option(None, {f"{_OPTIONS}.log": log_json}),
+    },
+)
+SMOKE = Command(
+    {"target": "127.0.0.1:1"},
+    {"tfserving_ext.serving.client:smoke": {}},
+    {},
+    {
+        "target": Option("127.0.0.1:2", {"smoke.target": "127.0.0.1:2"}),
+        "name": Option("other", {"smoke.name": "other"}),
+    },
+)
+DEMO = Command(
+    {},
+    {"tfserving_ext.demo:run_demo": None},
+    {},
+    {
+        "folder": Option("elsewhere", {"run_demo.folder": Path("elsewhere")}),
+        "steps": Option("3", {"run_demo.steps": 3}),
+        "serve_forever": Option(None, {"run_demo.keep_serving": True}),
+    },
+)

@@ -1,0 +1,188 @@
+"""Every option of every command reaches the Python function behind it."""
+
+import dataclasses
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pydantic
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.cli import building, measuring, serving
+from tests.cli.entries import FILES, GONE, Command, Option
+from tfserving_ext import cli
+from tfserving_ext.errors import NannError
+
+COMMANDS: Mapping[str, Command] = {
+    "": building.NANN,
+    "convert": building.CONVERT,
+    "synth": building.SYNTH,
+    "train": building.TRAIN,
+    "extract": building.EXTRACT,
+    "index": building.INDEX,
+    "evaluate": measuring.EVALUATE,
+    "report": measuring.REPORT,
+    "tune": measuring.TUNE,
+    "preflight": measuring.PREFLIGHT,
+    "export": serving.EXPORT,
+    "verify": serving.VERIFY,
+    "inspect": serving.INSPECT,
+    "explain": serving.EXPLAIN,
+    "serve": serving.SERVE,
+    "smoke": serving.SMOKE,
+    "bench": measuring.BENCH,
+    "bench compare": measuring.BENCH_COMPARE,
+    "bench report": measuring.BENCH_REPORT,
+    "demo": serving.DEMO,
+}
+
+
+def _parameters(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All commands' parameters, as Typer has them."""
+    for parameter in command.params:
+        if parameter.name != "help":
+            yield name, parameter
+    for under, each in getattr(command, "commands", {}).items():
+        yield from _parameters(each, f"{name} {under}".strip())
+
+
+PARAMETERS = [
+    pytest.param(command, parameter, id=f"nann {command} {max([*parameter.opts, parameter.name], key=len)}")
+    for command, parameter in _parameters(typer.main.get_command(cli.app))
+]
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """What a configuration holds, by the path to it."""
+    if isinstance(value, pydantic.BaseModel):
+        value = value.model_dump()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping) and value:
+        for key, each in value.items():
+            yield from _flat(each, f"{name}.{key}")
+    else:
+        yield name, value
+
+
+def _recorder(name: str, function: Callable[..., Any], result: Any, seen: dict[str, Any] | None) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+
+    def recorded(*positional: Any, **named: Any) -> Any:
+        bound = signature.bind(*positional, **named)
+        bound.apply_defaults()
+        if seen is not None:
+            for argument, value in bound.arguments.items():
+                seen.update(_flat(value, f"{name}.{argument}"))
+        return result(*positional, **named) if inspect.isfunction(result) else result
+
+    return recorded
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., dict[str, Any]]:
+    """Runs a command line; returns what the functions behind the command got, by function and argument."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+
+    def run(command: Command, line: list[str]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        with monkeypatch.context() as patch:
+            for functions, record in ((command.behind, seen), (command.around, None)):
+                for where, result in functions.items():
+                    module_name, _, function = where.partition(":")
+                    importlib.import_module(module_name)
+                    # The module and not a function of the same name, which its package may have.
+                    module = sys.modules[module_name]
+                    patch.setattr(module, function, _recorder(function, getattr(module, function), result, record))
+            ran = CliRunner().invoke(cli.app, line)
+        assert ran.exit_code == 0, (line, ran.output, ran.exception)
+        return seen
+
+    return run
+
+
+def _line(
+    name: str, command: Command, option: Option, given: list[str], replaced: Mapping[str, list[str]]
+) -> list[str]:
+    arguments = {key: value.split() for key, value in command.arguments.items()}
+    arguments |= replaced
+    told = [part for key, parts in arguments.items() if key not in option.without for part in parts]
+    if not name:  # Of `nann` itself: a subcommand follows.
+        return [*option.beside, *given, "extract", "model"]
+    return [*name.split(), *told, *option.beside, *given]
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What is otherwise; of a group that is gone altogether only that."""
+    there = {prefix for key in after for prefix in _prefixes(key)}
+    changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
+    for key in before.keys() - after.keys():
+        if not any(prefix in after for prefix in _prefixes(key)):  # Else it is that which changed.
+            changed[next(prefix for prefix in _prefixes(key) if prefix not in there)] = GONE
+    return changed
+
+
+def _prefixes(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[: size + 1]) for size in range(len(parts))]
+
+
+def _but(changes: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes without those of which the entry says that anything under a name may change."""
+    free = tuple(key.removesuffix("*") for key in wanted if key.endswith("*"))
+    return {key: value for key, value in changes.items() if key in wanted or not key.startswith(free)}
+
+
+@pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
+def test_the_option_reaches_its_function(reached, name, parameter):
+    """First contact, line 27: a command that drops an option, or confuses two, changes something else than this."""
+    command = COMMANDS[name]
+    assert parameter.name in command.options, f"`nann {name}`: {parameter.name} has no entry in tests/cli"
+    option = command.options[parameter.name]
+    if parameter.param_type_name == "argument":
+        given = [([], {parameter.name: (option.value or "").split()})]
+    elif option.value is None:
+        names = (
+            parameter.secondary_opts if parameter.secondary_opts and parameter.default is not False else parameter.opts
+        )
+        given = [([flag], {}) for flag in names]
+    else:
+        given = [([flag, option.value], {}) for flag in parameter.opts]
+    if name == "serve":  # TensorFlow Serving's flags have underscores.
+        flags = [flags for flags, _ in given if flags]
+        given += [(["--" + flag[2:].replace("-", "_"), *rest], {}) for flag, *rest in flags if flag[:2] == "--"]
+    usual = option if option.beside else option._replace(without=())
+    before = reached(command, _line(name, command, usual, [], {}))
+    for flags, replaced in given:
+        after = reached(command, _line(name, command, option, flags, replaced))
+        wanted = {key: value for key, value in option.changed.items() if not key.endswith("*")}
+        assert _but(_changes(before, after), option.changed) == wanted
+    assert option.changed or (name, parameter.name) == ("", "traceback")
+
+
+def test_no_entry_is_of_an_option_that_is_gone():
+    there = {name: set() for name in COMMANDS}
+    for name, parameter in _parameters(typer.main.get_command(cli.app)):
+        there[name].add(parameter.name)
+    assert {name: set(command.options) for name, command in COMMANDS.items()} == there
+
+
+def test_traceback_shows_where_an_error_is_from(monkeypatch, capsys):
+    def fails(*_):
+        raise NannError("it does not work")
+
+    monkeypatch.setattr("tfserving_ext.training.extract", fails)
+    monkeypatch.setattr(sys, "argv", ["nann", "extract", "model"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: it does not work\n"
+    monkeypatch.setattr(sys, "argv", ["nann", "--traceback", "extract", "model"])
+    with pytest.raises(NannError, match="it does not work"):
+        cli.main()
