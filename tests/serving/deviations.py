@@ -22,7 +22,6 @@ DEVIATIONS = {
         "TensorFlow Serving takes bytes that are no text, and answers with what is not JSON; here they are refused"
     ),
     "rest_predict/nan_inf_short": "Inf is not JSON, nor the Infinity of its extensions; TensorFlow Serving takes it",
-    "rest_predict/accept_gzip_larger": "the recorded request is abridged, so that it cannot be sent",
 }
 MESSAGES = {
     "rest_predict/string_lone_surrogate": "the place is told as an element, not as an offset in the text",

@@ -51,8 +51,17 @@ SETS = ["grpc_predict", "grpc_get_model_metadata", "grpc_get_model_status", "grp
 REST_SETS = ["rest_predict", "rest_status_metadata_routing", "rest_classify_regress"]
 
 
+# The recording shows these two thousand values abridged.
+MANY = {"body": json.dumps({"instances": [1.0] * 2000})}, json.dumps({"predictions": [3.5] * 2000})
+
+
 def cases(name):
-    return json.loads((GOLDEN / f"{name}.json").read_text())["cases"]
+    found = json.loads((GOLDEN / f"{name}.json").read_text())["cases"]
+    for case in found:
+        if case["id"] == "accept_gzip_larger":
+            case["request"] |= MANY[0]
+            case["body"] = MANY[1]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +94,10 @@ def ask_grpc(target, case):
 
 
 def same_tensor(got, wanted):
+    """Also the field that holds the values: there are clients that look into one only."""
     if got.dtype != wanted.dtype or got.tensor_shape != wanted.tensor_shape:
+        return False
+    if {field.name for field, _ in got.ListFields()} != {field.name for field, _ in wanted.ListFields()}:
         return False
     a, b = tf.make_ndarray(got), tf.make_ndarray(wanted)
     return a.tolist() == b.tolist() if a.dtype == object else np.allclose(a, b, rtol=1e-6, equal_nan=True)

@@ -27,12 +27,12 @@ def channel(toy_server):
 def predict(channel):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def call(inputs, signature="", outputs=(), name="half_plus", version=None, label=""):
+    def call(inputs, signature="", outputs=(), name="half_plus", version=None, label=None):
         request = predict_pb2.PredictRequest(output_filter=outputs)
         request.model_spec.name, request.model_spec.signature_name = name, signature
         if version is not None:
             request.model_spec.version.value = version
-        if label:
+        if label is not None:
             request.model_spec.version_label = label
         for key, value in inputs.items():
             proto = value if isinstance(value, tensor_pb2.TensorProto) else tf.make_tensor_proto(value)
@@ -86,6 +86,8 @@ def test_shapes_are_left_to_the_graph(predict):
         ({"version": 0}, NOT_FOUND, "Servable not found for request: Specific(half_plus, 0)"),
         ({"name": ""}, INVALID, "ModelSpec has no name specified."),
         ({"label": "nope"}, INVALID, "Unrecognized servable version label: nope"),
+        # First contact, line 21: as a oneof's member the empty text is there, and is no label.
+        ({"label": ""}, INVALID, "Unrecognized servable version label: "),
         ({"signature": "nope"}, grpc.StatusCode.FAILED_PRECONDITION, 'Serving signature key "nope" not found.'),
         (
             {"outputs": ["nope"]},

@@ -111,6 +111,21 @@ def test_refuses_other_requests(body, message):
 ROWS = "Failed to process element: {} of 'instances' list. "
 
 
+# TensorFlow Serving wraps whatever is wrong with a row in an INVALID_ARGUMENT that tells the place.
+@pytest.mark.parametrize("named", [False, True])
+def test_a_row_of_a_type_that_rest_does_not_carry_is_told_by_its_place(named):
+    """First contact, line 21: it was 501, without a place; in column form 501 is what TensorFlow Serving answers."""
+    rows = [{"h": 1.5}] if named else [1.5]
+    with pytest.raises(ServingError) as refused:
+        json_tensors.rows(rows, {"h": tf.float16})
+    place = ROWS.format("0 key: h") if named else ROWS.format(0)
+    assert refused.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.message == f"{place}Error: UNIMPLEMENTED: Conversion of JSON Value: 1.5 to type: half"
+    with pytest.raises(ServingError) as refused:
+        json_tensors.columns({"h": [1.5]}, {"h": tf.float16})
+    assert refused.value.code == grpc.StatusCode.UNIMPLEMENTED
+
+
 # What TensorFlow Serving 2.20 answers, word for word.
 @pytest.mark.parametrize(
     ("instances", "types", "message"),

@@ -3,13 +3,14 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorflow.core.framework import attr_value_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 
-from tfserving_ext.serving.tensors import MAX_TENSOR_BYTES, make_tensor, parse_tensor
+from tfserving_ext.serving.tensors import MAX_TENSOR_BYTES, answer_tensor, make_tensor, parse_tensor
 
 TYPES = [tf.float32, tf.float64, tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64]
-TYPES += [tf.bool, tf.float16, tf.bfloat16]
+TYPES += [tf.bool, tf.float16, tf.bfloat16, tf.complex64, tf.complex128]
 FIELDS = ["float_val", "double_val", "int_val", "int64_val", "bool_val", "string_val", "half_val", "uint32_val"]
+FIELDS += ["uint64_val", "scomplex_val", "dcomplex_val"]
 
 
 def proto(dtype, shape, **values):
@@ -18,29 +19,63 @@ def proto(dtype, shape, **values):
     return tensor_pb2.TensorProto(dtype=dtype, tensor_shape=shape, **values)
 
 
-@settings(deadline=None, max_examples=200)
-@given(st.sampled_from(TYPES), st.lists(st.integers(0, 4), max_size=4), st.integers(0, 2**32), st.booleans())
-def test_any_array_comes_back(dtype, shape, seed, as_values):
-    rng = np.random.default_rng(seed)
-    array = (rng.normal(size=shape) * 50).astype(dtype.as_numpy_dtype)
-    sent = make_tensor(array)
-    if as_values:  # make_tensor_proto uses tensor_content; other clients send the values one by one.
-        field = {
-            tf.float32: "float_val",
-            tf.float64: "double_val",
-            tf.int64: "int64_val",
-            tf.bool: "bool_val",
-            tf.uint32: "uint32_val",
-            tf.uint64: "uint64_val",
-            tf.float16: "half_val",
-            tf.bfloat16: "half_val",
-        }.get(dtype, "int_val")
-        values = array.ravel().view(np.uint16) if field == "half_val" else array.ravel()
-        sent = proto(sent.dtype, shape, **{field: values.tolist()})
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(TYPES),
+    st.lists(st.integers(0, 4), max_size=4),
+    st.integers(0, 2**32),
+    st.sampled_from(["sent", "values", "content"]),
+)
+def test_any_array_comes_back(dtype, shape, seed, form):
+    """First contact, line 21: every type that a model can have, value by value and as bytes; complex ones too."""
+    bits = np.random.default_rng(seed).bytes(int(np.prod(shape)) * dtype.size)
+    array = np.frombuffer(bits, np.uint8) % 2 if dtype == tf.bool else np.frombuffer(bits, dtype.as_numpy_dtype)
+    array = array.astype(dtype.as_numpy_dtype).reshape(shape)
+    sent = make_tensor(array) if form == "sent" else answer_tensor(array, form == "content")
+    assert bool(sent.tensor_content) <= (form != "values")
     got = parse_tensor(sent)
     assert got.dtype == array.dtype
     np.testing.assert_array_equal(got, array)
     np.testing.assert_array_equal(got, tf.make_ndarray(sent))
+
+
+def as_tensorflow_reads(sent):
+    """What `Tensor::FromProto` makes of a proto, as TensorFlow Serving calls it: by a constant's op."""
+    with tf.Graph().as_default() as graph:
+        graph.create_op(
+            "Const",
+            [],
+            [sent.dtype],
+            name="c",
+            attrs={
+                "value": attr_value_pb2.AttrValue(tensor=sent),
+                "dtype": attr_value_pb2.AttrValue(type=sent.dtype),
+            },
+        )
+        with tf.compat.v1.Session(graph=graph) as session:
+            return session.run("c:0")
+
+
+@pytest.mark.parametrize("dtype", [types_pb2.DT_HALF, types_pb2.DT_BFLOAT16, types_pb2.DT_INT8, types_pb2.DT_UINT8,
+                                   types_pb2.DT_INT16, types_pb2.DT_UINT16])  # fmt: skip
+def test_a_field_that_is_wider_than_its_type_gives_its_low_bits(dtype):
+    """First contact, line 21: clients with signed 16-bit words send half_val below 0."""
+    field = "half_val" if dtype in (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16) else "int_val"
+    values = [15360, -17408, 65536 + 15360, -1, -(2**31), 2**31 - 1, 300, -200]
+    sent = proto(dtype, [len(values)], **{field: values})
+    np.testing.assert_array_equal(parse_tensor(sent).astype(np.float64), as_tensorflow_reads(sent).astype(np.float64))
+
+
+def test_strings_as_content_are_read_and_written_as_tensorflow_packs_them():
+    array = np.array([b"a", b"", b"x" * 300, "é".encode()], object)
+    packed = answer_tensor(array, as_content=True)
+    assert packed.tensor_content and not packed.string_val
+    assert parse_tensor(packed).tolist() == array.tolist() == as_tensorflow_reads(packed).tolist()
+
+
+def test_half_of_a_complex_number_is_none():
+    sent = proto(types_pb2.DT_COMPLEX64, [2], scomplex_val=[1.0, 2.0, 3.0])
+    assert parse_tensor(sent).tolist() == as_tensorflow_reads(sent).tolist() == [1 + 2j, 1 + 2j]
 
 
 def test_strings_come_back():
@@ -79,6 +114,9 @@ BAD = {
     "short content": proto(types_pb2.DT_FLOAT, [2], tensor_content=b"1234"),
     "long content": proto(types_pb2.DT_FLOAT, [2], tensor_content=b"123456789012"),
     "content of strings": proto(types_pb2.DT_STRING, [1], tensor_content=b"12345678"),
+    "content of too few strings": proto(types_pb2.DT_STRING, [3], tensor_content=b"\x00\x00"),
+    "a length of strings without end": proto(types_pb2.DT_STRING, [1], tensor_content=b"\xff" * 9),
+    "a quantized type": proto(types_pb2.DT_QINT8, [1], int_val=[1]),
     "one value for a huge shape": proto(types_pb2.DT_FLOAT, [1 << 40, 1 << 40], float_val=[1]),
     "a product beyond 64 bits": proto(types_pb2.DT_FLOAT, [1 << 62, 4], float_val=[1]),
     "just too large": proto(types_pb2.DT_DOUBLE, [MAX_TENSOR_BYTES // 8 + 1], double_val=[1]),

@@ -32,7 +32,7 @@ from tfserving_ext.serving import inference
 from tfserving_ext.serving.model_config import read_config
 from tfserving_ext.serving.models import Servable, ServingError, invalid
 from tfserving_ext.serving.predict import Predictor
-from tfserving_ext.serving.tensors import make_tensor, parse_tensor
+from tfserving_ext.serving.tensors import answer_tensor, parse_tensor
 
 SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 MAX_ERROR_BYTES = 1024  # As in TensorFlow Serving.
@@ -140,7 +140,7 @@ class _Prediction(_Service):
         response.model_spec.version.value = answer.version
         response.model_spec.signature_name = request.model_spec.signature_name or "serving_default"
         for name, array in answer.outputs.items():
-            response.outputs[name].CopyFrom(make_tensor(array))
+            response.outputs[name].CopyFrom(answer_tensor(array))
         return response
 
     @_answers

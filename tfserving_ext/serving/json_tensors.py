@@ -88,18 +88,19 @@ def rows(instances: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]
             raise invalid(f"Expecting {wanted} but got {got} at item {place} of input list")
         where = f"Failed to process element: {place}"
         for name, value in (instance if named else {only: instance}).items():
-            here = (
-                f"{where} key: {name} of 'instances' list. Error: INVALID_ARGUMENT: "
+            element = (
+                f"{where} key: {name} of 'instances' list. Error: "
                 if named
-                else (f"{where} of 'instances' list. Error: INVALID_ARGUMENT: ")
+                else f"{where} of 'instances' list. Error: "
             )
+            here = f"{element}INVALID_ARGUMENT: "
             if name not in types:
                 raise invalid(f"{here}JSON object: does not have named input: {name}")
             try:
                 array = to_array(value, types[name])
             except ServingError as error:
-                message = error.message if error.code != grpc.StatusCode.INVALID_ARGUMENT else here + error.message
-                raise ServingError(error.code, message) from error
+                # Whatever is wrong with an element, it is the request that is invalid.
+                raise invalid(f"{element}{error.code.name}: {error.message}") from error
             if parts[name] and parts[name][0].shape != array.shape:
                 first = parts[name][0]
                 if first.ndim == array.ndim and first.size != array.size:

@@ -195,7 +195,8 @@ class ModelManager:
             for number, version in (self._models[spec.name].versions if spec.name in self._models else {}).items()
             if version.state == _STATUS.AVAILABLE
         }
-        if spec.version_label:
+        # A label that was sent is a label, the empty one too.
+        if spec.WhichOneof("version_choice") == "version_label":
             labels = self._labels.get(spec.name, {})
             if spec.version_label not in labels:
                 raise invalid(f"Unrecognized servable version label: {spec.version_label}")

@@ -10,7 +10,8 @@ MAX_TENSOR_BYTES = 64 << 20
 MAX_RANK = 32
 STRING_BYTES = 24  # What a string takes in TensorFlow, whatever it holds.
 
-# Where a TensorProto keeps the values of a type, and the type that they have there.
+# Where a TensorProto keeps the values of a type, and the type that they have there. A field may be wider than the type:
+# TensorFlow takes the low bits of what it finds, so that -15361 as half_val is what 50175 is.
 _VALUES = {
     tf.float32: ("float_val", np.float32),
     tf.float64: ("double_val", np.float64),
@@ -24,8 +25,10 @@ _VALUES = {
     tf.uint64: ("uint64_val", np.uint64),
     tf.bool: ("bool_val", np.bool_),
     tf.string: ("string_val", np.object_),
-    tf.float16: ("half_val", np.uint16),
-    tf.bfloat16: ("half_val", np.uint16),
+    tf.float16: ("half_val", np.int32),
+    tf.bfloat16: ("half_val", np.int32),
+    tf.complex64: ("scomplex_val", np.float32),
+    tf.complex128: ("dcomplex_val", np.float64),
 }
 
 
@@ -37,8 +40,8 @@ def parse_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray:
     TensorFlow Serving, a tensor's size is limited.
 
     Raises:
-      ValueError: no type, a type that requests cannot have, a negative dimension, a shape of more than 64 MiB, or
-        `tensor_content` of the wrong length.
+      ValueError: no type, a type that requests cannot have (resources, variants, quantized numbers and those of 4 or 8
+        bits), a negative dimension, a shape of more than 64 MiB, or `tensor_content` of the wrong length.
     """
     try:
         dtype = tf.dtypes.as_dtype(proto.dtype)
@@ -55,24 +58,107 @@ def parse_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray:
     if count * item_bytes > MAX_TENSOR_BYTES:
         raise ValueError(f"shape {shape} takes more than {MAX_TENSOR_BYTES} bytes")
     if proto.tensor_content:
-        if dtype == tf.string or len(proto.tensor_content) != count * item_bytes:
-            raise ValueError(f"tensor_content has {len(proto.tensor_content)} bytes, which is not what {shape} takes")
-        return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
-    sent = getattr(proto, field)[:count]
+        return _of_content(proto.tensor_content, dtype, count).reshape(shape)
+    parts = 2 if dtype.is_complex else 1  # A complex number is two values.
+    sent = getattr(proto, field)[: count * parts]
     if dtype == tf.string and sent:
         # The session copies a string for each element, also where one string stands for many.
         text_bytes = sum(map(len, sent)) + (count - len(sent)) * len(sent[-1])
         if text_bytes > MAX_TENSOR_BYTES:
             raise ValueError(f"shape {shape} of these strings takes more than {MAX_TENSOR_BYTES} bytes")
     values: np.ndarray = np.array(sent, stored)
+    if dtype.is_complex:
+        values = values[: len(values) // 2 * 2].view(dtype.as_numpy_dtype)
+    elif field == "half_val":
+        values = values.astype(np.uint16).view(dtype.as_numpy_dtype)
+    values = values.astype(np.object_ if dtype == tf.string else dtype.as_numpy_dtype, copy=False)
     if len(values) < count:
         last = values[-1] if len(values) else (b"" if dtype == tf.string else 0)
-        values = np.concatenate([values, np.full(count - len(values), last, stored)])
-    if field == "half_val":
-        values = values.view(dtype.as_numpy_dtype)
-    return values.astype(dtype.as_numpy_dtype, copy=False).reshape(shape)
+        values = np.concatenate([values, np.full(count - len(values), last, values.dtype)])
+    return values.reshape(shape)
+
+
+def _of_content(content: bytes, dtype: tf.DType, count: int) -> np.ndarray:
+    """The `count` values of a `tensor_content`.
+
+    Raises:
+      ValueError: it is of another length.
+    """
+    if dtype == tf.string:
+        return _strings_of(content, count)
+    if len(content) != count * dtype.size:
+        raise ValueError(f"tensor_content has {len(content)} bytes, {count} values of {dtype.name} take others")
+    return np.frombuffer(content, dtype.as_numpy_dtype)
+
+
+def _strings_of(content: bytes, count: int) -> np.ndarray:
+    """Strings as TensorFlow packs them: all lengths as varints, then all bytes."""
+    place = 0
+    lengths: list[int] = []
+    while len(lengths) < count:
+        length, shift = 0, 0
+        while True:
+            if place == len(content) or shift > 28:  # A length has 32 bits.
+                raise ValueError(f"tensor_content of {len(content)} bytes does not hold {count} strings")
+            byte = content[place]
+            length |= (byte & 127) << shift
+            place, shift = place + 1, shift + 7
+            if byte < 128:
+                break
+        lengths.append(length)
+    if place + sum(lengths) != len(content):
+        raise ValueError(f"tensor_content has {len(content)} bytes, its {count} strings take {place + sum(lengths)}")
+    found = np.empty(count, np.object_)
+    for number, length in enumerate(lengths):
+        found[number] = content[place : place + length]
+        place += length
+    return found
 
 
 def make_tensor(array: np.ndarray) -> tensor_pb2.TensorProto:
-    """The TensorProto of an array."""
+    """The TensorProto of an array, as a client sends it."""
     return tf.make_tensor_proto(array)
+
+
+def answer_tensor(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
+    """The TensorProto of an array, as TensorFlow Serving answers it.
+
+    Args:
+      array: an output.
+      as_content: all values in `tensor_content`, which takes less time for many, as TensorFlow Serving does with
+        `--enable_serialization_as_tensor_content`; one by one in the type's own field otherwise, where clients that
+        know TensorFlow Serving's usual answers look for them.
+    """
+    is_text = array.dtype.kind in "OSU"
+    dtype = tf.string if is_text else tf.dtypes.as_dtype(array.dtype)
+    if dtype not in _VALUES:
+        return tf.make_tensor_proto(array)
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    proto.tensor_shape.SetInParent()
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    flat = np.ravel(array)
+    if is_text:
+        strings = [one.encode() if isinstance(one, str) else bytes(one) for one in flat.tolist()]
+        if as_content:
+            proto.tensor_content = b"".join([*(_varint(len(one)) for one in strings), *strings])
+        else:
+            proto.string_val.extend(strings)
+    elif as_content:
+        proto.tensor_content = flat.tobytes()
+    else:
+        field, stored = _VALUES[dtype]
+        if field == "half_val":
+            flat = flat.view(np.uint16)
+        elif dtype.is_complex:
+            flat = flat.view(stored)
+        getattr(proto, field).extend(flat.tolist())
+    return proto
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
