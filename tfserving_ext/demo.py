@@ -217,6 +217,7 @@ def _serve_and_ask(folder: Path, sequences: Any, purchases: Path, saved_model: P
             "k": np.int32(SHOWN),
             "frontier": np.int32(BestFirst.frontier),
             "pool": np.int32(BestFirst.pool),
+            "max_steps": np.int32(BestFirst.max_steps),
             "exclude": np.zeros([1, 0], np.int64),
             "budget": np.int64(0),
             "deadline_ms": np.int32(0),

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
 #include "custom_ops/core/scoped_timer.h"
 #include "custom_ops/core/walk.h"
 
@@ -55,14 +57,18 @@ size_t Merge(size_t pool, Workspace& w) {
   return first;
 }
 
-// Walks the current layer from `results`.
+// Walks the current layer from `results`; sets `cut` where a step more would have expanded something.
 absl::Status WalkLayer(int32_t frontier, int32_t pool, int32_t max_steps, Walk& walk,
-                       Workspace& workspace, SearchStatistics& statistics) {
+                       Workspace& workspace, SearchStatistics& statistics, bool& cut) {
   workspace.expanded.assign(workspace.results.size(), false);
   size_t next = 0;
-  for (int32_t step = 0; step < max_steps && !walk.stopped(); ++step) {
+  for (int32_t step = 0; !walk.stopped(); ++step) {
     next = TakeFrontier(frontier, next, workspace);
     if (workspace.candidates.empty()) break;
+    if (step == max_steps) {
+      cut = true;
+      break;
+    }
     if (next < workspace.results.size()) walk.Prefetch(workspace.results[next].item);
     absl::Status status = walk.Expand(workspace.candidates);
     if (!status.ok()) return status;
@@ -78,8 +84,12 @@ absl::StatusOr<std::unique_ptr<Search>> BestFirstSearch::Create(int32_t frontier
                                                                 int32_t max_steps) {
   absl::Status status = CheckWidth("frontier", frontier);
   status.Update(CheckWidth("pool", pool));
-  status.Update(CheckWidth("max_steps", max_steps, kMaxRounds));
+  if (max_steps < 0 || max_steps > kMaxRounds) {
+    status.Update(absl::InvalidArgumentError(absl::StrCat(
+        "max_steps is ", max_steps, ", allowed are 1 to ", kMaxRounds, ", and 0 for no limit")));
+  }
   if (!status.ok()) return status;
+  if (max_steps == 0) max_steps = std::numeric_limits<int32_t>::max();
   return absl::WrapUnique<Search>(new BestFirstSearch(frontier, pool, max_steps));
 }
 
@@ -88,6 +98,7 @@ absl::Status BestFirstSearch::Run(const IndexView& index, const SearchRequest& r
                                   SearchStatistics& statistics) const {
   Walk walk(index, request, score, workspace, statistics);
   const bool seeded = !request.seeds.empty();
+  bool cut = false;
   absl::Status status = seeded ? walk.MeetSeeds() : walk.Enter();
   workspace.results.swap(walk.fresh());
   for (int layer = seeded ? 0 : index.num_layers() - 1; layer >= 0 && status.ok(); --layer) {
@@ -98,8 +109,9 @@ absl::Status BestFirstSearch::Run(const IndexView& index, const SearchRequest& r
     }
     // All seeds are visited already, those that the pool has no room for too.
     if (!seeded) walk.EnterLayer(layer, workspace.results);
-    status = WalkLayer(frontier_, pool, max_steps_, walk, workspace, statistics);
+    status = WalkLayer(frontier_, pool, max_steps_, walk, workspace, statistics, cut);
   }
+  if (cut && !walk.stopped()) statistics.stopped = Stopped::kSteps;
   return status;
 }
 

@@ -176,7 +176,7 @@ std::vector<std::unique_ptr<Search>> Searches(Input& input, int num_layers) {
   const auto level_topn = Widths(input, num_layers + 1 + input.Below(4), 20);
   absl::StatusOr<std::unique_ptr<Search>> searches[] = {
       RoundsSearch::Create(ef, rounds, num_layers), DeployedSearch::Create(level_topn, num_layers),
-      BestFirstSearch::Create(ef[0], ef[1], 1 + input.Below(9))};
+      BestFirstSearch::Create(ef[0], ef[1], input.Below(10))};
   std::vector<std::unique_ptr<Search>> made;
   for (auto& search : searches) {
     CHECK_THAT(search.ok());

@@ -33,8 +33,9 @@ struct SearchRequest {
   std::chrono::steady_clock::time_point deadline = kNoDeadline;
 };
 
-// Why a walk ended.
-enum class Stopped : int32_t { kComplete = 0, kBudget = 1, kDeadline = 2 };
+// Why a walk ended. It is complete where nothing was left that the search would have gone on with; a
+// number of rounds that is part of what a search is (RoundsSearch, DeployedSearch) cuts nothing.
+enum class Stopped : int32_t { kComplete = 0, kBudget = 1, kDeadline = 2, kSteps = 3 };
 
 struct SearchStatistics {
   int64_t items_scored = 0;  // Evaluations of the model; each item at most once per request.

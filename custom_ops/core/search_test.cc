@@ -10,6 +10,7 @@
 #include <limits>
 #include <memory>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -72,7 +73,7 @@ std::unique_ptr<Search> RandomSearch(Random& random, int num_layers) {
   const int kind = Draw(random, 0, 2);
   auto search = kind == 0   ? RoundsSearch::Create(ef, rounds, num_layers)
                 : kind == 1 ? DeployedSearch::Create(ef, num_layers)
-                            : BestFirstSearch::Create(ef[0], ef[1], Draw(random, 1, 9));
+                            : BestFirstSearch::Create(ef[0], ef[1], Draw(random, 0, 9));
   CHECK_THAT(search.ok());
   return *std::move(search);
 }
@@ -143,6 +144,37 @@ void ABrokenItemIsAnErrorAndABrokenRowIsEmpty() {
   }
 }
 
+// First contact, line 8: a line of items, one expanded a step; the last has nothing to expand to.
+void AWalkThatStepsCutSaysSo() {
+  const World world{{7, 8, 9}, {0, 0, 0}, {0}, {{{0, 1, 2, 2}, {1, 2}}}};
+  const auto score = [](absl::Span<const int32_t>, absl::Span<float> scores) {
+    for (float& s : scores) s = 0;
+    return absl::OkStatus();
+  };
+  Workspace workspace;
+  for (const auto& [max_steps, stopped, reached] :
+       {std::tuple<int32_t, Stopped, size_t>{1, Stopped::kSteps, 2},
+        {2, Stopped::kSteps, 3},
+        {3, Stopped::kComplete, 3},
+        {0, Stopped::kComplete, 3}}) {
+    SearchStatistics statistics;
+    const auto search = BestFirstSearch::Create(1, 3, max_steps);
+    CHECK_THAT((*search)->Run(world.View(), SearchRequest{}, score, workspace, statistics).ok());
+    CHECK_THAT(statistics.stopped == stopped);
+    CHECK_THAT(workspace.results.size() == reached);
+  }
+  SearchRequest request;
+  request.budget = 2;
+  SearchStatistics statistics;
+  CHECK_THAT((*BestFirstSearch::Create(1, 3, 1))
+                 ->Run(world.View(), request, score, workspace, statistics)
+                 .ok());
+  CHECK_THAT(statistics.stopped == Stopped::kSteps);  // The budget was enough for what was met.
+  for (int32_t wrong : {-1, kMaxRounds + 1}) {
+    CHECK_THAT(absl::IsInvalidArgument(BestFirstSearch::Create(1, 3, wrong).status()));
+  }
+}
+
 // The time in the model is no part of `merging`, and neither is counted twice.
 void MergingIsTimedWithoutTheScorer() {
   using Clock = std::chrono::steady_clock;
@@ -208,6 +240,7 @@ void ThreadsDoNotDisturbEachOther() {
 int main() {
   nann::SearchesKeepTheirPromises();
   nann::ABrokenItemIsAnErrorAndABrokenRowIsEmpty();
+  nann::AWalkThatStepsCutSaysSo();
   nann::MergingIsTimedWithoutTheScorer();
   nann::ThreadsDoNotDisturbEachOther();
   std::puts("passed");

@@ -94,7 +94,7 @@ ef: int32, the beam widths, start layer first. `rounds`: one per layer. `deploye
   above the ground, then the picks of each ground round (level_topn without its last entry).
   `best_first`: [frontier, pool]; a pool below k counts as k.
 rounds: int32, for `rounds` the number of rounds per layer, start layer (always 1) first; for
-  `best_first` [max_steps]; not read for `deployed`.
+  `best_first` [max_steps], 0 for no limit; not read for `deployed`.
 exclude: int64 [B, x], ids that are walked through but never returned; unknown ids do nothing.
 seeds: int64 [B, s], ids to start from as well, such as the user's history; unknown ids do nothing.
 budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
@@ -107,7 +107,8 @@ items_scored: int64 [B], evaluations of the model, each item at most once.
 rounds_run: int32 [B], rounds that met a fresh item, the entry points' included.
 nan_scores: int64 [B], evaluations that gave NaN.
 unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not know.
-stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
+stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline, 3 `best_first` had more to
+  expand after `max_steps` steps in a layer. The rounds of the others are what they are, and cut nothing.
 search_us: int64 [B], microseconds that the user's search took.
 scorer_us: int64 [B], microseconds of these in the scorer.
 parts_us: int64 [B] each, microseconds of these: first in collecting the candidates' rows into the scorer's
@@ -170,7 +171,7 @@ items_scored: int64 [B], evaluations of the metric.
 rounds_run: int32 [B].
 nan_scores: int64 [B].
 unknown_ids: int64 [B].
-stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
+stopped: int32 [B], see `Nann>BeamSearch`.
 search_us: int64 [B], microseconds that the query's search took.
 scorer_us: int64 [B], 0: the metric is not measured apart from the walk.
 parts_us: int64 [B] each, see `Nann>BeamSearch`; the first is 0: items are scored in their table.

@@ -30,6 +30,7 @@ def signatures(source: Source, search: NeuralTopK, defaults: Defaults) -> dict[s
     best_first = {
         "frontier": (number, tf.constant(defaults.best_first.frontier)),
         "pool": (number, tf.constant(defaults.best_first.pool)),
+        "max_steps": (number, tf.constant(defaults.best_first.max_steps)),
     }
     paper = {
         "ef": (numbers, tf.constant(defaults.rounds.ef)),
@@ -37,8 +38,8 @@ def signatures(source: Source, search: NeuralTopK, defaults: Defaults) -> dict[s
     }
 
     def walk(user: UserTensors, request: dict[str, tf.Tensor], seeds: tf.Tensor, limits: Any) -> SearchResult:
-        frontier, pool, steps = request["frontier"], request["pool"], defaults.best_first.max_steps
-        return search.best_first(user, request["k"], seeds, frontier, pool, steps, **limits)
+        parameters = {name: request[name] for name in best_first}
+        return search.best_first(user, request["k"], seeds, **parameters, **limits)
 
     def retrieve(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         features, seeds, limits = read(source, request)

@@ -16,7 +16,7 @@ ScoreFunction = Callable[[UserTensors, tf.Tensor], tf.Tensor]
 
 # Extent given to every unknown dimension but the first, the batch, of a made-up feature.
 EXAMPLE_LENGTH = 4
-_OWN_INPUTS = ("k", "frontier", "pool", "ef", "rounds", "seeds", "exclude", "budget", "deadline_ms")
+_OWN_INPUTS = ("k", "frontier", "pool", "max_steps", "ef", "rounds", "seeds", "exclude", "budget", "deadline_ms")
 
 
 @dataclasses.dataclass(frozen=True)

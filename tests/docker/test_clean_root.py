@@ -95,6 +95,7 @@ def test_a_request_from_outside_is_answered_as_in_process(world, server):
         "k": np.int32(5),
         "frontier": np.int32(16),
         "pool": np.int32(200),
+        "max_steps": np.int32(1000),
         "exclude": np.zeros([1, 0], np.int64),
         "budget": np.int64(0),
         "deadline_ms": np.int32(0),

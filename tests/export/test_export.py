@@ -23,14 +23,15 @@ import tfserving_ext.ops
 model = tf.saved_model.load(sys.argv[1])
 request = json.loads(sys.argv[2])
 types = {"item_history": tf.int64, "category_history": tf.int64, "exclude": tf.int64,
-         "k": tf.int32, "frontier": tf.int32, "pool": tf.int32, "budget": tf.int64, "deadline_ms": tf.int32}
+         "k": tf.int32, "frontier": tf.int32, "pool": tf.int32, "max_steps": tf.int32,
+         "budget": tf.int64, "deadline_ms": tf.int32}
 answer = model.signatures["retrieve"](**{key: tf.constant(value, types[key]) for key, value in request.items()})
 print(json.dumps({key: value.numpy().tolist() for key, value in answer.items()}))
 """
 
 
 # What a signature's function has to be given; a server fills it in.
-PARAMETERS = {"frontier": 16, "pool": 200, "budget": 0, "deadline_ms": 0}
+PARAMETERS = {"frontier": 16, "pool": 200, "max_steps": 1000, "budget": 0, "deadline_ms": 0}
 PARAMETER_TENSORS = {
     key: tf.constant(value, tf.int64 if key == "budget" else tf.int32) for key, value in PARAMETERS.items()
 }
@@ -229,6 +230,7 @@ def test_requests_are_checked(world):
         ("k", tf.constant(6_000_000), "k is 6000000"),
         ("frontier", tf.constant(0), "frontier is 0"),
         ("pool", tf.constant(-2), "pool is -2"),
+        ("max_steps", tf.constant(-1), "max_steps is -1, allowed are 1 to 10000, and 0 for no limit"),
         ("budget", tf.constant(-1, tf.int64), "budget is -1"),
         ("category_history", tf.zeros([2, 3], tf.int64), "must have the shape of item_history"),
         ("exclude", tf.zeros([3, 1], tf.int64), "one row per user"),

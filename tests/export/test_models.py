@@ -17,6 +17,7 @@ def retrieve(served, history, pool):
         k=tf.constant(10),
         frontier=tf.constant(16),
         pool=tf.constant(pool),
+        max_steps=tf.constant(1000),
         exclude=tf.zeros([0, 0], tf.int64),
         budget=tf.constant(0, tf.int64),
         deadline_ms=tf.constant(0),

@@ -4,6 +4,7 @@ A graph here is plain Python: `layers[l][item]` is the list of the neighbours of
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ class Answer:
     items_scored: int
     rounds: int
     nan_scores: int
+    stopped: int = 0
 
 
 class Scores:
@@ -147,26 +149,32 @@ def best_first_search(
 ) -> Answer:
     """A pool of the best items; its best `frontier` that were not expanded are, until none is left.
 
+    `stopped` is 3 where `max_steps` end it before.
+
     From the seeds in the ground layer; without any from the entry points, through all layers.
     """
     user = Scores(scores)
     best = set(seeds) or set(graph.entry_points)
     user.round(best)
+    cut = False
     for number in reversed(range(1 if seeds else len(graph.layers))):
         layer = graph.layers[number]
         width = max(pool, k) if number == 0 else frontier
         best = user.top(width, best)
         visited, expanded = set(seeds) or set(best), set()  # All seeds, those without room in the pool too.
-        for _ in range(max_steps):
+        for step in itertools.count(1):
             candidates = user.top(frontier, best - expanded)
             if not candidates:
+                break
+            if step > max_steps > 0:
+                cut = True
                 break
             expanded |= candidates
             met = {neighbor for item in candidates for neighbor in layer[item]} - visited
             visited |= met
             user.round(met)
             best = user.top(width, best | met)
-    return _answer(graph, user, best, k, exclude)
+    return dataclasses.replace(_answer(graph, user, best, k, exclude), stopped=3 if cut else 0)
 
 
 def _answer(graph: Graph, user: Scores, items: set[int], k: int, exclude: list[int]) -> Answer:

@@ -25,6 +25,7 @@ def request_inputs(world):
         "k": np.int32(10),
         "frontier": np.int32(4),
         "pool": np.int32(20),
+        "max_steps": np.int32(1000),
         "exclude": np.zeros([1, 0], np.int64),
         "budget": np.int64(0),
         "deadline_ms": np.int32(0),
@@ -85,6 +86,26 @@ def test_a_budget_is_kept_and_said(request_inputs, grpc_client):
     assert found["stopped"].tolist() == [1, 1, 1]
 
 
+def test_a_walk_that_max_steps_cut_says_so_and_without_a_limit_k_may_be_the_corpus(
+    world, request_inputs, grpc_client, rest_client
+):
+    """First contact, line 8: a cut walk called itself complete, and no request could lift the cap."""
+    items = world.sequences.item_ids
+    whole = request_inputs | {"k": np.int32(len(items)), "frontier": np.int32(1)}
+    for client in (grpc_client, rest_client):
+        cut = client.predict("retrieve", whole | {"max_steps": np.int32(5)})
+        assert cut["stopped"].tolist() == [3, 3, 3]
+        assert (cut["item_ids"][:, -1] == -1).all()
+        full = client.predict("retrieve", whole | {"max_steps": np.int32(0)})
+        assert full["stopped"].tolist() == [0, 0, 0]
+        for row in full["item_ids"]:
+            np.testing.assert_array_equal(np.sort(row), items)
+        # Enough steps are no cut, to the step.
+        steps = [np.int32(len(items)), np.int32(len(items) - 1)]
+        for most, stopped in zip(steps, (0, 3), strict=True):
+            assert (client.predict("retrieve", whole | {"max_steps": most})["stopped"] == stopped).all()
+
+
 def test_the_paper_s_search_has_a_signature_too(world, request_inputs, grpc_client):
     history = {"item_history": request_inputs["item_history"]}
     wide = {"ef": np.array([600, 600, 600], np.int32), "rounds": np.array([1, 20, 20], np.int32)}
@@ -135,6 +156,7 @@ def deployed(level_topn, width=3200, dtype=np.float16):
         (retrieve(k=np.array([3, 4], np.int32)), ""),
         (retrieve(frontier=np.int32(0)), "frontier is 0, allowed are 1 to"),
         (retrieve(pool=np.int32(-1)), "pool is -1, allowed are 1 to"),
+        (retrieve(max_steps=np.int32(-1)), "max_steps is -1, allowed are 1 to 10000, and 0 for no limit"),
         (retrieve(pool=np.int32(6_000_000)), "pool is 6000000, allowed are 1 to"),
         (retrieve(budget=np.int64(-1)), "budget is -1"),
         (retrieve(deadline_ms=np.int32(-1)), "deadline_ms is -1"),

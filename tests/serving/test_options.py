@@ -121,22 +121,24 @@ def test_prometheus_reads_under_tensorflow_serving_s_names(world, tmp_path):
         with GrpcClient(f"127.0.0.1:{server.grpc_port}", "nann") as client:
             client.predict("retrieve", history)
             client.predict("retrieve", history | {"budget": np.int64(3)})
+            client.predict("retrieve", history | {"max_steps": np.int32(1), "frontier": np.int32(1)})
             with pytest.raises(NannError):
                 client.predict("retrieve", history | {"k": np.int32(0)})
         with GrpcClient(f"127.0.0.1:{server.grpc_port}", "made\nup") as client, pytest.raises(NannError):
             client.predict("retrieve", history)
         get(server.rest_port, "/v1/models/nann")
         found = samples(get(server.rest_port, "/metrics"))
-    assert found[':tensorflow:serving:request_count{model_name="nann",status="OK"}'] == 3
+    assert found[':tensorflow:serving:request_count{model_name="nann",status="OK"}'] == 4
     assert found[':tensorflow:serving:request_count{model_name="nann",status="INVALID_ARGUMENT"}'] == 1
     assert found[':tensorflow:serving:request_count{model_name="",status="NOT_FOUND"}'] == 1
-    assert found[':tensorflow:serving:request_latency_count{model_name="nann",API="Predict"}'] == 3
+    assert found[':tensorflow:serving:request_latency_count{model_name="nann",API="Predict"}'] == 4
     for name in ("items_scored", "rounds"):
-        assert found[f':nann:{name}_count{{model_name="nann"}}'] == 2
+        assert found[f':nann:{name}_count{{model_name="nann"}}'] == 3
     assert found[':nann:rounds_sum{model_name="nann"}'] >= 2
     assert found[':nann:search_stopped{model_name="nann",reason="budget"}'] == 1
+    assert found[':nann:search_stopped{model_name="nann",reason="max_steps"}'] == 1
     assert found[':nann:search_stopped{model_name="nann",reason="complete"}'] == 1
-    assert found[':nann:search_latency_bucket{model_name="nann",le="+Inf"}'] == 2
+    assert found[':nann:search_latency_bucket{model_name="nann",le="+Inf"}'] == 3
 
 
 def test_buckets_count_what_is_at_most_their_bound():

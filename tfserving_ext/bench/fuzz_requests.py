@@ -66,7 +66,10 @@ def _predict(rng: random.Random, name: str, ids: Sequence[int]) -> tuple[str, An
     return f"{PREDICTION}Predict", request
 
 
-_INPUTS = ("category_history", "k", "frontier", "pool", "ef", "rounds", "exclude", "budget", "deadline_ms", "nope")
+_INPUTS = (
+    *("category_history", "k", "frontier", "pool", "max_steps", "ef", "rounds", "exclude", "budget", "deadline_ms"),
+    "nope",
+)
 
 
 def _tensor(rng: random.Random) -> tensor_pb2.TensorProto:
@@ -151,6 +154,7 @@ def rest_request(rng: random.Random, name: str, ids: Sequence[int]) -> RestReque
         "k": 5,
         "frontier": 16,
         "pool": 50,
+        "max_steps": 1000,
         "exclude": [[]],
         "budget": 0,
         "deadline_ms": 0,

@@ -29,7 +29,8 @@ class SearchResult(NamedTuple):
       rounds: int32 [B], rounds that met a fresh item, the entry points' included.
       nan_scores: int64 [B], evaluations that gave NaN; they come after every number, as -inf.
       unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not know.
-      stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline.
+      stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline, 3 "best_first" had
+        more to expand after `max_steps` steps in a layer.
       search_us: int64 [B], microseconds that the search took.
       scorer_us: int64 [B], microseconds of these in the model; 0 where a built-in metric scores.
       gather_us: int64 [B], microseconds of these in collecting the candidates' rows for the model; 0 beside a metric.
@@ -125,7 +126,8 @@ def beam_search(
       ef: int32, beam widths, start layer first. "rounds": one per layer. "deployed": one per layer above the ground,
         then the picks of each ground round, that is `level_topn` without its last entry. "best_first": [frontier,
         pool]; a pool below k counts as k.
-      rounds: int32, for "rounds" the rounds per layer, start layer first; for "best_first" [max_steps].
+      rounds: int32, for "rounds" the rounds per layer, start layer first; for "best_first" [max_steps], 0
+        for no limit.
       exclude: int64 [B, x], ids that are walked through but never returned; None for none.
       algorithm: "rounds" (the paper's), "deployed" (the original's deployed graph), or "best_first" (expand the best of
         a pool until all of it is expanded).

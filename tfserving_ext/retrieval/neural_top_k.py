@@ -21,7 +21,8 @@ class BestFirst:
     Attributes:
       frontier: items expanded per step; their neighbours are scored in one batch.
       pool: scored items that are kept; the walk ends when all of them are expanded. Below k it counts as k.
-      max_steps: a cap on the steps.
+      max_steps: a cap on the steps in a layer, 0 for none. A walk that it cut says so: `stopped` is 3. A thousand steps
+        expand what a k of some thousands needs; a k near the size of the corpus wants more.
     """
 
     frontier: int = 16
@@ -138,7 +139,7 @@ class NeuralTopK(tf.Module):
             starts at the index's entry points.
           frontier: int32 [], see `BestFirst`.
           pool: int32 [].
-          max_steps: int32 [].
+          max_steps: int32 [], 0 for no limit.
           **limits: `exclude`, int64 [B, x], ids that are walked through but never returned; `budget`, int64 [],
             evaluations after which the best so far is the answer; `deadline_ms`, int32 [], milliseconds after which it
             is.
@@ -232,6 +233,7 @@ class NeuralTopK(tf.Module):
                     f"{name} is {list(value)}, the index needs {wanted} values, one per layer, start layer first"
                 )
             high = ops.MAX_ROUNDS if name in ("rounds", "max_steps") else ops.MAX_WIDTH
+            least, more = (0, ", and 0 for no limit") if name == "max_steps" else (1, "")
             for number in values:
-                if not 1 <= number <= high:
-                    raise NannError(f"{name} is {value}, allowed are 1 to {high}")
+                if not least <= number <= high:
+                    raise NannError(f"{name} is {value}, allowed are 1 to {high}{more}")

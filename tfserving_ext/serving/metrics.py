@@ -11,7 +11,7 @@ _LATENCY_BOUNDS = tuple(10.0 * 1.8**power for power in range(33))  # Microsecond
 _COUNT_BOUNDS = tuple(float(4**power) for power in range(13))
 # Beyond this nothing new is counted, so that nobody can fill the memory.
 _MAX_SERIES = 10_000
-_STOPPED = {0: "complete", 1: "budget", 2: "deadline"}
+_STOPPED = {0: "complete", 1: "budget", 2: "deadline", 3: "max_steps"}  # Of the op (custom_ops/ops/search_ops.cc).
 
 
 class _Histogram:
