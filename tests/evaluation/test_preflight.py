@@ -1,14 +1,20 @@
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation.checks import FAIL, PASS, WARN, Options, check_scored, judge_gain
 from tfserving_ext.evaluation.preflight import Limits, preflight
-from tfserving_ext.index import Index
+from tfserving_ext.evaluation.subject import Setting
+from tfserving_ext.index import Index, build_index
 from tfserving_ext.index.format import Layer, write_index
 from tfserving_ext.retrieval import BestFirst, Rounds
+from tfserving_ext.training import extract, load_model
+from tfserving_ext.training.checkpoint import save_model
 
 
 def by_name(found):
@@ -82,3 +88,66 @@ def test_an_index_of_another_model_or_damaged_is_refused(world, tmp_path):
         preflight(world.data, world.model, damaged, k=20)
     with pytest.raises(NannError, match="builds is -1; it must be 0 or more"):
         preflight(world.data, world.model, world.index, builds=-1)
+
+
+@pytest.mark.parametrize(
+    ("interval", "users", "status", "words"),
+    [
+        ((0.01, 0.05), 30, PASS, ""),
+        ((-0.01, 0.05), 30, WARN, "not surely better than own history"),
+        ((-0.05, -0.01), 30, FAIL, "surely worse than own history"),
+        ((-0.05, 0.0), 30, WARN, "not surely better"),
+        ((-0.05, -0.01), 9, WARN, "judge more users"),
+    ],
+)
+def test_a_model_that_is_surely_worse_than_none_fails(interval, users, status, words):
+    """First contact, line 26: it said "not surely better" and warned, also where the interval said surely worse."""
+    check = judge_gain(0.0, interval, users, "own history")
+    assert check.status == status
+    assert words in check.advice
+    assert bool(check.advice) == (status != PASS)
+
+
+def test_preflight_fails_a_model_without_training(world, tmp_path):
+    """The same from the artefacts: users buy again what they bought, which weights by chance do not know."""
+    trained = load_model(world.model)
+    for variable in trained.model.trainable_variables:
+        variable.assign(tf.random.stateless_normal(variable.shape, [3, 4]))
+    save_model(tmp_path / "model", trained.model, trained.item_categories, {})
+    extract(tmp_path / "model", tmp_path / "embeddings")
+    arrays = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
+    build_index(*arrays, tmp_path / "index", threads=1)
+    found = preflight(world.data, tmp_path / "model", tmp_path / "index", k=20, positions_per_user=3)
+    check = by_name(found)["model"]
+    assert check["status"] == FAIL, check
+
+
+def advised(search, k=20, training=None, build=None):
+    """All advice there is, where every limit is broken."""
+    return Options(Setting.deployed(search), k, training or {}, build or {})
+
+
+def test_nobody_is_advised_to_do_what_is_done():
+    """First contact, line 26: "search from the history" was told to who did, "a smaller --pool" where k forbids it."""
+    best_first = advised(BestFirst(16, 200), 200)
+    assert "--pool above 200" in best_first.wider()
+    assert "history" not in best_first.wider()
+    assert "--search best_first" in advised(Rounds((1, 2, 3), (4, 5, 6))).wider()
+    assert "--ef above 1,2,3, --rounds above 4,5,6" in advised(Rounds((1, 2, 3), (4, 5, 6))).wider()
+    trained = advised(BestFirst(), training={"epsilon": 0.25, "learning_rate": 0.003, "clip_norm": 2.0})
+    assert trained.flatter() == "train with an --epsilon above 0.25"
+    assert trained.tamer() == "train it again with a --learning-rate below 0.003 or with a --clip-norm below 2"
+    assert (
+        advised(BestFirst()).tamer()
+        == "train it again with a --learning-rate below the present one or with --clip-norm"
+    )
+    built = advised(BestFirst(), build={"M": 32, "efConstruction": 40})
+    assert built.denser() == "--m above 32 or --ef-construction above 40"
+    scored = SimpleNamespace(items_scored=np.array([90]))
+    nothing = Limits(scored_fraction=(0.0, 2.0))
+    for search, words in (
+        (BestFirst(16, 200), "fewer answers than 200"),
+        (BestFirst(16, 300), "a --pool below 300"),
+        (Rounds((1, 2, 3), (4, 5, 6)), "--search best_first, or with --ef below 1,2,3"),
+    ):
+        assert words in check_scored(scored, 100, nothing, advised(search, 200)).advice

@@ -1,6 +1,7 @@
 """The checks of `preflight`: each a figure, the limits that it is held against, and what to change."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from tfserving_ext.evaluation.cases import even_rows
 from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.graph import unreachable_items
 from tfserving_ext.evaluation.intervals import Bootstrap
-from tfserving_ext.evaluation.subject import Outcome, Subject
+from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
 from tfserving_ext.index.format import Index
 from tfserving_ext.retrieval.flatness import flatness
 from tfserving_ext.retrieval.metrics import recall_delta
+from tfserving_ext.retrieval.neural_top_k import BestFirst
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 FLATNESS_STEP = 0.1
@@ -78,16 +80,73 @@ def _judged(name: str, value: float, text: str, limits: tuple[float, float], adv
     return Check(name, status, value, text + bound, "" if status == PASS else advice)
 
 
-def check_finite(exact: Outcome) -> Check:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What was chosen already, so that nobody is advised to do what is done: advice names what to go beyond.
+
+    Attributes:
+      setting: the search that will be deployed.
+      k: length of the answers.
+      training: the model's, by option.
+      build: the index's, as its manifest has it.
+    """
+
+    setting: Setting
+    k: int
+    training: Mapping[str, Any]
+    build: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, subject: Subject, setting: Setting) -> "Options":
+        """Those of a subject."""
+        return cls(setting, subject.k, subject.trained.manifest.get("training") or {}, subject.index.manifest)
+
+    def wider(self) -> str:
+        """How to search for more."""
+        search = self.setting.parameters
+        if isinstance(search, BestFirst):
+            return (
+                f"search wider (--pool above {search.pool}, --frontier above {search.frontier}; `nann tune` finds out)"
+            )
+        return (
+            "search from the history (--search best_first), or wider (--ef above "
+            f"{_listed(search.ef)}, --rounds above {_listed(search.rounds)}; `nann tune` finds out)"
+        )
+
+    def flatter(self) -> str:
+        """How to train a score that changes less between near items."""
+        return f"train with an --epsilon above {self._of_training('epsilon')}"
+
+    def tamer(self) -> str:
+        """How to train a model whose scores stay finite."""
+        rate, clip = self._of_training("learning_rate"), self.training.get("clip_norm")
+        clipping = f"a --clip-norm below {clip:g}" if clip else "--clip-norm"
+        return f"train it again with a --learning-rate below {rate} or with {clipping}"
+
+    def denser(self) -> str:
+        """How to build a graph with more ways through it."""
+        known = {"--m": self.build.get("M"), "--ef-construction": self.build.get("efConstruction")}
+        return " or ".join(f"{name} above {value}" if value else f"a larger {name}" for name, value in known.items())
+
+    def _of_training(self, name: str) -> str:
+        value = self.training.get(name)
+        return f"{value:g}" if isinstance(value, int | float) else "the present one"
+
+
+def _listed(values: Any) -> str:
+    return ",".join(str(value) for value in values)
+
+
+def check_finite(exact: Outcome, options: Options) -> Check:
     """Whether every score is a number."""
     text = f"{exact.nan_scores:,} scores of all items are not numbers"
-    advice = "the model gives NaN: train it again with a lower --learning-rate or with --clip-norm"
+    advice = f"the model gives NaN: {options.tamer()}"
     return Check(
         "scores", FAIL if exact.nan_scores else PASS, float(exact.nan_scores), text, advice if exact.nan_scores else ""
     )
 
 
-def check_coverage(found: Outcome, bootstrap: Bootstrap, limits: Limits) -> Check:
+def check_coverage(found: Outcome, bootstrap: Bootstrap, limits: Limits, options: Options) -> Check:
     """Mean coverage."""
     covered = found.coverage[:, -1]
     low, high = bootstrap.interval(covered)
@@ -96,25 +155,25 @@ def check_coverage(found: Outcome, bootstrap: Bootstrap, limits: Limits) -> Chec
         float(covered.mean()),
         f"the search finds {covered.mean():.4f} ({low:.4f} to {high:.4f}) of brute force's answer",
         limits.coverage,
-        "search from the history (best-first) or wider: `nann tune --coverage 0.99` finds out how; if that takes too "
-        "long, train with a larger --epsilon",
+        f"{options.wider()}; if that takes too long, {options.flatter()}",
         least=True,
     )
 
 
-def check_recall_delta(exact: Outcome, found: Outcome, k: int, limits: Limits) -> Check:
+def check_recall_delta(exact: Outcome, found: Outcome, limits: Limits, options: Options) -> Check:
     """What the search loses of recall."""
+    k = options.k
     wanted, got = float(hits(exact.ranks, k).mean()), float(hits(found.ranks, k).mean())
     return _judged(
         "recall-delta",
         recall_delta(wanted, got),
         f"recall-all {wanted:.4f}, recall-retrieval {got:.4f}: {100 * recall_delta(wanted, got):.2f} % lost",
         limits.recall_delta,
-        "search wider (`nann tune`), or train with a larger --epsilon",
+        f"{options.wider()}, or {options.flatter()}",
     )
 
 
-def check_worst(found: Outcome, bootstrap: Bootstrap, limits: Limits) -> Check:
+def check_worst(found: Outcome, bootstrap: Bootstrap, limits: Limits, options: Options) -> Check:
     """Coverage of the users that the search serves worst."""
     value = float(np.percentile(bootstrap.by_user(found.coverage[:, -1]), 5))
     return _judged(
@@ -122,12 +181,12 @@ def check_worst(found: Outcome, bootstrap: Bootstrap, limits: Limits) -> Check:
         value,
         f"5 % of the users have a coverage of {value:.4f} or less",
         limits.worst,
-        "look at the users below; where their histories are short, a larger --pool helps them most",
+        f"look at the users below; {options.wider()}",
         least=True,
     )
 
 
-def check_unseeded(found: Outcome, limits: Limits) -> Check:
+def check_unseeded(found: Outcome, limits: Limits, options: Options) -> Check:
     """Coverage where the walk does not start at the history, as for users who have none."""
     value = float(found.coverage[:, -1].mean())
     return _judged(
@@ -135,24 +194,32 @@ def check_unseeded(found: Outcome, limits: Limits) -> Check:
         value,
         f"entered by the entry points instead of the history, the search finds {value:.4f}",
         limits.unseeded,
-        "new users get worse answers; ask for them with a larger pool, which the request can set",
+        "new users get worse answers; ask for them with a larger pool than "
+        f"{getattr(options.setting.parameters, 'pool', options.k)}, which the request can set",
         least=True,
     )
 
 
-def check_scored(found: Outcome, items: int, limits: Limits) -> Check:
+def check_scored(found: Outcome, items: int, limits: Limits, options: Options) -> Check:
     """What part of the corpus is scored."""
     value = float(found.items_scored.mean()) / items
+    search = options.setting.parameters
+    if not isinstance(search, BestFirst):
+        narrower = f", with --search best_first, or with --ef below {_listed(search.ef)}"
+    elif search.pool > options.k:
+        narrower = f" or with a --pool below {search.pool}"
+    else:  # It is as small as the answers allow.
+        narrower = f" or for fewer answers than {options.k}"
     return _judged(
         "items scored",
         value,
         f"{found.items_scored.mean():,.0f} of {items:,} ({100 * value:.1f} %)",
         limits.scored_fraction,
-        "brute force is hardly dearer and exact; a search pays on a larger corpus or with a smaller --pool",
+        f"brute force is hardly dearer and exact; a search pays on a larger corpus{narrower}",
     )
 
 
-def check_unreachable(index: Index, limits: Limits) -> Check:
+def check_unreachable(index: Index, limits: Limits, options: Options) -> Check:
     """Items that no walk finds, whatever their score."""
     lost = unreachable_items(index)
     value = len(lost) / max(len(index.item_ids), 1)
@@ -162,11 +229,11 @@ def check_unreachable(index: Index, limits: Limits) -> Check:
         value,
         f"{len(lost):,} of {len(index.item_ids):,} items are met by no walk from the entry points{example}",
         limits.unreachable,
-        "build with a larger --m or --ef-construction; many items with equal embeddings have the same effect",
+        f"build with {options.denser()}; many items with equal embeddings have the same effect",
     )
 
 
-def check_flatness(subject: Subject, limits: Limits) -> Check:
+def check_flatness(subject: Subject, limits: Limits, options: Options) -> Check:
     """How much the score moves around the embeddings that the graph was built from."""
     users, _ = subject.user(even_rows(len(subject.cases), _FLATNESS_USERS))
     items = subject.index.embeddings(even_rows(len(subject.index.item_ids), _FLATNESS_ITEMS))
@@ -176,29 +243,41 @@ def check_flatness(subject: Subject, limits: Limits) -> Check:
         value,
         f"a step of {FLATNESS_STEP:g} rms in e_v moves a score by {value:.3f} of the spread over items",
         limits.flatness,
-        "the score changes between near neighbours: train with a larger --epsilon",
+        f"the score changes between near neighbours: {options.flatter()}",
     )
 
 
 def check_model(subject: Subject, exact: Outcome, bootstrap: Bootstrap) -> Check:
-    """Whether the model beats the better baseline; that it does not is no fault of the index, and only warns."""
+    """Whether the model beats the better baseline: passes where it surely does, fails where it surely does not."""
     ranks = baseline_ranks(subject.sequences, subject.cases, subject.cases.histories.shape[1])
     name, best = max(ranks.items(), key=lambda each: (each[1] < subject.k).mean())
-    gain, (low, high) = bootstrap.difference(hits(exact.ranks, subject.k), best < subject.k)
-    few = bootstrap.users < _FEW_USERS
-    status = PASS if low > 0 and not few else WARN
-    advice = "this model is not surely better than no model: train longer, or another model"
-    return Check(
-        "model",
-        status,
-        gain,
-        f"recall-all is {gain:+.4f} ({low:+.4f} to {high:+.4f}) against the baseline {name.replace('_', ' ')}"
-        + (f"; {bootstrap.users} users are too few to tell" if few else ""),
-        "" if status == PASS else "judge more users" if few else advice,
-    )
+    gain, interval = bootstrap.difference(hits(exact.ranks, subject.k), best < subject.k)
+    return judge_gain(gain, interval, bootstrap.users, name.replace("_", " "))
 
 
-def check_builds(builds: list[dict[str, Any]], limits: Limits) -> Check:
+def judge_gain(gain: float, interval: tuple[float, float], users: int, baseline: str) -> Check:
+    """The verdict on a difference of recall from a baseline.
+
+    Args:
+      gain: recall of the model minus that of the baseline.
+      interval: of it, 95 %.
+      users: how many it is of.
+      baseline: its name in words.
+    """
+    low, high = interval
+    text = f"recall-all is {gain:+.4f} ({low:+.4f} to {high:+.4f}) against the baseline {baseline}"
+    if users < _FEW_USERS:
+        return Check("model", WARN, gain, f"{text}; {users} users are too few to tell", "judge more users")
+    if low > 0:
+        return Check("model", PASS, gain, text)
+    if high < 0:
+        advice = f"this model is surely worse than {baseline}, which needs no model: do not serve it; train another"
+        return Check("model", FAIL, gain, text, advice)
+    advice = f"this model is not surely better than {baseline}, which needs no model: train longer, or another model"
+    return Check("model", WARN, gain, text, advice)
+
+
+def check_builds(builds: list[dict[str, Any]], limits: Limits, options: Options) -> Check:
     """How much coverage depends on the build: `builds` are those of `preflight`."""
     covered = [build["coverage"] for build in builds]
     value = max(covered) - min(covered)
@@ -207,5 +286,5 @@ def check_builds(builds: list[dict[str, Any]], limits: Limits) -> Check:
         value,
         f"coverage of {len(builds)} builds is {min(covered):.4f} to {max(covered):.4f}",
         limits.builds,
-        "answers depend on how a build turns out: seed the search with the history, or search and build wider",
+        f"answers depend on how a build turns out: {options.wider()}, or build with {options.denser()}",
     )

@@ -16,6 +16,7 @@ from tfserving_ext.evaluation.checks import (
     PASS,
     WARN,
     Limits,
+    Options,
     check_builds,
     check_coverage,
     check_finite,
@@ -78,19 +79,19 @@ def preflight(
         settings["unseeded"] = Setting(search, False)
     outcomes = subject.measure(settings, title="preflight")
     exact, found = subject.exact()[1], outcomes["deployed"]
-    bootstrap = Bootstrap(subject.cases.user_ids)
+    bootstrap, options = Bootstrap(subject.cases.user_ids), Options.of(subject, setting)
     checks = [
-        check_finite(exact),
-        check_coverage(found, bootstrap, limits),
-        check_recall_delta(exact, found, k, limits),
-        check_worst(found, bootstrap, limits),
+        check_finite(exact, options),
+        check_coverage(found, bootstrap, limits, options),
+        check_recall_delta(exact, found, limits, options),
+        check_worst(found, bootstrap, limits, options),
     ]
     if "unseeded" in outcomes:
-        checks.append(check_unseeded(outcomes["unseeded"], limits))
+        checks.append(check_unseeded(outcomes["unseeded"], limits, options))
     checks += [
-        check_scored(found, len(subject.index.item_ids), limits),
-        check_unreachable(subject.index, limits),
-        check_flatness(subject, limits),
+        check_scored(found, len(subject.index.item_ids), limits, options),
+        check_unreachable(subject.index, limits, options),
+        check_flatness(subject, limits, options),
         check_model(subject, exact, bootstrap),
     ]
     rebuilt: list[dict[str, Any]] = [
@@ -101,7 +102,7 @@ def preflight(
         ),
     ]
     if builds:
-        checks.append(check_builds(rebuilt, limits))
+        checks.append(check_builds(rebuilt, limits, options))
     statuses = [check.status for check in checks]
     return {
         "verdict": next(status for status in (FAIL, WARN, PASS) if status in statuses),
