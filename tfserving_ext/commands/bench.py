@@ -21,6 +21,10 @@ nann bench --init bench.yaml ; nann bench --config bench.yaml -o result.json
 
 nann bench compare before.json after.json"""
 
+# Codes by which a server says that the request is at fault and not the load: by gRPC, by REST and in process.
+WRONG_REQUEST = ("INVALID_ARGUMENT", "HTTP 400", "InvalidArgumentError")
+MOST_ERRORS = 0.5  # What is answered beside more failures than this says little of the server.
+
 app = typer.Typer(
     invoke_without_command=True, no_args_is_help=True, context_settings={"help_option_names": ["--help", "-h"]}
 )
@@ -145,11 +149,28 @@ def _measure(scenario: Any, out: Path | None) -> None:
             f"no rate from {search['tried'][-1]['rate']:g} a second on keeps {' and '.join(search['conditions'])}"
         )
     for level in result["levels"] if search is None else []:
-        if level["errors"] and not level["answered"]:
-            raise NannError(f"no request was answered with success at {level['name']}: {', '.join(level['errors'])}")
+        _check_answered(level)
     if result["conditions"]:
         first = result["conditions"][0]
         raise NannError(f"failed: {first['condition']} at {first['level']}")
+
+
+def _check_answered(level: dict[str, Any]) -> None:
+    """Raises NannError where a level measured failures: requests that are wrong, or more than half of them failed."""
+    if level["errors"] and not level["answered"]:
+        raise NannError(f"no request was answered with success at {level['name']}: {', '.join(level['errors'])}")
+    for code, count in level["errors"].items():
+        told = next(iter(level["error_examples"].get(code, [])), "")
+        if code in WRONG_REQUEST:
+            raise NannError(
+                f"{count:,} of {level['requests']:,} requests at {level['name']} were refused as wrong, {code}: "
+                f"{told[:200]}; send real ones by --data or --input-data, or have values made up that the model knows: "
+                "by --path, from its warm-up records, or by `inputs` of a configuration (docs/bench.md)"
+            )
+    if level["error_rate"] > MOST_ERRORS:
+        raise NannError(
+            f"{100 * level['error_rate']:.0f} % of the requests at {level['name']} failed: {', '.join(level['errors'])}"
+        )
 
 
 def _files(out: Path) -> tuple[Path, Path]:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import InputSpec, ModelSpec
+from tfserving_ext.loadtest.seen import drawn, seen_values, usable
 
 Inputs = dict[str, np.ndarray]
 
@@ -39,17 +41,23 @@ def make_inputs(model: ModelSpec, signatures: Mapping[str, Any], seed: int) -> l
         raise NannError(f"{_where(model)} has no input {unknown[0]!r}; it has {', '.join(sorted(signature.inputs))}")
     random = np.random.default_rng([seed, *model.name.encode()])
     source = None if model.input_data is None else str(model.input_data)
+    seen = seen_values(model)
     if model.input_data is not None:
         given: Iterable[Mapping[str, Any]] = read_requests(model.input_data, signature)
     elif model.data is not None:
         given = _histories(model, signature, random)
     else:
         given = [{} for _ in range(model.requests)]
-    return [complete(model, signature, each, random, source) for each in given]
+    return [complete(model, signature, each, random, source, seen) for each in given]
 
 
 def complete(
-    model: ModelSpec, signature: Any, given: Mapping[str, Any], random: np.random.Generator, source: str | None = None
+    model: ModelSpec,
+    signature: Any,
+    given: Mapping[str, Any],
+    random: np.random.Generator,
+    source: str | None = None,
+    seen: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Inputs:
     """A request with what it leaves out made up; inputs with a default stay out unless the model's `inputs` names them.
 
@@ -59,6 +67,8 @@ def complete(
       given: values by input.
       random: what is made up is drawn from it.
       source: the file that real requests are of: only what the model's `inputs` names is made up then.
+      seen: values by input that the model is known to take; what is made up is drawn from them where the model's
+        `inputs` does not say from what.
 
     Raises:
       NannError: it does not fit the signature.
@@ -75,7 +85,7 @@ def complete(
         elif source is not None and name not in model.inputs and name not in signature.defaults:
             raise NannError(f"{_where(model)} needs input {name!r}, which a request of {source} leaves out")
         elif name in model.inputs or name not in signature.defaults:
-            made[name] = _mock(model, name, info, spec, random)
+            made[name] = _mock(model, name, info, spec, random, seen)
     return made
 
 
@@ -127,17 +137,27 @@ def _as_bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
-def _mock(model: ModelSpec, name: str, info: Any, spec: InputSpec, random: np.random.Generator) -> np.ndarray:
+def _mock(
+    model: ModelSpec,
+    name: str,
+    info: Any,
+    spec: InputSpec,
+    random: np.random.Generator,
+    seen: Mapping[str, np.ndarray],
+) -> np.ndarray:
     extents = [] if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
     default = [size if size >= 0 else (1 if place == 0 else OPEN_EXTENT) for place, size in enumerate(extents)]
     shape = default if spec.shape is None else spec.shape
     if np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
         raise NannError(f"{_where(model)}: input {name!r} of shape {shape} has over {MAX_ELEMENTS:,} elements")
     dtype = _dtype(model, name, info)
-    if dtype.hasobject:
+    known = usable(seen, name, dtype) if spec.low is None and spec.high is None else None
+    if known is not None:
+        value: Any = drawn(known, shape, random)
+    elif dtype.hasobject:
         letters = random.integers(ord("a"), ord("z") + 1, [*shape, WORD_LETTERS], dtype=np.uint8)
         words = [bytes(word) for word in letters.reshape(-1, WORD_LETTERS)]
-        value: Any = np.array(words, object).reshape(shape)
+        value = np.array(words, object).reshape(shape)
     elif dtype.kind == "b":
         value = random.integers(0, 2, shape).astype(bool)
     elif np.issubdtype(dtype, np.integer):

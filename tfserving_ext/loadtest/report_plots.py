@@ -42,14 +42,21 @@ def load_curve(levels: Sequence[Level]) -> Plot | None:
     ordered = [level for level in sorted(levels, key=lambda level: level["amount"]) if level["answered"]]
     if len(ordered) < 2:
         return None
-    x = [level["per_second"] for level in ordered]
-    notes = _notes(ordered)
+    # A line says that what lies between two levels can be had. Where throughput fell under more load it cannot: there
+    # the line has a gap, a point without a latency.
+    x: list[float] = []
+    notes: list[str] = []
+    at: list[Level | None] = []
+    for level, note in zip(ordered, _notes(ordered), strict=True):
+        if x and level["per_second"] < x[-1]:
+            x, notes, at = [*x, level["per_second"]], [*notes, ""], [*at, None]
+        x, notes, at = [*x, level["per_second"]], [*notes, note], [*at, level]
     series = [
         Series(
             key,
             x,
-            [level["latency_ms"][key] for level in ordered],
-            [level["latency_intervals_ms"][key] for level in ordered],
+            [None if level is None else level["latency_ms"][key] for level in at],  # type: ignore[misc]
+            [None if level is None else level["latency_intervals_ms"][key] for level in at],  # type: ignore[misc]
             color,
             notes=notes if key == "p99" else [],
         )

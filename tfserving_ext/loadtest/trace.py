@@ -11,7 +11,8 @@ from tfserving_ext.loadtest.targets.contract import Target, TargetError
 
 SIGNATURE = "retrieve_trace"
 STAGES = {"user": "user tower", "walk": "walk", "gather": "gather", "scorer": "scorer", "merge": "merge"}
-REST = "server and network"
+# What the op does not account for.
+REST, REST_IN_PROCESS = "server and network", "TensorFlow around the op"
 
 
 async def trace(
@@ -21,7 +22,8 @@ async def trace(
 
     Returns:
       `requests`; `total_ms`, the mean time of one as the client sees it; `stages_ms`, means by stage, which add up to
-      it: what the op does not account for is the server's and the network's. None where requests fail.
+      it: what the op does not account for is the server's and the network's, or in process TensorFlow's own. None where
+      requests fail.
     """
     asked = model.model_copy(update={"signature": SIGNATURE})
     totals, stages = [], []
@@ -35,5 +37,6 @@ async def trace(
         stages.append([float(np.max(outputs[f"{name}_us"])) / 1000 for name in STAGES])
     means = np.mean(stages, axis=0).tolist()
     total = float(np.mean(totals))
-    found = dict(zip(STAGES.values(), means, strict=True)) | {REST: max(total - sum(means), 0.0)}
+    rest = REST_IN_PROCESS if target.shared_process else REST
+    found = dict(zip(STAGES.values(), means, strict=True)) | {rest: max(total - sum(means), 0.0)}
     return {"model": model.name, "requests": count, "total_ms": total, "stages_ms": found}

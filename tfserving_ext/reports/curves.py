@@ -71,6 +71,8 @@ def curve_plot(
                 axes.errorbar(x, y, np.abs(ends - y), fmt="none", color=color, elinewidth=1.1, capsize=2, alpha=0.4)
             axes.plot(x, y, marker=marker if one.marked else "none", color=color)
             for note, *place in zip(one.notes, x, y, strict=False):
+                if not note:
+                    continue
                 axes.annotate(note, place, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=FONT)
         if is_log:
             _log_axis(axes, "y", float(positive.max()) / float(positive.min()))
