@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from export_tools.scorer import optimize_scorer, write_rows
 from export_tools.served_model import ServedModel
 from export_tools.signatures import Defaults
 from export_tools.sources import open_source
+from export_tools.state import captured_state
+from export_tools.trial import try_out
 from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, tensorflow_writes
 from tfserving_ext.errors import NannError
@@ -59,7 +62,8 @@ def export(
       `target`.
 
     Raises:
-      NannError: the index is not of this model, parameters do not fit it, or `target` cannot be written.
+      NannError: the index is not of this model, parameters do not fit it, the model holds what cannot be exported or
+        does not answer once it is loaded, or `target` cannot be written.
     """
     source = open_source(model, features, seeds, item_input)
     figures = None if evaluation is None else read_figures(evaluation)
@@ -75,12 +79,13 @@ def export(
             served = ServedModel(source, opened, defaults, compiled)
             signatures = served.signatures()
             concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
+            functions = {name: function.get_concrete_function() for name, function in served.functions().items()}
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            reason = str(error).strip().splitlines()[-1]
             raise NannError(
                 f"the model does not fit the index's embeddings of width {opened.dim}, or its functions cannot be "
-                f"traced: {reason}"
+                f"traced: {_reason(error)}"
             ) from error
+        served.tracked = [captured_state({**functions, **concrete}), source.tracked]
         with atomic_folder(target) as new:
             with tensorflow_writes("SavedModel"):
                 tf.saved_model.save(served, str(new), signatures=signatures)
@@ -97,13 +102,20 @@ def export(
                 "scorer": None if scorer is None else scorer.facts(),
             }
             write_manifest(new, facts)
+            try_out(new)
     if graphs is not None:
-        functions = {"user": served.user.get_concrete_function(), "score": served.score.get_concrete_function()}
-        made = {name: function.graph.as_graph_def() for name, function in {**functions, **concrete}.items()}
+        shown = {name: functions[name] for name in ("user", "score")}
+        made = {name: function.graph.as_graph_def() for name, function in {**shown, **concrete}.items()}
         if compiled is not None:
             made |= {f"scorer_{name}": graph for name, graph in compiled.graphs.items() if graph.node}
         _write_graphs(Path(graphs), made)
     return Path(target)
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong: the last, but for what Keras lists behind it."""
+    text = re.sub(r"\x1b\[\d+m", "", str(error)).split("Arguments received by")[0]
+    return (text.strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 @contextlib.contextmanager

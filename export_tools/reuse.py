@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from export_tools.manifest import check_files, exported_index, read_figures, read_manifest, write_manifest
 from export_tools.scorer import write_rows
+from export_tools.trial import try_out
 from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, link_or_copy
 from tfserving_ext.errors import NannError
@@ -102,6 +103,7 @@ def _write(
         facts["evaluation"] = None if evaluation is None else read_figures(evaluation)
         facts["model_of"] = manifest["files"]["saved_model.pb"]["sha256"]
         write_manifest(new, facts)
+        try_out(new)
 
 
 def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) -> None:

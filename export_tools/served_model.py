@@ -49,7 +49,6 @@ class ServedModel(tf.Module):
           NannError: default parameters do not fit the index.
         """
         super().__init__()
-        self.tracked = source.tracked
         self._untracked = SimpleNamespace(source=source, defaults=defaults)
         self.search = NeuralTopK(index, source.score, scorer=None if compiled is None else compiled.scorer)
         self.search.check(defaults.best_first, defaults.k)
@@ -82,6 +81,11 @@ class ServedModel(tf.Module):
             self.fold = tf.function(
                 compiled.fold, input_signature=[tf.TensorSpec([1, None, item_dim], tf.float32)], autograph=False
             )
+
+    def functions(self) -> dict[str, Any]:
+        """What is saved beside the signatures, by name."""
+        held = {name: getattr(self, name, None) for name in ("user", "score", "score_rows", "fold")}
+        return {name: function for name, function in held.items() if function is not None}
 
     def signatures(self) -> dict[str, Any]:
         """The functions to export, by signature name."""

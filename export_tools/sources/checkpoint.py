@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from export_tools.sources.contract import Sequence, Source, plain_variables
+from export_tools.sources.contract import Sequence, Source
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.models import SequenceModel, UserTensors
 from tfserving_ext.training.checkpoint import load_model
@@ -56,7 +56,6 @@ def checkpoint_source(folder: Path) -> Source:
         seeds="item_history",
         # The original's signature carries behaviours embedded as our own models embed them.
         sequence=Sequence(sent * model.item_dim, user_of_sequence) if isinstance(model, SequenceModel) else None,
-        tracked=[*plain_variables(model), item_categories],
         inputs={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
         description=trained.manifest,
         check=lambda index: check_match(trained, index),

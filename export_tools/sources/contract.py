@@ -44,7 +44,7 @@ class Source:
       defaults: tensors for features that a request may leave out.
       seeds: the feature, int64 [B, L], that holds the user's own item ids; None where there is none.
       sequence: what the original's signature does; None where the model has no such thing.
-      tracked: what holds the model's variables.
+      tracked: what is saved beside the state that the functions use, such as an initializer of a SavedModel's own.
       inputs: SHA-256 of every file that was read, by name.
       description: what the manifest says of the model.
       check: raises NannError where an index is not of this model.
@@ -54,10 +54,10 @@ class Source:
     user: UserFunction
     score: ScoreFunction
     features: Mapping[str, tf.TensorSpec]
-    tracked: Any
     defaults: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
     seeds: str | None = None
     sequence: Sequence | None = None
+    tracked: Any = None
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     check: Callable[[Index], None] = lambda index: None
@@ -91,14 +91,21 @@ class Source:
         """What `user` returns, as a tuple.
 
         Raises:
-          NannError: it returns something else than a tuple or list of tensors.
+          NannError: it returns something else than a tuple or list of tensors, or one without a batch.
         """
         found = self.user(features)
         if not isinstance(found, (tuple, list)) or not found:
             raise NannError(
                 f"`user` returned a {type(found).__name__}, it must return a tuple of tensors, each [B, ...]"
             )
-        return tuple(tf.convert_to_tensor(tensor) for tensor in found)
+        tensors = tuple(tf.convert_to_tensor(tensor) for tensor in found)
+        for place, tensor in enumerate(tensors):
+            if not tensor.shape.rank:
+                raise NannError(
+                    f"`user` returned a tensor of shape {tensor.shape} at place {place}, it must be [B, ...]; where "
+                    "TensorFlow does not know the shape, say it by tf.ensure_shape(tensor, [None, 64])"
+                )
+        return tensors
 
     def example(self) -> dict[str, np.ndarray]:
         """Features of one made-up user, but for those that hold seeds or may be left out."""
@@ -117,33 +124,3 @@ class Source:
 def batched(spec: tf.TensorSpec) -> tf.TensorSpec:
     """`spec` with an unknown batch; a scalar, which has none, stays what it is."""
     return tf.TensorSpec([None, *spec.shape[1:]] if spec.shape.rank else spec.shape, spec.dtype)
-
-
-def plain_variables(model: Any) -> list[tf.Variable]:
-    """The TensorFlow variables of a module or Keras model.
-
-    A session, which is what TensorFlow Serving restores, leaves Keras' own uninitialised (docs/tensorflow.md). Keras
-    lists its own alone: plain ones that a layer holds, as a vocabulary does, are found where they are tracked.
-    """
-    found = {id(plain): plain for plain in map(_plain, model.variables)}
-    todo, seen = [model], set()
-    while todo:
-        one = todo.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, tf.Variable):
-            found.setdefault(id(one), one)
-        elif isinstance(one, tf.__internal__.tracking.Trackable):
-            todo += one._trackable_children().values()
-    return list(found.values())
-
-
-def _plain(variable: Any) -> tf.Variable:
-    return variable.value if _is_keras(variable) else variable
-
-
-def _is_keras(variable: Any) -> bool:
-    import keras
-
-    return isinstance(variable, keras.Variable)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from export_tools.sources.contract import Source, plain_variables
+from export_tools.sources.contract import Source
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
@@ -65,7 +65,6 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "") -> Source:
             name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in sorted(user_inputs.items())
         },
         seeds=seeds,
-        tracked=plain_variables(model),
         inputs={path.name: sha256(path)},
         description={"name": model.name, "item_input": item_name},
     )

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from export_tools.sources.contract import Source, batched, plain_variables
+from export_tools.sources.contract import Source, batched
 from tfserving_ext.errors import NannError
 
 
@@ -54,14 +54,12 @@ def module_source(model: Any, features: Mapping[str, tf.TensorSpec] | None = Non
             f"the features of {type(model).__name__}.user are {features!r}; give a dict of tf.TensorSpec, as its "
             "attribute `features` or as the input signature of its `user`"
         )
-    tracked = plain_variables(model) if isinstance(model, keras.Model) else model
     return Source(
         kind="keras" if isinstance(model, keras.Model) else "module",
         user=model.user,
         score=model.score,
         features={name: batched(spec) for name, spec in features.items()},
         seeds=seeds or getattr(model, "seeds", None),
-        tracked=tracked,
         description={"class": f"{type(model).__module__}.{type(model).__qualname__}"},
     )
 

@@ -70,7 +70,6 @@ def original_source(folder: Path) -> Source:
         sequence=Sequence(
             length * width, lambda comm_seq: (tf.reshape(tf.cast(comm_seq, tf.float32), [1, length, width]),)
         ),
-        tracked=[],
         inputs=inputs,
         description={"history_length": length, "behaviour_width": width, "item_dim": item_shape[1]},
     )
