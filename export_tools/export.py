@@ -34,6 +34,8 @@ def export(
     features: Mapping[str, tf.TensorSpec] | None = None,
     seeds: str | None = None,
     item_input: str = "",
+    output: str = "",
+    rename: Mapping[str, str] | None = None,
     embeddings: str | os.PathLike[str] | None = None,
     evaluation: str | os.PathLike[str] | None = None,
     graphs: str | os.PathLike[str] | None = None,
@@ -51,6 +53,8 @@ def export(
       features: what an object's `user` takes, where the object does not say it.
       seeds: the feature, int64 [B, L], with the user's own item ids, from which the search starts. Checkpoints know it.
       item_input: the input of a .keras archive that takes the item embedding.
+      output: the output that is the score, where the model has several.
+      rename: what the model calls its features, by what requests shall call them.
       embeddings: where item_ids.npy and item_embs.npy of an index of alibaba/nann lie; by default beside it.
       evaluation: a JSON file of figures, such as `nann evaluate` writes, to keep in the manifest.
       graphs: a folder for the GraphDefs of all functions, binary and as text, for those who inspect them.
@@ -65,7 +69,7 @@ def export(
       NannError: the index is not of this model, parameters do not fit it, the model holds what cannot be exported or
         does not answer once it is loaded, or `target` cannot be written.
     """
-    source = open_source(model, features, seeds, item_input)
+    source = open_source(model, features, seeds, item_input, output, rename)
     figures = None if evaluation is None else read_figures(evaluation)
     with contextlib.ExitStack() as work:
         opened = work.enter_context(_opened(Path(index), embeddings))

@@ -25,7 +25,12 @@ or MODULE:NAME, an object of yours with `user` and `score`"""
 
 
 def open_source(
-    model: Any, features: Mapping[str, tf.TensorSpec] | None = None, seeds: str | None = None, item_input: str = ""
+    model: Any,
+    features: Mapping[str, tf.TensorSpec] | None = None,
+    seeds: str | None = None,
+    item_input: str = "",
+    output: str = "",
+    rename: Mapping[str, str] | None = None,
 ) -> Source:
     """Opens a model of any kind.
 
@@ -34,21 +39,37 @@ def open_source(
       features: the raw features of an object's `user`; where it does not say them itself.
       seeds: the feature that holds the user's own item ids, from which the search starts.
       item_input: the input of a Keras archive that takes the item embedding; found where there is one candidate.
+      output: which of several outputs is the score.
+      rename: what the model calls its features, by what requests shall call them.
 
     Raises:
       NannError: it is none of the kinds, or a broken one.
     """
-    if not isinstance(model, (str, os.PathLike)):
-        return module_source(model, features, seeds)
-    path, text = Path(model), os.fspath(model)
+    rename = rename or {}
+    source = _opened(model, features, seeds and rename.get(seeds, seeds), item_input, output).renamed(rename)
+    source.check_names()
+    return source
+
+
+def _opened(
+    model: Any, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None, item_input: str, output: str
+) -> Source:
+    path = Path(model) if isinstance(model, (str, os.PathLike)) else None
+    if item_input and (path is None or path.suffix != ".keras"):
+        raise NannError(f"--item-input is {item_input!r}, which only a Keras archive has; {model} is none")
+    if path is None:
+        return module_source(model, features, seeds, output)
+    text = os.fspath(model)
+    if path.suffix == ".keras" and path.exists():
+        return keras_source(path, seeds, item_input, output)
+    if (path / "saved_model.pb").exists():
+        return saved_model_source(path, seeds, output)
+    if not path.exists() and ":" in text:
+        return import_module_source(text, features, seeds, output)
+    if output:
+        raise NannError(f"--output is {output!r}, but {text} has one output only")
     if (path / "model.json").exists():
         return checkpoint_source(path)
     if (path / "frozen_graph.pb").exists():
         return original_source(path)
-    if (path / "saved_model.pb").exists():
-        return saved_model_source(path, seeds)
-    if path.suffix == ".keras":
-        return keras_source(path, seeds, item_input)
-    if not path.exists() and ":" in text:
-        return import_module_source(text, features, seeds)
     raise NannError(f"{text} is no model; allowed are {KINDS}")

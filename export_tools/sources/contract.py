@@ -1,6 +1,8 @@
 """What every kind of model is turned into before it is exported."""
 
 import dataclasses
+import keyword
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,15 +68,11 @@ class Source:
         """Checks what the kinds have in common.
 
         Raises:
-          NannError: features that cannot be the inputs of a signature.
+          NannError: features without a batch, or seeds that are no ids.
         """
         if not self.features:
             raise NannError("the model's `user` takes no features; it needs at least one")
         for name, spec in self.features.items():
-            if not name.isidentifier() or name in _OWN_INPUTS:
-                raise NannError(
-                    f"a feature is called {name!r}, allowed are identifiers other than {', '.join(_OWN_INPUTS)}"
-                )
             if spec.shape.rank is None or spec.shape.rank < 1 or spec.shape[0] is not None:
                 raise NannError(
                     f"feature {name} has shape {spec.shape}, it must begin with the batch, such as [None, 3]"
@@ -82,10 +80,58 @@ class Source:
         if self.seeds is not None:
             spec = self.features.get(self.seeds)
             if spec is None or spec.dtype != tf.int64 or spec.shape.rank != 2:
-                known = ", ".join(f"{name} {one.dtype.name} {one.shape}" for name, one in self.features.items())
+                raise NannError(f"seeds are {self.seeds!r}, allowed is a feature of int64 [None, L]; {self._listed()}")
+
+    def check_names(self) -> None:
+        """Checks that the features can be the inputs of a signature beside ours.
+
+        Raises:
+          NannError: one cannot.
+        """
+        # TensorFlow tells arguments of a function by their names in lower case.
+        taken = dict.fromkeys(_OWN_INPUTS, "one of ours")
+        for name in self.features:
+            wrong = taken.get(name.lower()) and f"which, its case aside, is {taken[name.lower()]}"
+            if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+                wrong = "which is no name that an input of a SavedModel can have"
+            if wrong:
+                plain = re.sub(r"\W", "_", name).strip("_") or "feature"
                 raise NannError(
-                    f"seeds are {self.seeds!r}, allowed is a feature of int64 [None, L]; features are {known}"
+                    f"a feature is called {name!r}, {wrong}; allowed are letters, digits and underscores, no words of "
+                    f"Python's, and none of ours: {', '.join(_OWN_INPUTS)}. Let requests call it otherwise: "
+                    f"--feature 'user_{plain}={name}'"
                 )
+            taken[name.lower()] = f"the feature {name!r}"
+
+    def renamed(self, names: Mapping[str, str]) -> "Source":
+        """The same model with features that requests call otherwise.
+
+        Args:
+          names: what the model calls them, by what requests call them.
+
+        Raises:
+          NannError: there is no such feature, or two would have one name.
+        """
+        for new, old in names.items():
+            if old not in self.features:
+                raise NannError(f"--feature {new}={old}: the model has no feature {old!r}; {self._listed()}")
+        given = {old: new for new, old in names.items()}
+        called = {old: given.get(old, old) for old in self.features}
+        if len(given) < len(names) or len(set(called.values())) < len(called):
+            raise NannError(f"--feature gives one name to two features, or two to one: {dict(names)}; {self._listed()}")
+        return dataclasses.replace(
+            self,
+            user=lambda features: self.user({old: features[new] for old, new in called.items()}),
+            features={new: self.features[old] for old, new in called.items()},
+            defaults={called[old]: value for old, value in self.defaults.items()},
+            seeds=self.seeds and called[self.seeds],
+        )
+
+    def _listed(self) -> str:
+        """The features in words."""
+        return "its features are " + ", ".join(
+            f"{name} {one.dtype.name} {one.shape}" for name, one in self.features.items()
+        )
 
     def user_tensors(self, features: dict[str, tf.Tensor]) -> UserTensors:
         """What `user` returns, as a tuple.
@@ -119,6 +165,34 @@ class Source:
             else:
                 made[name] = np.ones(shape, spec.dtype.as_numpy_dtype)
         return made
+
+
+def one_output(found: Any, output: str = "") -> Any:
+    """The scores in what a `score` returned: a tensor, or one of several in a dict.
+
+    Args:
+      found: what it returned.
+      output: the key of the scores in a dict.
+
+    Raises:
+      NannError: it is not clear which, or there is none of that name.
+    """
+    if isinstance(found, Mapping):
+        if not output and len(found) == 1:
+            return next(iter(found.values()))
+        if output in found:
+            return found[output]
+        listed = ", ".join(f"{name!r} {value.dtype.name} {value.shape}" for name, value in found.items())
+        raise NannError(
+            f"`score` returns no {output!r}; name one (--output) of {listed}"
+            if output
+            else f"which output of `score` holds the scores? name one (--output) of {listed}"
+        )
+    if output or isinstance(found, (tuple, list)):
+        raise NannError(
+            f"`score` returns a {type(found).__name__}; it must return one tensor, or a dict and --output a key"
+        )
+    return found
 
 
 def batched(spec: tf.TensorSpec) -> tf.TensorSpec:

@@ -1,6 +1,7 @@
 """A Keras archive of a ranking model: user features and one item embedding in, one score out."""
 
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
 
 
-def keras_source(path: Path, seeds: str | None, item_input: str = "") -> Source:
+def keras_source(path: Path, seeds: str | None, item_input: str = "", output: str = "") -> Source:
     """The source of a functional Keras model that ranks one item for one user.
 
-    Its inputs are user features, each [B, ...], and an item embedding [B, d]; its output is one score per row. Every
-    candidate becomes a row, beside which the user's features are repeated.
+    Its inputs, however they are nested, are user features, each [B, ...], and an item embedding [B, d]; its output is
+    one score per row. Every candidate becomes a row, beside which the user's features are repeated. The model is called
+    as it was built. An input's name is its key where the inputs are a dict, else the one that it was made with.
 
     Args:
       path: a .keras archive; code in it is refused.
       seeds: the feature that holds the user's own item ids.
       item_input: the input that takes the item embedding; by default the one whose name begins with `item_emb`.
+      output: which of several outputs is the score.
 
     Raises:
       NannError: it does not load, or is not such a model.
@@ -32,39 +35,122 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "") -> Source:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise NannError(f"{path} does not load: {(str(error).splitlines() or [''])[0]}") from error
-    inputs = {tensor.name: tensor for tensor in getattr(model, "inputs", None) or []}
-    found = [item_input] if item_input else [name for name in inputs if name.startswith("item_emb")]
-    if len(found) != 1 or found[0] not in inputs:
+    try:
+        taken, given = model.input, model.output
+    except AttributeError as error:
         raise NannError(
-            f"the input of {path} that takes the item embedding is not clear: {item_input or found}; "
-            f"name one of {', '.join(inputs) or 'its inputs, of which it has none'} (--item-input)"
+            f"{path} is a {type(model).__name__}, it must be a functional model, keras.Model(inputs, outputs), "
+            "of user features and an item embedding; export others as MODULE:NAME, with functions `user` and `score`"
+        ) from error
+    inputs = _by_name(taken)
+    names = {id(tensor): name for name, tensor in inputs.items()}
+    outputs = _by_name(given, model.output_names)
+    item_name = _item_input(path, model, inputs, item_input)
+    for name, tensor in inputs.items():
+        if tensor.sparse or tensor.shape[0] is not None:
+            wrong = "is sparse" if tensor.sparse else f"has a fixed batch, of {tensor.shape[0]}"
+            raise NannError(f"input {name} of {path} {wrong}; requests carry dense tensors of any batch: build it anew")
+    if output and output not in outputs:
+        raise NannError(f"{path} has no output {output!r}; its outputs are {_listed(outputs)}")
+    if not output and len(outputs) != 1:
+        raise NannError(f"which output of {path} is the score? name one (--output) of {_listed(outputs)}")
+    score_name = output or next(iter(outputs))
+    if tuple(outputs[score_name].shape[1:]) not in ((), (1,)):
+        raise NannError(
+            f"output {score_name} of {path} has shape {list(outputs[score_name].shape)}, a score has [None] or "
+            f"[None, 1]; its outputs are {_listed(outputs)}"
         )
-    item_name = found[0]
-    user_inputs = {name: tensor for name, tensor in inputs.items() if name != item_name}
-    if len(inputs[item_name].shape) != 2:
-        raise NannError(f"input {item_name} of {path} has shape {inputs[item_name].shape}, it must be [None, d]")
-    if len(model.outputs) != 1 or tuple(model.outputs[0].shape[1:]) not in ((), (1,)):
-        shapes = [tuple(output.shape) for output in model.outputs]
-        raise NannError(f"{path} has outputs {shapes}, it must have one of shape [None] or [None, 1]")
-    names = sorted(user_inputs)
+    place = list(outputs).index(score_name)
+    users = sorted(set(inputs) - {item_name})
 
     def score(user: UserTensors, items: tf.Tensor) -> tf.Tensor:
-        users, count = tf.shape(items)[0], tf.shape(items)[1]
+        count = tf.shape(items)[1]
         rows: dict[str, Any] = {
-            name: tf.repeat(tensor, count, axis=0) for name, tensor in zip(names, user, strict=True)
+            name: tf.repeat(tensor, count, axis=0) for name, tensor in zip(users, user, strict=True)
         }
         rows[item_name] = tf.reshape(items, [-1, items.shape[-1]])
-        scores = model([rows[name] for name in inputs], training=False)
-        return tf.cast(tf.reshape(scores, [users, count]), tf.float32)
+        found = model(keras.tree.map_structure(lambda tensor: rows[names[id(tensor)]], taken), training=False)
+        return tf.cast(tf.reshape(_flat(found)[place], tf.shape(items)[:2]), tf.float32)
 
     return Source(
         kind="keras",
-        user=lambda features: tuple(features[name] for name in names),
+        user=lambda features: tuple(features[name] for name in users),
         score=score,
-        features={
-            name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for name, tensor in sorted(user_inputs.items())
-        },
+        features={name: tf.TensorSpec([None, *inputs[name].shape[1:]], inputs[name].dtype) for name in users},
         seeds=seeds,
         inputs={path.name: sha256(path)},
-        description={"name": model.name, "item_input": item_name},
+        description={"name": model.name, "item_input": item_name, "output": score_name},
     )
+
+
+def _flat(structure: Any) -> list[Any]:
+    return keras.tree.flatten(structure)
+
+
+def _by_name(structure: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The tensors of a structure, in its order, by the last key on their way, or else by `names` or their own names."""
+    ways = keras.tree.flatten_with_path(structure)
+    found = []
+    for place, (way, tensor) in enumerate(ways):
+        keys = [part for part in way if isinstance(part, str)]
+        found.append(keys[-1] if keys else names[place] if names else tensor.name)
+    if len(set(found)) < len(found):  # Nested, or one layer used twice.
+        found = ["/".join(map(str, way)) for way, _ in ways]
+    return {name: tensor for name, (_, tensor) in zip(found, ways, strict=True)}
+
+
+def _listed(tensors: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name!r} {tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items())
+
+
+def _item_input(path: Path, model: Any, inputs: Mapping[str, Any], wanted: str) -> str:
+    """The name of the input that takes the item embedding.
+
+    Raises:
+      NannError: it is not clear which, or it takes something else.
+    """
+    found = [wanted] if wanted else [name for name in inputs if name.startswith("item_emb")]
+    if len(found) != 1 or found[0] not in inputs:
+        raise NannError(
+            f"the input of {path} that takes the item embedding is not clear: "
+            f"{wanted or ', '.join(found) or 'none begins with item_emb'}; name one (--item-input) of {_listed(inputs)}"
+        )
+    tensor = inputs[found[0]]
+    if len(tensor.shape) == 2 and tensor.dtype in ("float32", "float16", "bfloat16", "float64"):
+        return found[0]
+    kind = f"input {found[0]} of {path} takes {tensor.dtype} {list(tensor.shape)}"
+    if tensor.dtype.startswith("float"):
+        raise NannError(f"{kind}, an item embedding is [None, d]; its inputs are {_listed(inputs)}")
+    raise NannError(
+        f"{kind}, which are ids; the search hands the scorer embeddings, float32 [None, d]. "
+        f"{_how_to_split(model, tensor)}"
+    )
+
+
+def _how_to_split(model: Any, tensor: Any) -> str:
+    """What to do with a model that takes item ids: the lines that split it where they have become vectors."""
+    layer = _embedding_layer(model, tensor)
+    words = f"behind {layer!r}" if layer else "behind the layer that makes a vector of them, here THE_LAYER"
+    return f"""Split the model {words}: index what the first half gives, export the second.
+    item = model.get_layer({layer or "THE_LAYER"!r}).output
+    ids = [tensor for tensor in model.inputs if tensor.name == {tensor.name!r}]
+    users = [tensor for tensor in model.inputs if tensor.name != {tensor.name!r}]
+    keras.Model(ids, item).predict(item_ids)   # item_embs.npy, for `nann index`
+    vector = keras.Input(item.shape[1:], name="item_embedding")
+    keras.Model([*users, vector], keras.Model([*users, item], model.output)([*users, vector])).save("ranker.keras")"""
+
+
+def _embedding_layer(model: Any, tensor: Any) -> str:
+    """The layer that makes one vector of the input `tensor`, going by what takes it alone; "" where there is none."""
+    behind, embedded = {id(tensor)}, False
+    for layer in model.layers:
+        try:
+            source, target = layer.input, layer.output
+        except AttributeError:  # Called more than once, or never.
+            continue
+        if isinstance(source, keras.KerasTensor) and id(source) in behind and isinstance(target, keras.KerasTensor):
+            embedded |= isinstance(layer, keras.layers.Embedding)
+            if embedded and len(target.shape) == 2:
+                return str(layer.name)
+            behind.add(id(target))
+    return ""

@@ -9,11 +9,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from export_tools.sources.contract import Source, batched
+from export_tools.sources.contract import Source, batched, one_output
 from tfserving_ext.errors import NannError
 
 
-def import_module_source(text: str, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None) -> Source:
+def import_module_source(
+    text: str, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None, output: str = ""
+) -> Source:
     """The source of `MODULE:NAME`, an object or a function without arguments that makes one.
 
     Raises:
@@ -27,10 +29,12 @@ def import_module_source(text: str, features: Mapping[str, tf.TensorSpec] | None
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise NannError(f"cannot import {text}: {error}") from error
-    return module_source(found() if callable(found) and not hasattr(found, "score") else found, features, seeds)
+    return module_source(found() if callable(found) and not hasattr(found, "score") else found, features, seeds, output)
 
 
-def module_source(model: Any, features: Mapping[str, tf.TensorSpec] | None = None, seeds: str | None = None) -> Source:
+def module_source(
+    model: Any, features: Mapping[str, tf.TensorSpec] | None = None, seeds: str | None = None, output: str = ""
+) -> Source:
     """The source of an object with the functions of `tfserving_ext.models.RetrievalModel`.
 
     Args:
@@ -38,6 +42,7 @@ def module_source(model: Any, features: Mapping[str, tf.TensorSpec] | None = Non
       features: what its `user` takes; by default its attribute `features`, or the input signature of its `user` where
         that is a tf.function.
       seeds: which feature holds the user's own item ids; by default its attribute `seeds`, or none.
+      output: the key of the scores where its `score` returns a dict of several.
 
     Raises:
       NannError: it has no `user` or `score`, or does not say its features.
@@ -57,7 +62,7 @@ def module_source(model: Any, features: Mapping[str, tf.TensorSpec] | None = Non
     return Source(
         kind="keras" if isinstance(model, keras.Model) else "module",
         user=model.user,
-        score=model.score,
+        score=lambda user, items: one_output(model.score(user, items), output),
         features={name: batched(spec) for name, spec in features.items()},
         seeds=seeds or getattr(model, "seeds", None),
         description={"class": f"{type(model).__module__}.{type(model).__qualname__}"},

@@ -8,13 +8,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export_tools.manifest import FILE, read_manifest
-from export_tools.sources.contract import Source, batched
+from export_tools.sources.contract import Source, batched, one_output
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
 
 
-def saved_model_source(folder: Path, seeds: str | None) -> Source:
+def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Source:
     """The source of a SavedModel whose object has the functions `user` and `score`, or that has signatures so named.
 
     As functions they are those of `tfserving_ext.models.RetrievalModel`. As signatures, `user` returns the user tensors
@@ -41,7 +41,7 @@ def saved_model_source(folder: Path, seeds: str | None) -> Source:
     return Source(
         kind="saved_model",
         user=user,
-        score=score,
+        score=lambda tensors, items: one_output(score(tensors, items), output),
         features={name: batched(spec) for name, spec in features.items()},
         defaults=defaults,
         seeds=seeds or own_seeds,
@@ -80,9 +80,8 @@ def _from_signatures(loaded: Any) -> tuple[Any, Any, dict[str, tf.TensorSpec]]:
         found = user_signature(**features)
         return tuple(found[name] for name in names)
 
-    def score(tensors: UserTensors, items: tf.Tensor) -> tf.Tensor:
-        found = score_signature(**dict(zip(names, tensors, strict=True)), items=items)
-        return next(iter(found.values()))
+    def score(tensors: UserTensors, items: tf.Tensor) -> dict[str, tf.Tensor]:
+        return score_signature(**dict(zip(names, tensors, strict=True)), items=items)
 
     wanted = {*names, "items"}
     taken = set(score_signature.structured_input_signature[1])

@@ -276,7 +276,7 @@ def test_what_is_no_model_is_refused(world, tmp_path, model, options, words):
 
 def test_a_damaged_keras_archive_is_refused(world, tmp_path):
     keras_ranker(world, tmp_path / "ranker.keras")
-    with pytest.raises(NannError, match=r"name one of user_vector, item_embedding, age"):
+    with pytest.raises(NannError, match=r"is not clear: items; name one"):
         export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE, item_input="items")
     (tmp_path / "ranker.keras").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(NannError, match="does not load"):

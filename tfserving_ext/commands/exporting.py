@@ -1,5 +1,6 @@
 """`nann export`, `nann verify`, `nann inspect`, `nann explain`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,13 @@ def export(
     rounds: RoundsOption = "1,1,3",
     seeds: Annotated[str | None, typer.Option(help="The model's feature that holds the user's own item ids.")] = None,
     item_input: Annotated[str, typer.Option(help="The input of a .keras archive for the item embedding.")] = "",
+    output: Annotated[
+        str, typer.Option(help="The output that is the score, of a .keras archive or a `score` with several.")
+    ] = "",
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NEW=OLD", help="Have requests call the model's feature OLD by the name NEW; repeatable."),
+    ] = None,
     embeddings: Annotated[
         Path | None, typer.Option(help="Where item_ids.npy and item_embs.npy of alibaba/nann's INDEX lie.")
     ] = None,
@@ -71,6 +79,8 @@ def export(
             Defaults(k, BestFirst(frontier, pool), paper),
             seeds=seeds,
             item_input=item_input,
+            output=output,
+            rename=_names(feature or []),
             embeddings=embeddings,
             evaluation=evaluation,
             graphs=graphs,
@@ -78,6 +88,21 @@ def export(
             fold_items=fold_items,
         )
     outcome("export", f"{out}")
+
+
+def _names(pairs: Sequence[str]) -> dict[str, str]:
+    """What NEW=OLD say, the old names by the new ones.
+
+    Raises:
+      NannError: one says something else, or two give one name.
+    """
+    names: dict[str, str] = {}
+    for pair in pairs:
+        new, equals, old = pair.partition("=")
+        if not (new and equals and old) or new in names:
+            raise NannError(f"--feature is {pair!r}, it must be NEW=OLD, each NEW once, such as user_age=user/age")
+        names[new] = old
+    return names
 
 
 def verify(
