@@ -36,8 +36,8 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
 	$(BIN)/pip install --quiet -r requirements-bench.lock
 	@touch $@
 
-demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/.
-	$(BIN)/nann demo --folder demo
+demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/. TRAIN=1 trains the models.
+	$(BIN)/nann demo --folder demo $(if $(TRAIN),--train)
 
 test: setup $(VENV)/.bench lint  ## Lint, then all tests but those of `test-image` and `test-browser`, two files at a time.
 	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone" --numprocesses 2 --dist loadfile

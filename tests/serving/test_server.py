@@ -1,3 +1,5 @@
+import io
+import logging
 import os
 import re
 import shutil
@@ -30,6 +32,21 @@ def test_two_servers_do_not_share_ports(toy):
         ports = [first.grpc_port, first.rest_port, second.grpc_port, second.rest_port]
         assert len(set(ports)) == 4
         assert ask(first) == ask(second) == ([3.0], [3.0])
+
+
+def test_the_log_handlers_of_the_process_are_left_alone(toy):
+    """A server that a notebook starts must not close the files that the notebook's own log goes to."""
+    closed = []
+
+    class Handler(logging.StreamHandler):
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    handler = Handler(io.StringIO())
+    with LocalServer({"half_plus": toy}, FREE_PORTS) as server:
+        assert ask(server) == ([3.0], [3.0])
+    assert handler not in closed
 
 
 @pytest.mark.parametrize("which", ["grpc_port", "rest_port"])

@@ -266,7 +266,10 @@ class RestServer:
         )
         # Without a limit, a client that never finishes its request would keep the server from stopping.
         # What goes wrong in a request is printed by `handle`; below that level are only the requests cut off so.
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS)
+        # log_config: Uvicorn's own would close every log handler of the process that the server runs in.
+        config = uvicorn.Config(
+            app, log_config=None, log_level="critical", lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()

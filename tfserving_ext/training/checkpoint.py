@@ -87,7 +87,7 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
         kind = model_named(manifest.get("model"))
     except NannError as error:
         raise NannError(f"{folder / 'model.json'}: {error}") from error
-    config = _read_config(kind.config_type, manifest.get("config"), folder / MANIFEST)
+    config = read_config(kind.config_type, manifest.get("config"), folder / MANIFEST)
     item_ids = load_array(folder / "item_ids.npy")
     item_categories = load_array(folder / "item_categories.npy")
     if item_ids.shape != item_categories.shape:
@@ -105,8 +105,12 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
     return TrainedModel(model, item_ids, item_categories, manifest)
 
 
-def _read_config(config_type: type[SequenceConfig], values: Any, file: Path) -> SequenceConfig:
-    """The sizes; those that a model of an earlier release does not name are as they were then, the defaults."""
+def read_config(config_type: type[SequenceConfig], values: Any, file: Path) -> SequenceConfig:
+    """The sizes; those that a model of an earlier release does not name are as they were then, the defaults.
+
+    Raises:
+      NannError: they are not sizes of such a model; `file` is told.
+    """
     kinds = {field.name: type(field.default) for field in dataclasses.fields(config_type)}
     shared = [field.name for field in dataclasses.fields(SequenceConfig)]
     fields: dict[str, Any] = {}
