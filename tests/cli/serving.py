@@ -17,6 +17,8 @@ EXPORT = Command(
         **search("export", "defaults.{}"),
         "seeds": Option("history", {"export.seeds": "history"}),
         "item_input": Option("vector", {"export.item_input": "vector"}),
+        "output": Option("click", {"export.output": "click"}),
+        "feature": Option("age=user/age", {"export.rename.age": "user/age"}),
         "embeddings": Option("vectors", {"export.embeddings": Path("vectors")}),
         "evaluation": Option("figures.json", {"export.evaluation": Path("figures.json")}),
         "graphs": Option("drawn", {"export.graphs": Path("drawn")}),

@@ -123,8 +123,11 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, A
     there = {prefix for key in after for prefix in _prefixes(key)}
     changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
     for key in before.keys() - after.keys():
-        if not any(prefix in after for prefix in _prefixes(key)):  # Else it is that which changed.
-            changed[next(prefix for prefix in _prefixes(key) if prefix not in there)] = GONE
+        gone = next(
+            (prefix for prefix in _prefixes(key) if prefix not in there), None
+        )  # None: an empty group was filled.
+        if gone and not any(prefix in after for prefix in _prefixes(key)):  # Else it is that which changed.
+            changed[gone] = GONE
     return changed
 
 
