@@ -6,74 +6,105 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/excluded.h"
 #include "custom_ops/core/scoped_timer.h"
 #include "custom_ops/core/walk.h"
 
 namespace nann {
 namespace {
 
-// candidates = the best `frontier` of results[next...] that are not expanded; they count as
-// expanded then. Returns the place before which all are expanded.
-size_t TakeFrontier(size_t frontier, size_t next, Workspace& w) {
-  w.candidates.clear();
-  for (; next < w.results.size() && w.candidates.size() < frontier; ++next) {
-    if (w.expanded[next]) continue;
-    w.expanded[next] = true;
-    w.candidates.push_back(w.results[next]);
+// The best items of a walk through one layer, `workspace.results`, and which of them are expanded.
+// It has room for `room` items beside the excluded ones.
+class Pool {
+ public:
+  // Starts from `workspace.results`, which there is room for; none of it is expanded.
+  Pool(size_t room, const Excluded& excluded, Workspace& workspace)
+      : room_(room),
+        excluded_(excluded),
+        w_(workspace),
+        others_(excluded.CountOthers(workspace.results)) {
+    w_.expanded.assign(w_.results.size(), false);
   }
-  return next;
-}
 
-// results = best `pool` of results and fresh, best first; fresh items are not expanded. Returns the
-// place of the best fresh item that found room. A walk's later steps bring little that is good
-// enough: what lies before the best of it is not touched.
-size_t Merge(size_t pool, Workspace& w) {
-  if (w.results.size() >= pool) {
-    const Scored worst = w.results.back();
-    w.fresh.erase(std::remove_if(w.fresh.begin(), w.fresh.end(),
-                                 [&](const Scored& item) { return !Better(item, worst); }),
-                  w.fresh.end());
-  }
-  KeepBest(pool, w.fresh);
-  size_t old = w.results.size(), fresh = w.fresh.size();
-  while (old + fresh > pool) {  // Drop the worst.
-    --(Better(w.results[old - 1], w.fresh[fresh - 1]) ? fresh : old);
-  }
-  size_t place = old + fresh;
-  w.results.resize(place);
-  w.expanded.resize(place);
-  size_t first = place;
-  while (fresh > 0) {
-    --place;
-    if (old > 0 && Better(w.fresh[fresh - 1], w.results[old - 1])) {
-      w.results[place] = w.results[--old];
-      w.expanded[place] = w.expanded[old];
-    } else {
-      w.results[place] = w.fresh[--fresh];
-      w.expanded[place] = false;
-      first = place;
+  // candidates = the best `frontier` items that are not expanded; they count as expanded then.
+  void TakeFrontier(size_t frontier) {
+    w_.candidates.clear();
+    for (; next_ < w_.results.size() && w_.candidates.size() < frontier; ++next_) {
+      if (w_.expanded[next_]) continue;
+      w_.expanded[next_] = true;
+      w_.candidates.push_back(w_.results[next_]);
     }
   }
-  return first;
-}
+
+  // The item that is likely to be expanded next, or null.
+  const Scored* next() const { return next_ < w_.results.size() ? &w_.results[next_] : nullptr; }
+
+  // Takes the fresh items that there is room for. A walk's later steps bring little that is good
+  // enough: what lies before the best of it is not touched.
+  void TakeFresh() {
+    std::vector<Scored>&results = w_.results, &found = w_.fresh;
+    if (others_ >= room_) {
+      const Scored worst = results.back();
+      found.erase(std::remove_if(found.begin(), found.end(),
+                                 [&](const Scored& item) { return !Better(item, worst); }),
+                  found.end());
+    }
+    excluded_.KeepBest(room_, found);
+    others_ += excluded_.CountOthers(found);
+    size_t old = results.size(), fresh = found.size();
+    while (old + fresh > 0) {  // Drop the worst, until the last is the last that there is room for.
+      const bool is_fresh = old == 0 || (fresh > 0 && Better(results[old - 1], found[fresh - 1]));
+      const bool takes_room = !excluded_.Has((is_fresh ? found[fresh - 1] : results[old - 1]).item);
+      if (others_ < room_ || (others_ == room_ && takes_room)) break;
+      others_ -= takes_room;
+      --(is_fresh ? fresh : old);
+    }
+    Merge(old, fresh);
+  }
+
+ private:
+  // results = the first `old` of results and the first `fresh` of fresh, best first.
+  void Merge(size_t old, size_t fresh) {
+    size_t place = old + fresh;
+    w_.results.resize(place);
+    w_.expanded.resize(place);
+    size_t first = place;
+    while (fresh > 0) {
+      --place;
+      if (old > 0 && Better(w_.fresh[fresh - 1], w_.results[old - 1])) {
+        w_.results[place] = w_.results[--old];
+        w_.expanded[place] = w_.expanded[old];
+      } else {
+        w_.results[place] = w_.fresh[--fresh];
+        w_.expanded[place] = false;
+        first = place;
+      }
+    }
+    next_ = std::min(next_, first);
+  }
+
+  const size_t room_;
+  const Excluded& excluded_;
+  Workspace& w_;
+  size_t others_;    // Of `results`, those that take room.
+  size_t next_ = 0;  // All before it are expanded.
+};
 
 // Walks the current layer from `results`; sets `cut` where a step more would have expanded something.
-absl::Status WalkLayer(int32_t frontier, int32_t pool, int32_t max_steps, Walk& walk,
+absl::Status WalkLayer(int32_t frontier, int32_t max_steps, Pool pool, Walk& walk,
                        Workspace& workspace, SearchStatistics& statistics, bool& cut) {
-  workspace.expanded.assign(workspace.results.size(), false);
-  size_t next = 0;
   for (int32_t step = 0; !walk.stopped(); ++step) {
-    next = TakeFrontier(frontier, next, workspace);
+    pool.TakeFrontier(frontier);
     if (workspace.candidates.empty()) break;
     if (step == max_steps) {
       cut = true;
       break;
     }
-    if (next < workspace.results.size()) walk.Prefetch(workspace.results[next].item);
+    if (const Scored* next = pool.next()) walk.Prefetch(next->item);
     absl::Status status = walk.Expand(workspace.candidates);
     if (!status.ok()) return status;
     const ScopedTimer timer(statistics.merging);
-    next = std::min(next, Merge(pool, workspace));
+    pool.TakeFresh();
   }
   return absl::OkStatus();
 }
@@ -93,23 +124,25 @@ absl::StatusOr<std::unique_ptr<Search>> BestFirstSearch::Create(int32_t frontier
   return absl::WrapUnique<Search>(new BestFirstSearch(frontier, pool, max_steps));
 }
 
-absl::Status BestFirstSearch::Run(const IndexView& index, const SearchRequest& request,
-                                  ScoreBatch score, Workspace& workspace,
-                                  SearchStatistics& statistics) const {
+absl::Status BestFirstSearch::WalkGraph(const IndexView& index, const SearchRequest& request,
+                                        ScoreBatch score, Workspace& workspace,
+                                        SearchStatistics& statistics) const {
+  const Excluded excluded(request.excluded);
   Walk walk(index, request, score, workspace, statistics);
   const bool seeded = !request.seeds.empty();
   bool cut = false;
   absl::Status status = seeded ? walk.MeetSeeds() : walk.Enter();
   workspace.results.swap(walk.fresh());
   for (int layer = seeded ? 0 : index.num_layers() - 1; layer >= 0 && status.ok(); --layer) {
-    const int32_t pool = layer == 0 ? pool_ : frontier_;
+    const int32_t room = layer == 0 ? pool_ : frontier_;
     {
       const ScopedTimer timer(statistics.merging);
-      KeepBest(pool, workspace.results);
+      excluded.KeepBest(room, workspace.results);
     }
     // All seeds are visited already, those that the pool has no room for too.
     if (!seeded) walk.EnterLayer(layer, workspace.results);
-    status = WalkLayer(frontier_, pool, max_steps_, walk, workspace, statistics, cut);
+    status = WalkLayer(frontier_, max_steps_, Pool(room, excluded, workspace), walk, workspace,
+                       statistics, cut);
   }
   if (cut && !walk.stopped()) statistics.stopped = Stopped::kSteps;
   return status;

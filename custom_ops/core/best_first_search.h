@@ -8,10 +8,11 @@
 
 namespace nann {
 
-// The walk of HNSW under a model's score, in batches: a pool keeps the best `pool` scored items;
-// each step takes the best `frontier` of them that were not expanded yet and scores all their
-// neighbours that were not visited in one batch. It ends when every item of the pool is expanded,
-// or after `max_steps` steps in a layer; `stopped` tells where these were too few.
+// The walk of HNSW under a model's score, in batches: a pool keeps the best `pool` scored items, not
+// counting excluded ones; each step takes the best `frontier` of them that were not expanded yet
+// and scores all their neighbours that were not visited in one batch. It ends when every item of
+// the pool is expanded, or after `max_steps` steps in a layer; `stopped` tells where these were too
+// few.
 //
 // With seeds it starts from these at the ground layer and reads no other layer: what the user chose
 // before lies nearer to the answer than the hierarchy leads. Without, every upper layer is walked
@@ -23,12 +24,12 @@ class BestFirstSearch : public Search {
   static absl::StatusOr<std::unique_ptr<Search>> Create(int32_t frontier, int32_t pool,
                                                         int32_t max_steps);
 
-  absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
-                   Workspace& workspace, SearchStatistics& statistics) const override;
-
  private:
   BestFirstSearch(int32_t frontier, int32_t pool, int32_t max_steps)
       : frontier_(frontier), pool_(pool), max_steps_(max_steps) {}
+
+  absl::Status WalkGraph(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+                         Workspace& workspace, SearchStatistics& statistics) const override;
 
   const int32_t frontier_, pool_, max_steps_;
 };

@@ -4,6 +4,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/excluded.h"
 #include "custom_ops/core/scoped_timer.h"
 #include "custom_ops/core/walk.h"
 
@@ -23,10 +24,11 @@ absl::StatusOr<std::unique_ptr<Search>> DeployedSearch::Create(absl::Span<const 
   return absl::WrapUnique<Search>(new DeployedSearch(widths));
 }
 
-absl::Status DeployedSearch::Run(const IndexView& index, const SearchRequest& request,
-                                 ScoreBatch score, Workspace& workspace,
-                                 SearchStatistics& statistics) const {
+absl::Status DeployedSearch::WalkGraph(const IndexView& index, const SearchRequest& request,
+                                       ScoreBatch score, Workspace& workspace,
+                                       SearchStatistics& statistics) const {
   std::vector<Scored>& results = workspace.results;
+  const Excluded excluded(request.excluded);
   Walk walk(index, request, score, workspace, statistics);
   absl::Status status = walk.Enter();
   if (!status.ok()) return status;
@@ -34,7 +36,7 @@ absl::Status DeployedSearch::Run(const IndexView& index, const SearchRequest& re
   auto width = widths_.begin();
   {
     const ScopedTimer timer(statistics.merging);
-    KeepBest(*width++, results);
+    excluded.KeepBest(*width++, results);
   }
   for (int layer = index.num_layers() - 1; layer > 0 && !walk.stopped(); --layer) {
     walk.EnterLayer(layer, results);
@@ -42,7 +44,7 @@ absl::Status DeployedSearch::Run(const IndexView& index, const SearchRequest& re
     if (!status.ok()) return status;
     const ScopedTimer timer(statistics.merging);
     results.insert(results.end(), walk.fresh().begin(), walk.fresh().end());
-    KeepBest(*width++, results);
+    excluded.KeepBest(*width++, results);
   }
   if (walk.stopped()) return absl::OkStatus();
   walk.EnterLayer(0, results);
@@ -58,7 +60,7 @@ absl::Status DeployedSearch::Run(const IndexView& index, const SearchRequest& re
     if (!status.ok()) return status;
     const ScopedTimer timer(statistics.merging);
     workspace.candidates.swap(walk.fresh());
-    KeepBest(*width, workspace.candidates);
+    excluded.KeepBest(*width, workspace.candidates);
     results.insert(results.end(), workspace.candidates.begin(), workspace.candidates.end());
   }
   const ScopedTimer timer(statistics.merging);

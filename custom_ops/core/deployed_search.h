@@ -13,7 +13,8 @@ namespace nann {
 // The search of the original's deployed graph. Upper layers are as in RoundsSearch with one round.
 // At the ground layer every round keeps its own best `width` of the freshly scored items, good or
 // bad, as the next candidates; the layer's entries and all rounds' picks are pooled, and the answer
-// is the best of the pool. Seeds join the pool when the ground layer is entered.
+// is the best of the pool. Seeds join the pool when the ground layer is entered. No width counts
+// excluded items.
 class DeployedSearch : public Search {
  public:
   // `widths` is the original's level_topn without its last entry: the beam of every layer above the
@@ -21,12 +22,12 @@ class DeployedSearch : public Search {
   static absl::StatusOr<std::unique_ptr<Search>> Create(absl::Span<const int32_t> widths,
                                                         int num_layers);
 
-  absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
-                   Workspace& workspace, SearchStatistics& statistics) const override;
-
  private:
   explicit DeployedSearch(absl::Span<const int32_t> widths)
       : widths_(widths.begin(), widths.end()) {}
+
+  absl::Status WalkGraph(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+                         Workspace& workspace, SearchStatistics& statistics) const override;
 
   const std::vector<int32_t> widths_;
 };

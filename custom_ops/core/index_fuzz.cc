@@ -216,6 +216,10 @@ void RunSearches(Input& input, const IndexView& view, bool valid) {
   if (limit == 1) request.deadline = std::chrono::steady_clock::time_point::min();
 
   const auto searches = Searches(input, view.num_layers());
+  std::vector<int32_t> excluded;
+  for (int i = n > 0 ? input.Below(9) : 0; i > 0; --i) excluded.push_back(input.Below(n));
+  std::sort(excluded.begin(), excluded.end());
+  request.excluded = excluded;
   const RowKernelsList& kernels = SupportedRowKernels();
   const int scorer = input.Below(kMetrics + 1);
   std::vector<float> odd_scores(n), query(view.dim());

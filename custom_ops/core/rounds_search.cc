@@ -4,6 +4,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/excluded.h"
 #include "custom_ops/core/scoped_timer.h"
 #include "custom_ops/core/walk.h"
 
@@ -12,13 +13,14 @@ namespace {
 
 // results = best `ef` of results and fresh; candidates = those of fresh among them.
 // Both `results` and `candidates` are best first afterwards.
-void Merge(size_t ef, Workspace& w) {
-  KeepBest(ef, w.fresh);
+void Merge(size_t ef, const Excluded& excluded, Workspace& w) {
+  excluded.KeepBest(ef, w.fresh);
   w.merged.clear();
   w.candidates.clear();
   auto old = w.results.begin();
   auto fresh = w.fresh.begin();
-  while (w.merged.size() < ef && (old != w.results.end() || fresh != w.fresh.end())) {
+  for (size_t room = ef; room > 0 && (old != w.results.end() || fresh != w.fresh.end());
+       room -= !excluded.Has(w.merged.back().item)) {
     if (fresh == w.fresh.end() || (old != w.results.end() && Better(*old, *fresh))) {
       w.merged.push_back(*old++);
     } else {
@@ -50,16 +52,17 @@ absl::StatusOr<std::unique_ptr<Search>> RoundsSearch::Create(absl::Span<const in
   return absl::WrapUnique<Search>(new RoundsSearch(ef, rounds));
 }
 
-absl::Status RoundsSearch::Run(const IndexView& index, const SearchRequest& request,
-                               ScoreBatch score, Workspace& workspace,
-                               SearchStatistics& statistics) const {
+absl::Status RoundsSearch::WalkGraph(const IndexView& index, const SearchRequest& request,
+                                     ScoreBatch score, Workspace& workspace,
+                                     SearchStatistics& statistics) const {
+  const Excluded excluded(request.excluded);
   Walk walk(index, request, score, workspace, statistics);
   absl::Status status = walk.Enter();
   if (!status.ok()) return status;
   workspace.results.swap(walk.fresh());
   {
     const ScopedTimer timer(statistics.merging);
-    KeepBest(ef_[0], workspace.results);
+    excluded.KeepBest(ef_[0], workspace.results);
   }
   for (int layer = index.num_layers() - 1; layer >= 0 && !walk.stopped(); --layer) {
     const size_t i = index.num_layers() - layer;
@@ -76,7 +79,7 @@ absl::Status RoundsSearch::Run(const IndexView& index, const SearchRequest& requ
       status = walk.Expand(workspace.candidates);
       if (!status.ok()) return status;
       const ScopedTimer timer(statistics.merging);
-      Merge(ef_[i], workspace);
+      Merge(ef_[i], excluded, workspace);
     }
   }
   return absl::OkStatus();

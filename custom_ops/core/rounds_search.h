@@ -15,7 +15,7 @@ namespace nann {
 //   N = neighbours of C minus visited, scored in one batch;
 //   W = best ef[l] of W and N;  C = those of N that are in W,
 // where W and C start as the layer above left W. The answer is W of the ground layer. Seeds join W
-// and C when the ground layer is entered.
+// and C when the ground layer is entered. No beam counts excluded items.
 class RoundsSearch : public Search {
  public:
   // `ef` and `rounds` hold one entry per layer, start layer first; the start layer has one round.
@@ -24,12 +24,12 @@ class RoundsSearch : public Search {
                                                         absl::Span<const int32_t> rounds,
                                                         int num_layers);
 
-  absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
-                   Workspace& workspace, SearchStatistics& statistics) const override;
-
  private:
   RoundsSearch(absl::Span<const int32_t> ef, absl::Span<const int32_t> rounds)
       : ef_(ef.begin(), ef.end()), rounds_(rounds.begin(), rounds.end()) {}
+
+  absl::Status WalkGraph(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+                         Workspace& workspace, SearchStatistics& statistics) const override;
 
   const std::vector<int32_t> ef_, rounds_;
 };

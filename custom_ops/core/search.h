@@ -27,6 +27,9 @@ using ScoreBatch =
 struct SearchRequest {
   // Items to start from as well, such as the user's own history; each at most once matters.
   absl::Span<const int32_t> seeds;
+  // Items that are walked through but no answer, ascending; they take no room in any beam or pool
+  // (excluded.h).
+  absl::Span<const int32_t> excluded;
   // After this many evaluations, or at this time, the best so far is the answer.
   int64_t budget = std::numeric_limits<int64_t>::max();
   static constexpr auto kNoDeadline = std::chrono::steady_clock::time_point::max();
@@ -60,10 +63,17 @@ class Search {
  public:
   virtual ~Search() = default;
 
-  // Walks `index` and leaves the items it would answer with in `workspace.results`, best first:
-  // at least the best `k` where so many were reached. Errors of `score` are passed on.
-  virtual absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
-                           Workspace& workspace, SearchStatistics& statistics) const = 0;
+  // Walks `index` and leaves the items it would answer with in `workspace.results`, best first and
+  // none that is excluded: as many as the search is wide where so many others were reached. Errors
+  // of `score` are passed on.
+  absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+                   Workspace& workspace, SearchStatistics& statistics) const;
+
+ private:
+  // `Run` without its end: excluded items may be left among the results.
+  virtual absl::Status WalkGraph(const IndexView& index, const SearchRequest& request,
+                                 ScoreBatch score, Workspace& workspace,
+                                 SearchStatistics& statistics) const = 0;
 };
 
 // Checks that `value`, the parameter called `name`, is in 1..limit.

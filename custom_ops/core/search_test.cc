@@ -5,6 +5,7 @@
 
 #include "custom_ops/core/search.h"
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <limits>
@@ -78,6 +79,14 @@ std::unique_ptr<Search> RandomSearch(Random& random, int num_layers) {
   return *std::move(search);
 }
 
+// Ascending, some of them twice.
+std::vector<int32_t> RandomItems(Random& random, int num_items) {
+  std::vector<int32_t> items;
+  for (int i = Draw(random, -20, 40); i > 0; --i) items.push_back(Draw(random, 0, num_items - 1));
+  std::sort(items.begin(), items.end());
+  return items;
+}
+
 // One workspace serves requests on indices of different sizes, as the op's workers do.
 void SearchesKeepTheirPromises() {
   Random random(1);
@@ -103,8 +112,10 @@ void SearchesKeepTheirPromises() {
     for (int i = Draw(random, -3, 5); i > 0; --i) {
       seeds.push_back(Draw(random, 0, view.num_items() - 1));
     }
+    const std::vector<int32_t> excluded = RandomItems(random, view.num_items());
     SearchRequest request;
     request.seeds = seeds;
+    request.excluded = excluded;
     if (Draw(random, 0, 2) == 0) request.budget = Draw(random, 1, 30);
     const absl::Status status =
         RandomSearch(random, view.num_layers())->Run(view, request, score, workspace, statistics);
@@ -114,6 +125,52 @@ void SearchesKeepTheirPromises() {
     }
     CHECK_THAT(status.ok());
     log.CheckAnswer(request, statistics, workspace.results);
+  }
+}
+
+// The items that a walk from `seeds` can come to.
+std::vector<bool> Reached(const IndexView& index, std::vector<int32_t> seeds) {
+  std::vector<bool> reached(index.num_items());
+  while (!seeds.empty()) {
+    const int32_t item = seeds.back();
+    seeds.pop_back();
+    if (reached[item]) continue;
+    reached[item] = true;
+    const auto neighbors = index.Neighbors(0, item);
+    seeds.insert(seeds.end(), neighbors.begin(), neighbors.end());
+  }
+  return reached;
+}
+
+// First contact, line 7: a pool as wide as k holds k items that are not excluded wherever so many
+// can be reached.
+void ExcludedItemsTakeNoRoom() {
+  Random random(7);
+  Workspace workspace;
+  for (int example = 0; example < 3000; ++example) {
+    const World world = RandomWorld(random);
+    const IndexView view = world.View();
+    const std::vector<int32_t> excluded = RandomItems(random, view.num_items());
+    const std::vector<int32_t> seeds(Draw(random, 1, 3), Draw(random, 0, view.num_items() - 1));
+    const std::vector<bool> reached = Reached(view, seeds);
+    size_t others = 0;
+    for (int32_t item = 0; item < view.num_items(); ++item) {
+      others += reached[item] && !std::binary_search(excluded.begin(), excluded.end(), item);
+    }
+    SearchRequest request;
+    request.seeds = seeds;
+    request.excluded = excluded;
+    const auto score = [](absl::Span<const int32_t> items, absl::Span<float> scores) {
+      for (size_t i = 0; i < items.size(); ++i) scores[i] = items[i] * 37 % 11;
+      return absl::OkStatus();
+    };
+    const size_t k = Draw(random, 1, 9);
+    SearchStatistics statistics;
+    CHECK_THAT((*BestFirstSearch::Create(Draw(random, 1, 4), k, 0))
+                   ->Run(view, request, score, workspace, statistics)
+                   .ok());
+    CHECK_THAT(statistics.stopped == Stopped::kComplete);
+    CHECK_THAT(workspace.results.size() == std::min(k, others));
   }
 }
 
@@ -240,6 +297,7 @@ void ThreadsDoNotDisturbEachOther() {
 int main() {
   nann::SearchesKeepTheirPromises();
   nann::ABrokenItemIsAnErrorAndABrokenRowIsEmpty();
+  nann::ExcludedItemsTakeNoRoom();
   nann::AWalkThatStepsCutSaysSo();
   nann::MergingIsTimedWithoutTheScorer();
   nann::ThreadsDoNotDisturbEachOther();

@@ -4,6 +4,7 @@
 #ifndef CUSTOM_OPS_CORE_TESTING_H_
 #define CUSTOM_OPS_CORE_TESTING_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -75,6 +76,7 @@ class ScoreLog {
       const int32_t item = results[i].item;
       CHECK_THAT(item >= 0 && item < static_cast<int64_t>(scored_.size()) && scored_[item]);
       CHECK_THAT(!answered[item]);
+      CHECK_THAT(!std::binary_search(request.excluded.begin(), request.excluded.end(), item));
       answered[item] = true;
       const float score = results[i].score;
       CHECK_THAT(std::isnan(score) ? std::isnan(scores_[item]) : score == scores_[item]);

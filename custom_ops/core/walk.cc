@@ -8,12 +8,6 @@
 
 namespace nann {
 
-absl::Status CheckWidth(absl::string_view name, int64_t value, int64_t limit) {
-  if (value >= 1 && value <= limit) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(name, " is ", value, ", allowed are 1 to ", limit));
-}
-
 Walk::Walk(const IndexView& index, const SearchRequest& request, ScoreBatch score,
            Workspace& workspace, SearchStatistics& statistics)
     : index_(index),

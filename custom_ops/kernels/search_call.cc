@@ -179,6 +179,7 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   const std::vector<int32_t> excluded = Items(exclude_, user, unknown);
   nann::SearchRequest request = limits_;
   request.seeds = seeds;
+  request.excluded = excluded;
   nann::SearchStatistics statistics;
   TF_RETURN_IF_ERROR(search_->Run(
       index_->view(), request,
@@ -193,7 +194,7 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   stopped_->vec<int32_t>()(user) = static_cast<int32_t>(statistics.stopped);
   {
     const nann::ScopedTimer timer(statistics.merging);
-    WriteAnswer(user, excluded, worker.workspace.results);
+    WriteAnswer(user, worker.workspace.results);
   }
   scorer_us_->vec<int64_t>()(user) = Microseconds(scorer->scoring());
   const std::chrono::nanoseconds parts[kMaxParts] = {scorer->gathering(), statistics.merging};
@@ -204,17 +205,15 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   return absl::OkStatus();
 }
 
-void SearchCall::WriteAnswer(int64_t user, const std::vector<int32_t>& excluded,
-                             const std::vector<nann::Scored>& results) {
+void SearchCall::WriteAnswer(int64_t user, const std::vector<nann::Scored>& results) {
   auto item_ids = item_ids_->matrix<int64_t>();
   auto scores = scores_->matrix<float>();
+  const int64_t count = std::min<int64_t>(k_, results.size());
   int64_t rank = 0;
-  for (size_t i = 0; i < results.size() && rank < k_; ++i) {
-    const int32_t item = results[i].item;
-    if (std::binary_search(excluded.begin(), excluded.end(), item)) continue;
-    item_ids(user, rank) = index_->view().item_ids()[item];
-    const float score = results[i].score;
-    scores(user, rank++) = std::isnan(score) ? kWorst : score;
+  for (; rank < count; ++rank) {
+    const nann::Scored& result = results[rank];
+    item_ids(user, rank) = index_->view().item_ids()[result.item];
+    scores(user, rank) = std::isnan(result.score) ? kWorst : result.score;
   }
   for (; rank < k_; ++rank) {
     item_ids(user, rank) = -1;

@@ -64,8 +64,7 @@ class SearchCall {
   std::vector<int32_t> Items(const Tensor& ids, int64_t user, int64_t& unknown) const;
   void SearchFor(int64_t user);
   absl::Status Search(int64_t user, Worker& worker);
-  void WriteAnswer(int64_t user, const std::vector<int32_t>& excluded,
-                   const std::vector<nann::Scored>& results);
+  void WriteAnswer(int64_t user, const std::vector<nann::Scored>& results);
   void Finish();
 
   OpKernelContext* const ctx_;

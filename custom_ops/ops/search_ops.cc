@@ -95,7 +95,8 @@ ef: int32, the beam widths, start layer first. `rounds`: one per layer. `deploye
   `best_first`: [frontier, pool]; a pool below k counts as k.
 rounds: int32, for `rounds` the number of rounds per layer, start layer (always 1) first; for
   `best_first` [max_steps], 0 for no limit; not read for `deployed`.
-exclude: int64 [B, x], ids that are walked through but never returned; unknown ids do nothing.
+exclude: int64 [B, x], ids that are walked through but never returned; they take no room in `ef`. Unknown ids do
+  nothing.
 seeds: int64 [B, s], ids to start from as well, such as the user's history; unknown ids do nothing.
 budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
 deadline_ms: int32 [], milliseconds after which no further round is begun; 0 for no limit.

@@ -58,9 +58,13 @@ class Answer:
 
 
 class Scores:
-    """One user's scores, that remembers whose were asked for and how many rounds had something to ask for."""
+    """One user's scores, that remembers whose were asked for and how many rounds had something to ask for.
 
-    def __init__(self, scores: np.ndarray) -> None:
+    `excluded` are the items that are no answer: they take no room among the best.
+    """
+
+    def __init__(self, scores: np.ndarray, excluded: set[int]) -> None:
+        self.excluded = excluded
         self.is_nan = np.isnan(scores)
         self.values = np.where(self.is_nan, NEGATIVE_INFINITY, scores)
         self.evaluated: set[int] = set()
@@ -72,7 +76,13 @@ class Scores:
         self.rounds += bool(items)
 
     def top(self, count: int, items: set[int]) -> set[int]:
-        return set(self.ranked(items)[:count])
+        """The best `count` that are not excluded, and the excluded that are better than the last of these."""
+        kept: set[int] = set()
+        for item in self.ranked(items):
+            if len(kept - self.excluded) == count:
+                break
+            kept.add(item)
+        return kept
 
     def ranked(self, items: set[int]) -> list[int]:
         """Best first; NaN after every number, minus infinity included."""
@@ -92,7 +102,7 @@ def rounds_search(
 
     Seeds join W and C when the ground layer is entered.
     """
-    user = Scores(scores)
+    user = _scores(graph, scores, exclude)
     best = set(graph.entry_points)
     user.round(best)
     best = user.top(ef[0], best)
@@ -109,14 +119,14 @@ def rounds_search(
             user.round(met)
             best = user.top(width, best | met)
             candidates = best & met
-    return _answer(graph, user, best, k, exclude)
+    return _answer(graph, user, best, k)
 
 
 def deployed_search(
     graph: Graph, scores: np.ndarray, k: int, widths: list[int], exclude: list[int], seeds: set[int] = frozenset()
 ) -> Answer:
     """The original's deployed graph: `widths` is its level_topn without the last entry, which is k."""
-    user = Scores(scores)
+    user = _scores(graph, scores, exclude)
     best = set(graph.entry_points)
     user.round(best)
     best = user.top(widths[0], best)
@@ -134,7 +144,7 @@ def deployed_search(
         user.round(met)
         candidates = user.top(width, met)
         pool |= candidates
-    return _answer(graph, user, pool, k, exclude)
+    return _answer(graph, user, pool, k)
 
 
 def best_first_search(
@@ -153,7 +163,7 @@ def best_first_search(
 
     From the seeds in the ground layer; without any from the entry points, through all layers.
     """
-    user = Scores(scores)
+    user = _scores(graph, scores, exclude)
     best = set(seeds) or set(graph.entry_points)
     user.round(best)
     cut = False
@@ -163,7 +173,7 @@ def best_first_search(
         best = user.top(width, best)
         visited, expanded = set(seeds) or set(best), set()  # All seeds, those without room in the pool too.
         for step in itertools.count(1):
-            candidates = user.top(frontier, best - expanded)
+            candidates = set(user.ranked(best - expanded)[:frontier])
             if not candidates:
                 break
             if step > max_steps > 0:
@@ -174,11 +184,15 @@ def best_first_search(
             visited |= met
             user.round(met)
             best = user.top(width, best | met)
-    return dataclasses.replace(_answer(graph, user, best, k, exclude), stopped=3 if cut else 0)
+    return dataclasses.replace(_answer(graph, user, best, k), stopped=3 if cut else 0)
 
 
-def _answer(graph: Graph, user: Scores, items: set[int], k: int, exclude: list[int]) -> Answer:
-    kept = [item for item in user.ranked(items) if graph.ids[item] not in exclude][:k]
+def _scores(graph: Graph, scores: np.ndarray, exclude: list[int]) -> Scores:
+    return Scores(scores, set(np.flatnonzero(np.isin(graph.ids, exclude)).tolist()))
+
+
+def _answer(graph: Graph, user: Scores, items: set[int], k: int) -> Answer:
+    kept = [item for item in user.ranked(items) if item not in user.excluded][:k]
     missing = k - len(kept)
     return Answer(
         [int(graph.ids[item]) for item in kept] + [-1] * missing,

@@ -114,6 +114,38 @@ def test_best_first_search_expands_the_best_of_its_pool(searcher, data, request,
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(request=requests(), best=st.integers(0, 40), algorithm=st.sampled_from(["rounds", "deployed", "best_first"]))
+def test_whatever_is_excluded_the_answer_is_full(searcher, request, best, algorithm):
+    """First contact, line 7: exclusions, of the best items above all, took the room of the others.
+
+    A ring joins all items. Beams as wide as k answer with k others wherever there are so many; beams as wide as the
+    corpus with the best of them, as brute force does.
+    """
+    graph, scores, k, exclude, _ = request
+    n = len(graph)
+    graph = Graph(graph.ids, graph.entry_points, [[[*row, (i + 1) % n] for i, row in enumerate(graph.layers[0])]])
+    ranked = [sorted(range(n), key=lambda item: (np.isnan(row[item]), -row[item], item)) for row in scores]
+    taken = [np.resize(graph.ids[order[:best]], best) if best else graph.ids[:0] for order in ranked]
+    exclude = np.concatenate([exclude, taken], axis=1)
+    wanted = [
+        [i for i in graph.ids[order].tolist() if i not in row] for order, row in zip(ranked, exclude, strict=True)
+    ]
+    search = searcher.open(graph)
+    for width in (k, n):
+        ef, rounds = {
+            "rounds": ([width] * 2, [1, n]),
+            "deployed": ([width] * (n + 1), ()),
+            "best_first": ([1, width], [0]),
+        }[algorithm]
+        found = search(scores, k, ef, rounds, exclude, algorithm)
+        assert not found.stopped.any()
+        for ids, others in zip(found.item_ids.tolist(), wanted, strict=True):
+            answered = [item for item in ids if item != -1]
+            assert len(answered) == min(width, k, len(others)) and set(answered) <= set(others)
+            assert width < n or answered == others[:k]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=requests(), budget=st.integers(1, 50), algorithm=st.sampled_from(["rounds", "deployed", "best_first"]))
 def test_a_budget_bounds_the_evaluations_and_is_all_that_it_changes(searcher, request, budget, algorithm):
     graph, scores, k, _, seeds = request

@@ -128,7 +128,7 @@ def beam_search(
         pool]; a pool below k counts as k.
       rounds: int32, for "rounds" the rounds per layer, start layer first; for "best_first" [max_steps], 0
         for no limit.
-      exclude: int64 [B, x], ids that are walked through but never returned; None for none.
+      exclude: int64 [B, x], ids that are walked through but never returned, and take no room in `ef`; None for none.
       algorithm: "rounds" (the paper's), "deployed" (the original's deployed graph), or "best_first" (expand the best of
         a pool until all of it is expanded).
       batch_sizes: sizes that scorer batches are padded to, increasing.

@@ -140,9 +140,9 @@ class NeuralTopK(tf.Module):
           frontier: int32 [], see `BestFirst`.
           pool: int32 [].
           max_steps: int32 [], 0 for no limit.
-          **limits: `exclude`, int64 [B, x], ids that are walked through but never returned; `budget`, int64 [],
-            evaluations after which the best so far is the answer; `deadline_ms`, int32 [], milliseconds after which it
-            is.
+          **limits: `exclude`, int64 [B, x], ids that are walked through but never returned, and take no room in the
+            pool; `budget`, int64 [], evaluations after which the best so far is the answer; `deadline_ms`, int32 [],
+            milliseconds after which it is.
 
         Returns:
           A `SearchResult`: item_ids int64 [B, k], scores float32 [B, k], and the statistics, each [B].
