@@ -55,8 +55,15 @@ def _signature(signature: Any) -> dict[str, Any]:
     for name, info in sorted(signature.inputs.items()):
         inputs[name] = {"type": shown(info)}
         if name in signature.defaults:
-            inputs[name]["default"] = tf.make_ndarray(signature.defaults[name]).tolist()
+            inputs[name]["default"] = _plain(tf.make_ndarray(signature.defaults[name]).tolist())
     return {"inputs": inputs, "outputs": {name: shown(info) for name, info in sorted(signature.outputs.items())}}
+
+
+def _plain(value: Any) -> Any:
+    """A default as JSON has it: text in place of bytes."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 
 def _bytes(path: Path) -> int:

@@ -10,6 +10,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -150,10 +151,25 @@ def tensorflow_writes(what: str) -> Iterator[None]:
         raise OSError(f"TensorFlow could not write the {what}: {error.message.splitlines()[0]}") from error
 
 
+def to_json(value: Any) -> str:
+    """`value` as indented JSON. NaN and infinities, which JSON has not, are null: no figure."""
+    return json.dumps(_without_non_finite(value), indent=2, allow_nan=False)
+
+
+def _without_non_finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_non_finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_non_finite(one) for one in value]
+    return value
+
+
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
+    """Writes `value` as `to_json` has it, atomically."""
     with atomic_file(target) as path:
-        path.write_text(json.dumps(value, indent=2) + "\n")
+        path.write_text(to_json(value) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

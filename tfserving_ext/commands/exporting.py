@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tfserving_ext.artifacts import to_json
 from tfserving_ext.commands.options import EfOption, Frontier, K, Out, Pool, RoundsOption, numbers
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
@@ -129,14 +130,12 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """Show what is in a SavedModel: sizes, signatures, search parameters, where it came from. Nothing in it is run."""
-    import json
-
     from export_tools import inspect as run
     from export_tools.inspect import summary
 
     found = run(saved_model)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(to_json(found))
         return
     outcome("inspect", f"{saved_model}")
     print(summary(found))
@@ -158,14 +157,12 @@ def explain(
     ] = False,
 ) -> None:
     """Show a scorer before and after the passes: what each pass did, what is still expensive. Nothing in it is run."""
-    import json
-
     from export_tools import explain as run
     from export_tools.graphs.tables import summary
 
     found = run(saved_model, output, fold_items=fold_items, items=items, batch=batch, top=top)
     if as_json:
-        print(json.dumps(found.facts(), indent=2))
+        print(to_json(found.facts()))
         return
     outcome("explain", f"{saved_model}")
     print(summary(found, top))
