@@ -151,7 +151,8 @@ def _coverage(path: Path, servable: Any) -> float:
             found = exact.search(loaded.user(features), tf.constant(k))
             covered.append(coverage(answer["item_ids"], found.item_ids.numpy())[0])
             scores = dict(zip(found.item_ids[0].numpy().tolist(), found.scores[0].numpy().tolist(), strict=True))
-            for item, score in zip(answer["item_ids"][0].tolist(), answer["scores"][0].tolist(), strict=True):
+            count = int(answer["num_results"][0]) if "num_results" in answer else k  # An older export says no number.
+            for item, score in zip(answer["item_ids"][0][:count].tolist(), answer["scores"][0].tolist(), strict=False):
                 wanted = scores.get(item, score)
                 if not np.isclose(score, wanted, rtol=1e-3, atol=1e-4):
                     raise NannError(f"retrieve gives item {item} the score {score}, the exported scorer {wanted}")

@@ -7,13 +7,27 @@ import tensorflow as tf
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
 
-# What a search answers, of all that it says of itself.
-ANSWER = ("item_ids", "scores", "items_scored", "rounds", "stopped")
+# What the op puts where it has no item.
+NO_ITEM = -1
+_LOWEST, _HIGHEST = tf.float32.min, tf.float32.max
 
 
 def answer(found: SearchResult) -> dict[str, tf.Tensor]:
-    """The answer of every signature that takes raw features."""
-    return {key: getattr(found, key) for key in ANSWER}
+    """The answer of every signature that takes raw features (docs/serving.md).
+
+    Every number in it is finite, as JSON knows no others. The op marks places without an item, and items whose score is
+    NaN, with a score of -inf; here they have the lowest float32, and `num_results` and `nan_scores` say how many they
+    are.
+    """
+    return {
+        "item_ids": found.item_ids,
+        "scores": tf.clip_by_value(found.scores, _LOWEST, _HIGHEST),
+        "num_results": tf.math.count_nonzero(found.item_ids != NO_ITEM, axis=1, dtype=tf.int32),
+        "items_scored": found.items_scored,
+        "rounds": found.rounds,
+        "nan_scores": found.nan_scores,
+        "stopped": found.stopped,
+    }
 
 
 def timed(

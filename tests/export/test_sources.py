@@ -113,7 +113,8 @@ def test_an_export_can_be_exported_again(world, tmp_path):
 def test_a_keras_archive(world, index, tmp_path):
     model = keras_ranker(world, tmp_path / "ranker.keras")
     servable, found = moved(export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE), tmp_path)
-    assert set(found["signatures"]["retrieve"]) == {"item_ids", "scores", "items_scored", "rounds", "stopped"}
+    answer = {"item_ids", "scores", "num_results", "items_scored", "rounds", "nan_scores", "stopped"}
+    assert set(found["signatures"]["retrieve"]) == answer
     table = index.embeddings()
     users, ages = table[[3, 50]], np.array([[0.5], [-1.0]], np.float32)
     scores = np.stack(
