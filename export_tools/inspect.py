@@ -48,8 +48,10 @@ def inspect(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _signature(signature: Any) -> dict[str, Any]:
     def shown(info: Any) -> str:
-        sizes = ["?" if dim.size < 0 else str(dim.size) for dim in info.tensor_shape.dim]
-        return f"{tf.dtypes.as_dtype(info.dtype).name} [{', '.join(sizes)}]"
+        dtype = tf.dtypes.as_dtype(info.dtype).name
+        if info.tensor_shape.unknown_rank:
+            return f"{dtype} of any shape"
+        return f"{dtype} [{', '.join('?' if dim.size < 0 else str(dim.size) for dim in info.tensor_shape.dim)}]"
 
     inputs = {}
     for name, info in sorted(signature.inputs.items()):

@@ -16,13 +16,9 @@ from tfserving_ext.retrieval import NeuralTopK
 class ServedModel(tf.Module):
     """A model over an index.
 
-    Signatures:
-      retrieve: the best-first search from raw features, the model's own (for the project's models `item_history` int64
-        [B, L], oldest first, any L, and `category_history`, which may be left out). And, each with a default, `k`,
-        `frontier` and `pool` int32 [], `exclude` int64 [B, x] or [1, x], ids never to return, `max_steps` int32 [],
-        `budget` int64 [] and `deadline_ms` int32 [], 0 for no limit; `seeds` int64 [B, s] or [1, s], ids to start from,
-        where no feature of the model holds them. Unknown ids count as missing. Returns `item_ids` int64 [B, k],
-        `scores` float32 [B, k], `items_scored` int64 [B], `rounds` int32 [B], `stopped` int32 [B].
+    Signatures (docs/serving.md says what they take and answer, input by input):
+      retrieve: the best-first search from raw features, the model's own: for the project's models `item_history` int64
+        [B, L], oldest first, any L, and `category_history`, which may be left out.
       retrieve_trace: the same, and where its time went: `user_us`, `walk_us`, `gather_us`, `scorer_us` and `merge_us`,
         int64 [B], microseconds (docs/search.md).
       retrieve_rounds: the paper's search, with `ef` and `rounds` int32 [layers] in place of `frontier`, `pool` and

@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from export_tools.signatures.answer import answer, timed
-from export_tools.signatures.request import Defaults, read
+from export_tools.signatures.parameters import spec_of
+from export_tools.signatures.request import Defaults, Request, read
 from export_tools.sources import Source
 from export_tools.sources.contract import Sequence
 from tfserving_ext.models import UserTensors
@@ -26,29 +27,30 @@ def signatures(source: Source, search: NeuralTopK, defaults: Defaults) -> dict[s
       search: what searches the index under the model's score.
       defaults: what a request may leave out.
     """
-    number, numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
+    once = {"budget": tf.constant(0, tf.int64), "deadline_ms": tf.constant(0)}
     best_first = {
-        "frontier": (number, tf.constant(defaults.best_first.frontier)),
-        "pool": (number, tf.constant(defaults.best_first.pool)),
-        "max_steps": (number, tf.constant(defaults.best_first.max_steps)),
+        "k": tf.constant(defaults.k),
+        "frontier": tf.constant(defaults.best_first.frontier),
+        "pool": tf.constant(defaults.best_first.pool),
+        "max_steps": tf.constant(defaults.best_first.max_steps),
+        **once,
     }
     paper = {
-        "ef": (numbers, tf.constant(defaults.rounds.ef)),
-        "rounds": (numbers, tf.constant(defaults.rounds.rounds)),
+        "k": tf.constant(defaults.k),
+        "ef": tf.constant(defaults.rounds.ef),
+        "rounds": tf.constant(defaults.rounds.rounds),
+        **once,
     }
 
-    def walk(user: UserTensors, request: dict[str, tf.Tensor], seeds: tf.Tensor, limits: Any) -> SearchResult:
-        parameters = {name: request[name] for name in best_first}
-        return search.best_first(user, request["k"], seeds, **parameters, **limits)
+    def walk(user: UserTensors, request: Request) -> SearchResult:
+        return search.best_first(user, seeds=request.seeds, exclude=request.exclude, **request.parameters)
 
-    def retrieve(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        features, seeds, limits = read(source, request)
-        return answer(walk(source.user_tensors(features), request, seeds, limits))
+    def retrieve(request: Request) -> dict[str, tf.Tensor]:
+        return answer(walk(source.user_tensors(request.features), request))
 
-    def retrieve_trace(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        features, seeds, limits = read(source, request)
-        user, user_us = timed(source.user_tensors, features)
-        found = walk(user, request, seeds, limits)
+    def retrieve_trace(request: Request) -> dict[str, tf.Tensor]:
+        user, user_us = timed(source.user_tensors, request.features)
+        found = walk(user, request)
         return {
             **answer(found),
             "user_us": tf.fill(tf.shape(found.search_us), user_us),
@@ -58,18 +60,16 @@ def signatures(source: Source, search: NeuralTopK, defaults: Defaults) -> dict[s
             "merge_us": found.merge_us,
         }
 
-    def retrieve_rounds(request: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def retrieve_rounds(request: Request) -> dict[str, tf.Tensor]:
         # The paper's search starts at the entry points; `seeds` of the request's own join, a history does not.
-        features, seeds, limits = read(source, request)
-        if source.seeds is None:
-            limits["seeds"] = seeds
-        user = source.user_tensors(features)
-        return answer(search.rounds(user, request["k"], request["ef"], request["rounds"], **limits))
+        seeds = request.seeds if source.seeds is None else None
+        user = source.user_tensors(request.features)
+        return answer(search.rounds(user, seeds=seeds, exclude=request.exclude, **request.parameters))
 
     found = {
-        "retrieve": _signature(source, defaults, best_first, retrieve),
-        "retrieve_trace": _signature(source, defaults, best_first, retrieve_trace),
-        "retrieve_rounds": _signature(source, defaults, paper, retrieve_rounds),
+        "retrieve": _signature(source, best_first, retrieve),
+        "retrieve_trace": _signature(source, best_first, retrieve_trace),
+        "retrieve_rounds": _signature(source, paper, retrieve_rounds),
     }
     found["serving_default"] = found["retrieve"] if source.sequence is None else _deployed(source.sequence, search)
     return found
@@ -77,25 +77,21 @@ def signatures(source: Source, search: NeuralTopK, defaults: Defaults) -> dict[s
 
 def _signature(
     source: Source,
-    defaults: Defaults,
-    parameters: Mapping[str, tuple[tf.TensorSpec, tf.Tensor]],
-    reply: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    parameters: Mapping[str, tf.Tensor],
+    reply: Callable[[Request], dict[str, tf.Tensor]],
 ) -> Any:
-    """A signature from raw features, with what may be left out as its defaults."""
+    """A signature from raw features, with what may be left out as its defaults; so are all `parameters`."""
     ids, none = tf.TensorSpec([None, None], tf.int64), tf.zeros([0, 0], tf.int64)
     inputs = {key: (spec, source.defaults.get(key)) for key, spec in source.features.items()}
     # Python wants parameters with a default last.
     inputs = dict(sorted(inputs.items(), key=lambda one: one[1][1] is not None))
-    inputs["k"] = tf.TensorSpec([], tf.int32), tf.constant(defaults.k)
-    inputs.update(parameters)
+    inputs.update({key: (spec_of(default), default) for key, default in parameters.items()})
     if source.seeds is None:
         inputs["seeds"] = ids, none
     inputs["exclude"] = ids, none
-    inputs["budget"] = tf.TensorSpec([], tf.int64), tf.constant(0, tf.int64)
-    inputs["deadline_ms"] = tf.TensorSpec([], tf.int32), tf.constant(0)
 
     def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
-        return reply({**dict(zip(inputs, arguments, strict=False)), **named})
+        return reply(read(source, parameters, {**dict(zip(inputs, arguments, strict=False)), **named}))
 
     # TensorFlow reads names and defaults of a signature from the Python function; here they are the model's.
     run.__name__ = reply.__name__

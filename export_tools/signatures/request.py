@@ -1,9 +1,12 @@
 """What a request carries: its checks, and what of it the model and the search take."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from export_tools.signatures.parameters import for_all_users
 from export_tools.sources import Source
 from tfserving_ext.retrieval import BestFirst, Rounds
 
@@ -26,9 +29,39 @@ class Defaults:
     rounds: Rounds = Rounds()  # noqa: RUF009
 
 
-def read(source: Source, request: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]:
-    """Features, seeds and limits of a request; checks how many users each of its inputs has."""
-    features = {name: request[name] for name in source.features}
+class Request(NamedTuple):
+    """A request that passed the checks.
+
+    Attributes:
+      features: what the model's `user` takes.
+      seeds: int64 [B, s], ids to start from.
+      exclude: int64 [B, x], ids never to return.
+      parameters: of the search, by name, one value for all users.
+    """
+
+    features: dict[str, tf.Tensor]
+    seeds: tf.Tensor
+    exclude: tf.Tensor
+    parameters: dict[str, tf.Tensor]
+
+
+def read(
+    source: Source,
+    parameters: Mapping[str, tf.Tensor],
+    inputs: Mapping[str, tf.Tensor],
+) -> Request:
+    """Checks the inputs of a signature.
+
+    Args:
+      source: the model.
+      parameters: the search's, by name, with their defaults.
+      inputs: all that came, by name.
+
+    Returns:
+      The request. Whatever is computed from it fails with InvalidArgument where an input holds too many users, or not
+      as many as the others, or different parameters for different users.
+    """
+    features = {name: inputs[name] for name in source.features}
     required = [name for name in features if name not in source.defaults]
     first = required[0]
     users = tf.shape(features[first])[0]
@@ -38,15 +71,16 @@ def read(source: Source, request: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Te
         checks.append(tf.debugging.Assert(rows == users, [f"{name} must have as many rows as {first}; got", rows]))
     shared = ["exclude", *(["seeds"] if source.seeds is None else [])]
     for name in shared:
-        rows = tf.shape(request[name])[0]
+        rows = tf.shape(inputs[name])[0]
         words = [f"{name} must have one row per user, or one row for all; rows got", rows]
         checks.append(tf.debugging.Assert((rows == users) | (rows <= 1), words))
-    with tf.control_dependencies(checks):  # Whatever follows must not fail first, with a message of its own.
+    values, equal = for_all_users(inputs, parameters, users)
+    with tf.control_dependencies(checks + equal):  # Whatever follows must not fail first, with a message of its own.
         features = {name: tf.identity(value) for name, value in features.items()}
-        rows_of = {name: _for_all(tf.identity(request[name]), users) for name in shared}
-    limits = {"exclude": rows_of["exclude"], "budget": request["budget"], "deadline_ms": request["deadline_ms"]}
+        rows_of = {name: _for_all(tf.identity(inputs[name]), users) for name in shared}
+        values = {name: tf.identity(value) for name, value in values.items()}
     seeds = rows_of["seeds"] if source.seeds is None else features[source.seeds]
-    return features, seeds, limits
+    return Request(features, seeds, rows_of["exclude"], values)
 
 
 def _for_all(ids: tf.Tensor, users: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """What requests carry and what they are answered, by gRPC, by REST in both its forms, and in a session."""
 
 import json
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 import tensorflow as tf
 
 from export_tools import Defaults, export
+from tfserving_ext.errors import NannError
 from tfserving_ext.index import build_index
-from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions
-from tfserving_ext.serving.models import load_servable
+from tfserving_ext.serving import GrpcClient, LocalServer, RestClient, ServerOptions
+from tfserving_ext.serving.models import ServingError, load_servable
 
 ROOT = Path(__file__).parents[2]
 ITEMS, DIM = 7, 4  # Fewer items than are asked for.
@@ -105,6 +107,20 @@ def columns(**changes):
     return {"signature_name": "retrieve", "inputs": {**FULL, **FEATURES, **changes}}
 
 
+def rows(users=3, **changes):
+    """The same request in row form; `changes` hold a value for every user."""
+    parameters = {
+        key: np.squeeze(value, 0).tolist() if isinstance(value, list) else value for key, value in FULL.items()
+    }
+    instances = [
+        {**parameters, **{key: value[user].tolist() for key, value in FEATURES.items()}} for user in range(users)
+    ]
+    for key, values in changes.items():
+        for instance, value in zip(instances, values, strict=True):
+            instance[key] = value
+    return {"signature_name": "retrieve", "instances": instances}
+
+
 def ordered(users):
     """Ids and scores of all items, best first, in NumPy; an age of 1 is added to each score."""
     scores = users @ TABLE.T + 1
@@ -158,3 +174,142 @@ def test_scores_that_are_infinite_or_nan_are_json_too(servable, post):
         same = servable.signature(name).run({**FEATURES, "factor": np.array([1, 0, -1], np.float32)})
         np.testing.assert_array_equal(same["nan_scores"], found["nan_scores"])
         assert np.isfinite(same["scores"]).all()
+
+
+def test_row_form_answers_as_column_form(post):
+    """First contact, line 23: `instances` repeat the parameters for every user."""
+    status, by_columns = post(columns())
+    assert status == 200
+    status, by_rows = post(rows())
+    assert status == 200, by_rows
+    for place, row in enumerate(by_rows["predictions"]):
+        assert row == {key: value[place] for key, value in by_columns["outputs"].items()}
+    status, one = post(rows(1))
+    assert status == 200 and one["predictions"] == by_rows["predictions"][:1]
+
+
+def test_rows_have_exclusions_and_seeds_of_their_own(post):
+    """First contact, line 23: what is one row per user in columns is a list per instance."""
+    gone = ordered(USERS)[0][:, :2]
+    status, answer = post(rows(exclude=gone.tolist(), seeds=[[int(IDS[0])]] * 3, k=[ITEMS - 2] * 3))
+    assert status == 200, answer
+    for row, ids in zip(answer["predictions"], ordered(USERS)[0], strict=True):
+        assert row["item_ids"] == ids[2:].tolist() and row["num_results"] == ITEMS - 2
+    status, text = post(rows(exclude=[[1], [1, 2], [1]]))
+    assert status == 400 and "Expecting tensor size: 1 but got: 2" in text  # TensorFlow Serving's own words.
+
+
+def test_row_form_of_the_paper_s_search(post):
+    """First contact, line 23: lists of parameters, `ef` and `rounds`, come as [B, layers]."""
+    parameters = {"ef": [20] * LAYERS, "rounds": [1, 5, 5]}
+    dropped = ("frontier", "pool", "max_steps")
+    by_columns = columns(**parameters)["inputs"]
+    by_columns = {key: value for key, value in by_columns.items() if key not in dropped}
+    status, wanted = post({"signature_name": "retrieve_rounds", "inputs": by_columns})
+    assert status == 200, wanted
+    body = rows(**{key: [value] * 3 for key, value in parameters.items()})["instances"]
+    instances = [{key: value for key, value in one.items() if key not in dropped} for one in body]
+    status, found = post({"signature_name": "retrieve_rounds", "instances": instances})
+    assert status == 200, found
+    assert [row["item_ids"] for row in found["predictions"]] == wanted["outputs"]["item_ids"]
+    instances[1]["ef"] = [19] * LAYERS
+    status, text = post({"signature_name": "retrieve_rounds", "instances": instances})
+    assert status == 400 and "ef must be given once, or once for every user and equal" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"k": [10, 20, 10]}, "k must be given once, or once for every user and equal; k:] [10 20 10] [users:] [3]"),
+        ({"pool": [20, 20, 21]}, "pool must be given once"),
+        ({"max_steps": [1, 0, 0]}, "max_steps must be given once"),
+        ({"budget": [0, 1, 0]}, "budget must be given once"),
+        ({"deadline_ms": [0, 0, 9]}, "deadline_ms must be given once"),
+        ({"k": [0, 0, 0]}, "k is 0, allowed are 1 to"),
+        ({"k": [10.0, 10.0, 10.0]}, "Type: Number is not of expected type: int32"),
+        ({"k": [1 << 40] * 3}, "Type: Number is not of expected type: int32"),
+    ],
+)
+def test_rows_that_are_refused(post, changes, words):
+    """First contact, line 23: one search has one k; the values that came are named."""
+    status, text = post(rows(**changes))
+    assert status == 400 and words in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"k": np.array([3, 3], np.int32)}, "[k must be given once, or once for every user and equal; k:] [3 3]"),
+        ({"k": np.array([], np.int32)}, "k must be given once"),
+        ({"k": np.array(3, np.int64)}, "Expects arg"),
+        ({"k": np.array(3.0, np.float32)}, "Expects arg"),
+    ],
+)
+def test_parameters_that_are_refused_by_grpc(grpc_client, changes, words):
+    """First contact, line 23: by gRPC any shape can come."""
+    with pytest.raises(NannError) as refused:
+        grpc_client.predict("retrieve", {**FEATURES, **changes})
+    assert "INVALID_ARGUMENT" in str(refused.value) and words in str(refused.value)
+
+
+@pytest.mark.parametrize("ef", [7, [[7] * (LAYERS + 1)] * 3, [[[7] * LAYERS] * 3], np.zeros([3, 0]), []])
+def test_beams_of_other_shapes_are_refused(servable, ef):
+    """First contact, line 23: numbers, other lengths, and three dimensions are refused with the parameter's name."""
+    with pytest.raises(ServingError, match="ef"):
+        servable.signature("retrieve_rounds").run({**FEATURES, "ef": np.asarray(ef, np.int32)})
+
+
+def test_no_users_have_no_parameters(servable):
+    """First contact, line 23: rows of none, which REST refuses, leave the defaults."""
+    none = {key: np.zeros([0, *value.shape[1:]], np.float32) for key, value in FEATURES.items()}
+    for name, empty in (("retrieve", {"k": [0]}), ("retrieve_rounds", {"k": [0], "ef": [0, LAYERS]})):
+        inputs = {key: np.zeros(shape, np.int32) for key, shape in empty.items()}
+        assert servable.signature(name).run({**none, **inputs})["item_ids"].shape == (0, 10)
+
+
+def test_a_client_s_deadline_counts_in_row_form_too(server, servable):
+    """First contact, line 23: a deadline of every user is cut to the time that the client waits."""
+    from tfserving_ext.serving.predict import _stop_in_time
+
+    for sent, wanted in (
+        (np.zeros([3], np.int32), [2000] * 3),
+        (np.full([3], 5000, np.int32), [2000] * 3),
+        (np.full([3], 500, np.int32), [500] * 3),
+        (np.array([0, 0, 9], np.int32), [0, 0, 9]),
+        (np.array(0, np.int32), 2000),
+    ):
+        inputs = {"deadline_ms": sent}
+        _stop_in_time(servable.signature("retrieve"), inputs, 2.0)
+        assert inputs["deadline_ms"].tolist() == wanted
+
+
+def test_rows_of_the_project_s_own_model(world, nann_server, post):
+    """First contact, line 23: histories padded with -1, categories left out, as docs/serving.md shows."""
+    history = world.sequences.ids_of(world.sequences.cases("test").histories[:3])
+    parameters = {"k": 5, "frontier": 16, "pool": 20, "max_steps": 9, "exclude": [], "budget": 0, "deadline_ms": 0}
+    instances = [{"item_history": row.tolist(), "category_history": [], **parameters} for row in history]
+    port = int(nann_server.url.rsplit(":", 1)[1])
+    status, found = post({"signature_name": "retrieve", "instances": instances}, "nann", port)
+    assert status == 200, found
+    by_columns = {**parameters, "item_history": history, "category_history": [[]], "exclude": [[]]}
+    wanted = RestClient(nann_server.url, "nann").predict("retrieve", by_columns)
+    assert [row["item_ids"] for row in found["predictions"]] == wanted["item_ids"].tolist()
+
+
+def documented_requests():
+    """The bodies of all curl commands in README.md and docs/serving.md."""
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/serving.md")]
+    return [json.loads(body) for text in texts for body in re.findall(r"curl -s \S+ -d '([^']*)'", text)]
+
+
+def test_the_documented_requests_are_answered(nann_server, post):
+    """First contact, line 23: what users copy from the pages, in either form, for items that this index has not."""
+    port = int(nann_server.url.rsplit(":", 1)[1])
+    forms = []
+    for body in documented_requests():
+        status, answer = post(body, "nann", port)
+        assert status == 200, answer
+        forms += answer
+        found = answer.get("predictions") or [{"item_ids": ids} for ids in answer["outputs"]["item_ids"]]
+        assert found and all(len(row["item_ids"]) == 5 for row in found)
+    assert forms == ["outputs", "outputs", "predictions"]

@@ -103,5 +103,11 @@ def _stop_in_time(signature: Signature, inputs: dict[str, np.ndarray], seconds_l
         return
     sent = np.asarray(inputs.get("deadline_ms", default))
     left = max(1, min(int(seconds_left * 1000), np.iinfo(np.int32).max))
-    if sent.shape == () and sent.dtype == np.int32 and (sent == 0 or sent > left):
-        inputs["deadline_ms"] = np.array(left, np.int32)
+    # In row form it comes once for every user, and equal; anything else the graph refuses in its own words.
+    if (
+        sent.dtype == np.int32
+        and sent.size
+        and (sent == sent.flat[0]).all()
+        and (sent.flat[0] == 0 or sent.flat[0] > left)
+    ):
+        inputs["deadline_ms"] = np.full(sent.shape, left, np.int32)
