@@ -5,7 +5,7 @@ import dataclasses
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def export(
     graphs: str | os.PathLike[str] | None = None,
     optimize: bool = True,
     fold_items: bool = True,
+    allow_non_finite: Collection[str] = (),
 ) -> Path:
     """Exports a model and its index to the SavedModel `target`, whole or not at all.
 
@@ -61,6 +62,8 @@ def export(
       optimize: have the passes rewrite the scorer (docs/scorer.md); its scores are compared with the model's own.
       fold_items: let them keep what the scorer computes of an item alone in the index, where reading wider rows costs
         less than computing it.
+      allow_non_finite: features in which the model wants NaN or infinity, such as NaN for a value that is missing; in
+        all others they are refused (docs/serving.md).
 
     Returns:
       `target`.
@@ -80,7 +83,7 @@ def export(
             if compiled is not None and compiled.fold is not None:
                 rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))
                 opened = write_rows(opened, compiled.fold, compiled.row_dim, Path(rows))
-            served = ServedModel(source, opened, defaults, compiled)
+            served = ServedModel(source, opened, defaults, compiled, allow_non_finite)
             signatures = served.signatures()
             concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
             functions = {name: function.get_concrete_function() for name, function in served.functions().items()}

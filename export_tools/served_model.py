@@ -1,5 +1,6 @@
 """The module that is exported: user tower, beam search and scorer as TensorFlow functions with four signatures."""
 
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 from export_tools.signatures import Defaults, signatures
 from export_tools.sources import Source
 from tfserving_ext import ops
+from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.models import UserTensors
 from tfserving_ext.retrieval import NeuralTopK
@@ -31,7 +33,12 @@ class ServedModel(tf.Module):
     """
 
     def __init__(
-        self, source: Source, index: Index, defaults: Defaults, compiled: ops.CompiledScorer | None = None
+        self,
+        source: Source,
+        index: Index,
+        defaults: Defaults,
+        compiled: ops.CompiledScorer | None = None,
+        non_finite: Collection[str] = (),
     ) -> None:
         """Puts the parts together.
 
@@ -40,12 +47,20 @@ class ServedModel(tf.Module):
           index: what is searched; of rows where the scorer was folded.
           defaults: what a request may leave out.
           compiled: the scorer after the passes; None leaves it to the op, at the first request.
+          non_finite: features in which the model wants NaN or infinity; others are refused with them.
 
         Raises:
-          NannError: default parameters do not fit the index.
+          NannError: default parameters do not fit the index, or `non_finite` names what is no feature of floats.
         """
         super().__init__()
-        self._untracked = SimpleNamespace(source=source, defaults=defaults)
+        for name in non_finite:
+            if name not in source.features or not source.features[name].dtype.is_floating:
+                floats = [key for key, spec in source.features.items() if spec.dtype.is_floating]
+                raise NannError(
+                    f"non-finite values are allowed in {name!r}, which is no feature of floats; the model has "
+                    f"{', '.join(floats) or 'none'}"
+                )
+        self._untracked = SimpleNamespace(source=source, defaults=defaults, non_finite=frozenset(non_finite))
         self.search = NeuralTopK(index, source.score, scorer=None if compiled is None else compiled.scorer)
         self.search.check(defaults.best_first, defaults.k)
         self.search.check(defaults.rounds)
@@ -85,4 +100,5 @@ class ServedModel(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """The functions to export, by signature name."""
-        return signatures(self._untracked.source, self.search, self._untracked.defaults)
+        held = self._untracked
+        return signatures(held.source, self.search, held.defaults, held.non_finite)

@@ -1,14 +1,14 @@
 """The signatures that are exported, as TensorFlow functions."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from export_tools.signatures.answer import answer, timed
 from export_tools.signatures.parameters import spec_of
-from export_tools.signatures.request import Defaults, Request, read
+from export_tools.signatures.request import Defaults, Request, finite, read
 from export_tools.sources import Source
 from export_tools.sources.contract import Sequence
 from tfserving_ext.models import UserTensors
@@ -19,13 +19,16 @@ from tfserving_ext.retrieval import NeuralTopK
 LEVEL_TOPN_LENGTH = 6
 
 
-def signatures(source: Source, search: NeuralTopK, defaults: Defaults) -> dict[str, Any]:
+def signatures(
+    source: Source, search: NeuralTopK, defaults: Defaults, non_finite: Container[str] = ()
+) -> dict[str, Any]:
     """The functions to export, by signature name (docs/export.md).
 
     Args:
       source: the model.
       search: what searches the index under the model's score.
       defaults: what a request may leave out.
+      non_finite: features in which the model wants NaN or infinity; others are refused with them.
     """
     once = {"budget": tf.constant(0, tf.int64), "deadline_ms": tf.constant(0)}
     best_first = {
@@ -67,9 +70,9 @@ def signatures(source: Source, search: NeuralTopK, defaults: Defaults) -> dict[s
         return answer(search.rounds(user, seeds=seeds, exclude=request.exclude, **request.parameters))
 
     found = {
-        "retrieve": _signature(source, best_first, retrieve),
-        "retrieve_trace": _signature(source, best_first, retrieve_trace),
-        "retrieve_rounds": _signature(source, paper, retrieve_rounds),
+        "retrieve": _signature(source, best_first, non_finite, retrieve),
+        "retrieve_trace": _signature(source, best_first, non_finite, retrieve_trace),
+        "retrieve_rounds": _signature(source, paper, non_finite, retrieve_rounds),
     }
     found["serving_default"] = found["retrieve"] if source.sequence is None else _deployed(source.sequence, search)
     return found
@@ -78,6 +81,7 @@ def signatures(source: Source, search: NeuralTopK, defaults: Defaults) -> dict[s
 def _signature(
     source: Source,
     parameters: Mapping[str, tf.Tensor],
+    non_finite: Container[str],
     reply: Callable[[Request], dict[str, tf.Tensor]],
 ) -> Any:
     """A signature from raw features, with what may be left out as its defaults; so are all `parameters`."""
@@ -91,7 +95,7 @@ def _signature(
     inputs["exclude"] = ids, none
 
     def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
-        return reply(read(source, parameters, {**dict(zip(inputs, arguments, strict=False)), **named}))
+        return reply(read(source, parameters, non_finite, {**dict(zip(inputs, arguments, strict=False)), **named}))
 
     # TensorFlow reads names and defaults of a signature from the Python function; here they are the model's.
     run.__name__ = reply.__name__
@@ -118,6 +122,9 @@ def _deployed(sequence: Sequence, search: NeuralTopK) -> Any:
         ]
     )
     def serving_default(comm_seq: tf.Tensor, level_topn: tf.Tensor) -> dict[str, tf.Tensor]:
+        check = finite("comm_seq", comm_seq)
+        with tf.control_dependencies([check]):
+            comm_seq = tf.identity(comm_seq)
         return {"top_k": search.deployed(sequence.user(comm_seq), level_topn).item_ids}
 
     return serving_default

@@ -1,7 +1,7 @@
 """What a request carries: its checks, and what of it the model and the search take."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -48,6 +48,7 @@ class Request(NamedTuple):
 def read(
     source: Source,
     parameters: Mapping[str, tf.Tensor],
+    non_finite: Container[str],
     inputs: Mapping[str, tf.Tensor],
 ) -> Request:
     """Checks the inputs of a signature.
@@ -55,11 +56,12 @@ def read(
     Args:
       source: the model.
       parameters: the search's, by name, with their defaults.
+      non_finite: features in which the model wants NaN or infinity.
       inputs: all that came, by name.
 
     Returns:
       The request. Whatever is computed from it fails with InvalidArgument where an input holds too many users, or not
-      as many as the others, or different parameters for different users.
+      as many as the others, a number that is not finite, or different parameters for different users.
     """
     features = {name: inputs[name] for name in source.features}
     required = [name for name in features if name not in source.defaults]
@@ -69,6 +71,9 @@ def read(
     for name in required[1:]:
         rows = tf.shape(features[name])[0]
         checks.append(tf.debugging.Assert(rows == users, [f"{name} must have as many rows as {first}; got", rows]))
+    checks += [
+        finite(name, value) for name, value in features.items() if value.dtype.is_floating and name not in non_finite
+    ]
     shared = ["exclude", *(["seeds"] if source.seeds is None else [])]
     for name in shared:
         rows = tf.shape(inputs[name])[0]
@@ -81,6 +86,13 @@ def read(
         values = {name: tf.identity(value) for name, value in values.items()}
     seeds = rows_of["seeds"] if source.seeds is None else features[source.seeds]
     return Request(features, seeds, rows_of["exclude"], values)
+
+
+def finite(name: str, values: tf.Tensor) -> tf.Operation:
+    """A check that an input holds neither NaN nor infinity, of which most models make scores that order nothing."""
+    wrong = tf.math.count_nonzero(~tf.math.is_finite(values))
+    words = f"{name} holds NaN or infinity, allowed are finite numbers only; values that are not finite:"
+    return tf.debugging.Assert(wrong == 0, [words, wrong])
 
 
 def _for_all(ids: tf.Tensor, users: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """What requests carry and what they are answered, by gRPC, by REST in both its forms, and in a session."""
 
 import json
+import math
 import re
 import urllib.error
 import urllib.request
@@ -62,7 +63,7 @@ class Awkward(tf.Module):
 def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("awkward")
     build_index(IDS, TABLE, root / "index", threads=1)
-    return export(Awkward(), root / "index", root / "awkward" / "1", Defaults(k=10))
+    return export(Awkward(), root / "index", root / "awkward" / "1", Defaults(k=10), allow_non_finite=["age"])
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,36 @@ def test_scores_that_are_infinite_or_nan_are_json_too(servable, post):
         assert np.isfinite(same["scores"]).all()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("signature", ["retrieve", "retrieve_trace", "retrieve_rounds", "serving_default"])
+def test_features_that_are_not_finite_are_refused(servable, signature, value):
+    """First contact, line 10: NaN gave ids in the order of the table, without any sign."""
+    vector = USERS.copy()
+    vector[1, 2:] = value
+    with pytest.raises(ServingError, match=r"vector holds NaN or infinity, allowed are finite.*\[2\]"):
+        servable.signature(signature).run({**FEATURES, "vector": vector})
+
+
+def test_a_feature_may_be_allowed_nan(servable, tmp_path, exported):
+    """First contact, line 10: a model that fills in what is missing itself gets its NaN."""
+    missing = servable.signature("retrieve").run({**FEATURES, "age": np.full([3, 1], math.nan, np.float32)})
+    zero = servable.signature("retrieve").run({**FEATURES, "age": np.zeros([3, 1], np.float32)})
+    np.testing.assert_array_equal(missing["scores"], zero["scores"])
+    with pytest.raises(NannError, match="allowed in 'ages', which is no feature of floats; the model has vector, age"):
+        export(Awkward(), exported.parents[1] / "index", tmp_path / "1", allow_non_finite=["ages"])
+
+
+def test_the_original_s_request_must_be_finite(nann_server):
+    """First contact, line 10: half precision overflows beyond 65504; such a request is refused and goes on."""
+    request = {"comm_seq": np.zeros([1, 3200], np.float16), "level_topn": np.full([6], 20, np.int32)}
+    with GrpcClient(nann_server.target, "nann") as client:
+        broken = request["comm_seq"].copy()
+        broken[0, :5] = [np.nan, np.inf, -np.inf, 1, 2]
+        with pytest.raises(NannError, match=r"INVALID_ARGUMENT: .*comm_seq holds NaN or infinity.*\[3\]"):
+            client.predict("serving_default", {**request, "comm_seq": broken})
+        assert client.predict("serving_default", request)["top_k"].shape == (1, 20)
+
+
 def test_row_form_answers_as_column_form(post):
     """First contact, line 23: `instances` repeat the parameters for every user."""
     status, by_columns = post(columns())
@@ -228,6 +259,7 @@ def test_row_form_of_the_paper_s_search(post):
         ({"k": [0, 0, 0]}, "k is 0, allowed are 1 to"),
         ({"k": [10.0, 10.0, 10.0]}, "Type: Number is not of expected type: int32"),
         ({"k": [1 << 40] * 3}, "Type: Number is not of expected type: int32"),
+        ({"vector": [[0.0] * DIM, [0.0] * DIM, [math.nan] * DIM]}, "vector holds NaN or infinity"),
     ],
 )
 def test_rows_that_are_refused(post, changes, words):

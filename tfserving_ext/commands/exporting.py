@@ -54,6 +54,12 @@ def export(
     fold_items: Annotated[
         bool, typer.Option(help="Let them keep what is computed of an item alone in the index, where that is faster.")
     ] = True,
+    allow_non_finite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A feature in which the model wants NaN or infinity, as for what is missing; may be repeated."
+        ),
+    ] = None,
     reuse_model: Annotated[
         Path | None, typer.Option(help="Take the model from this export, and INDEX in place of its index.")
     ] = None,
@@ -87,6 +93,7 @@ def export(
             graphs=graphs,
             optimize=optimize,
             fold_items=fold_items,
+            allow_non_finite=allow_non_finite or (),
         )
     outcome("export", f"{out}")
 
