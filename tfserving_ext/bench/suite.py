@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from tfserving_ext.artifacts import atomic_file, read_json, write_json
+from tfserving_ext.bench.doc_figures import PAGES, write_pages
 from tfserving_ext.bench.parts import PARTS, Part
 from tfserving_ext.bench.performance import PAGE, RESULTS, RUN, make_page
 from tfserving_ext.bench.processes import OtherWork
@@ -201,6 +202,8 @@ def main(
         suite = Suite(demo, out, only=only or (), again=again)
         suite.run()
         suite.publish(results, page)
+        if results == RESULTS and Path(PAGES[0]).exists():
+            write_pages(Path())  # Other pages tell some of these figures too.
     except KeyboardInterrupt:  # Each part that ended is in the record already.
         print(f"interrupted; what is measured stays in {out}", file=sys.stderr)
         raise SystemExit(130) from None
