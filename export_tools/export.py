@@ -21,7 +21,7 @@ from export_tools.trial import try_out
 from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, tensorflow_writes
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import read_original, write_index
+from tfserving_ext.index import import_original
 from tfserving_ext.index.format import Index
 
 
@@ -132,9 +132,7 @@ def _opened(folder: Path, embeddings: str | os.PathLike[str] | None) -> Iterator
         yield Index.open(folder, checksums=True)
         return
     with tempfile.TemporaryDirectory(prefix="nann_index_") as made:
-        item_ids, item_embeddings, entry_points, layers = read_original(folder, embeddings or folder)
-        source = {"imported_from": "alibaba/nann"}
-        yield write_index(Path(made) / "index", item_ids, item_embeddings, entry_points, layers, source)
+        yield import_original(folder, embeddings or folder, Path(made) / "index")
 
 
 def _write_graphs(folder: Path, graphs: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from export_tools.graphs.explanation import one_line
 from export_tools.graphs.scorers import read_meta_graph
 from export_tools.manifest import FILE, read_manifest
+from tfserving_ext.index.reach import graph_facts
 from tfserving_ext.serving.warm_up import read_warm_up
 
 
@@ -98,6 +99,7 @@ def summary(found: dict[str, Any]) -> str:
         f"model      {source['kind']}: {', '.join(sorted(source['files'])) or source['description']}",
         f"index      {index['num_items']:,} items, width {index['dim']}, {index['dtype']}, "
         f"{index['entry_points']:,} entry points, {index['layers']} layers",
+        *(f"graph      {line}" for line in graph_facts(index)),
         f"search     k {defaults['k']}, best-first {defaults['best_first']}, rounds {defaults['rounds']}",
     ]
     if manifest.get("scorer"):

@@ -16,10 +16,12 @@ import numpy as np
 
 from export_tools.manifest import FILE, check_files, exported_index, read_manifest
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.reach import unreachable_items
 
 EXAMPLE_LENGTH = 4  # Extent given to every unknown dimension of an input that has no default.
 SAMPLE_USERS = 3
 SAMPLE_HISTORY = 20
+MOST_LOST = 0.01  # Part of the items that explains a coverage which is too low.
 LEAST_COVERAGE = 0.5  # Users are made up, so less than real ones get; but far less is a graph of other embeddings.
 
 
@@ -62,9 +64,22 @@ def verify(saved_model: str | os.PathLike[str], least_coverage: float = LEAST_CO
     if found.get("coverage", 1) < least_coverage:
         raise NannError(
             f"{saved_model}: retrieve finds {found['coverage']:.3f} of what brute force finds, at least "
-            f"{least_coverage} is wanted; was the index built from this model's embeddings?"
+            f"{least_coverage} is wanted; {_reason(path)}"
         )
     return found
+
+
+def _reason(path: Path) -> str:
+    """Why an export's search may find little: its graph, or else what the graph was built from."""
+    manifest = read_manifest(path)
+    with exported_index(path, manifest) as index:
+        lost, items = len(unreachable_items(index)), len(index.item_ids)
+    if lost > items * MOST_LOST:
+        return (
+            f"{lost:,} of {items:,} items are met by no walk from the entry points: build the graph anew with "
+            "`nann index`, which links them, and export again"
+        )
+    return "was the index built from this model's embeddings?"
 
 
 def _read_only(path: Path) -> list[str]:

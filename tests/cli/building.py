@@ -123,12 +123,11 @@ EXTRACT = Command(
 INDEX = Command(
     arguments("embeddings"),
     {
-        "tfserving_ext.index:build_index": SimpleNamespace(item_ids=(), entry_points=()),
-        "tfserving_ext.index:read_original": ("ids", "embs", "points", "layers"),
+        "tfserving_ext.index:build_index": SimpleNamespace(item_ids=(), entry_points=(), manifest={}),
+        "tfserving_ext.index:import_original": SimpleNamespace(item_ids=(), entry_points=(), manifest={}),
     },
     {
         "tfserving_ext.index.original:load_array": lambda path: path,
-        "tfserving_ext.index:write_index": SimpleNamespace(item_ids=(), entry_points=()),
     },
     {
         "embeddings": Option(
@@ -149,8 +148,10 @@ INDEX = Command(
             "theirs",
             {
                 "build_index": GONE,
-                "read_original.index_folder": Path("theirs"),
-                "read_original.embeddings_folder": Path("embeddings"),
+                "import_original.index_folder": Path("theirs"),
+                "import_original.embeddings_folder": Path("embeddings"),
+                "import_original.target": Path("index"),
+                "import_original.dtype": "float32",
             },
         ),
     },

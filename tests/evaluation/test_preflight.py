@@ -63,7 +63,7 @@ def test_a_graph_without_edges_fails_and_says_what_to_change(world, tmp_path):
     assert checks["coverage"]["status"] == checks["unreachable items"]["status"] == "FAIL"
     entries = len(np.unique(Index.open(world.index).entry_points))
     assert checks["unreachable items"]["value"] == pytest.approx((n - entries) / n)
-    assert "--ef-construction" in checks["unreachable items"]["advice"]
+    assert "build the graph anew" in checks["unreachable items"]["advice"]
     assert "unseeded" not in checks
 
 

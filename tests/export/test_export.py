@@ -186,7 +186,11 @@ def test_verify_refuses_a_graph_that_does_not_find(world, tmp_path):
     entries = np.arange(3, dtype=np.int32)
     lonely = write_index(tmp_path / "index", opened.item_ids, opened.embeddings(), entries, loops, {})
     target = export(world.model, lonely.folder, tmp_path / "1", Defaults(k=20))
-    with pytest.raises(NannError, match=r"retrieve finds 0\.\d+ of what brute force finds, at least 0.5"):
+    n = len(opened.item_ids)
+    words = (
+        rf"retrieve finds 0\.\d+ of what brute force finds, at least 0.5 is wanted; {n - 3} of {n} items are met by no"
+    )
+    with pytest.raises(NannError, match=words):
         verify(target)
     assert verify(target, least_coverage=0)["coverage"] < 0.5
 

@@ -145,6 +145,14 @@ def test_a_folder_of_the_right_size_is_refused(index):
         Index.open(index.folder)
 
 
+def test_an_item_with_the_mark_for_none_is_refused(index):
+    """First contact, line 4: an answer with it cannot be told from a row that is padded. The op serves it as ever."""
+    poke(index, "item_ids.bin", "<i8", 3, -1)
+    with pytest.raises(NannError, match=r"index/item_ids.bin\[3\] is -1, the mark for 'no item'"):
+        Index.open(index.folder)
+    open_by_op(index.folder)
+
+
 def test_more_layers_than_a_graph_can_have_are_refused(index):
     layers = [str(path) for path in index.files[3:5]]
     ops.index_open(ops.index_handle(), [*map(str, index.files[:3]), *layers * 32], dim=DIM)

@@ -16,12 +16,14 @@ def vectors(n: int, dim: int = 8, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=[n, dim]).astype(np.float32)
 
 
-def faiss_graph(embeddings: np.ndarray, m: int, ef_construction: int, chunk: int):
+def faiss_graph(embeddings: np.ndarray, m: int, ef_construction: int, chunk: int, seed: int | None = None):
     """The same graph by Faiss alone; one thread and the same portions give the same graph."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     index = faiss.IndexHNSWFlat(embeddings.shape[1], m)
     index.hnsw.efConstruction = ef_construction
+    if seed not in (None, 12345):
+        index.hnsw.rng = faiss.RandomGenerator(seed)
     for start in range(0, len(embeddings), chunk):
         index.add(embeddings[start : start + chunk])
     faiss.omp_set_num_threads(before)
@@ -37,18 +39,25 @@ def neighbors_of(hnsw, item: int, layer: int) -> list[int]:
     return [slot for slot in slots[first : first + hnsw.nb_neighbors(layer)].tolist() if slot >= 0]
 
 
-@pytest.mark.parametrize(("n", "m", "chunk"), [(500, 4, 8192), (500, 4, 64), (64, 2, 8192), (300, 16, 100)])
-def test_layers_are_faiss_s_graph(tmp_path, monkeypatch, n, m, chunk):
+@pytest.mark.parametrize(
+    ("n", "m", "chunk", "seed"),
+    [(500, 4, 8192, 12345), (500, 4, 64, 12345), (500, 4, 8192, 7), (64, 2, 8192, 0), (300, 16, 100, 12345)],
+)
+def test_layers_are_faiss_s_graph(tmp_path, monkeypatch, n, m, chunk, seed):
+    """First contact, line 27: with Faiss' own levels of each seed, of which 12345 is its default."""
     monkeypatch.setattr(build_module, "CHUNK", chunk)
     embeddings = vectors(n)
     ids = np.random.default_rng(1).permutation(n) * 3 + 1000
-    index = build_index(ids, embeddings, tmp_path / "index", m=m, ef_construction=20, threads=1)
-    graph = faiss_graph(embeddings, m, 20, chunk)
+    index = build_index(ids, embeddings, tmp_path / "index", m=m, ef_construction=20, threads=1, seed=seed)
+    graph = faiss_graph(embeddings, m, 20, chunk, seed)
     hnsw = graph.hnsw
     assert len(index.layers) == 2
     for number, layer in enumerate(index.layers):
         rows = [layer.neighbors[layer.row_splits[item] : layer.row_splits[item + 1]].tolist() for item in range(n)]
-        assert rows == [neighbors_of(hnsw, item, number) for item in range(n)]
+        expected = [neighbors_of(hnsw, item, number) for item in range(n)]
+        assert [row[: len(wanted)] for row, wanted in zip(rows, expected, strict=True)] == expected
+        # Behind them, links to what no walk would meet.
+        assert len(layer.neighbors) - sum(map(len, expected)) <= index.manifest["unreachable"]["before"][number]
     levels = [hnsw.levels.at(item) for item in range(n)]
     highest = min(2, max(levels) - 1)
     assert index.entry_points.tolist() == [item for item in range(n) if levels[item] > highest]
@@ -119,9 +128,11 @@ def test_a_flat_corpus_has_a_bounded_number_of_entry_points():
     np.testing.assert_array_equal(build_module._entry_points(levels, 2), [9, 4999])
 
 
-def test_identical_embeddings_are_no_trouble(tmp_path):
-    index = build_index(np.arange(300), np.ones([300, 4]), tmp_path / "index", m=4, threads=1)
-    assert len(index.item_ids) == 300
+def test_a_seed_draws_other_layers(tmp_path):
+    """First contact, line 27: `seed` reaches Faiss, and the graph is another."""
+    one, other = (build_index(np.arange(700), vectors(700), tmp_path / str(seed), m=4, seed=seed) for seed in (5, 6))
+    assert one.entry_points.tolist() != other.entry_points.tolist()
+    assert (one.manifest["seed"], other.manifest["seed"]) == (5, 6)
 
 
 def test_one_thread_builds_the_same_bytes_every_time(tmp_path):

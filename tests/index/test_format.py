@@ -127,14 +127,25 @@ REFUSED = {
     ),
     "no entry points": (lambda a: a | {"entry_points": np.zeros(0, int)}, "entry_points.bin is empty"),
     "entry point that wraps": (lambda a: a | {"entry_points": np.array([2**32])}, "entry_points.bin[0] is 4294967296"),
+    "the mark for none": (
+        lambda a: a | {"item_ids": np.array([5, 6, -1, 7, 8, 9, -1, 10, 11])},
+        "item_ids[2] is -1, the mark for 'no item' in requests and answers; allowed are all other int64: drop that row",
+    ),
+    "ids beyond int64": (
+        lambda a: a | {"item_ids": np.arange(9, dtype=np.uint64) + 2**63},
+        "item_ids[0] is 9223372036854775808, allowed are -9223372036854775808 to 9223372036854775807",
+    ),
     "no layers": (lambda a: a | {"layers": []}, "layers is 0"),
     "neighbor": (with_layer(neighbors=NEIGHBORS + N), "neighbors_0.bin[0] is 9, allowed are the item indices 0 to 8"),
     "neighbor that wraps": (with_layer(neighbors=NEIGHBORS + 2**32), "neighbors_0.bin[0] is 4294967296"),
     "float neighbors": (with_layer(neighbors=NEIGHBORS + 0.5), "neighbors_0.bin is float64 [27], it must be integers"),
     "neighbor matrix": (with_layer(neighbors=NEIGHBORS.reshape(-1, 3)), "neighbors_0.bin is int64 [9, 3], it must be"),
-    "few rows": (with_layer(row_splits=np.array([0, 27])), "row_splits_0.bin has 16 bytes, expected 10 x 8"),
+    "few rows": (with_layer(row_splits=np.array([0, 27])), "row_splits_0.bin has 2 entries, expected 10"),
     "rows fall": (with_layer(row_splits=np.array([0, 9, 8, *[27] * 7])), "row_splits_0.bin[2] is 8, below the entry"),
-    "rows end early": (with_layer(row_splits=np.arange(10)), "neighbors_0.bin has 108 bytes, expected 9 x 4"),
+    "rows end early": (
+        with_layer(row_splits=np.arange(10)),
+        "row_splits_0.bin must end with 27, the length of neighbors_0.bin; it ends with 9",
+    ),
 }
 
 

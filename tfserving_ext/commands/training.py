@@ -209,17 +209,18 @@ def index(
     ] = None,
 ) -> None:
     """Build the HNSW index with Faiss, or import one of the original's."""
-    from tfserving_ext.index import build_index, read_original, write_index
+    from tfserving_ext.index import build_index, import_original
     from tfserving_ext.index.original import load_array
+    from tfserving_ext.index.reach import graph_facts
 
     if original is not None:
-        item_ids, item_embeddings, entry_points, layers = read_original(original, embeddings)
-        source = {"imported_from": "alibaba/nann"}
-        made = write_index(out, item_ids, item_embeddings, entry_points, layers, source, dtype)
+        made = import_original(original, embeddings, out, dtype)
     else:
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
         made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype, gpu)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
+    for line in graph_facts(made.manifest):
+        outcome("index", line)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,10 +10,10 @@ import tensorflow as tf
 from tfserving_ext.evaluation.baselines import baseline_ranks
 from tfserving_ext.evaluation.cases import even_rows
 from tfserving_ext.evaluation.figures import hits
-from tfserving_ext.evaluation.graph import unreachable_items
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
 from tfserving_ext.index.format import Index
+from tfserving_ext.index.reach import unreachable_items
 from tfserving_ext.retrieval.flatness import flatness
 from tfserving_ext.retrieval.metrics import recall_delta
 from tfserving_ext.retrieval.neural_top_k import BestFirst
@@ -33,7 +33,7 @@ class Limits:
       unseeded: least coverage@k of users whose history the index does not know; nothing fails by it.
       worst: least 5th percentile over users of coverage@k.
       recall_delta: most recall-delta@k.
-      unreachable: largest part of the items that no walk from the entry points meets.
+      unreachable: largest part of the items that no walk meets which descends from the entry points.
       flatness: most that a step of `FLATNESS_STEP` may move a score; nothing fails by it.
       builds: largest difference of mean coverage@k between graph builds.
       scored_fraction: largest part of the corpus that is scored; nothing fails by it.
@@ -219,7 +219,7 @@ def check_scored(found: Outcome, items: int, limits: Limits, options: Options) -
     )
 
 
-def check_unreachable(index: Index, limits: Limits, options: Options) -> Check:
+def check_unreachable(index: Index, limits: Limits) -> Check:
     """Items that no walk finds, whatever their score."""
     lost = unreachable_items(index)
     value = len(lost) / max(len(index.item_ids), 1)
@@ -229,7 +229,8 @@ def check_unreachable(index: Index, limits: Limits, options: Options) -> Check:
         value,
         f"{len(lost):,} of {len(index.item_ids):,} items are met by no walk from the entry points{example}",
         limits.unreachable,
-        f"build with {options.denser()}; many items with equal embeddings have the same effect",
+        "build the graph anew with `nann index`, which links them to their nearest neighbours; this one was imported, "
+        "or built by an earlier release",
     )
 
 

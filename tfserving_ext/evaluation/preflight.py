@@ -90,7 +90,7 @@ def preflight(
         checks.append(check_unseeded(outcomes["unseeded"], limits, options))
     checks += [
         check_scored(found, len(subject.index.item_ids), limits, options),
-        check_unreachable(subject.index, limits, options),
+        check_unreachable(subject.index, limits),
         check_flatness(subject, limits, options),
         check_model(subject, exact, bootstrap),
     ]

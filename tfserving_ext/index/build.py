@@ -1,6 +1,7 @@
 """Builds the HNSW graph by L2 over the item embeddings with Faiss (arXiv 2202.10226, section 3.2).
 
-The model's score plays no part in building: the graph only says which items are similar to which.
+The model's score plays no part in building: the graph only says which items are similar to which. Items that share
+an embedding stand in it once while Faiss builds it (`copies`); what no walk would meet is linked afterwards (`reach`).
 """
 
 import os
@@ -14,7 +15,11 @@ import numpy as np
 
 from tfserving_ext.artifacts import check_replaceable
 from tfserving_ext.errors import NannError
-from tfserving_ext.index.format import Index, Layer, check_items, write_index
+from tfserving_ext.index.checks import check_items
+from tfserving_ext.index.copies import FAN_OUT, Copies, add_copies, find_copies
+from tfserving_ext.index.format import Index, write_index
+from tfserving_ext.index.graph import Layer
+from tfserving_ext.index.reach import link_unreachable, unreachable
 from tfserving_ext.index.table import check_dtype
 from tfserving_ext.progress import progress
 
@@ -23,6 +28,8 @@ CHUNK = 1 << 13
 # A corpus without upper layers is entered at all of its items up to this many.
 MAX_FLAT_ENTRY_POINTS = 1024
 MAX_THREADS = 1024
+# Beyond these powers of two the squares of float32 come near what it can hold: distances would all be 0, or infinite.
+LARGEST_EXPONENT = 40
 
 
 def build_index(
@@ -39,7 +46,9 @@ def build_index(
     """Builds an index and writes it to the folder `target`, whole or not at all.
 
     Embeddings may be mapped from a file. In memory the graph holds them once, with their links; the links are held a
-    second time, layer by layer, while they are read out of it.
+    second time, layer by layer, while they are read out of it. Every item is met by a walk from the entry points. The
+    manifest says how many items share another's embedding (`copies`), and how many of each layer, ground layer first,
+    no walk met before they were linked to their nearest neighbour and afterwards (`unreachable`).
 
     Args:
       item_ids: int [n], the data's own ids.
@@ -68,8 +77,9 @@ def build_index(
         _check_gpu()
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
     with _threads(threads or len(os.sched_getaffinity(0))):
-        entry_points, layers = (_graph_by_gpu if gpu else _graph)(item_embeddings, m, ef_construction, seed)
+        entry_points, layers, about = _whole_graph(item_embeddings, m, ef_construction, seed, gpu)
     parameters = {"metric": "L2", "M": m, "efConstruction": ef_construction, "seed": seed, "faiss": faiss.__version__}
+    parameters |= about
     if gpu:
         parameters["built_by"] = "CAGRA"
     return write_index(target, item_ids, item_embeddings, entry_points, layers, parameters, dtype)
@@ -85,14 +95,56 @@ def _threads(number: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _graph(embeddings: np.ndarray, m: int, ef_construction: int, seed: int) -> tuple[np.ndarray, list[Layer]]:
+class _Distinct:
+    """The embeddings that a graph is built from: each once, and of a size whose squares float32 can hold."""
+
+    def __init__(self, embeddings: np.ndarray, copies: Copies) -> None:
+        self.dim = embeddings.shape[1]
+        self._table, self._kept = embeddings, copies.kept if copies.number else None
+        largest = max(float(np.abs(embeddings[at : at + CHUNK]).max()) for at in range(0, len(embeddings), CHUNK))
+        exponent = int(np.frexp(largest)[1])
+        # By a power of two, which changes no digit; ordinary embeddings are taken as they are.
+        self._factor = None if abs(exponent) <= LARGEST_EXPONENT else 2.0**-exponent
+
+    def __len__(self) -> int:
+        return len(self._table if self._kept is None else self._kept)
+
+    def items(self, items: np.ndarray) -> np.ndarray:
+        """float32 [m, dim] of any items, by their dense indices."""
+        return self._scaled(self._table[items])
+
+    def between(self, start: int, end: int) -> np.ndarray:
+        """float32 [m, dim], a view of the table where it holds just these."""
+        return self._scaled(self._table[start:end] if self._kept is None else self._table[self._kept[start:end]])
+
+    def _scaled(self, rows: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(
+            rows if self._factor is None else (rows * np.float64(self._factor)).astype(np.float32)
+        )
+
+
+def _whole_graph(
+    embeddings: np.ndarray, m: int, ef_construction: int, seed: int, gpu: bool
+) -> tuple[np.ndarray, list[Layer], dict[str, Any]]:
+    """Entry points, layers in which every item is met by a walk, and what the manifest says of both."""
+    copies = find_copies(embeddings)
+    distinct = _Distinct(embeddings, copies)
+    entry_points, layers = (_graph_by_gpu if gpu else _graph)(distinct, m, ef_construction, seed)
+    entry_points, layers = add_copies(entry_points, layers, copies)
+    # Twice as many links as Faiss gives, and copies in a tree have a few more to begin with.
+    layers, lost = link_unreachable(entry_points, layers, distinct.items, [4 * m + FAN_OUT, 2 * m])
+    left = [len(items) for items in unreachable(entry_points, layers)]
+    return entry_points, layers, {"copies": copies.number, "unreachable": {"before": lost, "after": left}}
+
+
+def _graph(embeddings: _Distinct, m: int, ef_construction: int, seed: int) -> tuple[np.ndarray, list[Layer]]:
     """Builds the graph, and lets go of Faiss' copy of the embeddings when it has been read."""
-    index = faiss.IndexHNSWFlat(embeddings.shape[1], m)
+    index = faiss.IndexHNSWFlat(embeddings.dim, m)
     index.hnsw.efConstruction = ef_construction
     index.hnsw.rng = faiss.RandomGenerator(seed)  # type: ignore[attr-defined]
     with progress("index: adding items", len(embeddings)) as advance:
         for start in range(0, len(embeddings), CHUNK):
-            chunk = np.ascontiguousarray(embeddings[start : start + CHUNK])
+            chunk = embeddings.between(start, start + CHUNK)
             index.add(chunk)
             advance(len(chunk))
     return extract_graph(index.hnsw)
@@ -109,15 +161,15 @@ def _check_gpu() -> None:
         raise NannError("Faiss finds no GPU on this machine; build without --gpu")
 
 
-def _graph_by_gpu(embeddings: np.ndarray, m: int, ef_construction: int, seed: int) -> tuple[np.ndarray, list[Layer]]:
+def _graph_by_gpu(embeddings: _Distinct, m: int, ef_construction: int, seed: int) -> tuple[np.ndarray, list[Layer]]:
     """The ground layer by CAGRA, with as many links as HNSW has there; the upper layers by Faiss while it is copied."""
     config = faiss.GpuIndexCagraConfig()  # type: ignore[attr-defined]
     config.graph_degree = 2 * m
     config.intermediate_graph_degree = 4 * m  # CAGRA's own proportion: 128 pruned to 64.
     resources = faiss.StandardGpuResources()
-    cagra = faiss.GpuIndexCagra(resources, embeddings.shape[1], faiss.METRIC_L2, config)  # type: ignore[attr-defined]
+    cagra = faiss.GpuIndexCagra(resources, embeddings.dim, faiss.METRIC_L2, config)  # type: ignore[attr-defined]
     with progress("index: building on the GPU", 2) as advance:
-        cagra.train(np.ascontiguousarray(embeddings))
+        cagra.train(embeddings.between(0, len(embeddings)))
         advance()
         index = faiss.IndexHNSWCagra()  # type: ignore[attr-defined]
         index.hnsw.efConstruction = ef_construction

@@ -14,6 +14,8 @@ import numpy as np
 
 from tfserving_ext.artifacts import atomic_folder, read_json, sha256, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.checks import as_integers, check_graph, check_items, check_no_sentinel
+from tfserving_ext.index.graph import Layer
 from tfserving_ext.index.table import DTYPES, check_dtype, decode, encode
 
 FORMAT = "nann-index"
@@ -21,20 +23,6 @@ FORMAT_VERSION = 1
 # What the op allows (custom_ops/core/index_view.h); also keeps a broken manifest from making us allocate.
 MAX_DIM = 1 << 20
 MAX_LAYERS = 32
-CHECKED_AT_ONCE = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """One layer's edges: the neighbours of item i are `neighbors[row_splits[i]:row_splits[i + 1]]`.
-
-    Attributes:
-      row_splits: int64 [n + 1].
-      neighbors: int32 [row_splits[n]].
-    """
-
-    row_splits: np.ndarray
-    neighbors: np.ndarray
 
 
 def _file_names(layers: int, dtype: str) -> list[str]:
@@ -140,23 +128,14 @@ class Index:
         Raises:
           NannError: naming the file and the position of the first entry that is out of bounds.
         """
-        n = len(self.item_ids)
-        if n and not len(self.entry_points):
-            raise NannError(f"{self.folder / 'entry_points.bin'} is empty")
-        _check_items(self.folder / "entry_points.bin", self.entry_points, n)
         if self.item_scales is not None:
             wrong = np.flatnonzero(~(np.isfinite(self.item_scales) & (self.item_scales > 0)))
             if len(wrong):
                 place = f"{self.folder / 'item_scales.bin'}[{wrong[0]}]"
                 raise NannError(f"{place} is {self.item_scales[wrong[0]]}, a scale must be above 0 and finite")
-        for number, layer in enumerate(self.layers):
-            path = self.folder / f"row_splits_{number}.bin"
-            if layer.row_splits[0] != 0:
-                raise NannError(f"{path}[0] is {layer.row_splits[0]}, must be 0")
-            at = _first(layer.row_splits[1:] < layer.row_splits[:-1]) + 1
-            if at > 0:
-                raise NannError(f"{path}[{at}] is {layer.row_splits[at]}, below the entry before it")
-            _check_items(self.folder / f"neighbors_{number}.bin", layer.neighbors, n)
+        names = _file_names(len(self.layers), self.dtype)
+        check_no_sentinel(self.folder / names[0], self.item_ids)
+        check_graph([self.folder / name for name in names], len(self.item_ids), self.entry_points, self.layers)
 
 
 def _count(folder: Path, manifest: dict[str, Any], name: str, low: int, high: int) -> int:
@@ -188,21 +167,6 @@ def _map(path: Path, dtype: Any, length: int) -> np.ndarray:
         raise NannError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _first(wrong: np.ndarray) -> int:
-    """The place of the first true, -1 where there is none."""
-    at = int(wrong.argmax()) if len(wrong) else 0
-    return at if len(wrong) and wrong[at] else -1
-
-
-def _check_items(path: Path, items: np.ndarray, n: int) -> None:
-    # In pieces: what a check allocates should not depend on the size of the index.
-    for start in range(0, len(items), CHECKED_AT_ONCE):
-        piece = items[start : start + CHECKED_AT_ONCE]
-        if piece.min() < 0 or piece.max() >= n:
-            at = start + _first((piece < 0) | (piece >= n))
-            raise NannError(f"{path}[{at}] is {items[at]}, allowed are the item indices 0 to {n - 1}")
-
-
 def write_index(
     folder: str | os.PathLike[str],
     item_ids: np.ndarray,
@@ -228,14 +192,16 @@ def write_index(
         the folder cannot be written.
     """
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
+    if not 1 <= len(layers) <= MAX_LAYERS:
+        raise NannError(f"layers is {len(layers)}, allowed are 1 to {MAX_LAYERS}")
     values, scales = encode(item_embeddings, dtype)
     names = _file_names(len(layers), dtype)
-    integers = [np.asarray(entry_points)]
+    paths = [Path(folder) / name for name in names]
+    entry_points, layers = as_integers(paths, entry_points, layers)
+    check_graph(paths, len(item_ids), entry_points, layers)
+    arrays: list[np.ndarray] = [item_ids.astype("<i8", copy=False), values, entry_points]
     for layer in layers:
-        integers += [layer.row_splits, layer.neighbors]
-    dtypes = ["<i4", *["<i8", "<i4"] * len(layers)]
-    arrays: list[np.ndarray] = [item_ids.astype("<i8", copy=False), values]
-    arrays += [_integers(*part) for part in zip(names[2 : 2 + len(dtypes)], integers, dtypes, strict=True)]
+        arrays += [layer.row_splits, layer.neighbors]
     if scales is not None:
         arrays.append(scales)
     with atomic_folder(folder) as new:
@@ -255,51 +221,4 @@ def write_index(
             "files": files,
         }
         write_json(new / "manifest.json", manifest)
-        Index.open(new)
     return Index.open(folder)
-
-
-def _integers(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
-    """`values` as `dtype`, which must be able to hold them: a cast alone would wrap around to another item."""
-    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
-        raise NannError(f"{name} is {values.dtype} {list(values.shape)}, it must be integers in one dimension")
-    limits = np.iinfo(dtype)
-    if not np.can_cast(values.dtype, dtype):
-        wrong = np.flatnonzero((values < limits.min) | (values > limits.max))
-        if len(wrong):
-            raise NannError(f"{name}[{wrong[0]}] is {values[wrong[0]]}, allowed are {limits.min} to {limits.max}")
-    return values.astype(dtype, copy=False)
-
-
-def check_items(item_ids: np.ndarray, item_embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Checks an item table and returns it as int64 [n] and float32 [n, dim].
-
-    Raises:
-      NannError: wrong types or shapes, different lengths, repeated ids, or values that are not finite.
-    """
-    if item_ids.ndim != 1 or not np.issubdtype(item_ids.dtype, np.integer):
-        raise NannError(f"item ids are {item_ids.dtype} {list(item_ids.shape)}, they must be integers [n]")
-    if (
-        item_embeddings.ndim != 2
-        or not item_embeddings.shape[1]
-        or not np.issubdtype(item_embeddings.dtype, np.floating)
-    ):
-        raise NannError(
-            f"item embeddings are {item_embeddings.dtype} {list(item_embeddings.shape)}, they must be floats [n, dim]"
-        )
-    if len(item_ids) != len(item_embeddings):
-        raise NannError(f"there are {len(item_ids)} item ids but {len(item_embeddings)} item embeddings")
-    if len(item_ids) == 0:
-        raise NannError("there are no items")
-    item_ids = _integers("item ids", item_ids, "int64")
-    with np.errstate(over="ignore"):  # Too large for float32 is infinite, and refused below.
-        item_embeddings = item_embeddings.astype(np.float32, copy=False)
-    ids, counts = np.unique(item_ids, return_counts=True)
-    if counts.max() > 1:
-        raise NannError(f"item id {ids[counts.argmax()]} appears {counts.max()} times; ids must be all different")
-    for start in range(0, len(item_embeddings), 1 << 18):
-        rows = np.flatnonzero(~np.isfinite(item_embeddings[start : start + (1 << 18)]).all(axis=1))
-        if len(rows):
-            row = start + int(rows[0])
-            raise NannError(f"the embedding of item {item_ids[row]} (row {row}) holds NaN or infinity")
-    return item_ids, item_embeddings

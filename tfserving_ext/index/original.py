@@ -1,13 +1,33 @@
 """Reads the index that the original's `build_hnsw_index.py` writes as .npy files."""
 
 import os
+import re
 import tokenize
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.index.format import Layer
+from tfserving_ext.index.checks import as_integers, check_graph, check_items
+from tfserving_ext.index.format import MAX_LAYERS, Index, write_index
+from tfserving_ext.index.graph import Layer
+from tfserving_ext.index.reach import unreachable
+
+# What NumPy raises of bytes that are no array, a damaged header or a damaged archive among them.
+_NOT_AN_ARRAY = (
+    ValueError,
+    EOFError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+)
 
 
 def load_array(path: Path) -> np.ndarray:
@@ -17,43 +37,93 @@ def load_array(path: Path) -> np.ndarray:
       NannError: the file is missing, truncated or not a plain array.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise NannError(f"{path} does not exist") from error
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError, tokenize.TokenError) as error:
+    except _NOT_AN_ARRAY as error:
         raise NannError(f"{path} is not a complete .npy array: {error}") from error
+    if not isinstance(loaded, np.ndarray):
+        held = ", ".join(loaded.files) or "nothing"
+        loaded.close()
+        raise NannError(
+            f"{path} is an .npz archive (of {held}), not a .npy array; write the array that is meant with numpy.save"
+        )
+    return loaded
 
 
 def read_original(
     index_folder: str | os.PathLike[str], embeddings_folder: str | os.PathLike[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Layer]]:
-    """Reads the original's files, for `write_index`, which checks them.
+    """Reads and checks the original's files.
 
     Args:
       index_folder: holds `enter_points.npy`, `neighbors_level_{l}_values.npy`, `neighbors_level_{l}_row_splits.npy`.
       embeddings_folder: holds `item_ids.npy` and `item_embs.npy`.
 
     Returns:
-      item_ids int [n], item_embeddings float [n, dim], entry_points int [e], layers.
+      item_ids int64 [n], item_embeddings float32 [n, dim], entry_points int32 [e], layers, for `write_index`.
 
     Raises:
-      NannError: a file is missing or is not a plain array, or a row_splits does not fit its values.
+      NannError: a file is missing or is not a plain array, a level is missing below another, or an entry is out of its
+        bounds; the message names the file that was read.
     """
     index_folder, embeddings_folder = Path(index_folder), Path(embeddings_folder)
-    layers: list[Layer] = []
-    while (path := index_folder / f"neighbors_level_{len(layers)}_values.npy").exists():
-        splits_path = index_folder / f"neighbors_level_{len(layers)}_row_splits.npy"
-        values, row_splits = load_array(path), load_array(splits_path)
-        if values.ndim != 1:
-            raise NannError(f"{path} has shape {list(values.shape)}, it must have one dimension")
-        if row_splits.ndim != 1 or not len(row_splits) or row_splits[-1] != len(values):
-            raise NannError(f"{splits_path} must end with {len(values)}, the length of {path.name}")
-        layers.append(Layer(row_splits, values))
-    if not layers:
-        raise NannError(f"{index_folder} holds no neighbors_level_0_values.npy")
-    return (
-        load_array(embeddings_folder / "item_ids.npy"),
-        load_array(embeddings_folder / "item_embs.npy"),
-        load_array(index_folder / "enter_points.npy"),
-        layers,
-    )
+    paths = [embeddings_folder / "item_ids.npy", embeddings_folder / "item_embs.npy", index_folder / "enter_points.npy"]
+    for level in range(_levels(index_folder)):
+        paths += [index_folder / f"neighbors_level_{level}_{part}.npy" for part in ("row_splits", "values")]
+    item_ids, item_embeddings, entry_points, *arrays = (load_array(path) for path in paths)
+    layers = [Layer(*pair) for pair in zip(arrays[::2], arrays[1::2], strict=True)]
+    item_ids, item_embeddings = check_items(item_ids, item_embeddings, paths[:2])
+    entry_points, layers = as_integers(paths, entry_points, layers)
+    check_graph(paths, len(item_ids), entry_points, layers)
+    return item_ids, item_embeddings, entry_points, layers
+
+
+def import_original(
+    index_folder: str | os.PathLike[str],
+    embeddings_folder: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    dtype: str = "float32",
+) -> Index:
+    """Writes the original's files in our format, the graph as it is, and opens it.
+
+    The manifest says of each layer, ground layer first, how many of its items no walk meets (`unreachable`).
+
+    Args:
+      index_folder: see `read_original`.
+      embeddings_folder: see there.
+      target: the folder to write.
+      dtype: how to hold the embeddings.
+
+    Raises:
+      NannError: see `read_original` and `write_index`.
+    """
+    item_ids, item_embeddings, entry_points, layers = read_original(index_folder, embeddings_folder)
+    left = [len(items) for items in unreachable(entry_points, layers)]
+    about = {"imported_from": "alibaba/nann", "unreachable": {"before": left, "after": left}}
+    return write_index(target, item_ids, item_embeddings, entry_points, layers, about, dtype)
+
+
+def _levels(folder: Path) -> int:
+    """How many levels the graph in `folder` has: 0 and up, without a gap, both files of each."""
+    found = [re.fullmatch(r"neighbors_level_(\d+)_(values|row_splits)\.npy", path.name) for path in _listed(folder)]
+    files = {(int(name[1]), name[2]) for name in found if name}
+    levels = max((level for level, _ in files), default=0) + 1
+    if levels > MAX_LAYERS:
+        raise NannError(f"{folder} holds a file of level {levels - 1}, allowed are the levels 0 to {MAX_LAYERS - 1}")
+    for level in range(levels):
+        for part in ("values", "row_splits"):
+            if (level, part) not in files:
+                held = ", ".join(f"neighbors_level_{number}_{name}.npy" for number, name in sorted(files)) or "none"
+                raise NannError(
+                    f"{folder / f'neighbors_level_{level}_{part}.npy'} does not exist; every level from 0 to the "
+                    f"highest needs its values and row_splits, and there are: {held}"
+                )
+    return levels
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise NannError(f"cannot read the folder {folder}: {error.strerror or error}") from error

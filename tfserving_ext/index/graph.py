@@ -1,0 +1,37 @@
+"""One layer of a graph, as compressed sparse rows, and what is done with its rows."""
+
+import dataclasses
+
+import numpy as np
+
+ROWS_AT_ONCE = 1 << 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer's edges: the neighbours of item i are `neighbors[row_splits[i]:row_splits[i + 1]]`.
+
+    Attributes:
+      row_splits: int64 [n + 1].
+      neighbors: int32 [row_splits[n]].
+    """
+
+    row_splits: np.ndarray
+    neighbors: np.ndarray
+
+
+def places(layer: Layer, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where in `neighbors` the links of `items` are, end to end, int64 [e], and how many each item has, int64 [m]."""
+    first = np.asarray(layer.row_splits[items])
+    degrees = np.asarray(layer.row_splits[items + 1]) - first
+    # Where each item's links begin, less how many came before them.
+    return np.repeat(first - (np.cumsum(degrees) - degrees), degrees) + np.arange(degrees.sum()), degrees
+
+
+def with_links(layer: Layer, sources: np.ndarray, targets: np.ndarray) -> Layer:
+    """The layer with links from each of `sources` to the target beside it, behind those that it has."""
+    order = np.argsort(sources, kind="stable")
+    sources, targets = sources[order], targets[order]
+    neighbors = np.insert(layer.neighbors, layer.row_splits[sources + 1], targets)
+    more = np.bincount(sources + 1, minlength=len(layer.row_splits))
+    return Layer(layer.row_splits + np.cumsum(more), neighbors)
