@@ -12,7 +12,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py $(CXX_SOURCES)
 
-.PHONY: help setup demo test test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo test test-docs test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -39,9 +39,13 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
 demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/. TRAIN=1 trains the models.
 	$(BIN)/nann demo --folder demo $(if $(TRAIN),--train)
 
-test: setup $(VENV)/.bench lint  ## Lint, then all tests but those of `test-image` and `test-browser`, two files at a time.
-	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone" --numprocesses 2 --dist loadfile
+test: setup $(VENV)/.bench lint  ## Lint, then all tests but those of `test-image`, `test-browser` and `test-docs`, two files at a time.
+	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone and not documented" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m alone
+
+test-docs: setup  ## Every command that README and docs/ show, on the demo's artefacts: make demo first; ten minutes.
+	@test -f demo/evaluation.json || { echo "test-docs needs the demo's artefacts: run make demo first" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/docs
 
 test-image: setup  ## docker/Dockerfile.local from an empty Debian to an answered request, without Docker; needs root.
 	$(BIN)/python -m pytest tests/docker

@@ -117,6 +117,7 @@ DEMO = Command(
     {
         "folder": Option("elsewhere", {"run_demo.folder": Path("elsewhere")}),
         "steps": Option("3", {"run_demo.steps": 3}),
+        "train": Option(None, {"run_demo.train": True}),
         "serve_forever": Option(None, {"run_demo.keep_serving": True}),
     },
 )

@@ -30,13 +30,14 @@ def rewritten(world, folder, layers=None, **changes):
 
 
 def test_a_sound_index_passes_what_the_graph_decides(world):
-    found = preflight(world.data, world.model, world.index, k=20, max_cases=20, builds=2)
+    found = preflight(world.data, world.model, world.index, k=60, max_cases=20, builds=2)
     checks = by_name(found)
     for name in ("scores", "coverage", "recall-delta", "worst users", "unreachable items", "graph builds"):
         assert checks[name]["status"] == "PASS", checks[name]
         assert checks[name]["advice"] == ""
     assert found["verdict"] in ("PASS", "WARN")
     assert [build["seed"] for build in found["builds"]] == [12345, 1, 2]
+    assert found["builds"][0]["coverage"] == pytest.approx(checks["coverage"]["value"])  # At k, not at 50.
     assert checks["graph builds"]["value"] == pytest.approx(np.ptp([build["coverage"] for build in found["builds"]]))
 
 

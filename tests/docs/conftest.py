@@ -1,0 +1,113 @@
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import polars as pl
+import pytest
+import tensorflow as tf
+
+from tests.docs.pages import ROOT
+from tests.docs.running import DEMO, MODULE, RANKERS, model_config
+
+NANN = Path(sys.executable).with_name("nann")
+SERVES = re.compile(r"gRPC 127\.0\.0\.1:(\d+), REST http://127\.0\.0\.1:(\d+)/")
+TLS = ROOT / "tests" / "serving" / "tls"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "documented: runs what the pages say on the demo's artefacts")
+
+
+class Serving:
+    """A `nann serve` in a process of its own, with the ports that it says."""
+
+    def __init__(self, words: list[str], folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [NANN, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "COLUMNS": "400"},
+        )  # fmt: skip
+        said = ""
+        while self._process.poll() is None and not (found := SERVES.search(said)):
+            said += self._process.stdout.readline()
+        found = SERVES.search(said)
+        assert found, said + self._process.stderr.read()
+        self.grpc, self.rest = int(found[1]), int(found[2])
+
+    def end(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        _, errors = self._process.communicate(timeout=60)
+        assert self._process.returncode == 0, errors
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server of the demo's export, under the two names that the pages have."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "models.config").write_text(model_config(("nann", "my_model"), DEMO / "models" / "nann"))
+    server = Serving(["serve", "--model_config_file", "models.config", "--port", "0", "--rest_api_port", "0"], folder)
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the pages' commands take, the demo's artefacts by their usual names."""
+    assert (DEMO / "evaluation.json").exists(), "test-docs needs the demo's artefacts: run make demo first"
+    folder = tmp_path_factory.mktemp("inputs")
+    for name in ("data", "model", "embeddings", "index", "two_sided", "models"):
+        shutil.copytree(DEMO / name, folder / name)
+    csv = DEMO / "purchases" / "UserBehavior.csv"
+    shutil.copy(csv, folder / "UserBehavior.csv")
+    lines = csv.read_text().splitlines(keepends=True)[:60_000]
+    with zipfile.ZipFile(folder / "UserBehavior.csv.zip", "w") as archive:
+        archive.writestr("UserBehavior.csv", "".join(_within(lines)))
+    (folder / "parts").mkdir()
+    (folder / "parts" / "1.csv").write_text("".join(lines[:30_000]))
+    columns = {"user": int, "item": int, "category": int, "behavior": str, "time": int}
+    rows = [line.strip().split(",") for line in lines[30_000:]]
+    values = {name: [kind(row[place]) for row in rows] for place, (name, kind) in enumerate(columns.items())}
+    pl.DataFrame(values).write_parquet(folder / "more.parquet")
+    for name in ("plain", "adversarial", "epsilon_0.1", "evaluation"):
+        for kind in ("json", "npz"):
+            shutil.copy(DEMO / f"evaluation.{kind}", folder / f"{name}.{kind}")
+    shutil.copy(ROOT / "docker" / "monitoring.config", folder / "monitoring.config")
+    (folder / "models.config").write_text(model_config(("nann",), DEMO / "models" / "nann"))
+    keys = {name: (TLS / f"server.{end}").read_text() for name, end in (("server_key", "key"), ("server_cert", "pem"))}
+    (folder / "ssl.config").write_text("".join(f"{name}: {_quoted(text)}\n" for name, text in keys.items()))
+    width = np.load(DEMO / "embeddings" / "item_embs.npy", mmap_mode="r").shape[1]
+    (folder / "my_module.py").write_text(MODULE)
+    (folder / "my_models.py").write_text(RANKERS % width)
+    user, item = keras.Input([width], name="item_history_mean"), keras.Input([width], name="item_embedding")
+    score = keras.layers.Dense(1)(keras.layers.Concatenate()([user, item]))
+    keras.Model([user, item], score).save(folder / "ranker.keras")
+    return folder
+
+
+def _within(lines: list[str]) -> list[str]:
+    """The rows with times in the nine days that UserBehavior is of."""
+    first = 1_511_539_200
+    return [",".join([*line.split(",")[:4], f"{first + 7 * number}\n"]) for number, line in enumerate(lines)]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\n", "\\n") + '"'
+
+
+@pytest.fixture
+def workplace(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the inputs; files are linked, which no stage notices: it replaces them."""
+    folder = tmp_path / "here"
+    shutil.copytree(inputs, folder, copy_function=os.link)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(folder))
+    tf.keras.backend.clear_session()
+    return folder

@@ -1,0 +1,122 @@
+"""An interrupted training is gone on with by the very same one, and by no other. First contact, line 27."""
+
+import dataclasses
+import shutil
+
+import pytest
+import tensorflow as tf
+
+from tfserving_ext.data.convert import convert
+from tfserving_ext.data.rows import Rules
+from tfserving_ext.models import DnnConfig, TwoSidedConfig
+from tfserving_ext.training import TrainingConfig, load_model, state, train
+from tfserving_ext.training.checkpoint import save_model
+
+CONFIG = TrainingConfig(steps=4, batch_size=8, negatives=5, targets=2, checkpoint_minutes=0, validate_every=3)
+MODEL = TwoSidedConfig(embedding_dim=4, history_length=10, pools=2)
+# What goes on all the same.
+FREE = {"checkpoint_minutes": 3.0, "tensorboard": "log"}
+OTHER = {
+    "steps": 5,
+    "batch_size": 9,
+    "targets": 3,
+    "negatives": 6,
+    "learning_rate": 4e-3,
+    "weight_decay": 2e-4,
+    "epsilon": 0.2,
+    "auxiliary_weight": 2.0,
+    "seed": 1,
+    "loss": "sigmoid",
+    "sampler": "log_uniform",
+    "epsilon_scale": "absolute",
+    "schedule": "linear",
+    "warmup": 1,
+    "clip_norm": 1.0,
+    "mixed_precision": True,
+    "xla": True,
+    "deterministic": True,
+    "max_minutes": 7.0,
+    "validate_every": 2,
+    "validation_cases": 100,
+    "patience": 5,
+}
+OTHER_SIZES = {"embedding_dim": 5, "history_length": 11, "mask_padding": False, "pools": 3, "user_hidden": (4,)}
+
+
+class _RestoredError(Exception):
+    """Where a training would begin is known; it need not go on."""
+
+
+@pytest.fixture(scope="module")
+def left(world, tmp_path_factory):
+    """What trainings leave that were killed after two steps: one from nothing, one from a start."""
+    folder = tmp_path_factory.mktemp("left")
+    train(world.data, folder / "start-1", dataclasses.replace(CONFIG, steps=1, validate_every=0), MODEL)
+    other = load_model(folder / "start-1")
+    other.model.item_table.assign(other.model.item_table + 1)
+    save_model(folder / "start-2", other.model, other.item_categories, other.manifest["training"])
+    save = state.TrainingState.save
+
+    def dying(self, number, seconds):
+        save(self, number, seconds)
+        if number == 2:
+            raise KeyboardInterrupt
+
+    for name, start in (("alone", None), ("started", folder / "start-1")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(state.TrainingState, "save", dying)
+            with pytest.raises(KeyboardInterrupt):
+                train(world.data, folder / name, CONFIG, MODEL, start)
+    return folder
+
+
+@pytest.fixture
+def begins(world, left, tmp_path, monkeypatch):
+    """The step at which such a training would begin."""
+    restore = state.TrainingState.restore
+    monkeypatch.chdir(tmp_path)  # Where the log of TensorBoard goes.
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)  # It stays on in a process.
+
+    def noted(self):
+        raise _RestoredError(restore(self))
+
+    def step(config=CONFIG, model=MODEL, data=world.data, start=None):
+        name = "alone" if start is None else "started"
+        shutil.copytree(left / f".{name}.training", tmp_path / f".{name}.training")
+        with monkeypatch.context() as patch:
+            patch.setattr(state.TrainingState, "restore", noted)
+            with pytest.raises(_RestoredError) as restored:
+                train(data, tmp_path / name, config, model, start)
+        return restored.value.args[0]
+
+    return step
+
+
+def test_the_same_training_goes_on(begins, left):
+    assert begins() == 2
+    assert begins(start=left / "start-1") == 2
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainingConfig)])
+def test_other_options_begin_anew(begins, name):
+    value = (OTHER | FREE)[name]
+    assert begins(dataclasses.replace(CONFIG, **{name: value})) == (2 if name in FREE else 0)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TwoSidedConfig)])
+def test_other_sizes_begin_anew(begins, name):
+    assert begins(model=dataclasses.replace(MODEL, **{name: OTHER_SIZES[name]})) == 0
+
+
+def test_another_model_begins_anew(begins):
+    assert begins(model=DnnConfig(embedding_dim=4, history_length=10)) == 0
+
+
+def test_other_data_begin_anew(begins, world, tmp_path):
+    """Of the same items and categories: the weights would fit."""
+    data = convert(world.csv, tmp_path / "data", Rules(min_item_count=2, validation=0.1, test=0.2, seed=1))
+    assert begins(data=data) == 0
+
+
+def test_another_start_or_none_begins_anew(begins, left):
+    assert begins(start=left / "start-2") == 0
