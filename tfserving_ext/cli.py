@@ -1,5 +1,6 @@
 """The command line, `nann`: one subcommand a stage. Each calls one Python function of the same meaning."""
 
+import gc
 import logging
 import os
 import sys
@@ -85,3 +86,6 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        # At its end the interpreter collects garbage, for seconds where TensorFlow is loaded, and for nothing.
+        gc.freeze()

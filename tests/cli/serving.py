@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tests.cli.entries import GONE, Command, Option, search
-from tfserving_ext.serving.server import log_json
+from tfserving_ext.serving.request_log import log_json
 
 EXPORT = Command(
     {"arguments": "model index"},
@@ -69,6 +69,7 @@ SERVE = Command(
     {
         "tfserving_ext.serving.text_protos:read_metrics_path": lambda path: f"path of {path}",
         "tfserving_ext.serving.text_protos:read_tls": lambda path: f"keys of {path}",
+        "tfserving_ext.serving.session_config:session_config": lambda *given: given,
     },
     {
         "base_path": Option("other", {"run_forever.models.nann": Path("other")}),
@@ -82,10 +83,36 @@ SERVE = Command(
                 "run_forever.models.nann": GONE,
                 "run_forever.models.a.base_path": Path("/b"),
                 "run_forever.models.a.*": "what the file says besides",
+                f"{_OPTIONS}.config_file": Path("models.config"),
             },
             (),
             ("base_path",),
         ),
+        "model_config_file_poll_wait_seconds": Option(
+            "9", {f"{_OPTIONS}.config_poll_seconds": 9.0}, ("--model-config-file", "models.config"), ("base_path",)
+        ),
+        "grpc_socket_path": Option("a/socket", {f"{_OPTIONS}.grpc.socket_path": "a/socket"}),
+        "grpc_channel_arguments": Option("a=1,b=c", {f"{_OPTIONS}.grpc.channel_arguments": (("a", 1), ("b", "c"))}),
+        "rest_api_num_threads": Option("3", {f"{_OPTIONS}.rest.threads": 3}),
+        "rest_api_max_queue": Option("4", {f"{_OPTIONS}.rest.queue": 4}),
+        "rest_api_timeout_in_ms": Option("500", {f"{_OPTIONS}.rest.timeout_seconds": 0.5}),
+        "rest_api_enable_cors_support": Option(None, {f"{_OPTIONS}.rest.cors": True}),
+        "rest_api_tls": Option(
+            None, {f"{_OPTIONS}.rest.tls": "keys of tls.config"}, ("--ssl-config-file", "tls.config")
+        ),
+        "saved_model_tags": Option("serve,gpu", {f"{_OPTIONS}.model.tags": ("serve", "gpu")}),
+        "enable_model_warmup": Option(None, {f"{_OPTIONS}.model.warm_up_runs": 0}),
+        "num_request_iterations_for_warmup": Option("3", {f"{_OPTIONS}.model.warm_up_runs": 3}),
+        "tensorflow_session_config_file": Option(
+            "session", {f"{_OPTIONS}.model.session": (Path("session"), 0, 0, 0, 0.0)}
+        ),
+        "tensorflow_session_parallelism": Option("2", {f"{_OPTIONS}.model.session": (None, 2, 0, 0, 0.0)}),
+        "tensorflow_intra_op_parallelism": Option("2", {f"{_OPTIONS}.model.session": (None, 0, 2, 0, 0.0)}),
+        "tensorflow_inter_op_parallelism": Option("2", {f"{_OPTIONS}.model.session": (None, 0, 0, 2, 0.0)}),
+        "per_process_gpu_memory_fraction": Option("0.5", {f"{_OPTIONS}.model.session": (None, 0, 0, 0, 0.5)}),
+        "enable_signature_method_name_check": Option(None, {f"{_OPTIONS}.check_methods": True}),
+        "enable_serialization_as_tensor_content": Option(None, {f"{_OPTIONS}.grpc.as_content": True}),
+        "version": Option(None, {"run_forever": GONE}),
         "host": Option("0.0.0.0", {f"{_OPTIONS}.host": "0.0.0.0"}),
         "port": Option("1234", {f"{_OPTIONS}.grpc_port": 1234}),
         "rest_api_port": Option("1234", {f"{_OPTIONS}.rest_port": 1234}),

@@ -80,3 +80,19 @@ def nann_server(world):
         yield SimpleNamespace(
             target=f"127.0.0.1:{server.grpc_port}", url=f"http://127.0.0.1:{server.rest_port}", server=server
         )
+
+
+class Slow(tf.Module):
+    """Counts to n."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "n")])
+    def count(self, n):
+        return {"y": tf.while_loop(lambda i: i < n, lambda i: [i + 1], [0], parallel_iterations=1)[0]}
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory) -> Path:
+    base = tmp_path_factory.mktemp("slow")
+    module = Slow()
+    tf.saved_model.save(module, str(base / "1"), {"serving_default": module.count})
+    return base

@@ -10,6 +10,10 @@ DEVIATIONS = {
     "grpc_predict/method_grpc.reflection.v1alpha.ServerReflection_ServerReflectionInfo": (
         "the local server has the reflection service, for tools such as grpcurl"
     ),
+    "flags/health_tensorflow.serving.PredictionService": (
+        "TensorFlow Serving's health service knows its services by their short names alone; here both are known"
+    ),
+    "flags/xla_jit_compile_disabled": "XLA compiles here whatever a model asks it to; there is no flag that forbids it",
     "grpc_reload_config/good_config_after_unknown_platform": _STICKS,
     "grpc_reload_config/good_config_naming_r": _STICKS,
     "grpc_reload_config/good_config_not_naming_r": _STICKS,

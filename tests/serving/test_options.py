@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import urllib.request
 from pathlib import Path
 
@@ -101,12 +100,21 @@ def get(port, path):
 
 
 def samples(text):
-    """Name, labels and value of every sample; fails where a line is not of Prometheus' text format."""
-    found = {}
+    """Name, labels and value of every sample; fails where a line is not of Prometheus' text format.
+
+    First contact, line 22: every metric has a HELP text, just before its TYPE.
+    """
+    found, helped = {}, ""
     for line in text.splitlines():
+        if line.startswith("# HELP "):
+            helped, words = line.split()[2], line.split()[3:]
+            assert len(words) > 3 and words[-1].endswith(".")
+            continue
         if line.startswith("# TYPE "):
+            assert line.split()[2] == helped
             assert line.split()[3] in ("counter", "histogram")
             continue
+        assert helped and line.startswith(helped)
         match = re.fullmatch(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? ([-+0-9.e]+)", line)
         assert match, line
         found[match[1] + (match[2] or "")] = float(match[3])
@@ -159,49 +167,6 @@ def test_metrics_are_off_unless_asked_for(toy_server, tmp_path):
         get(urllib.parse.urlsplit(toy_server.url).port, "/monitoring/prometheus/metrics")
 
 
-class Slow(tf.Module):
-    """Counts to n."""
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "n")])
-    def count(self, n):
-        return {"y": tf.while_loop(lambda i: i < n, lambda i: [i + 1], [0], parallel_iterations=1)[0]}
-
-
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    base = tmp_path_factory.mktemp("slow")
-    module = Slow()
-    tf.saved_model.save(module, str(base / "1"), {"serving_default": module.count})
-    return base
-
-
-LONG = {"n": np.int32(500_000)}
-
-
-def test_what_waits_is_bounded(slow):
-    with LocalServer({"slow": slow}, options(grpc=GrpcOptions(threads=1, queue=1))) as server:
-        outcomes = []
-
-        def ask():
-            with GrpcClient(f"127.0.0.1:{server.grpc_port}", "slow", timeout=60) as client:
-                try:
-                    outcomes.append(int(client.predict("", LONG)["y"]))
-                except NannError as error:
-                    outcomes.append(str(error))
-
-        threads = [threading.Thread(target=ask) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert outcomes.count(500_000) >= 2
-        refused = [one for one in outcomes if one != 500_000]
-        assert refused and all("RESOURCE_EXHAUSTED" in one for one in refused)
-        outcomes.clear()
-        ask()
-        assert outcomes == [500_000]
-
-
 def test_a_message_that_is_too_large_is_refused(toy):
     with (
         LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(max_message_bytes=1 << 20))) as server,
@@ -210,32 +175,6 @@ def test_a_message_that_is_too_large_is_refused(toy):
         with pytest.raises(NannError, match="RESOURCE_EXHAUSTED"):
             client.predict("", {"x": np.zeros(1 << 19, np.float32)})
         assert client.predict("", X)["y"].tolist() == [3.0]
-
-
-def test_a_client_s_deadline_ends_its_wait_and_leaves_the_server_well(slow, toy):
-    with LocalServer({"slow": slow, "half_plus": toy}, options()) as server:
-        target = f"127.0.0.1:{server.grpc_port}"
-        with GrpcClient(target, "slow", timeout=0.1) as client, pytest.raises(NannError, match="DEADLINE_EXCEEDED"):
-            client.predict("", LONG)
-        with GrpcClient(target, "half_plus") as client:
-            assert client.predict("", X)["y"].tolist() == [3.0]
-
-
-def test_a_search_ends_when_its_client_no_longer_waits(world):
-    from tfserving_ext.serving.models import load_servable
-    from tfserving_ext.serving.predict import _stop_in_time
-
-    signature = load_servable(world.saved_model).signature("retrieve")
-    for sent, wanted in (({}, 250), ({"deadline_ms": np.int32(0)}, 250), ({"deadline_ms": np.int32(900)}, 250)):
-        inputs = dict(sent)
-        _stop_in_time(signature, inputs, 0.25)
-        assert inputs["deadline_ms"] == wanted
-    inputs = {"deadline_ms": np.int32(90)}  # The client wants it earlier.
-    _stop_in_time(signature, inputs, 0.25)
-    assert inputs["deadline_ms"] == 90
-    deployed: dict = {}
-    _stop_in_time(load_servable(world.saved_model).signature("serving_default"), deployed, 0.25)
-    assert deployed == {}
 
 
 def test_health_and_reflection(toy_server):
@@ -277,7 +216,9 @@ def test_the_command_takes_tensorflow_serving_s_flags_and_files(toy, tmp_path):
     process, line, grpc_port, rest_port = serve(
         f"--model_config_file={tmp_path / 'models.config'}",
         f"--monitoring_config_file={tmp_path / 'monitoring.config'}",
-        "--allow_version_labels_for_unavailable_models",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--rest_api_enable_cors_support=false",
+        "--enable_batching",
         "--file_system_poll_wait_seconds=5",
         "--log_requests",
     )
@@ -289,30 +230,20 @@ def test_the_command_takes_tensorflow_serving_s_flags_and_files(toy, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
+    assert "note: --enable_batching=true is ignored: this server joins no requests into batches" in errors
     logs = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
-    assert [(one["api"], one["entry"], one["model"], one["status"]) for one in logs] == [
-        ("grpc", "Predict", "b", "OK"),
-        ("rest", "GetModelMetadata", "a", "OK"),
+    assert [
+        (one["api"], one["entry"], one["model"], one["version"], one["status"]) for one in logs if "api" in one
+    ] == [
+        ("grpc", "Predict", "b", 10, "OK"),
+        ("rest", "GetModelMetadata", "a", 2, "OK"),
     ]
-
-
-def test_a_request_at_work_is_answered_when_the_server_is_told_to_stop(slow):
-    process, _, port, _ = serve("--model_name", "slow", "--model_base_path", slow)
-    answers = []
-
-    def ask():
-        with GrpcClient(f"127.0.0.1:{port}", "slow", timeout=60) as client:
-            answers.append(int(client.predict("", LONG)["y"]))
-
-    thread = threading.Thread(target=ask)
-    with GrpcClient(f"127.0.0.1:{port}", "slow") as client:
-        client.predict("", {"n": np.int32(1)})
-    thread.start()
-    threading.Event().wait(0.3)
-    process.send_signal(signal.SIGTERM)
-    thread.join()
-    process.communicate(timeout=30)
-    assert (answers, process.returncode) == ([500_000], 0)
+    events = [(one["event"], one["model"], one["version"]) for one in logs if "event" in one]
+    assert sorted(events) == sorted(
+        (event, model, version)
+        for event in ("loading", "serving", "retiring", "unloaded")
+        for model, version in (("a", 2), ("a", 10), ("b", 10))
+    )
 
 
 @pytest.mark.parametrize(

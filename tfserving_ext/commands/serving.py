@@ -1,16 +1,37 @@
 """`nann serve` and `nann smoke`. The flags are TensorFlow Serving's, with its underscores or with hyphens."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
 _SERVE_EXAMPLES = """Example: nann serve models/nann --port 8500 --rest-api-port 8501
 
-nann serve --model_config_file models.config --monitoring_config_file monitoring.config"""
+nann serve --model_config_file models.config --monitoring_config_file monitoring.config
+
+All flags of TensorFlow Serving 2.20 are taken; docs/serving.md says which of them do nothing here."""
+
+
+class _ServeCommand(TyperCommand):
+    """Reads a command line of TensorFlow Serving's; its help has room for the names."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.rich_markup_mode = None
+        super().format_help(ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from tfserving_ext.serving.flags import read_flags
+
+        takes_value = {}
+        for parameter in self.get_params(ctx):
+            if parameter.param_type_name == "option":
+                names = (*parameter.opts, *parameter.secondary_opts)
+                takes_value.update(dict.fromkeys(names, not parameter.is_flag))  # type: ignore[attr-defined]
+        return super().parse_args(ctx, read_flags(args, takes_value))
 
 
 def serve(
@@ -22,42 +43,97 @@ def serve(
     model_config_file: Annotated[
         Path | None, typer.Option(help="A ModelServerConfig in text form: several models, policies, labels.")
     ] = None,
+    model_config_file_poll_wait_seconds: Annotated[
+        float, typer.Option(help="Between two looks for changes of that file; 0 for never.", min=0)
+    ] = 0.0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="gRPC port; 8500, or a free one where it is taken.")] = None,
+    grpc_socket_path: Annotated[str | None, typer.Option(help="A Unix socket to listen on for gRPC besides.")] = None,
     rest_api_port: Annotated[int | None, typer.Option(help="REST port; 8501, or a free one.")] = None,
     grpc_max_threads: Annotated[int, typer.Option(help="gRPC requests that run at once.", min=1, max=1024)] = 16,
     grpc_max_queue: Annotated[
         int, typer.Option(help="gRPC requests that may wait; one more gets RESOURCE_EXHAUSTED.", min=0)
     ] = 256,
     grpc_max_message_mb: Annotated[int, typer.Option(help="Of a gRPC request or answer.", min=1, max=2047)] = 128,
+    grpc_channel_arguments: Annotated[
+        str, typer.Option(help="Of the gRPC library, as in grpc.max_connection_age_ms=2000,NAME=VALUE.")
+    ] = "",
+    rest_api_num_threads: Annotated[int, typer.Option(help="REST requests that run at once.", min=1, max=1024)] = 16,
+    rest_api_max_queue: Annotated[
+        int, typer.Option(help="REST requests that may wait; one more gets 503.", min=0)
+    ] = 256,
+    rest_api_timeout_in_ms: Annotated[int, typer.Option(help="Until a REST request gets 504.", min=1)] = 30_000,
+    rest_api_enable_cors_support: Annotated[bool, typer.Option(help="Let pages of any origin use REST.")] = False,
+    rest_api_tls: Annotated[
+        bool, typer.Option(help="REST by TLS too, as --ssl_config_file says; TensorFlow Serving has none.")
+    ] = False,
     file_system_poll_wait_seconds: Annotated[
         float, typer.Option(help="Between two looks for new versions; 0 for never.", min=0)
     ] = 1.0,
     max_num_load_retries: Annotated[int, typer.Option(help="Tries of a version that did not load.", min=0)] = 0,
-    load_retry_interval_micros: Annotated[int, typer.Option(help="Between two tries.", min=0)] = 60_000_000,
+    load_retry_interval_micros: Annotated[int, typer.Option(help="Between two tries; below 0 for none.")] = 60_000_000,
     allow_version_labels_for_unavailable_models: Annotated[
         bool, typer.Option(help="Labels may be of versions that are not loaded yet.")
     ] = False,
+    saved_model_tags: Annotated[
+        str, typer.Option(help="Of the graph of a SavedModel, with commas between several.")
+    ] = "serve",
+    enable_model_warmup: Annotated[bool, typer.Option(help="Run a version's warm-up records before it serves.")] = True,
+    num_request_iterations_for_warmup: Annotated[
+        int, typer.Option(help="How often each is run; 0 for once.", min=0)
+    ] = 0,
+    tensorflow_session_config_file: Annotated[
+        Path | None, typer.Option(help="A ConfigProto in text form, without what the next four flags say.")
+    ] = None,
+    tensorflow_session_parallelism: Annotated[
+        int, typer.Option(help="Threads of both kinds; 0 for one per core.", min=0)
+    ] = 0,
+    tensorflow_intra_op_parallelism: Annotated[
+        int, typer.Option(help="Threads within an op; 0 for the former.", min=0)
+    ] = 0,
+    tensorflow_inter_op_parallelism: Annotated[int, typer.Option(help="Ops at once; 0 for the same.", min=0)] = 0,
+    per_process_gpu_memory_fraction: Annotated[
+        float, typer.Option(help="Of a GPU's memory; 0 for TensorFlow's choice.", min=0, max=1)
+    ] = 0.0,
+    enable_signature_method_name_check: Annotated[
+        bool, typer.Option(help="Classify and Regress want signatures whose method_name says so.")
+    ] = False,
+    enable_serialization_as_tensor_content: Annotated[bool, typer.Option(help="Answer tensors as bytes.")] = False,
     monitoring_config_file: Annotated[
         Path | None, typer.Option(help="A MonitoringConfig in text form; enables Prometheus' metrics.")
     ] = None,
     ssl_config_file: Annotated[
         Path | None, typer.Option(help="An SSLConfig in text form: TLS for gRPC, and clients' certificates.")
     ] = None,
-    log_requests: Annotated[bool, typer.Option(help="One line of JSON per request on standard error.")] = False,
+    log_requests: Annotated[
+        bool, typer.Option(help="One line of JSON per request and event on standard error.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the versions and end.")] = False,
 ) -> None:
     """Serve SavedModels with TensorFlow Serving's API, for development."""
+    if version:
+        _print_versions()
+        return
+    from tfserving_ext.serving.config_file import read_models
     from tfserving_ext.serving.grpc_service import GrpcOptions
-    from tfserving_ext.serving.manager import LoadOptions
+    from tfserving_ext.serving.models import ModelOptions
+    from tfserving_ext.serving.request_log import log_events, log_json
     from tfserving_ext.serving.rest import RestOptions
-    from tfserving_ext.serving.server import ServerOptions, log_json, run_forever
+    from tfserving_ext.serving.server import ServerOptions, run_forever
+    from tfserving_ext.serving.session_config import session_config
     from tfserving_ext.serving.text_protos import read_metrics_path, read_tls
+    from tfserving_ext.serving.versions import LoadOptions
 
     given = [path for path in (base_path, model_base_path, model_config_file) if path is not None]
     if len(given) != 1:
         raise NannError(
             f"{len(given)} of a folder of versions, --model_base_path and --model_config_file are given; one is needed"
         )
+    if model_config_file_poll_wait_seconds and model_config_file is None:
+        raise NannError("--model_config_file_poll_wait_seconds is given without a --model_config_file to look at")
+    if rest_api_tls and ssl_config_file is None:
+        raise NannError("--rest_api_tls is given without an --ssl_config_file, which has the key and the certificate")
+    tls = None if ssl_config_file is None else read_tls(ssl_config_file)
     options = ServerOptions(
         host=host,
         grpc_port=port,
@@ -65,33 +141,61 @@ def serve(
         load=LoadOptions(
             file_system_poll_wait_seconds,
             max_num_load_retries,
-            load_retry_interval_micros / 1e6,
+            max(load_retry_interval_micros, 0) / 1e6,
             allow_version_labels_for_unavailable_models,
+        ),
+        model=ModelOptions(
+            tags=tuple(saved_model_tags.split(",")),
+            session=session_config(
+                tensorflow_session_config_file,
+                tensorflow_session_parallelism,
+                tensorflow_intra_op_parallelism,
+                tensorflow_inter_op_parallelism,
+                per_process_gpu_memory_fraction,
+            ),
+            warm_up_runs=max(num_request_iterations_for_warmup, 1) if enable_model_warmup else 0,
         ),
         grpc=GrpcOptions(
             threads=grpc_max_threads,
             queue=grpc_max_queue,
             max_message_bytes=grpc_max_message_mb << 20,
-            tls=None if ssl_config_file is None else read_tls(ssl_config_file),
+            tls=tls,
+            socket_path=grpc_socket_path,
+            channel_arguments=_channel_arguments(grpc_channel_arguments),
+            as_content=enable_serialization_as_tensor_content,
         ),
-        rest=RestOptions(None if monitoring_config_file is None else read_metrics_path(monitoring_config_file)),
-        **({"log": log_json} if log_requests else {}),
+        rest=RestOptions(
+            metrics_path=None if monitoring_config_file is None else read_metrics_path(monitoring_config_file),
+            threads=rest_api_num_threads,
+            queue=rest_api_max_queue,
+            timeout_seconds=rest_api_timeout_in_ms / 1e3,
+            cors=rest_api_enable_cors_support,
+            tls=tls if rest_api_tls else None,
+        ),
+        check_methods=enable_signature_method_name_check,
+        config_file=model_config_file,
+        config_poll_seconds=model_config_file_poll_wait_seconds,
+        log=log_json if log_requests else log_events,
     )
-    if model_config_file is None:
-        run_forever({name: given[0]}, options)
-    else:
-        run_forever(_models(model_config_file), options)
+    run_forever({name: given[0]} if model_config_file is None else read_models(model_config_file), options)
 
 
-def _models(path: Path) -> dict:
-    """The models of a configuration file, by name."""
-    from tfserving_ext.serving.model_config import parse_config, read_config
-    from tfserving_ext.serving.models import ServingError
+def _print_versions() -> None:
+    import tensorflow as tf
 
-    try:
-        return dict(read_config(parse_config(path.read_text())))
-    except (NannError, ServingError, UnicodeDecodeError) as error:
-        raise NannError(f"{path}: {error}") from error
+    from tfserving_ext import __version__
+
+    print(f"nann: {__version__}\nTensorFlow: {tf.__version__}\nThe API and the flags of TensorFlow Serving 2.20")
+
+
+def _channel_arguments(text: str) -> tuple[tuple[str, str | int], ...]:
+    found: list[tuple[str, str | int]] = []
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not name or not equals:
+            raise NannError(f"--grpc_channel_arguments has {part!r}, each of its parts must be NAME=VALUE")
+        found.append((name, int(value) if value.removeprefix("-").isdecimal() else value))
+    return tuple(found)
 
 
 def smoke(
@@ -109,5 +213,5 @@ def add_to(app: typer.Typer) -> None:
     """Adds the commands to `nann`."""
     # `--rest_api_port` is `--rest-api-port`: what starts TensorFlow Serving starts this server.
     settings = {"token_normalize_func": lambda name: name.replace("_", "-")}
-    app.command(epilog=_SERVE_EXAMPLES, context_settings=settings)(serve)
+    app.command(cls=_ServeCommand, epilog=_SERVE_EXAMPLES, context_settings=settings)(serve)
     app.command(epilog="Example: nann smoke 127.0.0.1:8500")(smoke)

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -32,8 +33,10 @@ from tfserving_ext.serving import inference
 from tfserving_ext.serving.model_config import read_config
 from tfserving_ext.serving.models import Servable, ServingError, invalid
 from tfserving_ext.serving.predict import Predictor
+from tfserving_ext.serving.request_log import Asked, RequestLog, address
 from tfserving_ext.serving.tensors import answer_tensor, parse_tensor
 
+_LOOK_SECONDS, _QUIET_LOOKS = 0.05, 6  # The last answer is on its way when its request has left the threads.
 SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 MAX_ERROR_BYTES = 1024  # As in TensorFlow Serving.
 
@@ -47,12 +50,18 @@ class GrpcOptions:
       queue: requests that may wait for a thread; one more is refused with RESOURCE_EXHAUSTED.
       max_message_bytes: of a request or an answer.
       tls: key, certificate and, where clients must show one too, their authority's certificate; None for plain text.
+      socket_path: a Unix socket to listen on besides; None for none.
+      channel_arguments: of the gRPC library, by name.
+      as_content: answer tensors as bytes, see `answer_tensor`.
     """
 
     threads: int = 16
     queue: int = 256
     max_message_bytes: int = 128 << 20
     tls: tuple[bytes, bytes, bytes | None] | None = None
+    socket_path: str | None = None
+    channel_arguments: tuple[tuple[str, str | int], ...] = ()
+    as_content: bool = False
 
 
 def _answers(method: Callable[..., Any]) -> Callable[[Any, bytes, grpc.ServicerContext], Any]:
@@ -62,23 +71,48 @@ def _answers(method: Callable[..., Any]) -> Callable[[Any, bytes, grpc.ServicerC
     @functools.wraps(method)
     def handler(self: "_Service", raw: bytes, context: grpc.ServicerContext) -> Any:
         begin, status, message = time.perf_counter(), grpc.StatusCode.OK, ""
-        answer, request = None, None
+        asked, answer = Asked("grpc", method.__name__, address(context.peer())), None
         try:
             request = request_type.FromString(raw)
+            if (spec := _spec_of(request)) is not None:
+                asked.of(spec)
+            _check_waits(context)
             answer = method(self, request, context)
+            if (spec := _spec_of(answer)) is not None and spec.HasField("version"):
+                asked.version = spec.version.value
         except DecodeError:
             status, message = grpc.StatusCode.INTERNAL, "Exception deserializing request!"
         except ServingError as error:
-            status, message = error.code, error.message
+            status, message, asked.version = error.code, error.message, error.version
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             status, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-        self.done(method.__name__, request, status, time.perf_counter() - begin)
+        self.requests.done(asked, status, time.perf_counter() - begin, message)
         if status != grpc.StatusCode.OK:
             context.abort(status, _cut(message))
         return answer
 
     return handler
+
+
+def _check_waits(context: grpc.ServicerContext) -> None:
+    """Checks that there is still somebody to answer: a request may have waited for a thread.
+
+    Raises:
+      ServingError: the deadline has passed, or the client has left.
+    """
+    left = context.time_remaining()
+    if left is not None and left <= 0:
+        raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed while the request waited")
+    if not context.is_active():
+        raise ServingError(grpc.StatusCode.CANCELLED, "the client left while the request waited")
+
+
+def _spec_of(message: Any) -> Any:
+    """The ModelSpec of a request or an answer: its own, or that of the first part; None where there is none."""
+    for parts in ("tasks", "results"):
+        message = next(iter(getattr(message, parts, [])), message)
+    return getattr(message, "model_spec", None)
 
 
 def _cut(message: str) -> str:
@@ -88,8 +122,8 @@ def _cut(message: str) -> str:
 
 
 class _Service:
-    def __init__(self, predictor: Predictor, log: Callable[..., None]) -> None:
-        self._predictor, self._log = predictor, log
+    def __init__(self, predictor: Predictor, requests: RequestLog, options: GrpcOptions) -> None:
+        self._predictor, self.requests, self._options = predictor, requests, options
 
     def add_to(self, server: grpc.Server, name: str) -> None:
         """Serves the methods as the gRPC service `name`.
@@ -105,14 +139,6 @@ class _Service:
             if method[0].isupper()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-
-    def done(self, entry: str, request: Any, status: grpc.StatusCode, seconds: float) -> None:
-        """Counts a request and logs it."""
-        spec = getattr(request, "model_spec", None)
-        # Names of models that are not there come from clients: they are not counted by name.
-        name = spec.name if spec is not None and spec.name in self._predictor.manager.names() else ""
-        self._predictor.metrics.answered(name, entry, status.name, seconds)
-        self._log(api="grpc", entry=entry, model=name, status=status.name, seconds=round(seconds, 6))
 
 
 class _Prediction(_Service):
@@ -140,7 +166,7 @@ class _Prediction(_Service):
         response.model_spec.version.value = answer.version
         response.model_spec.signature_name = request.model_spec.signature_name or "serving_default"
         for name, array in answer.outputs.items():
-            response.outputs[name].CopyFrom(answer_tensor(array))
+            response.outputs[name].CopyFrom(answer_tensor(array, self._options.as_content))
         return response
 
     @_answers
@@ -192,10 +218,52 @@ class _Model(_Service):
         return response
 
 
-def start(
-    predictor: Predictor, host: str, port: int, options: GrpcOptions, log: Callable[..., None]
-) -> tuple[grpc.Server, int]:
-    """Starts the gRPC server; returns it and its port.
+class _Threads(concurrent.futures.ThreadPoolExecutor):
+    """Threads that know of how many requests they are at work on or have waiting."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, "grpc")
+        self._lock = threading.Lock()
+        self.requests = 0
+
+    def submit(self, *arguments: Any, **named: Any) -> concurrent.futures.Future:
+        with self._lock:
+            self.requests += 1
+        try:
+            future = super().submit(*arguments, **named)
+        except BaseException:
+            self._left()
+            raise
+        future.add_done_callback(self._left)
+        return future
+
+    def _left(self, _: object = None) -> None:
+        with self._lock:
+            self.requests -= 1
+
+
+class GrpcServer:
+    """The gRPC server.
+
+    Attributes:
+      port: what it listens on.
+    """
+
+    def __init__(self, server: grpc.Server, port: int, threads: _Threads) -> None:
+        """Made by `start`."""
+        self.port, self._server, self._threads = port, server, threads
+
+    def stop(self, seconds: float) -> None:
+        """Takes no more requests, answers those that it has for at most so many seconds, then stops listening."""
+        ended, quiet = self._server.stop(seconds), 0
+        # A connection that never asked for anything keeps the library waiting; with no request, nothing is to wait for.
+        while not ended.wait(_LOOK_SECONDS) and quiet < _QUIET_LOOKS:
+            quiet = 0 if self._threads.requests else quiet + 1
+        self._server.stop(None).wait()
+
+
+def start(predictor: Predictor, host: str, port: int, options: GrpcOptions, log: Callable[..., None]) -> GrpcServer:
+    """Starts the gRPC server.
 
     Args:
       predictor: who answers.
@@ -205,35 +273,34 @@ def start(
       log: takes what there is to say of a request, by name.
 
     Raises:
-      NannError: the port is in use, or the TLS key and certificates are not usable.
+      NannError: the port or the socket is in use, or the TLS key and certificates are not usable.
     """
+    threads = _Threads(options.threads)
+    arguments: dict[str, str | int] = {
+        "grpc.so_reuseport": 0,  # Two servers that share a port would answer by turns.
+        "grpc.max_receive_message_length": options.max_message_bytes,
+        "grpc.max_send_message_length": options.max_message_bytes,
+        **dict(options.channel_arguments),
+    }
     server = grpc.server(
-        concurrent.futures.ThreadPoolExecutor(options.threads),
+        threads,
         maximum_concurrent_rpcs=options.threads + options.queue,
-        options=[
-            # Two servers that share a port would answer by turns.
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", options.max_message_bytes),
-            ("grpc.max_send_message_length", options.max_message_bytes),
-        ],
+        options=list(arguments.items()),
     )
-    for service, name in zip((_Prediction(predictor, log), _Model(predictor, log)), SERVICES, strict=True):
-        service.add_to(server, name)
+    requests = RequestLog(predictor, log)
+    for service, name in zip((_Prediction, _Model), SERVICES, strict=True):
+        service(predictor, requests, options).add_to(server, name)
     servicer = health.HealthServicer()
     for name in ("", *SERVICES, "PredictionService", "ModelService"):
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     _describe_services()
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        bound = _add_port(server, address, options)
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise NannError(f"cannot listen for gRPC on {address}: in use, or not an address of this machine")
+    bound = _add_port(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", options)
+    if options.socket_path is not None:
+        _add_port(server, f"unix:{options.socket_path}", options)
     server.start()
-    return server, bound
+    return GrpcServer(server, bound, threads)
 
 
 def _describe_services() -> None:
@@ -247,14 +314,19 @@ def _describe_services() -> None:
             importlib.import_module(f"tensorflow_serving.apis.{name}")
 
 
-def _add_port(server: grpc.Server, address: str, options: GrpcOptions) -> int:
-    if options.tls is None:
-        return server.add_insecure_port(address)
-    key, certificate, authority = options.tls
+def _add_port(server: grpc.Server, where: str, options: GrpcOptions) -> int:
+    """Listens there; returns the port."""
     try:
-        credentials = grpc.ssl_server_credentials([(key, certificate)], authority, authority is not None)
-        return server.add_secure_port(address, credentials)
-    except (RuntimeError, ValueError) as error:
-        raise NannError(
-            f"cannot listen for gRPC on {address}: in use, or the TLS key and certificate are not usable"
-        ) from error
+        if options.tls is None:
+            bound = server.add_insecure_port(where)
+        else:
+            key, certificate, authority = options.tls
+            credentials = grpc.ssl_server_credentials([(key, certificate)], authority, authority is not None)
+            bound = server.add_secure_port(where, credentials)
+    except (RuntimeError, ValueError):
+        bound = 0
+    if not bound:
+        what = "a path of this machine" if where.startswith("unix:") else "an address of this machine"
+        tls = "" if options.tls is None else ", or the TLS key and certificate are not usable"
+        raise NannError(f"cannot listen for gRPC on {where}: in use, or not {what}{tls}")
+    return bound

@@ -27,7 +27,7 @@ def classify(predictor: Predictor, request: classification_pb2.ClassificationReq
     """
     response = classification_pb2.ClassificationResponse()
     with predictor.manager.use(_spec(request)) as (version, servable):
-        response.result.CopyFrom(_classify(servable, request.model_spec.signature_name, request.input))
+        response.result.CopyFrom(_classify(predictor, servable, request.model_spec.signature_name, request.input))
     _answer_spec(response.model_spec, request.model_spec, version)
     return response
 
@@ -36,7 +36,7 @@ def regress(predictor: Predictor, request: regression_pb2.RegressionRequest) -> 
     """The RegressionResponse of a request; raises as `classify`."""
     response = regression_pb2.RegressionResponse()
     with predictor.manager.use(_spec(request)) as (version, servable):
-        response.result.CopyFrom(_regress(servable, request.model_spec.signature_name, request.input))
+        response.result.CopyFrom(_regress(predictor, servable, request.model_spec.signature_name, request.input))
     _answer_spec(response.model_spec, request.model_spec, version)
     return response
 
@@ -65,9 +65,9 @@ def multi_inference(predictor: Predictor, request: inference_pb2.MultiInferenceR
             seen.add(name)
             result = response.results.add()
             if task.method_name == CLASSIFY:
-                result.classification_result.CopyFrom(_classify(servable, name, request.input))
+                result.classification_result.CopyFrom(_classify(predictor, servable, name, request.input))
             elif task.method_name == REGRESS:
-                result.regression_result.CopyFrom(_regress(servable, name, request.input))
+                result.regression_result.CopyFrom(_regress(predictor, servable, name, request.input))
             else:
                 message = f"Unsupported signature method_name: {task.method_name}"
                 raise ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
@@ -86,11 +86,17 @@ def _answer_spec(answer: model_pb2.ModelSpec, asked: model_pb2.ModelSpec, versio
     answer.version.value = version
 
 
-def _signature(servable: Servable, name: str) -> Signature:
+def _signature(predictor: Predictor, servable: Servable, name: str, kind: str, method: str) -> Signature:
+    """The signature `name`, checked to be of this kind."""
     name = name or "serving_default"
     if name not in servable.signatures:
         raise invalid(f"No signature was found with the name: {name}")
-    return servable.signatures[name]
+    signature = servable.signatures[name]
+    found = signature.proto.method_name
+    if predictor.check_methods and found != method:
+        raise invalid(f"Expected {kind} signature method_name to be {method}. Was: {found}")
+    _check_input(signature, kind)
+    return signature
 
 
 def _check_input(signature: Signature, kind: str) -> None:
@@ -123,9 +129,10 @@ def _examples(given: input_pb2.Input) -> np.ndarray:
     return np.array(found, object)
 
 
-def _classify(servable: Servable, name: str, given: input_pb2.Input) -> classification_pb2.ClassificationResult:
-    signature = _signature(servable, name)
-    _check_input(signature, "classification")
+def _classify(
+    predictor: Predictor, servable: Servable, name: str, given: input_pb2.Input
+) -> classification_pb2.ClassificationResult:
+    signature = _signature(predictor, servable, name, "classification", CLASSIFY)
     if not {"classes", "scores"} & set(signature.proto.outputs):
         raise invalid(
             'Expected classification signature outputs to contain at least one of "classes" or "scores". '
@@ -149,9 +156,10 @@ def _classify(servable: Servable, name: str, given: input_pb2.Input) -> classifi
     return result
 
 
-def _regress(servable: Servable, name: str, given: input_pb2.Input) -> regression_pb2.RegressionResult:
-    signature = _signature(servable, name)
-    _check_input(signature, "regression")
+def _regress(
+    predictor: Predictor, servable: Servable, name: str, given: input_pb2.Input
+) -> regression_pb2.RegressionResult:
+    signature = _signature(predictor, servable, name, "regression", REGRESS)
     if "outputs" not in signature.proto.outputs:
         raise invalid(f"No regression outputs found in SignatureDef: {text_format.MessageToString(signature.proto)}")
     examples = _examples(given)

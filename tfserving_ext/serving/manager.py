@@ -5,11 +5,9 @@ answers it: its session closes when the last request has left it.
 """
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -17,61 +15,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from tfserving_ext.serving.model_config import ModelConfig
 from tfserving_ext.serving.models import LoadError, Servable, ServingError, invalid, load_servable
-
-_STATUS = get_model_status_pb2.ModelVersionStatus
-
-
-@dataclass
-class _Version:
-    """One version of one model; guarded by the manager's lock.
-
-    Attributes:
-      path: its folder.
-      state: as ModelService reports it.
-      error: why it ended.
-      servable: while it is loaded.
-      users: requests that are in it.
-      tries: how often it failed to load.
-      next_try: when to try again, on the monotonic clock.
-    """
-
-    path: Path
-    state: int = _STATUS.START
-    error: LoadError | None = None
-    servable: Servable | None = None
-    users: int = 0
-    tries: int = 0
-    next_try: float = 0.0
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How versions are found and loaded.
-
-    Attributes:
-      poll_seconds: between two looks at the base paths; 0 looks only when a configuration is applied.
-      retries: how often a version that does not load is tried again.
-      retry_seconds: between two tries.
-      labels_ahead: allow labels of versions that are not available yet.
-    """
-
-    poll_seconds: float = 1.0
-    retries: int = 0
-    retry_seconds: float = 60.0
-    labels_ahead: bool = False
-
-
-@dataclass
-class _Model:
-    """One model.
-
-    Attributes:
-      config: None once it is no longer named; its versions are still reported.
-      versions: by number.
-    """
-
-    config: ModelConfig | None
-    versions: dict[int, _Version] = field(default_factory=dict)
+from tfserving_ext.serving.versions import STATUS, Left, LoadOptions, Model, Version
 
 
 class ModelManager:
@@ -79,12 +23,19 @@ class ModelManager:
 
     def __init__(
         self,
-        options: LoadOptions = LoadOptions(),
+        options: LoadOptions = LoadOptions(),  # noqa: B008 - frozen
         load: Callable[[Path], Servable] = load_servable,
+        log: Callable[..., None] = lambda **_: None,
     ) -> None:
-        """Serves nothing until a configuration is applied."""
-        self._options, self._load = options, load
-        self._models: dict[str, _Model] = {}
+        """Serves nothing until a configuration is applied.
+
+        Args:
+          options: see there.
+          load: makes a version's folder a servable.
+          log: takes what becomes of a version, by name: `event`, `model`, `version` and what belongs to it.
+        """
+        self._options, self._load, self._log = options, load, log
+        self._models: dict[str, Model] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
         self._lock = threading.RLock()
         # One look at a time: the watcher's, or that of who applies a configuration.
@@ -108,7 +59,7 @@ class ModelManager:
                     if name not in configs:
                         model.config = None
                 for name, config in configs.items():
-                    self._models.setdefault(name, _Model(config)).config = config
+                    self._models.setdefault(name, Model(config)).config = config
             self._look()
             with self._lock:
                 self._labels = {name: dict(config.labels) for name, config in configs.items()}
@@ -127,8 +78,12 @@ class ModelManager:
         if self._watcher is not None:
             self._watcher.join()
         with self._lock:
-            left = [self._retire(version) for model in self._models.values() for version in model.versions.values()]
-        _close(left)
+            left = [
+                self._retire(name, number, version)
+                for name, model in self._models.items()
+                for number, version in model.versions.items()
+            ]
+        self._close(left)
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec) -> Iterator[tuple[int, Servable]]:
@@ -145,11 +100,14 @@ class ModelManager:
             raise RuntimeError(f"version {number} of {spec.name} is available but not loaded")
         try:
             yield number, servable
+        except ServingError as error:
+            error.version = number
+            raise
         finally:
             with self._lock:
                 version.users -= 1
-                left = self._end_when_left(version)
-            _close([left])
+                left = Left(spec.name, number, self._end_when_left(version))
+            self._close([left])
 
     def names(self) -> list[str]:
         """Names of the models of the configuration."""
@@ -160,7 +118,7 @@ class ModelManager:
         """The versions of a model that serve."""
         with self._lock:
             versions = self._models[name].versions if name in self._models else {}
-            return sorted(number for number, version in versions.items() if version.state == _STATUS.AVAILABLE)
+            return sorted(number for number, version in versions.items() if version.state == STATUS.AVAILABLE)
 
     def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
         """The state of one version, or of all, the newest first.
@@ -187,13 +145,13 @@ class ModelManager:
                     entry.status.error_message = error.message
         return response
 
-    def _find(self, spec: model_pb2.ModelSpec) -> tuple[int, _Version]:
+    def _find(self, spec: model_pb2.ModelSpec) -> tuple[int, Version]:
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         versions = {
             number: version
             for number, version in (self._models[spec.name].versions if spec.name in self._models else {}).items()
-            if version.state == _STATUS.AVAILABLE
+            if version.state == STATUS.AVAILABLE
         }
         # A label that was sent is a label, the empty one too.
         if spec.WhichOneof("version_choice") == "version_label":
@@ -219,7 +177,7 @@ class ModelManager:
             for name, config in configs.items():
                 for number in config.labels.values():
                     version = self._models[name].versions.get(number) if name in self._models else None
-                    if version is None or version.state != _STATUS.AVAILABLE:
+                    if version is None or version.state != STATUS.AVAILABLE:
                         raise ServingError(
                             grpc.StatusCode.FAILED_PRECONDITION,
                             f"Request to assign label to version {number} of model {name}, which is not currently "
@@ -242,26 +200,32 @@ class ModelManager:
                     self._start(name, model, number, path)
             with self._lock:
                 available = any(
-                    version.state == _STATUS.AVAILABLE for number, version in model.versions.items() if number in wanted
+                    version.state == STATUS.AVAILABLE for number, version in model.versions.items() if number in wanted
                 )
-                unwanted = [version for number, version in model.versions.items() if number not in wanted]
+                unwanted = {number: version for number, version in model.versions.items() if number not in wanted}
                 # A version goes once another one serves; or where none is to serve.
-                left = [self._retire(version) for version in unwanted if available or not wanted]
-                for version in unwanted:
-                    if version.state == _STATUS.END:
+                left = [
+                    self._retire(name, number, version)
+                    for number, version in unwanted.items()
+                    if available or not wanted
+                ]
+                for version in unwanted.values():
+                    if version.state == STATUS.END:
                         version.path = Path()  # When it comes back, it is tried again.
-            _close(left)
+            self._close(left)
 
-    def _start(self, name: str, model: _Model, number: int, path: Path) -> None:
+    def _start(self, name: str, model: Model, number: int, path: Path) -> None:
         """Loads a version that is not loaded yet, unless it failed for good."""
         with self._lock:
             version = model.versions.get(number)
-            ended = version is not None and version.state == _STATUS.END
+            ended = version is not None and version.state == STATUS.END
             if version is None or (ended and (version.path != path or version.error is None)):
-                version = model.versions[number] = _Version(path)
+                version = model.versions[number] = Version(path)
             elif ended or version.servable is not None or time.monotonic() < version.next_try:
                 return
-            version.state = _STATUS.LOADING
+            version.state = STATUS.LOADING
+        self._log(event="loading", model=name, version=number, path=str(path))
+        begin = time.monotonic()
         try:
             servable = self._load(path)
         except LoadError as error:
@@ -270,17 +234,21 @@ class ModelManager:
                 if version.tries <= self._options.retries:
                     version.next_try = time.monotonic() + self._options.retry_seconds
                 else:
-                    version.state, version.error = _STATUS.END, error
-            print(f"{name} version {number} does not load: {error.message}", file=sys.stderr, flush=True)
+                    version.state, version.error = STATUS.END, error
+                again = version.state == STATUS.LOADING
+            retry = {"retry_after_seconds": self._options.retry_seconds} if again else {}
+            seconds = round(time.monotonic() - begin, 3)
+            self._log(event="failed", model=name, version=number, seconds=seconds, error=error.message, **retry)
             return
         with self._lock:
-            version.servable, version.error, version.state = servable, None, _STATUS.AVAILABLE
+            version.servable, version.error, version.state = servable, None, STATUS.AVAILABLE
+        self._log(event="serving", model=name, version=number, seconds=round(time.monotonic() - begin, 3))
 
     def _why_not_available(self, name: str) -> str:
         """What TensorFlow Serving says of a model that does not serve; empty where it does."""
         with self._lock:
             versions = self._models[name].versions
-            if any(version.state == _STATUS.AVAILABLE for version in versions.values()):
+            if any(version.state == STATUS.AVAILABLE for version in versions.values()):
                 return ""
             failed = {number: version for number, version in versions.items() if version.error is not None}
             config = self._models[name].config
@@ -296,22 +264,27 @@ class ModelManager:
         return f"{{{{name: {name} version: {number}}} due to error: {reason}}}"
 
     @staticmethod
-    def _retire(version: _Version) -> Servable | None:
+    def _retire(name: str, number: int, version: Version) -> Left:
         """Takes no more requests; what is to be closed, where no request is left in it."""
-        if version.state in (_STATUS.AVAILABLE, _STATUS.LOADING, _STATUS.START):
-            version.state = _STATUS.UNLOADING
-        return ModelManager._end_when_left(version)
+        retired = None
+        if version.state in (STATUS.AVAILABLE, STATUS.LOADING, STATUS.START):
+            version.state, retired = STATUS.UNLOADING, version.users
+        return Left(name, number, ModelManager._end_when_left(version), retired)
 
     @staticmethod
-    def _end_when_left(version: _Version) -> Servable | None:
-        if version.state != _STATUS.UNLOADING or version.users > 0:
+    def _end_when_left(version: Version) -> Servable | None:
+        if version.state != STATUS.UNLOADING or version.users > 0:
             return None
-        servable, version.servable, version.state = version.servable, None, _STATUS.END
+        servable, version.servable, version.state = version.servable, None, STATUS.END
         return servable
 
-
-def _close(servables: list[Servable | None]) -> None:
-    """Closes what is there to close; outside of the lock, as it can take a while."""
-    for servable in servables:
-        if servable is not None:
-            servable.close()
+    def _close(self, versions: list[Left]) -> None:
+        """Closes what is there to close; outside of the lock, as it can take a while."""
+        for left in versions:
+            told = {"model": left.model, "version": left.number}
+            if left.retired is not None:
+                self._log(event="retiring", **told, requests=left.retired)
+            if left.servable is not None:
+                begin = time.monotonic()
+                left.servable.close()
+                self._log(event="unloaded", **told, seconds=round(time.monotonic() - begin, 3))

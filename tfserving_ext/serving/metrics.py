@@ -11,6 +11,15 @@ _LATENCY_BOUNDS = tuple(10.0 * 1.8**power for power in range(33))  # Microsecond
 _COUNT_BOUNDS = tuple(float(4**power) for power in range(13))
 # Beyond this nothing new is counted, so that nobody can fill the memory.
 _MAX_SERIES = 10_000
+_HELP = {
+    ":tensorflow:serving:request_count": "Requests by model and by the status that they were answered with.",
+    ":tensorflow:serving:request_latency": "Microseconds from a request's arrival to its answer.",
+    ":tensorflow:serving:runtime_latency": "Microseconds that TensorFlow took to run a signature.",
+    ":nann:search_latency": "Microseconds that TensorFlow took to run a signature with a search.",
+    ":nann:items_scored": "Items that the scorer was asked for in one user's search.",
+    ":nann:rounds": "Rounds of one user's search that met a fresh item.",
+    ":nann:search_stopped": "Users' searches by what ended them.",
+}
 _STOPPED = {0: "complete", 1: "budget", 2: "deadline", 3: "max_steps"}  # Of the op (custom_ops/ops/search_ops.cc).
 
 
@@ -77,11 +86,11 @@ class Metrics:
             lines: list[str] = []
             told = ""
             for (name, labels), count in sorted(self._counters.items()):
-                lines += [] if name == told else [f"# TYPE {name} counter"]
+                lines += [] if name == told else [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} counter"]
                 told = name
                 lines.append(f"{name}{labels} {count}")
             for (name, labels), histogram in sorted(self._histograms.items()):
-                lines += [] if name == told else [f"# TYPE {name} histogram"]
+                lines += [] if name == told else [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} histogram"]
                 told = name
                 lines += histogram.lines(name, labels)
         return "\n".join(lines) + "\n"

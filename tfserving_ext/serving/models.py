@@ -5,6 +5,7 @@ run while it computes.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ class ServingError(Exception):
     Attributes:
       code: the gRPC status.
       message: its text.
+      version: of the model that refused it; None where it came to none.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.version: int | None = None
 
 
 class LoadError(NannError):
@@ -116,6 +119,21 @@ class Signature:
                 )
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a SavedModel is loaded.
+
+    Attributes:
+      tags: of the graph in it that is loaded.
+      session: its session's ConfigProto; None for TensorFlow's defaults.
+      warm_up_runs: how often each warm-up record is run; 0 for not at all.
+    """
+
+    tags: tuple[str, ...] = ("serve",)
+    session: Any = None
+    warm_up_runs: int = 1
+
+
 class Servable:
     """A loaded SavedModel.
 
@@ -123,12 +141,12 @@ class Servable:
       signatures: by name.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: ModelOptions = ModelOptions()) -> None:
         """Loads the SavedModel; see `load_servable`."""
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=options.session)
         try:
             with self._session.graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
+                meta_graph = tf.compat.v1.saved_model.load(self._session, list(options.tags), str(path))
             self.signatures = {
                 name: Signature(self._session, proto)
                 for name, proto in meta_graph.signature_def.items()
@@ -155,12 +173,12 @@ class Servable:
         self._session.close()
 
 
-def load_servable(path: str | os.PathLike[str], warm_up: bool = True) -> Servable:
-    """Loads a SavedModel as TensorFlow Serving does.
+def load_servable(path: str | os.PathLike[str], options: ModelOptions = ModelOptions()) -> Servable:
+    """Loads a SavedModel as TensorFlow Serving does, and runs its warm-up records before it takes traffic.
 
     Args:
       path: its folder.
-      warm_up: replay its warm-up records, as TensorFlow Serving does before a version takes traffic.
+      options: see there.
 
     Raises:
       LoadError: `path` is no SavedModel, it does not load, or a warm-up record fails.
@@ -168,18 +186,19 @@ def load_servable(path: str | os.PathLike[str], warm_up: bool = True) -> Servabl
     path = Path(path)
     _check_files(path)
     try:
-        servable = Servable(path)
+        servable = Servable(path, options)
     except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
         code, text = grpc.StatusCode.UNKNOWN, str(error)
         if isinstance(error, tf.errors.OpError):
             code, text = _CODES.get(error.error_code, code), _text(error)
         raise LoadError(path, code, text) from error
-    if not warm_up:
+    if options.warm_up_runs == 0:
         return servable
     try:
         for request in predict_requests(path):
             inputs = {name: parse_tensor(value) for name, value in request.inputs.items()}
-            servable.signature(request.model_spec.signature_name).run(inputs)
+            for _ in range(options.warm_up_runs):
+                servable.signature(request.model_spec.signature_name).run(inputs)
     except (ServingError, NannError, ValueError) as error:
         servable.close()
         code = error.code if isinstance(error, ServingError) else grpc.StatusCode.DATA_LOSS

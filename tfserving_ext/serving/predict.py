@@ -29,11 +29,12 @@ class Predictor:
     Attributes:
       manager: the models.
       metrics: what is counted.
+      check_methods: refuse Classify and Regress where a signature's method_name says something else.
     """
 
-    def __init__(self, manager: ModelManager, metrics: Metrics) -> None:
-        """Takes who has the models, and who counts."""
-        self.manager, self.metrics = manager, metrics
+    def __init__(self, manager: ModelManager, metrics: Metrics, check_methods: bool = False) -> None:
+        """Takes who has the models, who counts, and whether methods are checked."""
+        self.manager, self.metrics, self.check_methods = manager, metrics, check_methods
 
     def predict(
         self,

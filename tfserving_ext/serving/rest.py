@@ -1,9 +1,10 @@
 """The REST API: `/v1/models/NAME[/versions/N][/metadata]` and `:predict`, as TensorFlow Serving answers it.
 
-Unlike TensorFlow Serving it knows no CORS, limits a body to 64 MiB, and lays out its JSON with other white space. What
-differs in values and texts is said in json_tensors.py.
+Unlike TensorFlow Serving it limits a body to 64 MiB and how many requests wait, has `/healthz` and `/readyz`, and lays
+out its JSON with other white space. What differs in values and texts is said in json_tensors.py.
 """
 
+import asyncio
 import json
 import re
 import socket
@@ -33,6 +34,9 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.serving import inference, json_examples, json_tensors
 from tfserving_ext.serving.models import Servable, ServingError, invalid
 from tfserving_ext.serving.predict import Predictor
+from tfserving_ext.serving.request_log import Asked, RequestLog
+from tfserving_ext.serving.rest_gate import Gate
+from tfserving_ext.serving.tls import server_context
 
 MAX_BODY_BYTES = 64 << 20
 GRACE_SECONDS = 5
@@ -50,6 +54,11 @@ _NOT_FOUND = """<HTML><HEAD>
 <H1>Not Found</H1>
 </BODY></HTML>
 """
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
 # As TensorFlow Serving maps them.
 _HTTP = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -69,9 +78,19 @@ class RestOptions:
 
     Attributes:
       metrics_path: where Prometheus reads; None for nowhere.
+      threads: requests that run at once.
+      queue: requests that may wait for a thread; one more is refused with 503.
+      timeout_seconds: from a request's arrival to 504.
+      cors: let browsers use it from pages of any origin.
+      tls: as that of `GrpcOptions`; None for plain text.
     """
 
     metrics_path: str | None = None
+    threads: int = 16
+    queue: int = 256
+    timeout_seconds: float = 30.0
+    cors: bool = False
+    tls: tuple[bytes, bytes, bytes | None] | None = None
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -98,8 +117,15 @@ def _entry(method: str, path: str) -> str:
     return "GetModelMetadata" if _METADATA.fullmatch(path) else "GetModelStatus"
 
 
-def _too_long() -> Response:
-    return _json({"error": f"The body has more than {MAX_BODY_BYTES} bytes"}, 413)
+def _target(request: Request) -> str:
+    """What was asked for, which TensorFlow Serving matches as it was sent: undecoded, and with its query."""
+    path = request.scope["raw_path"].decode("latin-1")
+    return f"{path}?{request.url.query}" if request.url.query else path
+
+
+class _TooLongError(Exception):
+    def __init__(self) -> None:
+        super().__init__(f"The body has more than {MAX_BODY_BYTES} bytes")
 
 
 def _unzipped(body: bytes) -> bytes:
@@ -112,60 +138,84 @@ def _unzipped(body: bytes) -> bytes:
 
 class _Api:
     def __init__(self, predictor: Predictor, options: RestOptions, log: Callable[..., None]) -> None:
-        self._predictor, self._options, self._log = predictor, options, log
+        self._predictor, self._options = predictor, options
+        self.gate, self._requests = Gate(options.threads, options.queue), RequestLog(predictor, log)
 
     async def handle(self, request: Request) -> Response:
+        """Answers a request. Those for the server itself, and not for a model, never wait for a thread."""
+        path = _target(request)
+        if path == self._options.metrics_path:
+            return Response(await run_in_threadpool(self._predictor.metrics.text), media_type="text/plain")
+        if request.method in ("GET", "HEAD") and path in ("/healthz", "/readyz"):
+            return self._health(path)
+        if not path.startswith("/v1/"):
+            return Response(_NOT_FOUND, 404, media_type="text/html")
         begin = time.perf_counter()
-        response, status = await self._respond(request)
-        path = request.scope["raw_path"].decode("latin-1")
-        if path.startswith("/v1/"):
-            model = found["name"] if (found := _PREFIX.match(path)) else ""
-            # Names of models that are not there come from clients: they are not counted by name.
-            model = model if model in self._predictor.manager.names() else ""
-            seconds = time.perf_counter() - begin
-            entry = _entry(request.method, path)
-            self._predictor.metrics.answered(model, entry, status.name, seconds)
-            self._log(api="rest", entry=entry, model=model, status=status.name, seconds=round(seconds, 6))
+        client = "" if request.client is None else f"{request.client.host}:{request.client.port}"
+        asked = Asked("rest", _entry(request.method, path), client)
+        if found := _PREFIX.match(path):
+            asked.model = urllib.parse.unquote(found["name"])
+        status, message = grpc.StatusCode.OK, ""
+        try:
+            response = await asyncio.wait_for(self._respond(request, asked), self._options.timeout_seconds)
+        except ServingError as error:
+            status, message = error.code, error.message
+            asked.version = error.version or asked.version
+            response = _json({"error": message}, _HTTP.get(status, 500))
+        except asyncio.TimeoutError:
+            status, message = grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification"
+            response = _json({"error": message}, 504)
+        except _TooLongError as error:
+            status, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            response = _json({"error": message}, 413)
+        except ClientDisconnect:
+            status, message = grpc.StatusCode.CANCELLED, "the client left"
+            response = Response(status_code=400)
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            status, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+            response = _json({"error": message}, 500)
+        self._requests.done(asked, status, time.perf_counter() - begin, message)
+        response.headers.update(_CORS if self._options.cors else {})
         return response
 
-    async def _respond(self, request: Request) -> tuple[Response, grpc.StatusCode]:
-        """The response, and the gRPC status that it stands for."""
-        try:
+    def _health(self, path: str) -> Response:
+        """`/healthz`: the process answers. `/readyz`: every model of the configuration has a version that serves."""
+        manager = self._predictor.manager
+        missing = [name for name in manager.names() if not manager.available(name)] if path == "/readyz" else []
+        text = f"no version serves of {', '.join(missing)}\n" if missing else "ok\n"
+        return Response(text, 503 if missing else 200, media_type="text/plain")
+
+    async def _respond(self, request: Request, asked: Asked) -> Response:
+        end = time.monotonic() + self._options.timeout_seconds
+        if request.method == "GET":  # Status and metadata take no time; whether a busy server is well has to be seen.
+            return await run_in_threadpool(self._answer, request, b"", asked, end)
+        with self.gate.entered():
             body = bytearray()
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    return _too_long(), grpc.StatusCode.INVALID_ARGUMENT
-            return await run_in_threadpool(self._answer, request, bytes(body)), grpc.StatusCode.OK
-        except ServingError as error:
-            return _json({"error": error.message}, _HTTP.get(error.code, 500)), error.code
-        except ClientDisconnect:
-            return Response(status_code=400), grpc.StatusCode.CANCELLED
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            return _json({"error": f"{type(error).__name__}: {error}"}, 500), grpc.StatusCode.INTERNAL
+                    raise _TooLongError
+            return await self.gate.run(lambda: self._answer(request, bytes(body), asked, end), request.is_disconnected)
 
-    def _answer(self, request: Request, body: bytes) -> Response:
-        # TensorFlow Serving matches the target as it was sent: undecoded, and with its query.
-        method, path = request.method, request.scope["raw_path"].decode("latin-1")
-        if request.url.query:
-            path += f"?{request.url.query}"
+    def _answer(self, request: Request, body: bytes, asked: Asked, end: float) -> Response:
+        method, path = request.method, _target(request)
         if request.headers.get("Content-Encoding", "").lower() == "gzip":
             body = _unzipped(body)
             if len(body) > MAX_BODY_BYTES:
-                return _too_long()
-        if path == self._options.metrics_path:
-            return Response(self._predictor.metrics.text(), media_type="text/plain")
-        if not path.startswith("/v1/"):
-            return Response(_NOT_FOUND, 404, media_type="text/html")
-        if method == "OPTIONS" and request.headers.get("Origin", "null") != "null":
-            return Response(b"", media_type="application/json")
+                raise _TooLongError
+        if method == "OPTIONS":
+            from_a_page = request.headers.get("Origin", "null") != "null"
+            if self._options.cors:
+                return Response(b"", 200 if from_a_page else 400, media_type="text/html; charset=ISO-8859-1")
+            if from_a_page:
+                return Response(b"", media_type="application/json")
         if _NO_NAME.fullmatch(path):
             raise invalid("Missing model name in request.")
         if method == "POST" and (found := _PREDICT.fullmatch(path)):
-            return self._predict(_spec(found), body)
+            return self._predict(_spec(found), body, asked, end)
         if method == "POST" and (found := _OTHER_METHODS.fullmatch(path)):
-            return self._examples(_spec(found), found["method"], body)
+            return self._examples(_spec(found), found["method"], body, asked)
         if method == "GET" and (found := _STATUS.fullmatch(path)):
             status = self._predictor.manager.status(_spec(found))
             as_dict = json_format.MessageToDict(
@@ -173,16 +223,17 @@ class _Api:
             )
             return _json(as_dict)
         if method == "GET" and (found := _METADATA.fullmatch(path)):
-            return self._metadata(_spec(found))
+            return self._metadata(_spec(found), asked)
         raise invalid(f"Malformed request: {method} {path}")
 
-    def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> Response:
+    def _predict(self, spec: model_pb2.ModelSpec, body: bytes, asked: Asked, end: float) -> Response:
         by_row = False
 
         def read(servable: Servable) -> Mapping[str, np.ndarray]:
             nonlocal by_row
             request = json_tensors.read_request(body)
             spec.signature_name = request.get("signature_name") or "serving_default"
+            asked.of(spec)
             if spec.signature_name not in servable.signatures:
                 raise invalid(f'Serving signature name: "{spec.signature_name}" not found in signature def')
             proto = servable.signatures[spec.signature_name].proto
@@ -194,16 +245,17 @@ class _Api:
                 else json_tensors.columns(request["inputs"], types)
             )
 
-        outputs = self._predictor.predict(spec, read).outputs
+        asked.version, outputs = self._predictor.predict(spec, read, seconds_left=end - time.monotonic())
         if by_row:
             return _json({"predictions": json_tensors.row_outputs(outputs)})
         return _json({"outputs": json_tensors.column_outputs(outputs)})
 
-    def _examples(self, spec: model_pb2.ModelSpec, method: str, body: bytes) -> Response:
+    def _examples(self, spec: model_pb2.ModelSpec, method: str, body: bytes, asked: Asked) -> Response:
         """`:classify` and `:regress`."""
-        with self._predictor.manager.use(spec):
-            pass  # A model that is not there is said before what the body is.
+        with self._predictor.manager.use(spec) as (version, _):
+            asked.version = version  # A model that is not there is said before what the body is.
         spec.signature_name, given = json_examples.read_examples(body, method)
+        asked.of(spec)
         if method == "regress":
             found = inference.regress(self._predictor, regression_pb2.RegressionRequest(model_spec=spec, input=given))
             return _json({"results": [json_tensors.number(one.value) for one in found.result.regressions]})
@@ -212,8 +264,9 @@ class _Api:
         results = [[[entry.label, json_tensors.number(entry.score)] for entry in one.classes] for one in classified]
         return _json({"results": results})
 
-    def _metadata(self, spec: model_pb2.ModelSpec) -> Response:
+    def _metadata(self, spec: model_pb2.ModelSpec, asked: Asked) -> Response:
         found, signatures = self._predictor.signature_defs(spec)
+        asked.version = found.version.value
         as_dict = json_format.MessageToDict(
             signatures, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
@@ -246,8 +299,9 @@ class RestServer:
         """Starts it; `port` 0 is a free one.
 
         Raises:
-          NannError: the port is in use.
+          NannError: the port is in use, or the TLS key and certificates are not usable.
         """
+        tls = None if options.tls is None else server_context(*options.tls)
         # asyncio sets TCP_NODELAY only where the protocol is named. Without it the body waits for the client's
         # acknowledgement of the headers, 40 ms on Linux.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -261,14 +315,18 @@ class RestServer:
             self._socket.close()
             raise NannError(f"cannot listen for REST on {host}:{port}: {error.strerror or error}") from error
         self.port = self._socket.getsockname()[1]
-        app = _relative(
-            Starlette(routes=[Route("/{path:path}", _Api(predictor, options, log).handle, methods=_METHODS)])
-        )
+        self._api = _Api(predictor, options, log)
+        app = _relative(Starlette(routes=[Route("/{path:path}", self._api.handle, methods=_METHODS)]))
         # Without a limit, a client that never finishes its request would keep the server from stopping.
         # What goes wrong in a request is printed by `handle`; below that level are only the requests cut off so.
         # log_config: Uvicorn's own would close every log handler of the process that the server runs in.
         config = uvicorn.Config(
-            app, log_config=None, log_level="critical", lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS
+            app,
+            log_config=None,
+            log_level="critical",
+            lifespan="off",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
@@ -280,4 +338,5 @@ class RestServer:
         """Answers what has begun, then stops."""
         self._server.should_exit = True
         self._thread.join()
+        self._api.gate.close()
         self._socket.close()

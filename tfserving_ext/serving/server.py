@@ -7,12 +7,10 @@ differs, and why.
 
 import contextlib
 import ctypes
-import datetime
-import json
+import functools
 import os
 import queue
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +20,16 @@ from typing import TypeVar
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console, outcome
 from tfserving_ext.serving import grpc_service
+from tfserving_ext.serving.config_file import ConfigWatch
 from tfserving_ext.serving.grpc_service import GrpcOptions
-from tfserving_ext.serving.manager import LoadOptions, ModelManager
+from tfserving_ext.serving.manager import ModelManager
 from tfserving_ext.serving.metrics import Metrics
 from tfserving_ext.serving.model_config import ModelConfig
-from tfserving_ext.serving.models import ServingError
+from tfserving_ext.serving.models import ModelOptions, ServingError, load_servable
 from tfserving_ext.serving.predict import Predictor
+from tfserving_ext.serving.request_log import Log, log_events
 from tfserving_ext.serving.rest import RestOptions, RestServer
+from tfserving_ext.serving.versions import LoadOptions
 
 GRPC_PORT = 8500
 REST_PORT = 8501
@@ -49,18 +50,26 @@ class ServerOptions:
       grpc_port: None for 8500, or a free one where that is in use; 0 for a free one.
       rest_port: None for 8501, or a free one.
       load: how versions are found and loaded.
+      model: how each is run.
       grpc: how the gRPC server takes requests.
       rest: how the REST server answers.
-      log: takes what there is to say of a request, by name.
+      check_methods: refuse Classify and Regress where a signature's method_name says something else.
+      config_file: a ModelServerConfig whose models are those of the constructor, and of which more is to come.
+      config_poll_seconds: between two looks at it; 0 for none.
+      log: takes what there is to say of a request (`api` and more) or of a version (`event` and more), by name.
     """
 
     host: str = "127.0.0.1"
     grpc_port: int | None = None
     rest_port: int | None = None
     load: LoadOptions = LoadOptions()  # noqa: RUF009 - frozen
+    model: ModelOptions = ModelOptions()  # noqa: RUF009
     grpc: GrpcOptions = GrpcOptions()  # noqa: RUF009
     rest: RestOptions = RestOptions()  # noqa: RUF009
-    log: Callable[..., None] = lambda **_: None
+    check_methods: bool = False
+    config_file: Path | None = None
+    config_poll_seconds: float = 0.0
+    log: Log = log_events
 
 
 class LocalServer:
@@ -92,14 +101,15 @@ class LocalServer:
         for port_name, port in (("grpc_port", options.grpc_port), ("rest_port", options.rest_port)):
             if port is not None and not 0 <= port <= 65535:
                 raise NannError(f"{port_name} is {port}, allowed are 0 to 65535")
-        self._manager = ModelManager(options.load)
-        predictor = Predictor(self._manager, Metrics())
+        load = functools.partial(load_servable, options=options.model)
+        self._manager = ModelManager(options.load, load, options.log)
+        predictor = Predictor(self._manager, Metrics(), options.check_methods)
         # An Event's lock could be held just when a signal's handler wants it; this queue may be put to from anywhere.
         self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
         host = options.host
         try:
             self._apply({name: _config(name, model) for name, model in models.items()})
-            self._grpc, self.grpc_port = _listen(
+            self._grpc = _listen(
                 lambda port: grpc_service.start(predictor, host, port, options.grpc, options.log),
                 options.grpc_port,
                 GRPC_PORT,
@@ -111,12 +121,15 @@ class LocalServer:
                     REST_PORT,
                 )
             except BaseException:
-                self._grpc.stop(None)
+                self._grpc.stop(0)
                 raise
         except BaseException:
             self._manager.close()
             raise
-        self.rest_port = self._rest.port
+        self.grpc_port, self.rest_port = self._grpc.port, self._rest.port
+        self._watch = None
+        if options.config_file is not None and options.config_poll_seconds > 0:
+            self._watch = ConfigWatch(options.config_file, options.config_poll_seconds, self._manager, options.log)
 
     def _apply(self, configs: Mapping[str, ModelConfig]) -> None:
         for config in configs.values():
@@ -171,7 +184,9 @@ class LocalServer:
     def stop(self) -> None:
         """Answers what has begun, stops listening and unloads the model."""
         self._ends.put(None)
-        self._grpc.stop(GRACE_SECONDS).wait()
+        if self._watch is not None:
+            self._watch.stop()
+        self._grpc.stop(GRACE_SECONDS)
         self._rest.stop()
         self._manager.close()
 
@@ -188,12 +203,6 @@ def _listen(start: Callable[[int], T], port: int | None, usual: int) -> T:
 
 def _config(name: str, model: str | os.PathLike[str] | ModelConfig) -> ModelConfig:
     return model if isinstance(model, ModelConfig) else ModelConfig(name, Path(model))
-
-
-def log_json(**facts: object) -> None:
-    """Writes one line of JSON to standard error."""
-    line = {"time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"), **facts}
-    print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 def _give_large_blocks_back() -> None:
@@ -218,9 +227,14 @@ def run_forever(
         shown = f"[{host}]" if ":" in host else host
         served = ", ".join(f"{name} version {' '.join(map(str, found))}" for name, found in server.versions.items())
         first = next(iter(models), "MODEL")
+        scheme = "http" if options.rest.tls is None else "https"
         outcome(
             "serve",
-            f"{served}: gRPC {shown}:{server.grpc_port}, REST http://{shown}:{server.rest_port}/v1/models/{first}",
+            f"{served}: gRPC {shown}:{server.grpc_port}, REST {scheme}://{shown}:{server.rest_port}/v1/models/{first}",
         )
+        if options.grpc.tls is not None and options.rest.tls is None:
+            console.print(
+                "REST is plain text, as TensorFlow Serving's is; --rest-api-tls gives it the same TLS as gRPC."
+            )
         console.print("For development; production is TensorFlow Serving. Ctrl-C stops.")
         server.wait()

@@ -74,6 +74,22 @@ def _types() -> dict:
     }
 
 
+class Xla(tf.Module):
+    """y = 2x + 3, compiled by XLA and not."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")], jit_compile=True)
+    def compiled(self, x):
+        return {"y": x * 2 + 3}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")])
+    def serve(self, x):
+        return self.compiled(x)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")])
+    def plain(self, x):
+        return {"y": x * 2 + 3}
+
+
 def _failing() -> dict:
     def asrt(x):
         check = tf.debugging.Assert(tf.reduce_all(x > 0), ["x must be positive", x])
@@ -146,8 +162,10 @@ def write_models(base: Path) -> str:
     tf.saved_model.save(tf.Module(), str(base / "types" / "1"), _types())
     tf.saved_model.save(tf.Module(), str(base / "failing" / "1"), _failing())
     _examples(base / "examples" / "1")
+    xla = Xla()
+    tf.saved_model.save(xla, str(base / "xla" / "1"), {"serving_default": xla.serve, "plain": xla.plain})
     entries = []
-    for name in ("half_plus", "types", "failing", "nodefault", "examples"):
+    for name in ("half_plus", "types", "failing", "nodefault", "examples", "xla"):
         more = ""
         if name == "half_plus":
             more = (

@@ -1,0 +1,272 @@
+"""How many requests are taken, how long they may last, and what becomes of those whose client waits no longer."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from tests.serving.test_lifecycle import eventually
+from tfserving_ext.errors import NannError
+from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions, server
+from tfserving_ext.serving.grpc_service import GrpcOptions
+from tfserving_ext.serving.models import Signature
+from tfserving_ext.serving.rest import RestOptions
+from tfserving_ext.serving.versions import LoadOptions
+
+LONG = {"n": np.int32(500_000)}
+
+
+def options(**more):
+    return ServerOptions(grpc_port=0, rest_port=0, **more)
+
+
+class Runs:
+    """What the models are asked for, by value of x; each run waits until it is let go."""
+
+    def __init__(self):
+        self.begun, self.go = [], threading.Event()
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Records and holds up what a model runs; nothing is timed."""
+    found, run = Runs(), Signature.run
+
+    def recorded(self, inputs):
+        found.begun.append(float(inputs["x"][0]))
+        assert found.go.wait(60)
+        return run(self, inputs)
+
+    monkeypatch.setattr(Signature, "run", recorded)
+    yield found
+    found.go.set()
+
+
+class Grpc:
+    """Clients of a server's gRPC."""
+
+    def __init__(self, port):
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+
+    def ask(self, x, timeout=60.0):
+        """Begins a request; the future's `code()` waits for what it ends with."""
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "half_plus"
+        request.inputs["x"].CopyFrom(tf.make_tensor_proto([np.float32(x)]))
+        return prediction_service_pb2_grpc.PredictionServiceStub(self.channel).Predict.future(request, timeout)
+
+
+@pytest.fixture
+def grpc_of_one(toy, runs):
+    """A server that runs one request at a time and keeps two waiting."""
+    with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(threads=1, queue=2))) as one:
+        client = Grpc(one.grpc_port)
+        yield client
+        runs.go.set()
+        client.channel.close()
+
+
+def test_a_request_whose_client_left_or_whose_deadline_passed_while_it_waited_never_runs(grpc_of_one, runs):
+    """First contact, line 27: through gRPC."""
+    first = grpc_of_one.ask(1)
+    eventually(lambda: runs.begun == [1])
+    late, left = grpc_of_one.ask(2, timeout=0.3), grpc_of_one.ask(3)
+    assert late.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    left.cancel()
+    runs.go.set()
+    assert first.code() == grpc.StatusCode.OK
+    assert grpc_of_one.ask(4).code() == grpc.StatusCode.OK
+    assert runs.begun == [1, 4]
+
+
+def test_what_waits_for_grpc_is_bounded(grpc_of_one, runs):
+    first = grpc_of_one.ask(1)
+    eventually(lambda: runs.begun == [1])
+    waiting = [grpc_of_one.ask(x) for x in range(2, 10)]
+    eventually(lambda: sum(one.done() for one in waiting) == 6)
+    runs.go.set()
+    codes = sorted(one.code().name for one in waiting)
+    assert codes == ["OK"] * 2 + ["RESOURCE_EXHAUSTED"] * 6
+    assert first.code() == grpc.StatusCode.OK
+    assert grpc_of_one.ask(10).code() == grpc.StatusCode.OK
+
+
+def test_a_search_has_no_more_time_than_its_client(world, monkeypatch):
+    """First contact, line 27: the deadline of gRPC, through gRPC, becomes the search's own."""
+    seen, run = [], Signature.run
+
+    def recorded(self, inputs):
+        seen.append(inputs.get("deadline_ms"))
+        return run(self, inputs)
+
+    history = {"item_history": np.asarray(world.sequences.item_ids)[None, :5]}
+    with (
+        LocalServer({"nann": world.saved_model.parent}, options()) as one,
+        GrpcClient(f"127.0.0.1:{one.grpc_port}", "nann", timeout=25) as client,
+    ):
+        monkeypatch.setattr(Signature, "run", recorded)
+        for sent in ({}, {"deadline_ms": np.int32(0)}, {"deadline_ms": np.int32(60_000)}):
+            client.predict("retrieve", history | sent)
+            assert 0 < seen.pop() <= 26_000  # gRPC rounds up what it tells the server.
+        client.predict("retrieve", history | {"deadline_ms": np.int32(9000)})  # The client wants it earlier.
+        assert seen.pop() == 9000
+        topn = np.array([100, 200, 200, 200, 200, 200], np.int32)
+        client.predict("serving_default", {"comm_seq": np.zeros([1, 3200], np.float16), "level_topn": topn})
+        assert seen == [None]
+
+
+def test_a_client_s_deadline_ends_its_wait_and_leaves_the_server_well(slow, toy):
+    with LocalServer({"slow": slow, "half_plus": toy}, options()) as one:
+        target = f"127.0.0.1:{one.grpc_port}"
+        with GrpcClient(target, "slow", timeout=0.1) as client, pytest.raises(NannError, match="DEADLINE_EXCEEDED"):
+            client.predict("", LONG)
+        with GrpcClient(target, "half_plus") as client:
+            assert client.predict("", {"x": np.array([2.0], np.float32)})["y"].tolist() == [3.0]
+
+
+class Rest:
+    """Clients of a server's REST, each in a thread of its own."""
+
+    def __init__(self, port):
+        self.port, self.answers = port, []
+
+    def connection(self, x):
+        """Sends a request and does not wait."""
+        made = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        made.request("POST", "/v1/models/half_plus:predict", json.dumps({"instances": [x]}))
+        return made
+
+    def begin(self, x):
+        made = self.connection(x)
+
+        def wait():
+            response = made.getresponse()
+            self.answers.append((x, response.status, json.loads(response.read())))
+            made.close()
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def get(self, path):
+        made = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        made.request("GET", path)
+        response = made.getresponse()
+        text = response.read().decode()
+        made.close()
+        return response.status, text
+
+
+def rest_of_one(toy, **more):
+    rest = RestOptions(threads=1, queue=2, metrics_path="/metrics", **more)
+    return LocalServer({"half_plus": toy}, options(rest=rest))
+
+
+def test_what_waits_for_rest_is_bounded(toy, runs):
+    """First contact, line 22: 400 clients were all kept waiting; who cannot be answered soon is told so."""
+    with rest_of_one(toy) as one:
+        rest = Rest(one.rest_port)
+        rest.begin(1)
+        eventually(lambda: runs.begun == [1])
+        for x in range(2, 10):
+            rest.begin(x)
+        eventually(lambda: len(rest.answers) == 6)
+        assert {status for _, status, _ in rest.answers} == {503}
+        assert "3 requests are being answered or wait" in rest.answers[0][2]["error"]
+        # Whether it is well can be asked for all the same, and what it refused is counted.
+        assert rest.get("/healthz") == (200, "ok\n")
+        assert rest.get("/readyz") == (200, "ok\n")
+        assert '"AVAILABLE"' in rest.get("/v1/models/half_plus")[1]
+        refused = 'request_count{model_name="half_plus",status="RESOURCE_EXHAUSTED"} 6'
+        assert refused in rest.get("/metrics")[1]
+        runs.go.set()
+        eventually(lambda: len(rest.answers) == 9)
+        assert [status for _, status, _ in rest.answers].count(200) == 3
+        rest.begin(10)
+        eventually(lambda: rest.answers[-1][:2] == (10, 200))
+
+
+def test_a_rest_client_that_left_while_it_waited_is_not_answered(toy, runs):
+    with rest_of_one(toy) as one:
+        rest = Rest(one.rest_port)
+        rest.begin(1)
+        eventually(lambda: runs.begun == [1])
+        left = rest.connection(2)
+        rest.begin(3)
+        left.close()
+        time.sleep(0.3)  # Until the server has seen it: nothing here shows that it has.
+        runs.go.set()
+        eventually(lambda: len(rest.answers) == 2)
+        assert runs.begun == [1, 3]
+
+
+def test_a_rest_request_ends_at_its_time_and_what_waits_for_it_too(toy, runs):
+    """First contact, line 21: --rest_api_timeout_in_ms; status and words are TensorFlow Serving's."""
+    with rest_of_one(toy, timeout_seconds=0.4) as one:
+        rest = Rest(one.rest_port)
+        rest.begin(1)
+        eventually(lambda: runs.begun == [1])
+        rest.begin(2)
+        eventually(lambda: len(rest.answers) == 2)
+        assert {answer[1:] == (504, {"error": "Timed out waiting for notification"}) for answer in rest.answers} == {
+            True
+        }
+        runs.go.set()
+        eventually(lambda: not rest.begin(3) and any(status == 200 for _, status, _ in rest.answers))
+        assert 2 not in runs.begun
+
+
+def test_readiness_is_of_every_model(toy, tmp_path):
+    """First contact, line 22: /healthz says that the process lives, /readyz that it can answer."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "10").symlink_to(toy / "10")
+    with LocalServer({"a": toy, "b": base}, options(load=LoadOptions(poll_seconds=0.05))) as one:
+        rest = Rest(one.rest_port)
+        assert rest.get("/readyz") == (200, "ok\n")
+        (base / "10").unlink()
+        eventually(lambda: rest.get("/readyz") == (503, "no version serves of b\n"))
+        assert rest.get("/healthz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest", "silent grpc", "silent rest"])
+def test_a_server_without_requests_stops_at_once(toy, monkeypatch, kind):
+    """First contact, line 22: open connections are no reason to wait; with this grace the test would not end."""
+    monkeypatch.setattr(server, "GRACE_SECONDS", 3600.0)
+    one = LocalServer({"half_plus": toy}, options())
+    port = one.grpc_port if "grpc" in kind else one.rest_port
+    if kind == "grpc":
+        client = Grpc(port)
+        assert client.ask(1).code() == grpc.StatusCode.OK
+    elif kind == "rest":
+        client = http.client.HTTPConnection(urlsplit(f"//127.0.0.1:{port}").netloc)
+        client.request("GET", "/healthz")
+        client.getresponse().read()
+    else:
+        client = socket.create_connection(("127.0.0.1", port))
+    stopping = threading.Thread(target=one.stop, daemon=True)
+    stopping.start()
+    stopping.join(60)
+    assert not stopping.is_alive()
+    (client.channel if kind == "grpc" else client).close()
+
+
+def test_what_is_at_work_or_waits_is_answered_before_the_server_stops(toy, runs):
+    """Also what waits for a thread when the signal comes."""
+    with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(threads=1, queue=2))) as one:
+        client = Grpc(one.grpc_port)
+        asked = [client.ask(x) for x in (1, 2)]
+        eventually(lambda: runs.begun)
+        time.sleep(0.3)
+        stopping = threading.Thread(target=one.stop)
+        stopping.start()
+        runs.go.set()
+        assert [one.code() for one in asked] == [grpc.StatusCode.OK] * 2
+        stopping.join()
+        client.channel.close()

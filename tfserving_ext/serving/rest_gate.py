@@ -1,0 +1,73 @@
+"""How many REST requests the server works on and keeps waiting."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import grpc
+
+from tfserving_ext.serving.models import ServingError
+
+T = TypeVar("T")
+
+
+class Gate:
+    """Runs as many requests at once as there are threads, lets a bounded number wait, and refuses what comes on top.
+
+    For one event loop.
+    """
+
+    def __init__(self, threads: int, queue: int) -> None:
+        """Takes how many run and how many wait."""
+        self._pool = ThreadPoolExecutor(threads, "rest")
+        self._free = asyncio.Semaphore(threads)
+        self._most = threads + queue
+        self._inside = 0
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """A place among those that are answered or wait, also while the request is still being received.
+
+        Raises:
+          ServingError: all are taken.
+        """
+        if self._inside >= self._most:
+            raise ServingError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._inside} requests are being answered or wait, and no more may wait; try again later",
+            )
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    async def run(self, work: Callable[[], T], has_left: Callable[[], Awaitable[bool]]) -> T:
+        """Waits for a thread and runs `work` on it.
+
+        Raises:
+          ServingError: the client has left meanwhile, as `has_left` says; or what `work` raises.
+        """
+        await self._free.acquire()
+        try:
+            if await has_left():
+                raise ServingError(grpc.StatusCode.CANCELLED, "the client left while the request waited")
+            future = self._pool.submit(work)
+        except BaseException:
+            self._free.release()
+            raise
+        loop = asyncio.get_running_loop()
+
+        # Not when the request is given up: its thread is free when the work ends.
+        def free(_: Future) -> None:
+            with contextlib.suppress(RuntimeError):  # The server has stopped.
+                loop.call_soon_threadsafe(self._free.release)
+
+        future.add_done_callback(free)
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Takes no more work; what runs goes on by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
