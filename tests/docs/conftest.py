@@ -85,10 +85,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     width = np.load(DEMO / "embeddings" / "item_embs.npy", mmap_mode="r").shape[1]
     (folder / "my_module.py").write_text(MODULE)
     (folder / "my_models.py").write_text(RANKERS % width)
-    user, item = keras.Input([width], name="item_history_mean"), keras.Input([width], name="item_embedding")
-    score = keras.layers.Dense(1)(keras.layers.Concatenate()([user, item]))
-    keras.Model([user, item], score).save(folder / "ranker.keras")
+    for name, feature in (("ranker", "age"), ("renamed", "user/age")):  # A slash must be renamed by --feature.
+        _ranker(width, feature).save(folder / f"{name}.keras")
     return folder
+
+
+def _ranker(width: int, feature: str) -> keras.Model:
+    history, other = keras.Input([None], name="item_history", dtype="int64"), keras.Input([1], name="other")
+    item = keras.Input([width], name="item_embedding")
+    vectors = keras.layers.Embedding(1000, 8)(keras.ops.mod(keras.ops.abs(history), 1000))
+    user = keras.layers.GlobalAveragePooling1D()(vectors)
+    hidden = keras.layers.Dense(16, activation="relu")(keras.layers.Concatenate()([user, other, item]))
+    inputs = {"item_history": history, feature: other, "item_embedding": item}
+    return keras.Model(inputs, keras.layers.Dense(1)(hidden))
 
 
 def _within(lines: list[str]) -> list[str]:

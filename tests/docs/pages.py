@@ -124,7 +124,28 @@ def span_commands() -> Iterator[Typed]:
     """Whole commands within the text, but for those with words in the place of what a reader has."""
     for page, line, span in spans():
         if span.split(" ")[0] in PROGRAMS and " " in span and not _PLACEHOLDER.search(span):
-            yield from _joined(page, line, shlex.split(span))
+            yield from (each for each in _joined(page, line, shlex.split(span)) if _is_whole(each.words))
+
+
+def _is_whole(words: tuple[str, ...]) -> bool:
+    """Whether it can be typed so; `nann train --targets` is the name of an option, and `nann serve` of a command."""
+    if words[0].removeprefix(".venv/bin/") != "nann":
+        return True
+    known = dict(subcommands())
+    rest = list(words[3:] if words[1:2] == ("--import",) else words[1:])
+    name = next((" ".join(rest[:size]) for size in (2, 1) if rest and " ".join(rest[:size]) in known), "")
+    arguments = rest[len(name.split()) :]
+    if not name or not arguments:
+        return False
+    if "--help" in words:
+        return True
+    try:
+        known[name].make_context(name, arguments)
+    except Exception as error:  # Typer has a Click of its own, whose errors it does not show.
+        if type(error).__name__ not in ("MissingParameter", "NoSuchOption", "BadOptionUsage", "UsageError"):
+            raise
+        return False
+    return True
 
 
 def help_commands() -> Iterator[Typed]:

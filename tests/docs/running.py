@@ -53,6 +53,8 @@ CHAINED = ("docs/own_models.md",)
 def bounded(words: tuple[str, ...]) -> list[str]:
     """The command with what makes it short."""
     rest = list(words[1:])
+    if "--feature" in rest:
+        rest = ["renamed.keras" if word == "ranker.keras" else word for word in rest]
     name = rest[2] if rest[:1] == ["--import"] else rest[0]
     if set(NOT_WITH.get(name, ())) & set(rest):
         return rest
