@@ -1,10 +1,12 @@
 """What README and docs/ name is there: commands, options, targets, modules, files."""
 
+import importlib
 import importlib.util
 import re
 import shlex
 
 import pytest
+import typer
 
 from tests.docs.pages import (
     OTHER,
@@ -103,6 +105,20 @@ def test_every_target_and_module_exists():
     assert named - targets == set()
     modules = {module for text in code for module in re.findall(r"\bpython -m ([\w.]+)", text)}
     assert {module for module in modules if importlib.util.find_spec(module) is None} == set()
+
+
+def test_every_option_of_a_benchmark_exists():
+    """Of those that the pages and the Makefile run as `python -m tfserving_ext.bench.NAME`."""
+    run = re.compile(r"-m (tfserving_ext\.bench\.\w+)([^|&;`]*)")
+    code = [span for _, _, span in spans()] + (ROOT / "Makefile").read_text().splitlines()
+    found = [match.groups() for text in code for match in run.finditer(text)]
+    assert len({module for module, _ in found}) > 10
+    for module, arguments in found:
+        app = typer.Typer()
+        app.command()(importlib.import_module(module).main)
+        known = {flag for each in typer.main.get_command(app).params for flag in (*each.opts, *each.secondary_opts)}
+        given = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", arguments))
+        assert given - known == set(), f"python -m {module}"
 
 
 def test_every_file_that_a_page_links_to_exists():
