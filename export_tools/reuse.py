@@ -17,7 +17,6 @@ from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, link_or_copy
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
-from tfserving_ext.serving.warm_up import predict_requests
 
 MATCH_SAMPLE = 1000
 
@@ -96,7 +95,7 @@ def _write(
                 link_or_copy(path, new / name)
         for path in opened.files:
             link_or_copy(path, new / "assets" / path.name)
-        examples = Examples.of_records(predict_requests(exported), manifest["seeds"] or "seeds")
+        examples = Examples.of_export(exported, manifest["seeds"])
         facts: dict[str, Any] = {key: value for key, value in manifest.items() if key not in ("files", "versions")}
         facts["index"] = opened.manifest
         facts["warm_up_records"] = write_warm_up(new, examples, opened, manifest["signatures"])

@@ -142,7 +142,6 @@ def _coverage(path: Path, servable: Any) -> float:
 
     from export_tools.warm_up import Examples
     from tfserving_ext.retrieval import BruteForce, coverage
-    from tfserving_ext.serving.warm_up import predict_requests
 
     manifest = read_manifest(path)
     loaded = tf.saved_model.load(str(path))
@@ -152,7 +151,7 @@ def _coverage(path: Path, servable: Any) -> float:
         k = min(k, len(index.item_ids))
         # Where the scorer was rewritten, the index may hold rows for it instead of embeddings.
         exact = BruteForce(index, functools.partial(_call, getattr(loaded, "score_rows", loaded.score)))
-        examples = Examples.of_records(predict_requests(path), manifest["seeds"] or "seeds")
+        examples = Examples.of_export(path, manifest["seeds"])
         rng = np.random.default_rng(0)
         for _ in range(SAMPLE_USERS if k else 0):
             # A history of neighbours, as users have: an item, and items near it in the graph.
@@ -168,7 +167,8 @@ def _coverage(path: Path, servable: Any) -> float:
             scores = dict(zip(found.item_ids[0].numpy().tolist(), found.scores[0].numpy().tolist(), strict=True))
             count = int(answer["num_results"][0]) if "num_results" in answer else k  # An older export says no number.
             for item, score in zip(answer["item_ids"][0][:count].tolist(), answer["scores"][0].tolist(), strict=False):
-                wanted = scores.get(item, score)
+                # An answer is finite, whatever the scorer gave.
+                wanted = float(np.clip(scores.get(item, score), np.finfo(np.float32).min, np.finfo(np.float32).max))
                 if not np.isclose(score, wanted, rtol=1e-3, atol=1e-4):
                     raise NannError(f"retrieve gives item {item} the score {score}, the exported scorer {wanted}")
     return float(np.mean(covered)) if covered else 1.0

@@ -68,6 +68,7 @@ def read(
     first = required[0]
     users = tf.shape(features[first])[0]
     checks = [tf.debugging.assert_less_equal(users, MAX_USERS, f"{first} has too many users, at most {MAX_USERS}")]
+    checks += [_shaped(name, features[name], spec.shape) for name, spec in source.features.items()]
     for name in required[1:]:
         rows = tf.shape(features[name])[0]
         checks.append(tf.debugging.Assert(rows == users, [f"{name} must have as many rows as {first}; got", rows]))
@@ -84,8 +85,24 @@ def read(
         features = {name: tf.identity(value) for name, value in features.items()}
         rows_of = {name: _for_all(tf.identity(inputs[name]), users) for name in shared}
         values = {name: tf.identity(value) for name, value in values.items()}
-    seeds = rows_of["seeds"] if source.seeds is None else features[source.seeds]
+    seeds = rows_of["seeds"] if source.seeds is None else tf.cast(features[source.seeds], tf.int64)
     return Request(features, seeds, rows_of["exclude"], values)
+
+
+def _shaped(name: str, value: tf.Tensor, shape: tf.TensorShape) -> tf.Operation:
+    """A check that a feature has the rank and the fixed extents of its spec; nobody before the graph looks at them.
+
+    What TensorFlow believes to know of the shape is the spec's, so only ops that run tell what came.
+    """
+    wanted = [-1 if size is None else size for size in shape]
+    got = tf.shape(value)
+    # As many extents as the spec has, whatever came.
+    extents = tf.concat([got, [-1] * len(wanted)], axis=0)[: len(wanted)]
+    fits = tf.reduce_all((extents == wanted) | (tf.constant(wanted) == -1)) & (
+        tf.raw_ops.Rank(input=value) == len(wanted)
+    )
+    words = f"{name} must have the shape [{', '.join('?' if size < 0 else str(size) for size in wanted)}]; got"
+    return tf.debugging.Assert(fits, [words, got])
 
 
 def finite(name: str, values: tf.Tensor) -> tf.Operation:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.errors import NannError
@@ -16,8 +15,6 @@ from tfserving_ext.models import UserTensors
 UserFunction = Callable[[dict[str, tf.Tensor]], UserTensors]
 ScoreFunction = Callable[[UserTensors, tf.Tensor], tf.Tensor]
 
-# Extent given to every unknown dimension but the first, the batch, of a made-up feature.
-EXAMPLE_LENGTH = 4
 _OWN_INPUTS = ("k", "frontier", "pool", "max_steps", "ef", "rounds", "seeds", "exclude", "budget", "deadline_ms")
 
 
@@ -44,7 +41,7 @@ class Source:
       score: see there; only ever called with one user, so [1, ...] and [1, N, d].
       features: what `user` takes, by name, the batch leading and unknown.
       defaults: tensors for features that a request may leave out.
-      seeds: the feature, int64 [B, L], that holds the user's own item ids; None where there is none.
+      seeds: the feature, int64 or int32 [B, L], that holds the user's own item ids; None where there is none.
       sequence: what the original's signature does; None where the model has no such thing.
       tracked: what is saved beside the state that the functions use, such as an initializer of a SavedModel's own.
       inputs: SHA-256 of every file that was read, by name.
@@ -79,8 +76,10 @@ class Source:
                 )
         if self.seeds is not None:
             spec = self.features.get(self.seeds)
-            if spec is None or spec.dtype != tf.int64 or spec.shape.rank != 2:
-                raise NannError(f"seeds are {self.seeds!r}, allowed is a feature of int64 [None, L]; {self._listed()}")
+            if spec is None or spec.dtype not in (tf.int32, tf.int64) or spec.shape.rank != 2:
+                raise NannError(
+                    f"seeds are {self.seeds!r}, allowed is a feature of int64 or int32 [None, L]; {self._listed()}"
+                )
 
     def check_names(self) -> None:
         """Checks that the features can be the inputs of a signature beside ours.
@@ -153,19 +152,6 @@ class Source:
                 )
         return tensors
 
-    def example(self) -> dict[str, np.ndarray]:
-        """Features of one made-up user, but for those that hold seeds or may be left out."""
-        made = {}
-        for name, spec in self.features.items():
-            shape = [1, *(EXAMPLE_LENGTH if size is None else size for size in spec.shape[1:])]
-            if name == self.seeds or name in self.defaults:
-                continue
-            if spec.dtype == tf.string:
-                made[name] = np.full(shape, b"1", object)
-            else:
-                made[name] = np.ones(shape, spec.dtype.as_numpy_dtype)
-        return made
-
 
 def one_output(found: Any, output: str = "") -> Any:
     """The scores in what a `score` returned: a tensor, or one of several in a dict.
@@ -196,5 +182,25 @@ def one_output(found: Any, output: str = "") -> Any:
 
 
 def batched(spec: tf.TensorSpec) -> tf.TensorSpec:
-    """`spec` with an unknown batch; a scalar, which has none, stays what it is."""
-    return tf.TensorSpec([None, *spec.shape[1:]] if spec.shape.rank else spec.shape, spec.dtype)
+    """`spec` with an unknown batch in place of a batch of one; another batch, and a scalar, stay what they are."""
+    if not spec.shape.rank or spec.shape[0] not in (1, None):
+        return spec
+    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+
+
+def any_batch(user: UserFunction, features: Mapping[str, tf.TensorSpec]) -> UserFunction:
+    """`user` for any number of users, also where a feature's batch is 1: it is called for each of them then.
+
+    TensorFlow lets a function that was traced for one user take several, and what it then makes of them may be one user
+    mixed of all.
+    """
+    if not any(spec.shape.rank and spec.shape[0] == 1 for spec in features.values()):
+        return user
+    traced = tf.function(lambda given: tuple(user(given)), autograph=False).get_concrete_function(dict(features))
+    specs = tuple(tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in traced.structured_outputs)
+
+    def one(given: dict[str, tf.Tensor]) -> UserTensors:
+        found = user({name: tf.ensure_shape(value[None], features[name].shape) for name, value in given.items()})
+        return tuple(tensor[0] for tensor in found)
+
+    return lambda given: tf.map_fn(one, given, fn_output_signature=specs)

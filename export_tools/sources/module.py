@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from export_tools.sources.contract import Source, batched, one_output
+from export_tools.sources.contract import Source, any_batch, batched, one_output
 from tfserving_ext.errors import NannError
 
 
@@ -61,7 +61,7 @@ def module_source(
         )
     return Source(
         kind="keras" if isinstance(model, keras.Model) else "module",
-        user=model.user,
+        user=any_batch(model.user, features),
         score=lambda user, items: one_output(model.score(user, items), output),
         features={name: batched(spec) for name, spec in features.items()},
         seeds=seeds or getattr(model, "seeds", None),

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export_tools.manifest import FILE, read_manifest
-from export_tools.sources.contract import Source, batched, one_output
+from export_tools.sources.contract import Source, any_batch, batched, one_output
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
@@ -40,7 +40,7 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Source(
         kind="saved_model",
-        user=user,
+        user=any_batch(user, features),
         score=lambda tensors, items: one_output(score(tensors, items), output),
         features={name: batched(spec) for name, spec in features.items()},
         defaults=defaults,

@@ -258,7 +258,7 @@ class Wrong(tf.Module):
         (Wrong(features={"k": tf.TensorSpec([None], tf.float32)}), {}, "a feature is called 'k'"),
         (Wrong(features={"v w": tf.TensorSpec([None], tf.float32)}), {}, "a feature is called 'v w'"),
         (Wrong(features={"vector": tf.TensorSpec([], tf.float32)}), {}, "must begin with the batch"),
-        (Wrong(), {"seeds": "history"}, "seeds are 'history', allowed is a feature of int64"),
+        (Wrong(), {"seeds": "history"}, "seeds are 'history', allowed is a feature of int64 or int32"),
         (Wrong(user=lambda features: features["vector"]), {}, "it must return a tuple of tensors"),
         (
             Wrong(score=lambda user, items: tf.matmul(items, tf.zeros([3, 3]))),

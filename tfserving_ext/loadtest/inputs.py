@@ -183,11 +183,23 @@ def _histories(model: ModelSpec, signature: Any, random: np.random.Generator) ->
             f"{_where(model)} has no input {HISTORY!r}, which histories go to; it has "
             f"{', '.join(sorted(signature.inputs))}"
         )
+    sizes = [dim.size for dim in signature.inputs[HISTORY].tensor_shape.dim]
+    length = sizes[1] if len(sizes) == 2 and sizes[1] >= 0 else None
     sequences = Sequences.open(model.data or "")
     cases = sequences.cases("test", 9, model.history_length)
     for row in random.permutation(len(cases))[: model.requests]:
         history = cases.histories[row]
-        yield {HISTORY: sequences.ids_of(history[history > 0])[None]}
+        yield {HISTORY: fitted(sequences.ids_of(history[history > 0]), length)[None]}
+
+
+def fitted(history: np.ndarray, length: int | None) -> np.ndarray:
+    """A history, int64 [n], of as many ids as the model takes, None for any number.
+
+    The last are kept, and where they are too few they are repeated: only its model knows what stands for "none".
+    """
+    if length is None:
+        return history
+    return np.resize(history[-length:], length) if len(history) and length else np.full(length, -1)
 
 
 def read_requests(path: Path, signature: Any) -> list[Mapping[str, Any]]:
