@@ -120,6 +120,13 @@ def test_histories_have_one_length_and_shared_items_reach_every_user(module):
     history = tf.constant([[7, 5]], tf.int64)
     (user,) = model.user({"item_history": history, "category_history": history})
     np.testing.assert_array_equal(user, [[-1, -1, 7, 5]])
+    (anywhere,) = model.user(  # First contact, line 6: as in training, wherever the padding stands.
+        {
+            "item_history": tf.constant([[5, 5, 6, 7, -1, 5, 0, -1]], tf.int64),
+            "category_history": tf.constant([[1] * 8], tf.int64),
+        }
+    )
+    np.testing.assert_array_equal(anywhere, [[5, 5, 7, 5]])
     (by_rows,) = model.user_from_rows(tf.constant([[0, 0, 2, 1]]), tf.constant([[0, 0, 1, 1]]))
     np.testing.assert_array_equal(by_rows, [[-1, -1, 7, 5]])
     two = tf.concat([user, user], axis=0)

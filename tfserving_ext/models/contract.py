@@ -15,7 +15,8 @@ class RetrievalModel(Protocol):
 
         Args:
           features: raw features; for histories of behaviours `item_history` and `category_history`, int64 [B, L],
-            oldest first, the data's own ids; ids that the model does not know count as missing.
+            oldest first, the data's own ids. A behaviour whose item the model does not know, -1 among them, counts as
+            missing, and the others as if it were not there: a history may be padded anywhere.
 
         Returns:
           User tensors, each [B, ...].

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.models.contract import RetrievalModel, UserTensors
+from tfserving_ext.models.histories import last_known
 from tfserving_ext.models.sequence_model import SequenceConfig
 from tfserving_ext.models.vocabulary import Vocabulary
 
@@ -141,14 +142,14 @@ class ForeignModel(keras.Model):
         return self._float32(self.inner.item(features))
 
     def user(self, features: dict[str, tf.Tensor]) -> UserTensors:
-        """See `RetrievalModel.user`; histories reach the model at `history_length`, -1 in front of short ones."""
-        length = self.config.history_length
-        fixed = {}
-        for name in ("item_history", "category_history"):
-            last = features[name][:, -length:]
-            last = tf.pad(last, [[0, 0], [length - tf.shape(last)[1], 0]], constant_values=-1)
-            fixed[name] = tf.ensure_shape(last, [None, length])
-        return tuple(map(self._float32, self.inner.user(fixed)))
+        """See `RetrievalModel.user`; histories reach the model as in training.
+
+        That is with the last `history_length` behaviours whose items the data have, -1 in front of fewer.
+        """
+        histories = {name: features[name] for name in ("item_history", "category_history")}
+        known = self.items.rows(histories["item_history"]) > 0
+        fixed = last_known(known, histories, self.config.history_length, missing=-1)
+        return tuple(map(self._float32, self.inner.user(dict(zip(histories, fixed, strict=True)))))
 
     def score(self, user: UserTensors, items: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `TrainableModel.score`."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.models.contract import UserTensors
+from tfserving_ext.models.histories import last_known
 from tfserving_ext.models.vocabulary import Vocabulary
 
 MAX_SIZE = 1 << 16
@@ -210,14 +211,13 @@ class SequenceModel(keras.Model, Generic[Config]):
         return self.item_from_rows(self.items.rows(features["item_id"]), self.categories.rows(features["category_id"]))
 
     def user(self, features: dict[str, tf.Tensor]) -> UserTensors:
-        """See `RetrievalModel.user`; takes the last `history_length` behaviours of histories of any length."""
-        length = self.config.history_length
-        rows = []
-        for name, vocabulary in (("item_history", self.items), ("category_history", self.categories)):
-            last = vocabulary.rows(features[name])[:, -length:]
-            last = tf.pad(last, [[0, 0], [length - tf.shape(last)[1], 0]])
-            rows.append(tf.ensure_shape(last, [None, length]))
-        return self.user_from_rows(*rows)
+        """See `RetrievalModel.user`; takes the last `history_length` known behaviours of histories of any length."""
+        rows = {
+            name: vocabulary.rows(features[name])
+            for name, vocabulary in (("item_history", self.items), ("category_history", self.categories))
+        }
+        known = rows["item_history"] > 0
+        return self.user_from_rows(*last_known(known, rows, self.config.history_length, missing=0))
 
     def padding_mask(self, sequence: tf.Tensor) -> tf.Tensor:
         """What is added to the logits of a softmax over behaviours [B, history_length, item_dim]; as wide as they."""
