@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "custom_ops/core/scoped_timer.h"
-#include "tensorflow/core/framework/cancellation.h"
 
 namespace tensorflow {
 namespace nann_ops {
@@ -31,10 +30,7 @@ absl::Status FunctionScorer::Prepare() {
   if (functions_.prepare != kInvalidHandle) {
     std::vector<Tensor> args = user_, prepared;
     args.insert(args.end(), captured_.begin(), captured_.end());
-    FunctionLibraryRuntime::Options options(ctx_->step_id());
-    options.rendezvous = ctx_->rendezvous();
-    options.cancellation_manager = ctx_->cancellation_manager();
-    TF_RETURN_IF_ERROR(Run(functions_.prepare, options, args, &prepared));
+    TF_RETURN_IF_ERROR(Run(functions_.prepare, ctx_->cancellation_manager(), args, &prepared));
     args_.insert(args_.end(), prepared.begin(), prepared.end());
   }
   items_arg_ = args_.size();
@@ -106,26 +102,20 @@ absl::Status FunctionScorer::Call(std::vector<Tensor>* results) {
 }
 
 absl::Status FunctionScorer::RunPlain(std::vector<Tensor>* results) {
-  FunctionLibraryRuntime::Options options(ctx_->step_id());
-  options.rendezvous = ctx_->rendezvous();
-  options.cancellation_manager = ctx_->cancellation_manager();
-  return Run(functions_.plain, options, args_, results);
+  return Run(functions_.plain, ctx_->cancellation_manager(), args_, results);
 }
 
 absl::Status FunctionScorer::RunCompiled(std::vector<Tensor>* results) {
-  // A function that fails cancels its request and aborts its rendezvous. This one may fail and the
-  // request go on, so it gets its own; it is still cancelled with the request.
-  FunctionLibraryRuntime::Options options(ctx_->step_id());
-  options.create_rendezvous = true;
+  // A function that fails cancels its request. This one may fail and the request go on, so it gets
+  // a manager of its own; it is still cancelled with the request.
   CancellationManager* const request = ctx_->cancellation_manager();
-  if (request == nullptr) return Run(functions_.compiled, options, args_, results);
+  if (request == nullptr) return Run(functions_.compiled, nullptr, args_, results);
   CancellationManager own(request);
-  options.cancellation_manager = &own;
-  return Run(functions_.compiled, options, args_, results);
+  return Run(functions_.compiled, &own, args_, results);
 }
 
 absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
-                                 FunctionLibraryRuntime::Options& options,
+                                 CancellationManager* cancellation_manager,
                                  absl::Span<const Tensor> args, std::vector<Tensor>* results) {
   // The scorer's kernels run on this very thread (they still share the intra-op pool): nothing
   // waits for a free inter-op thread, so the search cannot deadlock with one thread only, and no
@@ -133,6 +123,12 @@ absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
   std::function<void(std::function<void()>)> inline_runner = [](std::function<void()> run) {
     run();
   };
+  FunctionLibraryRuntime::Options options(ctx_->step_id());
+  // Tensors that a function sends from one device to another meet in a rendezvous, by names that
+  // are the same in every call. The step's is shared by the calls for all users, who would get each
+  // other's; and a call that fails aborts it.
+  options.create_rendezvous = true;
+  options.cancellation_manager = cancellation_manager;
   options.collective_executor = ctx_->collective_executor();
   options.stats_collector = ctx_->stats_collector();
   options.step_container = ctx_->step_container();

@@ -12,6 +12,7 @@
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/kernels/search_call.h"
 #include "custom_ops/kernels/worker_pool.h"
+#include "tensorflow/core/framework/cancellation.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor.h"
@@ -55,8 +56,9 @@ class FunctionScorer : public Scorer {
   absl::Status Call(std::vector<Tensor>* results);
   absl::Status RunPlain(std::vector<Tensor>* results);
   absl::Status RunCompiled(std::vector<Tensor>* results);
+  // In a rendezvous of its own.
   absl::Status Run(FunctionLibraryRuntime::Handle function,
-                   FunctionLibraryRuntime::Options& options, absl::Span<const Tensor> args,
+                   CancellationManager* cancellation_manager, absl::Span<const Tensor> args,
                    std::vector<Tensor>* results);
 
   OpKernelContext* const ctx_;

@@ -1,0 +1,139 @@
+"""First contact, line 11: what a scorer sends from one device to another reaches the user that it was sent for.
+
+The tensors between the devices of a function meet in a rendezvous, by names that are the same in every call. Where the
+calls for all users shared the step's, users got each other's.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tests.ops.conftest import ITEMS, Searcher, table_score
+from tests.ops.reference import Graph, rounds_search
+from tfserving_ext import ops
+
+N, USERS = 30, 64
+K, EF, ROUNDS = 5, [4, 6, 8], [1, 2, 3]
+
+
+def later(tensor):
+    """The same a moment later: other users' tensors are under way meanwhile."""
+
+    def wait(values):
+        time.sleep(0.0005)
+        return values
+
+    return tf.ensure_shape(tf.numpy_function(wait, [tensor], tensor.dtype), tensor.shape)
+
+
+def on_devices(function):
+    """A function that a scorer calls and that runs on the devices that it names, in its caller's rendezvous.
+
+    What is inlined runs where the search runs, whatever it names; and most functions that are called have a rendezvous
+    of their own.
+    """
+    made = tf.function(function, experimental_attributes={"_noinline": True})
+    made._shared_rendezvous = True
+    return made
+
+
+@on_devices
+def elsewhere(user, items):
+    """`table_score`, on the other device."""
+    with tf.device("CPU:0"):
+        sent = later(user)
+    with tf.device("CPU:1"):
+        there = table_score(sent, items)
+    with tf.device("CPU:0"):
+        return tf.identity(there) + 0 * later(items)[..., 0]
+
+
+@on_devices
+def there_and_back(user):
+    with tf.device("CPU:0"):
+        sent = later(user)
+    with tf.device("CPU:1"):
+        there = tf.where(tf.math.is_finite(sent), sent, 0.0)
+    with tf.device("CPU:0"):
+        return tf.identity(there) + 0 * later(user)
+
+
+def failing(user, items):
+    with tf.control_dependencies([tf.debugging.Assert(user[0, 0] < 9, ["the ninth user is refused"])]):
+        return elsewhere(user, items)
+
+
+def search(searcher, scorer, users):
+    return ops.beam_search(
+        searcher.index, [tf.constant(users)], scorer, 2, K, EF, ROUNDS, batch_sizes=(4, 8), optimize=False
+    ).item_ids.numpy()
+
+
+def run() -> None:
+    """Searches for 64 users at once, again and again, on two logical devices of the one CPU."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.threading.set_inter_op_parallelism_threads(16)
+    rng = np.random.default_rng(11)
+    graph = Graph(rng.permutation(N) + 500, [0, 1, 2], [rng.integers(0, N, [N, 3]).tolist() for _ in range(2)])
+    users = rng.normal(size=[USERS, ITEMS]).astype(np.float32)
+    expected = [rounds_search(graph, row[:N], K, EF, ROUNDS, []).ids for row in users]
+    specs = [tf.TensorSpec([1, ITEMS]), tf.TensorSpec([1, None, 2])]
+
+    def prepared(user, ready, items):
+        return table_score(ready, items) + 0 * user[:, :1]
+
+    with tempfile.TemporaryDirectory() as scratch:
+        searcher = Searcher(Path(scratch), table_score).open(graph)
+        scorers = {
+            "here": ops.trace_scorer(table_score, specs[:1], 2),
+            "scorer": ops.trace_scorer(elsewhere, specs[:1], 2),
+            "prepare": ops.Scorer(
+                tf.function(prepared).get_concrete_function(specs[0], *specs),
+                [],
+                prepare=tf.function(lambda user: there_and_back(user)).get_concrete_function(specs[0]),
+            ),
+        }
+        for name, scorer in scorers.items():
+            wrong = sum(search(searcher, scorer, users).tolist() != expected for _ in range(10))
+            print(f"{name}: {wrong} of 10 answers are wrong", flush=True)
+        # Whose rendezvous a failing call aborts is its own: the next request is none the wiser.
+        scorer = ops.trace_scorer(failing, specs[:1], 2)
+        bad = users.copy()
+        bad[8, 0] = 9
+        for _ in range(5):
+            try:
+                search(searcher, scorer, bad)
+                print("answered")
+            except tf.errors.InvalidArgumentError as error:
+                print("refused:", "the ninth user is refused" in str(error))
+        print("after:", search(searcher, scorer, np.minimum(users, 8)).tolist() == expected)
+
+
+def test_tensors_between_devices_stay_with_their_user():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ops.test_two_devices"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.stdout.splitlines() == [
+        "here: 0 of 10 answers are wrong",
+        "scorer: 0 of 10 answers are wrong",
+        "prepare: 0 of 10 answers are wrong",
+        *["refused: True"] * 5,
+        "after: True",
+    ], done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    run()
