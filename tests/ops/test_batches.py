@@ -1,10 +1,12 @@
 """Users are searched independently of each other, items are scored independently of their batch."""
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.ops.conftest import ITEMS, Searcher, timeless
+from tests.ops.conftest import ITEMS, Searcher, table_score, timeless
 from tests.ops.reference import Graph
 from tfserving_ext.ops import DEFAULT_BATCH_SIZES
 
@@ -120,6 +122,48 @@ def test_a_round_above_the_largest_batch_size_is_split(tmp_path):
     found = searcher(np.zeros([1, 1], np.float32), 3, [25, 30], [1, 1], batch_sizes=(4, 10))
     assert sizes == [10, 10, 10, 4]
     assert found.item_ids.tolist() == [[125, 124, 123]]
+
+
+@pytest.mark.parametrize(
+    ("items", "wanted"), [(3, [4]), (4, [4]), (5, [10]), (10, [10]), (14, [10, 4]), (20, [10, 10]), (21, [10, 10, 4])]
+)
+def test_a_batch_of_exactly_a_grid_size_is_not_padded(tmp_path, items, wanted):
+    """First contact, line 27: each batch is padded to the least size that holds it, which may be its own."""
+    sizes = []
+
+    def score(user, items):
+        def note(items):
+            sizes.append(items.shape[1])
+            return items[..., 0]
+
+        return tf.ensure_shape(tf.numpy_function(note, [items], tf.float32), [1, None])
+
+    searcher = Searcher(tmp_path, score).open(Graph(np.arange(items), list(range(items)), [[[]] * items]))
+    searcher(np.zeros([1, 1], np.float32), 3, [items, items], [1, 1], batch_sizes=(4, 10))
+    assert sizes == wanted
+
+
+def test_the_error_that_is_told_is_the_one_that_cancelled_the_others(tmp_path):
+    """First contact, line 27: one user's error cancels the others' searches, which end before its own call does."""
+
+    def score(user, items):
+        def wait(user):
+            time.sleep(0.5 if user[0, 0] == 9 else 0.002)
+            return user
+
+        refused = tf.debugging.Assert(user[0, 0] != 9, ["this user is refused"])
+        waited = user
+        for _ in range(8):  # So that the wait comes after the refusal.
+            waited = tf.tanh(waited) + user
+        waited = tf.ensure_shape(tf.numpy_function(wait, [waited * 0 + user], tf.float32), user.shape)
+        with tf.control_dependencies([refused]):
+            return table_score(waited, items)
+
+    searcher = Searcher(tmp_path, score).open(chain(30))
+    users = np.zeros([16, ITEMS], np.float32)
+    users[0, 0] = 9
+    with pytest.raises(tf.errors.InvalidArgumentError, match="this user is refused"):
+        searcher(users, 3, [3, 30], [1, 30], batch_sizes=(4,))
 
 
 def test_no_users_are_an_empty_answer(searcher):
