@@ -12,7 +12,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py $(CXX_SOURCES)
 
-.PHONY: help setup demo test test-docs test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo image image-serving compose test test-docs test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -38,6 +38,18 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
 
 demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/. TRAIN=1 trains the models.
 	$(BIN)/nann demo --folder demo $(if $(TRAIN),--train)
+
+image:  ## The local server's image (nann_local) by Docker; MODEL_DIR=... bakes in another model than the demo's.
+	@MODEL_DIR=$(MODEL_DIR) docker/check.sh image
+	docker build -f docker/Dockerfile.local -t nann_local $(if $(MODEL_DIR),--build-arg MODEL_DIR=$(MODEL_DIR)) .
+
+image-serving:  ## TensorFlow Serving's image (nann_serving): hours, and 16 GB of memory; MODEL_DIR=...
+	@MODEL_DIR=$(MODEL_DIR) docker/check.sh serving
+	docker build -f docker/Dockerfile -t nann_serving $(if $(MODEL_DIR),--build-arg MODEL_DIR=$(MODEL_DIR)) .
+
+compose:  ## A server, Prometheus and a smoke test by Docker Compose; MODEL_DIR=...
+	@MODEL_DIR=$(MODEL_DIR) docker/check.sh compose
+	docker compose -f docker/compose.yaml up --build
 
 test: setup $(VENV)/.bench lint  ## Lint, then all tests but those of `test-image`, `test-browser` and `test-docs`, two files at a time.
 	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone and not documented" --numprocesses 2 --dist loadfile

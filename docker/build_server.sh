@@ -18,6 +18,9 @@ target=tensorflow_serving/model_servers:tensorflow_model_server
 for tool in bazel buildozer; do
   command -v "$tool" >/dev/null || die "$tool is not on the PATH"
 done
+buildozer --version >/dev/null ||
+  die "buildozer does not run on $(uname -m): the Dockerfile's is for amd64, as TensorFlow Serving's devel images are;" \
+    "build with --platform linux/amd64, or put another buildozer on the PATH"
 
 options=(--config=release --verbose_failures)
 case ${DEVICE:-cpu} in

@@ -2,22 +2,38 @@
 # Runs TensorFlow Serving; what `docker run IMAGE ...` adds comes last and wins.
 set -euo pipefail
 
+# TensorFlow Serving's gRPC server refuses what exceeds these threads, and keeps nothing waiting; its own default, 4 a
+# core, loses most requests of 8 clients on 2 cores.
+threads=$((4 * $(nproc)))
+((threads >= 64)) || threads=64
+
 flags=(
   "--port=${GRPC_PORT:-8500}" "--rest_api_port=${REST_PORT:-8501}"
   "--model_name=${MODEL_NAME:-nann}" "--model_base_path=${MODEL_BASE_PATH:-/models/nann}"
+  "--grpc_max_threads=${GRPC_MAX_THREADS:-$threads}"
   "--tensorflow_session_config_file=${SESSION_CONFIG:-/etc/nann/session_config.pbtxt}"
   "--monitoring_config_file=${MONITORING_CONFIG:-/etc/nann/monitoring.config}"
-  # Without it a scorer that was exported for XLA runs uncompiled (docs/adr/0010).
-  "--xla_cpu_compilation_enabled=true"
 )
-case ${NANN_DEVICE:-cpu} in
-  cpu) ;;
-  gpu) flags+=("--xla_gpu_compilation_enabled=true") ;;
-  *)
-    echo "entrypoint_server.sh: NANN_DEVICE is '$NANN_DEVICE', allowed are cpu and gpu" >&2
-    exit 1
-    ;;
-esac
+
+# The last of a flag wins. Batches join requests by the first dimension of every input, which those of a search have not:
+# an export would fail to load. With parameters per model, only models that bring some are batched.
+batching=false per_model=
+for argument in "$@"; do
+  case $argument in
+    --enable_batching | --enable_batching=true | --enable_batching=1) batching=true ;;
+    --enable_batching=*) batching=false ;;
+    --enable_per_model_batching_parameters) per_model=true ;;
+    --enable_per_model_batching_parameters=*) per_model=${argument#*=} ;;
+  esac
+done
+if $batching && [[ -z $per_model ]]; then
+  echo "entrypoint_server.sh: --enable_batching is followed by --enable_per_model_batching_parameters=true:" \
+    "a search cannot be batched, and models without batching_params.pbtxt are then left alone" >&2
+  flags+=("--enable_per_model_batching_parameters=true")
+elif $batching && [[ $per_model != true && $per_model != 1 ]]; then
+  echo "entrypoint_server.sh: --enable_batching without --enable_per_model_batching_parameters=true:" \
+    "no export of nann loads like this, its warm-up fails with 'must have equal 0th-dimension size'" >&2
+fi
 
 # TensorFlow Serving listens on all addresses, as a container must: 127.0.0.1 is the container's own, where no published
 # port arrives. It answers an unknown flag with its usage text and goes on: read the first lines of its log.

@@ -15,6 +15,8 @@ from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2
 
 from tests.docker.dockerfile import Ignore, argument, read, substitute
+from tfserving_ext.serving.flags import FLAGS
+from tfserving_ext.serving.session_config import session_config
 from tfserving_ext.serving.text_protos import read_metrics_path
 
 ROOT = Path(__file__).parents[2]
@@ -176,31 +178,63 @@ def script(*command, path=None, **environment):
     )
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_the_server_starts_with_xla_configuration_and_metrics(programs, device):
-    folder = programs("tensorflow_model_server")
-    done = script(
-        DOCKER / "entrypoint_server.sh",
-        "--file_system_poll_wait_seconds=5",
-        path=folder,
-        NANN_DEVICE=device,
-        REST_PORT="9",
-    )
+def server_flags(programs, *arguments, **environment):
+    """What the entry point starts TensorFlow Serving with, and what it says."""
+    done = script(DOCKER / "entrypoint_server.sh", *arguments, path=programs("tensorflow_model_server"), **environment)
     assert done.returncode == 0, done.stderr
-    flags = done.stdout.split()
-    assert flags[1:3] == ["--port=8500", "--rest_api_port=9"]
+    return done.stdout.split()[1:], done.stderr
+
+
+def test_the_server_starts_with_configuration_threads_and_metrics(programs):
+    """First contact, line 24: by default TensorFlow Serving refuses what exceeds 4 threads a core; and no XLA."""
+    flags, said = server_flags(programs, "--file_system_poll_wait_seconds=5", REST_PORT="9")
+    assert flags[:2] == ["--port=8500", "--rest_api_port=9"]
     assert flags[-1] == "--file_system_poll_wait_seconds=5"
     assert "--tensorflow_session_config_file=/etc/nann/session_config.pbtxt" in flags
     assert "--monitoring_config_file=/etc/nann/monitoring.config" in flags
     assert "--model_base_path=/models/nann" in flags
-    assert "--xla_cpu_compilation_enabled=true" in flags
-    assert ("--xla_gpu_compilation_enabled=true" in flags) == (device == "gpu")
+    assert f"--grpc_max_threads={max(64, 4 * len(os.sched_getaffinity(0)))}" in flags
+    assert not any("xla" in flag for flag in flags)
+    assert said == ""
+    assert "--grpc_max_threads=7" in server_flags(programs, GRPC_MAX_THREADS="7")[0]
 
 
-def test_an_unknown_device_is_refused(programs):
-    done = script(DOCKER / "entrypoint_server.sh", path=programs("tensorflow_model_server"), NANN_DEVICE="tpu")
-    assert done.returncode == 1
-    assert "NANN_DEVICE is 'tpu', allowed are cpu and gpu" in done.stderr
+PER_MODEL = "--enable_per_model_batching_parameters"
+
+
+@pytest.mark.parametrize(
+    ("given", "added", "words"),
+    [
+        (["--enable_batching"], True, "is followed by --enable_per_model_batching_parameters=true"),
+        (["--enable_batching=true"], True, "is followed by"),
+        (["--enable_batching=false"], False, ""),
+        (["--enable_batching", "--enable_batching=false"], False, ""),
+        (["--enable_batching", f"{PER_MODEL}=true"], False, ""),
+        (["--enable_batching=1", PER_MODEL], False, ""),
+        (["--enable_batching", f"{PER_MODEL}=false"], False, "no export of nann loads like this"),
+    ],
+)
+def test_batching_leaves_searches_alone(programs, given, added, words):
+    """First contact, line 24: --enable_batching alone makes every export fail in its warm-up."""
+    flags, said = server_flags(programs, *given)
+    assert (flags[-len(given) - 1] == f"{PER_MODEL}=true") == added
+    assert flags[-len(given) :] == given
+    assert words in said if words else said == ""
+
+
+def test_the_entry_points_know_every_flag_that_they_give(programs):
+    """TensorFlow Serving answers an unknown flag with its usage text, and goes on without it."""
+    flags, _ = server_flags(programs)
+    assert {flag[2:].partition("=")[0] for flag in flags} <= set(FLAGS)
+
+
+def test_the_session_configuration_says_nothing_that_flags_overwrite():
+    """First contact, line 24: TensorFlow Serving overwrites these fields, also where no flag is given."""
+    found = text_format.Parse((DOCKER / "session_config.pbtxt").read_text(), config_pb2.ConfigProto())
+    said = []
+    assert session_config(DOCKER / "session_config.pbtxt", say=said.append) == found
+    assert said == []
+    assert found.gpu_options.allow_growth
 
 
 def test_the_local_server_gets_a_folder_or_a_file_of_models(programs):
@@ -273,6 +307,82 @@ def test_the_build_for_gpus_links_against_the_driver_s_stub(checkout, programs):
     assert "--config=cuda_clang --copt=-fPIC" in done.stdout
     assert str(stubs) in done.stdout.splitlines()
     assert (stubs / "libcuda.so.1").exists()
+
+
+def test_a_buildozer_for_another_machine_is_told(checkout, programs):
+    """First contact, line 25: the Dockerfile brings buildozer for amd64."""
+    programs("buildozer", "exit 126")
+    done = build_server(checkout, programs("bazel", BAZEL))
+    assert done.returncode == 1
+    assert f"buildozer does not run on {os.uname().machine}: the Dockerfile's is for amd64" in done.stderr
+
+
+DOCKER_PROGRAM = """case "$1 $2" in
+  "buildx version") exit ${NO_BUILDX:-0} ;;
+  "version --format") echo ${ARCH:-amd64} ;;
+  "compose version") [[ -n ${COMPOSE-2.29.1} ]] && echo "${COMPOSE-2.29.1}" ;;
+esac"""
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Runs check.sh in a repository with a model and a Docker of our own."""
+    (tmp_path / "nann/docker").mkdir(parents=True)
+    shutil.copy2(DOCKER / "check.sh", tmp_path / "nann/docker")
+    (tmp_path / "nann/demo/models/nann/3").mkdir(parents=True)
+    (tmp_path / "nann/demo/models/nann/3/saved_model.pb").touch()
+    (tmp_path / "nann/demo/empty").mkdir()
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/docker"
+    program.write_text(f"#!/bin/bash\n{DOCKER_PROGRAM}\n")
+    program.chmod(0o755)
+    return lambda what, **environment: script(
+        tmp_path / "nann/docker/check.sh", what, path=tmp_path / "bin", **environment
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "environment", "words"),
+    [
+        ("image", {}, ""),
+        ("serving", {}, ""),
+        ("compose", {}, ""),
+        ("compose", {"COMPOSE": "v2.3.0"}, ""),
+        ("compose", {"COMPOSE": "2.10.0"}, ""),
+        ("image", {"ARCH": "arm64"}, ""),
+        ("image", {"MODEL_DIR": "nowhere"}, "there is no folder nowhere: 'make demo' makes the demo's"),
+        ("compose", {"MODEL_DIR": "demo/empty"}, "demo/empty holds no version such as demo/empty/1/saved_model.pb"),
+        ("image", {"MODEL_DIR": "/models"}, "MODEL_DIR is /models; a build takes folders inside the repository"),
+        ("image", {"NO_BUILDX": "1"}, "docker has no BuildKit"),
+        ("serving", {"ARCH": "arm64"}, "docker builds for arm64: TensorFlow Serving's images are for amd64 alone"),
+        ("compose", {"COMPOSE": ""}, "docker has no Compose 2; docker/compose.yaml needs 2.3.0 or newer"),
+        ("compose", {"COMPOSE": "2.2.3"}, "Docker Compose is 2.2.3, docker/compose.yaml needs 2.3.0 or newer"),
+        ("nonsense", {}, "got 'nonsense', wanted image, serving or compose"),
+    ],
+)
+def test_a_build_that_cannot_succeed_is_told_before_it_begins(build, what, environment, words):
+    """First contact, line 25: without a model, or with an old Compose, Docker's own words say nothing of the cause."""
+    done = build(what, **environment)
+    assert done.returncode == (1 if words else 0), done.stderr
+    assert words in done.stderr if words else done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "what", "last"),
+    [
+        ("image", "image", "docker build -f docker/Dockerfile.local -t nann_local --build-arg MODEL_DIR=a/b ."),
+        ("image-serving", "serving", "docker build -f docker/Dockerfile -t nann_serving --build-arg MODEL_DIR=a/b ."),
+        ("compose", "compose", "docker compose -f docker/compose.yaml up --build"),
+    ],
+)
+def test_make_checks_first(target, what, last):
+    done = subprocess.run(["make", "-n", target, "MODEL_DIR=a/b"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines() == [f"MODEL_DIR=a/b docker/check.sh {what}", last]
+
+
+def test_the_compose_version_is_told_where_people_look():
+    for path in (DOCKER / "compose.yaml", DOCKER / "check.sh", ROOT / "docs/docker.md"):
+        assert "2.3.0" in path.read_text(), path
 
 
 def test_the_build_says_what_is_missing(checkout, programs):

@@ -23,6 +23,8 @@ ELSEWHERE = {
     "make bench-paper": "two hours; run by hand, its page is docs/paper_tables.md",
     "python -m tfserving_ext.bench.": "minutes to hours; run by hand, what they print is in benchmarks/README.md",
     ".venv/bin/pre-commit install": "changes the clone's hooks",
+    "make image": "needs Docker; what it looks at first is held by tests/docker/test_files.py",
+    "make compose": "needs Docker; what it looks at first is held by tests/docker/test_files.py",
     "docker ": "needs Docker; tests/docker carries out the Dockerfiles without it",
     "NANN_DOCKERFILE=": "needs Docker",
     "bazel": "needs Bazel and, for TensorFlow Serving, hours; tests/native/test_bazel.py reads the files",

@@ -20,22 +20,17 @@ from tests.docs.pages import (
     spans,
     subcommands,
 )
+from tfserving_ext.serving.flags import FLAGS
 
 OPTIONS = {
     name: {flag for each in command.params for flag in (*each.opts, *each.secondary_opts)}
     for name, command in subcommands()
 }
-# Flags of TensorFlow Serving have underscores; `nann serve` takes both.
-OPTIONS["serve"] |= {"--" + flag[2:].replace("-", "_") for flag in OPTIONS["serve"]}
+# Flags of TensorFlow Serving have underscores; `nann serve` takes both, and those too that do nothing there.
+OPTIONS["serve"] |= {"--" + flag[2:].replace("-", "_") for flag in OPTIONS["serve"]} | {f"--{name}" for name in FLAGS}
 HELP = {"--help", "-h"}
 # Options of other programs that the text names by themselves.
 FOREIGN = {
-    "--xla_cpu_compilation_enabled": "TensorFlow Serving",
-    "--xla_gpu_compilation_enabled": "TensorFlow Serving",
-    "--tensorflow_session_config_file": "TensorFlow Serving",
-    "--enable_batching": "TensorFlow Serving",
-    "--enable_per_model_batching_parameters": "TensorFlow Serving",
-    "--batching_parameters_file": "TensorFlow Serving",
     "--tf_xla_persistent_cache_directory": "XLA, by TF_XLA_FLAGS",
     "--build-arg": "docker build",
     "--gpus": "docker run",
