@@ -135,6 +135,10 @@ SMOKE = Command(
     {
         "target": Option("127.0.0.1:2", {"smoke.target": "127.0.0.1:2"}),
         "name": Option("other", {"smoke.name": "other"}),
+        "tls": Option(None, {"smoke.tls.ca": None, "smoke.tls.cert": None, "smoke.tls.key": None}),
+        "ca": Option("ca.pem", {"smoke.tls.ca": Path("ca.pem")}, ("--tls",)),
+        "cert": Option("c.pem", {"smoke.tls.cert": Path("c.pem")}, ("--tls",)),
+        "key": Option("c.key", {"smoke.tls.key": Path("c.key")}, ("--tls",)),
     },
 )
 DEMO = Command(

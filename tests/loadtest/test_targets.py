@@ -1,5 +1,6 @@
 """Against servers by real sockets: the stub and the local server."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,7 +8,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,6 +20,8 @@ from tfserving_ext.bench.load_stub import running_stub
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest import InputSpec, ModelSpec, Scenario, run
 from tfserving_ext.loadtest.inputs import make_inputs
+from tfserving_ext.loadtest.targets.contract import TargetError
+from tfserving_ext.loadtest.targets.grpc_server import GrpcTarget
 from tfserving_ext.serving import LocalServer, ServerOptions
 
 STUB = ModelSpec(name="stub")
@@ -227,3 +232,39 @@ def test_conditions_decide_the_exit_status_and_two_results_compare(tmp_path):
         assert ratios[name]["ratio"] == pytest.approx(b / a)
         assert ratios[name]["interval"][0] <= b / a <= ratios[name]["interval"][1]
     assert "p99_ms" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ("Server Threadpool Exhausted", "start it with --grpc_max_threads=64, or more"),
+        ("Concurrent RPC limit exceeded!", "--grpc_max_queue"),
+        ("Received message larger than max (9 vs. 4)", ""),
+    ],
+)
+def test_the_cause_of_a_refusal_is_named(words, cause):
+    """First contact, line 24: TensorFlow Serving's gRPC server refuses what exceeds its threads, in three words."""
+
+    def refuse(_, context):
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, words)
+
+    async def ask():
+        target = GrpcTarget(f"127.0.0.1:{port}")
+        await target.open()
+        try:
+            await target.send(b"", 10.0)
+        finally:
+            await target.close()
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handlers = {"Predict": grpc.unary_unary_rpc_method_handler(refuse)}
+    service = grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", handlers)
+    server.add_generic_rpc_handlers((service,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with pytest.raises(TargetError) as refused:
+        asyncio.run(ask())
+    server.stop(None).wait()
+    assert refused.value.code == "RESOURCE_EXHAUSTED"
+    assert refused.value.message.startswith(words)
+    assert cause in refused.value.message if cause else refused.value.message == words

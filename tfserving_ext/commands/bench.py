@@ -37,8 +37,11 @@ def bench(
     init: Annotated[Path | None, typer.Option(help="Write a commented configuration here, and end.")] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="grpc://HOST:PORT, http://HOST:PORT, session or function. [grpc://127.0.0.1:8500]"),
+        typer.Option(help="grpc[s]://HOST:PORT, http[s]://HOST:PORT, session or function. [grpc://127.0.0.1:8500]"),
     ] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities by which a TLS server is known.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="PEM file of a certificate to show to it, with --key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the key to that.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name in requests. [nann]")] = None,
     signature: Annotated[str | None, typer.Option(help="Its signature. [serving_default]")] = None,
     path: Annotated[
@@ -91,10 +94,11 @@ def bench(
 
     fields, lines = ({}, {}) if config is None else read_scenario(config)
     given = {
-        "target": target, "concurrency": concurrency, "rate": rate, "arrivals": arrivals, "replay": replay,
-        "max_rate_with": max_rate_with, "warm_up": warm_up, "seconds": seconds, "bound": bound,
-        "max_seconds": max_seconds, "timeout": timeout, "seed": seed, "prometheus": prometheus, "pid": pid,
-        "profile": profile, "profile_server": profile_server, "trace": trace, "fail_if": fail_if,
+        "target": target, "ca": ca, "cert": cert, "key": key, "concurrency": concurrency, "rate": rate,
+        "arrivals": arrivals, "replay": replay, "max_rate_with": max_rate_with, "warm_up": warm_up,
+        "seconds": seconds, "bound": bound, "max_seconds": max_seconds, "timeout": timeout, "seed": seed,
+        "prometheus": prometheus, "pid": pid, "profile": profile, "profile_server": profile_server, "trace": trace,
+        "fail_if": fail_if,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if {"concurrency", "rate", "replay"} & set(given):  # One kind of load replaces the file's.

@@ -11,9 +11,7 @@ from tfserving_ext.progress import outcome
 
 _SERVE_EXAMPLES = """Example: nann serve models/nann --port 8500 --rest-api-port 8501
 
-nann serve --model_config_file models.config --monitoring_config_file monitoring.config
-
-All flags of TensorFlow Serving 2.20 are taken; docs/serving.md says which of them do nothing here."""
+nann serve --model_config_file models.config --monitoring_config_file monitoring.config"""
 
 
 class _ServeCommand(TyperCommand):
@@ -110,7 +108,10 @@ def serve(
     ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the versions and end.")] = False,
 ) -> None:
-    """Serve SavedModels with TensorFlow Serving's API, for development."""
+    """Serve SavedModels with TensorFlow Serving's API, for development.
+
+    All flags of TensorFlow Serving 2.20 are taken; docs/serving.md says which of them do nothing here.
+    """
     if version:
         _print_versions()
         return
@@ -201,12 +202,18 @@ def _channel_arguments(text: str) -> tuple[tuple[str, str | int], ...]:
 def smoke(
     target: Annotated[str, typer.Argument(help="HOST:PORT of the gRPC port.")] = "127.0.0.1:8500",
     name: Annotated[str, typer.Option(help="The model's name.")] = "nann",
+    tls: Annotated[bool, typer.Option("--tls", help="By TLS, with a server that this machine trusts.")] = False,
+    ca: Annotated[Path | None, typer.Option(help="By TLS, with a server known by these authorities (PEM).")] = None,
+    cert: Annotated[Path | None, typer.Option(help="PEM file of a certificate to show to it, with --key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the key to that.")] = None,
 ) -> None:
     """Ask a running server, local or TensorFlow Serving, for its default answer: the original's smoke request."""
     from tfserving_ext.serving.client import smoke as run
+    from tfserving_ext.serving.tls import ClientTls
 
-    for key, answer in run(target, name).items():
-        outcome("smoke", f"{key} {answer.dtype} {list(answer.shape)}, first {answer.ravel()[:5].tolist()}")
+    by_tls = tls or (ca, cert, key) != (None, None, None)
+    for output, answer in run(target, name, ClientTls(ca, cert, key) if by_tls else None).items():
+        outcome("smoke", f"{output} {answer.dtype} {list(answer.shape)}, first {answer.ravel()[:5].tolist()}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -111,7 +111,11 @@ class Scenario(_Part):
     """One run.
 
     Attributes:
-      target: `grpc://host:port`, `http://host:port`, `session` or `function` (in this process, from the models' paths).
+      target: `grpc://host:port`, `http://host:port`, both with an `s` for TLS; `session` or `function` (in this
+        process, from the models' paths).
+      ca: PEM file of the authorities by which a TLS server is known; this machine's by default.
+      cert: PEM file of the certificate that is shown to a TLS server, with `key`.
+      key: PEM file of the key to it.
       models: who is asked.
       concurrency: closed loop: so many clients that each wait for their answer; one level, or a range `1:64` (doubling)
         or `10:50:10`.
@@ -138,6 +142,9 @@ class Scenario(_Part):
     """
 
     target: str = "grpc://127.0.0.1:8500"
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
     models: Annotated[list[ModelSpec], Field(min_length=1, max_length=64)] = [ModelSpec()]
     concurrency: str | None = None
     rate: str | None = None
@@ -195,9 +202,11 @@ class Scenario(_Part):
     @pydantic.field_validator("target")
     @classmethod
     def _known_target(cls, value: str) -> str:
-        if value in ("session", "function") or re.fullmatch(r"(grpc|https?)://\S+", value):
+        if value in ("session", "function") or re.fullmatch(r"(grpc|http)s?://\S+", value):
             return value
-        raise ValueError(f"{value!r} is none of grpc://HOST:PORT, http://HOST:PORT, session, function")
+        raise ValueError(
+            f"{value!r} is none of grpc://HOST:PORT, http://HOST:PORT, grpcs:// and https:// for TLS, session, function"
+        )
 
     @pydantic.model_validator(mode="after")
     def _one_load(self) -> "Scenario":
@@ -208,6 +217,10 @@ class Scenario(_Part):
             raise ValueError(f"{' and '.join(given)} are given; a run has one kind of load")
         if "arrivals" in self.model_fields_set and not {"rate", "max_rate_with"} & set(given):
             raise ValueError("arrivals are of an open loop; give a rate, or max_rate_with")
+        by_tls = self.target.startswith(("grpcs://", "https://"))
+        of_tls = [name for name in ("ca", "cert", "key") if getattr(self, name) is not None]
+        if of_tls and not by_tls:
+            raise ValueError(f"{of_tls[0]} is of TLS, the target is {self.target}; write grpcs:// or https://")
         names = [model.name for model in self.models]
         if self.swap is not None and self.swap.model is not None and self.swap.model not in names:
             raise ValueError(f"swap.model is {self.swap.model!r}, the models are {', '.join(names)}")

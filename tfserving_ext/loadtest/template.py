@@ -10,6 +10,10 @@ TEMPLATE = """\
 
 # grpc://HOST:PORT or http://HOST:PORT of TensorFlow Serving or `nann serve`; or, in this process, session or function.
 target: grpc://127.0.0.1:8500
+# grpcs:// and https:// are TLS: by whom the server is known, and what shows who the client is.
+# ca: ca.pem
+# cert: client.pem
+# key: client.key
 
 models:
   - name: nann

@@ -12,6 +12,7 @@ import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.serving.tls import ClientTls
 
 TIMEOUT_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 128 << 20
@@ -23,10 +24,15 @@ SMOKE_LEVEL_TOPN = (100, 200, 200, 200, 200, 200)
 class GrpcClient:
     """PredictionService.Predict of one model; a context manager."""
 
-    def __init__(self, target: str, name: str, timeout: float = TIMEOUT_SECONDS) -> None:
-        """Takes HOST:PORT, the model's name and seconds to wait for an answer."""
+    def __init__(self, target: str, name: str, timeout: float = TIMEOUT_SECONDS, tls: ClientTls | None = None) -> None:
+        """Takes HOST:PORT, the model's name, seconds to wait for an answer, and TLS where the server speaks it."""
         self._target, self._name, self._timeout = target, name, timeout
-        self._channel = grpc.insecure_channel(target, [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)])
+        options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+        self._channel = (
+            grpc.insecure_channel(target, options)
+            if tls is None
+            else grpc.secure_channel(target, tls.credentials(), options)
+        )
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def __enter__(self) -> "GrpcClient":
@@ -72,18 +78,19 @@ class GrpcClient:
         except grpc.RpcError as error:
             code = error.code()
             if code == grpc.StatusCode.UNAVAILABLE:
-                raise NannError(f"no server answers at {self._target}; start one with `nann serve`") from error
+                raise NannError(no_answer(self._target, error.details() or "")) from error
             raise NannError(f"{self._target} answered {code.name}: {error.details()}") from error
 
 
 class RestClient:
     """`:predict` of one model in column form."""
 
-    def __init__(self, url: str, name: str, timeout: float = TIMEOUT_SECONDS) -> None:
-        """Takes the server's address such as http://127.0.0.1:8501, the model's name, seconds to wait."""
+    def __init__(self, url: str, name: str, timeout: float = TIMEOUT_SECONDS, tls: ClientTls | None = None) -> None:
+        """Takes the server's address such as http://127.0.0.1:8501, the model's name, seconds to wait, and TLS."""
         if not url.startswith(("http://", "https://")):
             raise NannError(f"url is {url!r}, it must start with http:// or https://")
         self._url, self._timeout = f"{url.rstrip('/')}/v1/models/{name}:predict", timeout
+        self._tls = None if tls is None else tls.context()
 
     def predict(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Runs a signature; by REST every input has to be sent. Outputs are NumPy arrays.
@@ -94,7 +101,7 @@ class RestClient:
         body = {"signature_name": signature, "inputs": {key: np.asarray(v).tolist() for key, v in inputs.items()}}
         request = urllib.request.Request(self._url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+            with urllib.request.urlopen(request, timeout=self._timeout, context=self._tls) as response:
                 outputs = json.load(response)["outputs"]
         except urllib.error.HTTPError as error:
             raise NannError(f"{self._url} answered {error.code}: {_text(error.read())}") from error
@@ -115,11 +122,30 @@ def _text(body: bytes) -> str:
         return body[:200].decode(errors="replace")
 
 
-def smoke(target: str = "127.0.0.1:8500", name: str = "nann") -> dict[str, np.ndarray]:
+def no_answer(target: str, details: str) -> str:
+    """Why nobody could be asked: there is nobody, or somebody who speaks TLS otherwise, or not."""
+    words = " ".join(details.split())
+    if any(sign in words.lower() for sign in ("handshake", "certificate", "[ssl: ", "ssl_error")):
+        return (
+            f"no TLS with {target}: {words[:300]}; the server speaks none, is not known by --ca under this name, or "
+            "wants to see a certificate (--cert, --key)"
+        )
+    # What a server that wants TLS does to a client that does not, and one that wants none to one that does.
+    closed = any(sign in words.lower() for sign in ("socket closed", "reset by peer", "goaway"))
+    hint = ", and if it speaks TLS, name its authority by --ca" if closed else ""
+    return f"no server answers at {target}; start one with `nann serve`{hint}"
+
+
+def smoke(target: str = "127.0.0.1:8500", name: str = "nann", tls: ClientTls | None = None) -> dict[str, np.ndarray]:
     """Asks a server of either kind for its model's default answer.
 
     Where the model takes the original's `comm_seq`, that is the original's smoke request; else one user whose features
     are ones.
+
+    Args:
+      target: HOST:PORT of its gRPC port.
+      name: the model's name.
+      tls: how the server is known where it speaks TLS.
 
     Returns:
       The outputs of `serving_default` by name, such as `top_k`, int64 [1, 200].
@@ -127,7 +153,7 @@ def smoke(target: str = "127.0.0.1:8500", name: str = "nann") -> dict[str, np.nd
     Raises:
       NannError: nobody answers, or the request is refused.
     """
-    with GrpcClient(target, name) as client:
+    with GrpcClient(target, name, tls=tls) as client:
         signature = client.signature("serving_default")
         if "comm_seq" in signature.inputs:
             width = signature.inputs["comm_seq"].tensor_shape.dim[1].size

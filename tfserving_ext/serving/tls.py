@@ -44,21 +44,11 @@ class ClientTls:
     cert: Path | None = None
     key: Path | None = None
 
-    def __post_init__(self) -> None:
-        """Checks that certificate and key come together.
-
-        Raises:
-          NannError: one of them is missing.
-        """
-        if (self.cert is None) != (self.key is None):
-            given, missing = ("key", "certificate") if self.cert is None else ("certificate", "key")
-            raise NannError(f"a client's {given} is given without the {missing}; --cert and --key go together")
-
     def credentials(self) -> grpc.ChannelCredentials:
         """For gRPC.
 
         Raises:
-          NannError: a file cannot be read, or holds no certificates.
+          NannError: a file cannot be read, holds no certificates, or a certificate and its key are not both given.
         """
         self.context()  # gRPC says nothing of files that are none.
         ca, key, cert = (None if path is None else path.read_bytes() for path in (self.ca, self.key, self.cert))
@@ -66,11 +56,14 @@ class ClientTls:
 
     def context(self) -> ssl.SSLContext:
         """For HTTP; raises as `credentials`."""
+        if (self.cert is None) != (self.key is None):
+            given, missing = ("key", "certificate") if self.cert is None else ("certificate", "key")
+            raise NannError(f"a client's {given} is given without the {missing}; --cert and --key go together")
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError, ValueError) as error:
             raise NannError(f"{self.ca} cannot be read as certificates of authorities in PEM: {error}") from error
-        if self.cert is not None:
+        if self.cert is not None and self.key is not None:
             try:
                 context.load_cert_chain(self.cert, self.key)
             except (OSError, ssl.SSLError, ValueError) as error:

@@ -13,10 +13,14 @@ def make_target(scenario: Scenario) -> Target:
         from tfserving_ext.loadtest.targets.in_process import InProcessTarget
 
         return InProcessTarget(scenario)
-    if address.startswith("grpc://"):
+    from tfserving_ext.serving.tls import ClientTls
+
+    scheme, _, place = address.rstrip("/").partition("://")
+    tls = ClientTls(scenario.ca, scenario.cert, scenario.key) if scheme in ("grpcs", "https") else None
+    if scheme in ("grpc", "grpcs"):
         from tfserving_ext.loadtest.targets.grpc_server import GrpcTarget
 
-        return GrpcTarget(address.removeprefix("grpc://").rstrip("/"))
+        return GrpcTarget(place, tls)
     from tfserving_ext.loadtest.targets.rest_server import RestTarget
 
-    return RestTarget(address.rstrip("/"))
+    return RestTarget(address.rstrip("/"), tls)

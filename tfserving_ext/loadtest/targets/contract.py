@@ -13,16 +13,28 @@ UNREACHABLE = "UNAVAILABLE"  # By whatever protocol: nobody answers.
 TIMED_OUT = "DEADLINE_EXCEEDED"
 
 
+# What a server's own words leave unsaid, by what they begin with.
+_CAUSES = {
+    "Server Threadpool Exhausted": (
+        "TensorFlow Serving's gRPC server refuses what exceeds its threads, 4 a core by default: "
+        "start it with --grpc_max_threads=64, or more"
+    ),
+    "Concurrent RPC limit exceeded": "`nann serve` keeps no more waiting: --grpc_max_threads, --grpc_max_queue",
+}
+
+
 class TargetError(Exception):
     """A request that failed.
 
     Attributes:
       code: gRPC's name of the status, `HTTP 400`, or one of the names above.
-      message: the server's own words.
+      message: the server's own words, and what they mean where they do not say it.
     """
 
     def __init__(self, code: str, message: str) -> None:
         message = " ".join(message.split())  # TensorFlow's have several lines.
+        cause = next((cause for words, cause in _CAUSES.items() if message.startswith(words)), "")
+        message += f" ({cause})" if cause else ""
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message

@@ -12,8 +12,9 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
 from tfserving_ext.loadtest.targets.contract import UNREACHABLE, TargetError
-from tfserving_ext.serving.client import MAX_MESSAGE_BYTES
+from tfserving_ext.serving.client import MAX_MESSAGE_BYTES, no_answer
 from tfserving_ext.serving.tensors import make_tensor, parse_tensor
+from tfserving_ext.serving.tls import ClientTls
 
 _PREDICTION, _MODEL = "/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/"
 # One connection is one thread of many a server; so many clients as these have one each.
@@ -27,13 +28,14 @@ class GrpcTarget:
     kind = "grpc"
     shared_process = False
 
-    def __init__(self, address: str) -> None:
-        """Takes HOST:PORT."""
-        self.address = address
+    def __init__(self, address: str, tls: ClientTls | None = None) -> None:
+        """Takes HOST:PORT, and how the server is known where it speaks TLS."""
+        self.address, self._tls = address, tls
         self._channels: list[grpc.aio.Channel] = []
 
     async def open(self) -> None:
         """Makes the connections; `signatures` is the first to notice that nobody answers."""
+        credentials = None if self._tls is None else self._tls.credentials()
         options = [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -42,7 +44,12 @@ class GrpcTarget:
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
         try:
-            self._channels = [grpc.aio.insecure_channel(self.address, options) for _ in range(CONNECTIONS)]
+            self._channels = [
+                grpc.aio.insecure_channel(self.address, options)
+                if credentials is None
+                else grpc.aio.secure_channel(self.address, credentials, options)
+                for _ in range(CONNECTIONS)
+            ]
         except (ValueError, RuntimeError) as error:
             raise NannError(f"{self.address!r} is no address such as 127.0.0.1:8500") from error
         calls = [channel.unary_unary(_PREDICTION + "Predict") for channel in self._channels]
@@ -61,7 +68,7 @@ class GrpcTarget:
             raw = await self._admin(_PREDICTION + "GetModelMetadata", request)
         except TargetError as error:
             if error.code == UNREACHABLE:
-                raise NannError(f"no server answers at {self.address}; start one with `nann serve`") from error
+                raise NannError(no_answer(self.address, error.message)) from error
             raise NannError(f"{self.address} on model {model.name!r}: {error}") from error
         found = get_model_metadata_pb2.SignatureDefMap()
         get_model_metadata_pb2.GetModelMetadataResponse.FromString(raw).metadata["signature_def"].Unpack(found)

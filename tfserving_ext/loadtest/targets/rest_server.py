@@ -13,8 +13,10 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
 from tfserving_ext.loadtest.targets.contract import TIMED_OUT, UNREACHABLE, TargetError, with_defaults
+from tfserving_ext.serving.client import no_answer
 from tfserving_ext.serving.json_tensors import to_json
 from tfserving_ext.serving.models import ServingError
+from tfserving_ext.serving.tls import ClientTls
 
 ADMIN_SECONDS = 10.0
 # The event loop's select takes file descriptors below 1024.
@@ -40,15 +42,15 @@ class RestTarget:
     kind = "rest"
     shared_process = False
 
-    def __init__(self, url: str) -> None:
-        """Takes the server's address, such as http://127.0.0.1:8501."""
-        self.address = url
+    def __init__(self, url: str, tls: ClientTls | None = None) -> None:
+        """Takes the server's address, such as http://127.0.0.1:8501, and how it is known where it speaks TLS."""
+        self.address, self._tls = url, tls
         self._signatures: dict[str, dict[str, Any]] = {}
 
     async def open(self) -> None:
         """Makes the pool of connections; `signatures` is the first to notice that nobody answers."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=True if self._tls is None else self._tls.context()),
             headers={"Content-Type": "application/json"},
             # A proxy of the environment is not what is measured.
             trust_env=False,
@@ -64,7 +66,7 @@ class RestTarget:
             answer = await self._get(f"{self._model(model)}/metadata")
         except TargetError as error:
             if error.code == UNREACHABLE:
-                raise NannError(f"no server answers at {self.address}; start one with `nann serve`") from error
+                raise NannError(no_answer(self.address, error.message)) from error
             raise NannError(f"{self.address} on model {model.name!r}: {error}") from error
         found = get_model_metadata_pb2.SignatureDefMap()
         try:

@@ -1,0 +1,110 @@
+"""TLS of the server, gRPC and REST, and of the clients that come with it."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.serving.test_options import TLS, X, options, read, write_ssl_config
+from tfserving_ext import cli
+from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest.run import run
+from tfserving_ext.loadtest.scenario import ModelSpec, make_scenario
+from tfserving_ext.serving import GrpcClient, LocalServer, RestClient, smoke
+from tfserving_ext.serving.grpc_service import GrpcOptions
+from tfserving_ext.serving.rest import RestOptions
+from tfserving_ext.serving.server import run_forever
+from tfserving_ext.serving.text_protos import read_tls
+from tfserving_ext.serving.tls import ClientTls
+
+CA = TLS / "ca.pem"
+KNOWN = {"ca": CA, "cert": TLS / "client.pem", "key": TLS / "client.key"}
+
+
+@pytest.fixture(scope="module")
+def secure(toy, tmp_path_factory):
+    """A server that speaks TLS by both protocols and wants to see certificates."""
+    path = tmp_path_factory.mktemp("tls") / "ssl.config"
+    tls = read_tls(write_ssl_config(path, client_verify=True, custom_ca=read("ca.pem").decode()))
+    with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(tls=tls), rest=RestOptions(tls=tls))) as server:
+        yield server
+
+
+def test_rest_speaks_tls_and_wants_certificates(secure):
+    """First contact, line 22: REST stayed plain text, unsaid."""
+    url = f"https://localhost:{secure.rest_port}"
+    answer = RestClient(url, "half_plus", tls=ClientTls(**KNOWN)).predict("serving_default", X)
+    assert answer["output"].tolist() == [3.0]
+    for tls in (ClientTls(CA), ClientTls()):
+        with pytest.raises(NannError, match="no server answers"):
+            RestClient(url, "half_plus", tls=tls).predict("serving_default", X)
+    with pytest.raises(NannError):
+        RestClient(url.replace("https", "http"), "half_plus").predict("serving_default", X)
+
+
+def test_the_smoke_client_speaks_tls(secure):
+    """First contact, line 22."""
+    target = f"localhost:{secure.grpc_port}"
+    assert smoke(target, "half_plus", ClientTls(**KNOWN)) == {"y": [2.5]}
+    flags = [word for name, path in KNOWN.items() for word in (f"--{name}", str(path))]
+    ran = CliRunner().invoke(cli.app, ["smoke", target, "--name", "half_plus", *flags])
+    assert ran.exit_code == 0, ran.exception
+    assert "first [2.5]" in ran.output
+    for tls in (ClientTls(CA), ClientTls()):
+        with (
+            pytest.raises(NannError, match=r"no TLS with localhost|no server answers"),
+            GrpcClient(target, "half_plus", 3, tls) as client,
+        ):
+            client.predict("", X)
+    with pytest.raises(NannError, match="name its authority by --ca"), GrpcClient(target, "half_plus", 3) as client:
+        client.predict("", X)
+
+
+def test_bench_speaks_tls(secure):
+    """First contact, line 22."""
+    for target in (f"grpcs://localhost:{secure.grpc_port}", f"https://localhost:{secure.rest_port}"):
+        fields = {"target": target, "models": [ModelSpec(name="half_plus")], "warm_up": 0, "seconds": 1, **KNOWN}
+        (level,) = run(make_scenario(fields))["levels"]
+        assert level["answered"] == level["requests"] > 0 and not level["errors"]
+        unknown = {**fields, "ca": None, "cert": None, "key": None}
+        with pytest.raises(NannError, match=r"no TLS with|no server answers"):
+            run(make_scenario(unknown))
+
+
+@pytest.mark.parametrize(
+    ("tls", "words"),
+    [
+        (ClientTls(CA, cert=CA), "a client's certificate is given without the key"),
+        (ClientTls(CA, key=CA), "a client's key is given without the certificate"),
+        (ClientTls(Path("none.pem")), "none.pem cannot be read as certificates"),
+        (ClientTls(Path(__file__)), "cannot be read as certificates"),
+        (ClientTls(CA, CA, CA), "are no certificate and its key"),
+    ],
+)
+def test_files_that_are_none_are_told(tls, words):
+    with pytest.raises(NannError, match=words):
+        tls.credentials()
+    with pytest.raises(NannError, match=words):
+        tls.context()
+
+
+def test_certificates_are_for_targets_with_tls():
+    with pytest.raises(NannError, match=r"ca is of TLS, the target is grpc://h:1; write grpcs:// or https://"):
+        make_scenario({"target": "grpc://h:1", "ca": CA})
+
+
+@pytest.mark.parametrize("rest", [False, True])
+def test_the_server_says_that_rest_is_plain_text(toy, tmp_path, monkeypatch, capsys, rest):
+    """First contact, line 22: TLS that was asked for is not what REST speaks, unless asked for too."""
+    monkeypatch.setattr(LocalServer, "wait", lambda self: None)
+    tls = read_tls(write_ssl_config(tmp_path / "ssl.config"))
+    given = options(grpc=GrpcOptions(tls=tls), rest=RestOptions(tls=tls if rest else None))
+    run_forever({"half_plus": toy}, given)
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("REST is plain text, as TensorFlow Serving's is; --rest-api-tls" in said) != rest
+    assert ("REST https://" in said) == rest
+
+
+def test_a_rest_key_that_is_none_is_refused(toy):
+    with pytest.raises(NannError, match="TLS key and certificate are not usable"):
+        LocalServer({"half_plus": toy}, options(rest=RestOptions(tls=(b"x", b"y", None))))
