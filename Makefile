@@ -1,6 +1,8 @@
 # `make demo` and `make test` do all the set-up themselves. `make help` lists the targets.
 PYTHON ?= python3
-VENV := .venv
+# The minor version of TensorFlow; another than the default has an environment and a build folder of its own.
+TENSORFLOW ?= 2.20
+VENV := .venv$(patsubst %,-%,$(filter-out 2.20,$(TENSORFLOW)))
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -10,21 +12,31 @@ FUZZ_SECONDS ?= 60
 comma := ,
 
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
-NATIVE := CMakeLists.txt setup.py $(CXX_SOURCES)
+NATIVE := CMakeLists.txt setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
+<<<<<<< ours
 .PHONY: help setup demo image image-serving compose test test-docs test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+=======
+.PHONY: help setup demo test test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+>>>>>>> theirs
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.built  ## Make .venv, install the pinned dependencies, compile the ops.
+setup: $(VENV)/.built  ## Make .venv, install the pinned dependencies, compile the ops. TENSORFLOW=2.21 makes .venv-2.21.
 
-$(VENV)/.installed: requirements.lock
+# A lock of another TensorFlow names what differs.
+OWN_LOCK := $(patsubst %,requirements-%.lock,$(filter-out 2.20,$(TENSORFLOW)))
+requirements-%.lock:
+	@echo "TENSORFLOW is $*, allowed are 2.20$(patsubst requirements-%.lock,$(comma) %,$(wildcard requirements-2.*.lock))" >&2; exit 1
+
+$(VENV)/.installed: requirements.lock $(OWN_LOCK)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, %s is Python %d.%d; set PYTHON=..." % ("$(PYTHON)", *v))'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned dependencies (about 1 GB, a few minutes the first time)"
-	$(BIN)/pip install --quiet -r requirements.lock
+	@awk -F== '$$1 in seen {next} {if (FILENAME != "requirements.lock") seen[$$1]; print}' $(OWN_LOCK) requirements.lock >$(VENV)/requirements.lock
+	$(BIN)/pip install --quiet -r $(VENV)/requirements.lock
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed pyproject.toml $(NATIVE)
@@ -39,6 +51,7 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
 demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/. TRAIN=1 trains the models.
 	$(BIN)/nann demo --folder demo $(if $(TRAIN),--train)
 
+<<<<<<< ours
 image:  ## The local server's image (nann_local) by Docker; MODEL_DIR=... bakes in another model than the demo's.
 	@MODEL_DIR=$(MODEL_DIR) docker/check.sh image
 	docker build -f docker/Dockerfile.local -t nann_local $(if $(MODEL_DIR),--build-arg MODEL_DIR=$(MODEL_DIR)) .
@@ -53,6 +66,17 @@ compose:  ## A server, Prometheus and a smoke test by Docker Compose; MODEL_DIR=
 
 test: setup $(VENV)/.bench lint  ## Lint, then all tests but those of `test-image`, `test-browser` and `test-docs`, two files at a time.
 	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone and not documented" --numprocesses 2 --dist loadfile
+=======
+# Python's own files do not count: tests/install/test_packaging.py holds their imports against what is required.
+$(VENV)/.install-tested: pyproject.toml requirements.lock $(OWN_LOCK) $(NATIVE) tests/install/test_install.py tfserving_ext/ops/_library.py | setup
+	$(BIN)/python -m pytest -m install tests/install
+	@touch $@
+
+test-install: $(VENV)/.install-tested  ## sdist, wheel and a served model in a clean environment, where what they are made of has changed.
+
+test: setup $(VENV)/.bench lint test-install  ## Lint, then all tests but those of `test-image`, `test-browser` and `test-docs`, two files at a time.
+	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone and not documented and not install" --numprocesses 2 --dist loadfile
+>>>>>>> theirs
 	$(BIN)/python -m pytest -m alone
 
 test-docs: setup  ## Every command that README and docs/ show, on the demo's artefacts: make demo first; ten minutes.
@@ -138,4 +162,4 @@ format: setup  ## Format Python and C++.
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 clean:  ## Remove everything that was built, but not demo/.
-	rm -rf $(VENV) build *.egg-info tfserving_ext/ops/_nann_ops.so tfserving_ext/ops/build_info.json
+	rm -rf .venv .venv-2.* build *.egg-info tfserving_ext/ops/_nann_ops*.so

@@ -41,13 +41,6 @@ pip_into() {
     --quiet --no-index --find-links "$wheels" --no-cache-dir "${@:2}"
 }
 
-# The dependencies of pyproject.toml; requirements.lock has more than those: it pins developers' tools too.
-dependencies_of() {
-  python3 -c 'import sys, tomllib
-with open(sys.argv[1], "rb") as file:
-    print(*tomllib.load(file)["project"]["dependencies"], sep="\n")' "$1/pyproject.toml"
-}
-
 (($#)) || usage
 step=$1
 shift
@@ -62,7 +55,8 @@ case $step/$# in
     install_packages python3-venv
     python3 -m venv /tmp/pip
     mkdir -p "$wheels"
-    dependencies_of "$source" >"$wheels/requirements.txt"
+    # requirements.lock has more than those: it pins developers' tools too.
+    cp "$source/requirements.in" "$wheels/requirements.txt"
     /tmp/pip/bin/pip download --quiet --dest "$wheels" --only-binary :all: -c "$source/requirements.lock" \
       -r "$wheels/requirements.txt" pip setuptools wheel cmake ninja
     rm -rf /tmp/pip

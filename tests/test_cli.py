@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfserving_ext.ops._library import check_version
-
 COMMANDS = [
     "convert",
     "train",
@@ -175,12 +173,6 @@ def test_bad_parameters(world):
     refused(nann("train", world.model, "-o", "model"), "is not converted data")
     refused(nann("convert", world.csv, "--test", "many"), "'many'")
     refused(nann("nonsense"), "No such command")
-
-
-def test_another_tensorflow_is_refused_in_one_sentence():
-    check_version("2.20.0", "2.20.1")
-    with pytest.raises(ImportError, match=r"built for TensorFlow 2\.20\.0, but TensorFlow 2\.21\.0 is installed"):
-        check_version("2.20.0", "2.21.0")
 
 
 def test_the_command_line_shows_that_sentence(tmp_path):

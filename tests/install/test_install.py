@@ -1,0 +1,134 @@
+"""First contact, line 1: what a stranger gets by `pip install`, far from the tree and without its lock."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tensorflow as tf
+
+from tests.install.tree import ROOT, tree_files
+
+pytestmark = pytest.mark.install
+
+MINOR = ".".join(tf.__version__.split(".")[:2])
+START_SECONDS = 120
+NEXT = f"2.{int(MINOR.split('.')[1]) + 1}"
+
+
+def run(*command, cwd, **options):
+    """Runs a command that must succeed; none of this tree's folders is where it looks for modules."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        timeout=900,
+        check=False,
+        **options,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@contextlib.contextmanager
+def served(nann, base_path, folder):
+    """Serves `base_path` by the command `nann`; the gRPC port of the server that has loaded it."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [taken.getsockname()[1] for taken in (one, other)]
+    command = [nann, "serve", base_path, "--port", ports[0], "--rest_api_port", ports[1]]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, cwd=folder)
+    try:
+        begin = time.monotonic()
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/v1/models/nann", timeout=5) as response:
+                    assert b"AVAILABLE" in response.read()
+                break
+            except urllib.error.URLError:
+                started = server.poll() is None and time.monotonic() < begin + START_SECONDS
+                assert started, (folder / "log").read_text()
+                time.sleep(0.2)
+        yield ports[0]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The sdist of what a clone of the tree would hold, and the wheel that is built from the sdist alone."""
+    folder = tmp_path_factory.mktemp("built")
+    clone, dist = folder / "clone", folder / "dist"
+    for path in tree_files():
+        (clone / path).parent.mkdir(parents=True, exist_ok=True)
+        (clone / path).write_bytes((ROOT / path).read_bytes())
+    dist.mkdir()
+    # What `python -m build --sdist` calls.
+    run(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(dist)!r})", cwd=clone)
+    (sdist,) = dist.glob("*.tar.gz")
+    # The TensorFlow and the tools of this environment: an isolated build would download and unpack the same again.
+    run(*(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"), sdist, cwd=dist)
+    (wheel,) = dist.glob("*.whl")
+    return SimpleNamespace(sdist=sdist, wheel=wheel)
+
+
+def test_the_sdist_has_the_sources_and_no_library(built):
+    with tarfile.open(built.sdist) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    for wanted in (
+        "CMakeLists.txt",
+        "requirements.in",
+        "custom_ops/core/search.h",
+        "tfserving_ext/py.typed",
+        "LICENSE",
+    ):
+        assert wanted in names
+    native = {str(path) for path in tree_files("custom_ops", "grappler_passes") if path.suffix in (".cc", ".h")}
+    assert len(native) > 80
+    assert native <= names
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_the_wheel_is_for_any_python_and_one_tensorflow(built):
+    assert built.wheel.name.startswith("tfserving_ext-0.1.0-py3-none-linux_")
+    with zipfile.ZipFile(built.wheel) as file:
+        names = file.namelist()
+        (metadata,) = (file.read(name).decode() for name in names if name.endswith("/METADATA"))
+        library = file.read(f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so")
+    assert [name for name in names if name.endswith(".so")] == [f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so"]
+    assert str(Path(tf.__file__).parent).encode() not in library  # No path of this machine.
+    for line in (f"tensorflow<{NEXT},>={MINOR}", f"tensorflow-serving-api<{NEXT},>={MINOR}", "tensorboard>=2.20"):
+        assert f"Requires-Dist: {line}\n" in metadata
+    ours = {str(path) for path in tree_files("tfserving_ext", "export_tools")}
+    assert ours <= set(names)
+    assert {name.split("/")[0] for name in names} == {"tfserving_ext", "export_tools", "tfserving_ext-0.1.0.dist-info"}
+
+
+def test_the_installed_wheel_exports_serves_and_answers(built, world, tmp_path):
+    """In an environment that has nothing but what the wheel requires, as the index has it today."""
+    environment = tmp_path / "environment"
+    run(sys.executable, "-m", "venv", environment, cwd=tmp_path)
+    run(environment / "bin" / "pip", "install", "--quiet", "--no-compile", built.wheel, cwd=tmp_path)
+    run(environment / "bin" / "pip", "check", cwd=tmp_path)
+    nann, saved_model = environment / "bin" / "nann", tmp_path / "models" / "nann" / "1"
+    run(nann, "export", world.model, world.index, "-o", saved_model, "-k", 20, cwd=tmp_path)
+    where = run(environment / "bin" / "python", "-c", "import tfserving_ext as t; print(t.__file__)", cwd=tmp_path)
+    assert where.startswith(str(environment))
+    code = "from tfserving_ext.demo.checkpoint import FOLDER, _weights, facts; "
+    code += "print(len(_weights(FOLDER / 'nann_attention.npz', facts()['sha256'])))"
+    assert int(run(environment / "bin" / "python", "-c", code, cwd=tmp_path)) > 40
+    with served(nann, saved_model.parent, tmp_path) as port:
+        assert "smoke" in run(nann, "smoke", f"127.0.0.1:{port}", cwd=tmp_path)

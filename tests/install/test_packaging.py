@@ -1,0 +1,99 @@
+"""What is required, by whom, and what the op library says where another TensorFlow is there."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+
+import pytest
+import tensorflow as tf
+from packaging.requirements import Requirement
+
+from tests.install.tree import ROOT, tree_files
+from tfserving_ext.ops import _library
+
+PACKAGES = ("tfserving_ext", "export_tools")
+MINOR = ".".join(tf.__version__.split(".")[:2])
+
+
+def names(lines):
+    return {re.split(r"[^\w-]", line)[0].replace("_", "-").lower() for line in lines}
+
+
+def required(**environment):
+    """The requirements of the installed distribution: of every extra, or of none."""
+    found = [Requirement(line) for line in importlib.metadata.requires("tfserving-ext")]
+    return [one for one in found if one.marker is None or one.marker.evaluate(environment)]
+
+
+def imports(path):
+    """The modules that a file imports from outside, at its top or in a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+
+
+def test_all_that_is_imported_is_required():
+    """First contact, line 1: what another distribution happens to bring, as TensorFlow did TensorBoard, is named."""
+    ours = {line for line in (ROOT / "requirements.in").read_text().splitlines() if line and line[0] != "#"}
+    declared = names(ours) | names(str(one) for extra in ("demo", "beam", "bench") for one in required(extra=extra))
+    declared |= {"keras"}  # TensorFlow's own, of the version that it was tested with.
+    brought_by = importlib.metadata.packages_distributions()
+    missing = set()
+    for path in [path for path in tree_files(*PACKAGES) if path.suffix == ".py"]:
+        for module in imports(ROOT / path):
+            top = module.split(".")[0]
+            if top in sys.stdlib_module_names or top in PACKAGES:
+                continue
+            found = {name.replace("_", "-").lower() for name in brought_by.get(top, [])}
+            if top == "google":  # A namespace that several share.
+                found = {"protobuf"} if module.startswith("google.protobuf") else set()
+            if not found & declared:
+                missing.add((str(path), module, *sorted(found)))
+    assert not missing
+
+
+def test_what_is_installed_requires_the_tensorflow_that_it_was_built_against():
+    """First contact, line 1: by construction, for every TensorFlow that it is built against."""
+    found = {one.name: one.specifier for one in required(extra="")}
+    for name in ("tensorflow", "tensorflow-serving-api"):
+        major, minor = MINOR.split(".")
+        assert {str(part) for part in found[name]} == {f">={MINOR}", f"<{major}.{int(minor) + 1}"}
+    for name, specifier in found.items():
+        assert importlib.metadata.version(name) in specifier, name
+
+
+def test_no_file_of_the_packages_is_left_out_of_the_wheel():
+    """What setup.py's package-data names; the wheel itself is looked into by test_install.py."""
+    text = (ROOT / "pyproject.toml").read_text()
+    patterns = re.findall(r'"([^"]+)"', re.search(r"^tfserving_ext = \[(.+)\]", text, re.MULTILINE)[1])
+    for path in tree_files(*PACKAGES):
+        if path.suffix == ".py":
+            assert (ROOT / path.parent / "__init__.py").exists(), f"{path.parent} is not a package to setuptools"
+        else:
+            assert any(path.relative_to("tfserving_ext").match(pattern) for pattern in patterns), path
+
+
+def test_the_library_is_that_of_the_installed_tensorflow(tmp_path):
+    for minor in ("2.20", "2.21"):
+        (tmp_path / f"_nann_ops-tensorflow-{minor}.so").touch()
+    for version in ("2.20.0", "2.20.1", "2.21.0-rc1"):
+        found = _library.library(tmp_path, version)
+        assert found.name == f"_nann_ops-tensorflow-{version[:4]}.so"
+
+
+def test_another_tensorflow_is_refused_with_a_way_out_that_ends(tmp_path):
+    """First contact, line 1: a build in isolation would take the TensorFlow that it was built for again."""
+    with pytest.raises(ImportError, match=r"2\.20\.so is missing; .*`make setup`; or .* --no-build-isolation \."):
+        _library.library(tmp_path, "2.20.0")
+    (tmp_path / "_nann_ops-tensorflow-2.20.so").touch()
+    with pytest.raises(ImportError) as refused:
+        _library.library(tmp_path, "2.21.0")
+    for words in (
+        "was built for TensorFlow 2.20, but TensorFlow 2.21.0 is installed",
+        "pip install 'tensorflow==2.20.*' 'tensorflow-serving-api==2.20.*'",
+        "pip uninstall -y tfserving-ext && pip install --no-build-isolation .",
+    ):
+        assert words in str(refused.value)
