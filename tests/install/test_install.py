@@ -10,7 +10,6 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -97,19 +96,20 @@ def test_the_sdist_has_the_sources_and_no_library(built):
     ):
         assert wanted in names
     native = {str(path) for path in tree_files("custom_ops", "grappler_passes") if path.suffix in (".cc", ".h")}
-    assert len(native) > 80
+    assert len(native) > 60
     assert native <= names
     assert not [name for name in names if name.endswith(".so")]
 
 
-def test_the_wheel_is_for_any_python_and_one_tensorflow(built):
+def test_the_wheel_is_for_any_python_and_one_tensorflow(built, tmp_path):
     assert built.wheel.name.startswith("tfserving_ext-0.1.0-py3-none-linux_")
     with zipfile.ZipFile(built.wheel) as file:
         names = file.namelist()
         (metadata,) = (file.read(name).decode() for name in names if name.endswith("/METADATA"))
-        library = file.read(f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so")
+        library = file.extract(f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so", tmp_path)
     assert [name for name in names if name.endswith(".so")] == [f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so"]
-    assert str(Path(tf.__file__).parent).encode() not in library  # No path of this machine.
+    # The TensorFlow that it was built against is nowhere on a user's machine.
+    assert "RUNPATH" not in run("readelf", "-d", library, cwd=tmp_path)
     for line in (f"tensorflow<{NEXT},>={MINOR}", f"tensorflow-serving-api<{NEXT},>={MINOR}", "tensorboard>=2.20"):
         assert f"Requires-Dist: {line}\n" in metadata
     ours = {str(path) for path in tree_files("tfserving_ext", "export_tools")}
