@@ -14,11 +14,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
-<<<<<<< ours
-.PHONY: help setup demo image image-serving compose test test-docs test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
-=======
-.PHONY: help setup demo test test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
->>>>>>> theirs
+.PHONY: help setup demo image image-serving compose test test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -51,7 +47,6 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.installed
 demo: setup  ## Real purchases to an answered gRPC request; artefacts in demo/. TRAIN=1 trains the models.
 	$(BIN)/nann demo --folder demo $(if $(TRAIN),--train)
 
-<<<<<<< ours
 image:  ## The local server's image (nann_local) by Docker; MODEL_DIR=... bakes in another model than the demo's.
 	@MODEL_DIR=$(MODEL_DIR) docker/check.sh image
 	docker build -f docker/Dockerfile.local -t nann_local $(if $(MODEL_DIR),--build-arg MODEL_DIR=$(MODEL_DIR)) .
@@ -64,9 +59,6 @@ compose:  ## A server, Prometheus and a smoke test by Docker Compose; MODEL_DIR=
 	@MODEL_DIR=$(MODEL_DIR) docker/check.sh compose
 	docker compose -f docker/compose.yaml up --build
 
-test: setup $(VENV)/.bench lint  ## Lint, then all tests but those of `test-image`, `test-browser` and `test-docs`, two files at a time.
-	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone and not documented" --numprocesses 2 --dist loadfile
-=======
 # Python's own files do not count: tests/install/test_packaging.py holds their imports against what is required.
 $(VENV)/.install-tested: pyproject.toml requirements.lock $(OWN_LOCK) $(NATIVE) tests/install/test_install.py tfserving_ext/ops/_library.py | setup
 	$(BIN)/python -m pytest -m install tests/install
@@ -76,7 +68,6 @@ test-install: $(VENV)/.install-tested  ## sdist, wheel and a served model in a c
 
 test: setup $(VENV)/.bench lint test-install  ## Lint, then all tests but those of `test-image`, `test-browser` and `test-docs`, two files at a time.
 	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone and not documented and not install" --numprocesses 2 --dist loadfile
->>>>>>> theirs
 	$(BIN)/python -m pytest -m alone
 
 test-docs: setup  ## Every command that README and docs/ show, on the demo's artefacts: make demo first; ten minutes.
