@@ -1,13 +1,16 @@
 """The local server against answers that TensorFlow Serving 2.20.0 gave to the same requests.
 
 `pytest tests/serving/test_conformance.py --target HOST:PORT --rest-target HOST:PORT` asks a running server instead,
-which has to serve the models of golden/models.py (`python -m tests.serving.golden.models BASE` writes them).
+which has to serve the models of golden/models.py: `python -m tests.serving.golden.models BASE >models.config` writes them,
+`tensorflow_model_server --model_config_file=$PWD/models.config --rest_api_port=8501
+--allow_version_labels_for_unavailable_models` serves them, and so does `nann serve` with the same flags.
 Where flags change the answers, the flags are those of the local server: these are not asked for of a running one.
 """
 
 import base64
 import contextlib
 import http.client
+import io
 import json
 import math
 from pathlib import Path
@@ -29,7 +32,7 @@ from tensorflow_serving.apis import (
 )
 
 from tests.serving.deviations import DEVIATIONS, MESSAGES
-from tests.serving.golden.models import write_models
+from tests.serving.golden import models as golden
 from tfserving_ext.serving import LocalServer, ServerOptions
 from tfserving_ext.serving.grpc_service import GrpcOptions
 from tfserving_ext.serving.manager import LoadOptions
@@ -89,7 +92,10 @@ def cases(name):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """The configuration of the models that the answers were recorded of."""
-    return read_config(parse_config(write_models(tmp_path_factory.mktemp("golden") / "models")))
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written):
+        golden.main([str(tmp_path_factory.mktemp("golden") / "models")])
+    return read_config(parse_config(written.getvalue()))
 
 
 @contextlib.contextmanager
@@ -242,7 +248,8 @@ def check_rest(target, case):
 
 @pytest.mark.parametrize("name", [*SETS, *REST_SETS])
 def test_answers_are_those_of_tensorflow_serving(name, targets, request):
-    real = any((request.config.getoption("--target"), request.config.getoption("--rest-target")))
+    given = request.config.getoption("--target"), request.config.getoption("--rest-target")
+    real = any(given) and not is_local(*given)
     check, target = (check_grpc, targets[0]) if name in SETS else (check_rest, targets[1])
     if target is None:
         pytest.fail(f"{name} needs {'--target' if name in SETS else '--rest-target'}")
@@ -258,6 +265,13 @@ def test_answers_behind_flags_are_those_of_tensorflow_serving(name, models, requ
             lambda case: check_grpc(grpc_target, case) if "method" in case else check_rest(rest_target, case),
             real=False,
         )
+
+
+def is_local(target, rest_target):
+    """Whether a running server is `nann serve`: it tells of its health unasked."""
+    if rest_target is not None:
+        return ask_rest(rest_target, {"verb": "GET", "path": "/healthz"})[0] == 200
+    return ask_grpc(target, {"method": "grpc.health.v1.Health/Check", "request": {}})[0] == "OK"
 
 
 def compare(name, check, real):
@@ -292,7 +306,7 @@ def test_reloading_is_that_of_tensorflow_serving(tmp_path, request):
     if request.config.getoption("--target"):
         pytest.skip("a running server has models of its own")
     base = tmp_path / "models"
-    write_models(base)
+    golden.write_models(base)
     options = ServerOptions(grpc_port=0, rest_port=0, load=LoadOptions(poll_seconds=0.2))
     problems, agreed = [], 0
     found = cases("grpc_reload_config")

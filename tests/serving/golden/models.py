@@ -1,5 +1,6 @@
 """The models that TensorFlow Serving's answers in this folder were recorded with."""
 
+import sys
 from pathlib import Path
 
 import tensorflow as tf
@@ -174,3 +175,14 @@ def write_models(base: Path) -> str:
             )
         entries.append(f'config {{ name: "{name}" base_path: "{base / name}" model_platform: "tensorflow" {more} }}')
     return "model_config_list { " + " ".join(entries) + " }"
+
+
+def main(arguments: list[str]) -> None:
+    """Writes the models below a folder, and their config to standard output, with absolute paths as it must have."""
+    if len(arguments) != 1:
+        sys.exit(f"got {len(arguments)} arguments, wanted one, the folder to write the models in")
+    print(write_models(Path(arguments[0]).absolute()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
