@@ -1,6 +1,8 @@
 """The command line as a user meets it: every stage, its help, and its errors without tracebacks."""
 
+import contextlib
 import gzip
+import io
 import os
 import resource
 import shutil
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tfserving_ext import cli
 
 COMMANDS = [
     "convert",
@@ -28,15 +32,26 @@ COMMANDS = [
 NANN = Path(sys.executable).with_name("nann")
 
 
-def nann(*arguments, **options):
-    return subprocess.run(
-        [NANN, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-        **options,
-    )
+def nann(*arguments):
+    """Runs the command line in this process, which has TensorFlow already; gives what `subprocess.run` would."""
+    said, complained, status = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(complained),
+    ):
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["nann", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as ending:
+            status = ending.code or 0
+    return subprocess.CompletedProcess(arguments, status, said.getvalue(), complained.getvalue())
+
+
+def nann_process(*arguments, **options):
+    """The same in a process of its own."""
+    return subprocess.run([NANN, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
 
 
 def refused(run, *words):
@@ -55,7 +70,8 @@ def test_help_shows_an_example(command):
 
 
 def test_help_lists_every_command():
-    text = nann("--help").stdout
+    """By the installed command."""
+    text = nann_process("--help", env=os.environ | {"COLUMNS": "200"}).stdout
     assert all(f" {command} " in text for command in COMMANDS)
 
 
@@ -130,7 +146,7 @@ def test_no_space_leaves_nothing_half_written(world, tmp_path):
         ("index", world.embeddings),
         ("export", world.model, world.index),
     ]:
-        refused(nann(*arguments, "-o", tmp_path / "out", preexec_fn=limit), "error:")
+        refused(nann_process(*arguments, "-o", tmp_path / "out", preexec_fn=limit), "error:")
         assert list(tmp_path.iterdir()) == []
 
 
