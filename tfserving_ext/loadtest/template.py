@@ -20,14 +20,16 @@ models:
     signature: retrieve
     # With several models: the share of requests of each.
     weight: 1
-    # The SavedModel, for targets in process, and for its hash in the result.
-    # path: models/nann/1
+    # The SavedModel: for targets in process, for its hash in the result, and for the values of made-up requests, which are
+    # drawn from its warm-up records.
+    path: models/nann/1
     # Where requests come from: a JSON or npz file, a converted data set, or made up from the signature.
     # input_data: requests.json
     # data: data
     # history_length: 20
-    inputs:
-      item_history: {shape: [1, 20], low: 1, high: 28165}
+    # What is made up otherwise, where its vocabularies are not those of the records.
+    # inputs:
+    #   item_history: {shape: [1, 20], low: 1, high: 28165}
     # How many different requests are sent by turns.
     requests: 64
 
