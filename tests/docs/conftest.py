@@ -47,11 +47,21 @@ class Serving:
         assert self._process.returncode == 0, errors
 
 
+class _HalfPlus(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def run(self, x):
+        return {"y": x / 2 + 2}
+
+
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server of the demo's export, under the two names that the pages have."""
+    """A server of the demo's export, and of a model that is none of ours, called as the pages call them."""
     folder = tmp_path_factory.mktemp("server")
-    (folder / "models.config").write_text(model_config(("nann", "my_model"), DEMO / "models" / "nann"))
+    half_plus = _HalfPlus()
+    signatures = {"serving_default": half_plus.run}
+    tf.saved_model.save(half_plus, str(folder / "my_model" / "1"), signatures=signatures)
+    models = {"nann": DEMO / "models" / "nann", "my_model": folder / "my_model"}
+    (folder / "models.config").write_text(model_config(models))
     server = Serving(["serve", "--model_config_file", "models.config", "--port", "0", "--rest_api_port", "0"], folder)
     yield server
     server.end()
@@ -79,7 +89,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for kind in ("json", "npz"):
             shutil.copy(DEMO / f"evaluation.{kind}", folder / f"{name}.{kind}")
     shutil.copy(ROOT / "docker" / "monitoring.config", folder / "monitoring.config")
-    (folder / "models.config").write_text(model_config(("nann",), DEMO / "models" / "nann"))
+    (folder / "models.config").write_text(model_config({"nann": DEMO / "models" / "nann"}))
     keys = {name: (TLS / f"server.{end}").read_text() for name, end in (("server_key", "key"), ("server_cert", "pem"))}
     (folder / "ssl.config").write_text("".join(f"{name}: {_quoted(text)}\n" for name, text in keys.items()))
     width = np.load(DEMO / "embeddings" / "item_embs.npy", mmap_mode="r").shape[1]

@@ -1,5 +1,6 @@
 """How `make test-docs` runs what the pages say: on the demo's artefacts, in bounds, and what it leaves out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.docs.pages import ROOT
@@ -64,6 +65,8 @@ def bounded(words: tuple[str, ...]) -> list[str]:
     starts = not {"two_sided", "--start-from", "--start-steps"} & set(rest) and not any(":" in word for word in rest)
     if name == "train" and starts:
         added += ["--start-steps", "2"]
+    if "--builds" in rest:
+        added += ["--builds", "1"]
     if "--curves" in rest:
         added += ["--curve-cases", "3"]
     return rest + added
@@ -109,9 +112,10 @@ ranker = Ranker()
 '''
 
 
-def model_config(names: tuple[str, ...], base_path: Path) -> str:
-    """A ModelServerConfig of several names for one folder of versions."""
+def model_config(models: Mapping[str, Path]) -> str:
+    """A ModelServerConfig of folders of versions, by name."""
     entries = "".join(
-        f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tensorflow" }}\n' for name in names
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}\n'
+        for name, path in models.items()
     )
     return f"model_config_list {{\n{entries}}}\n"
