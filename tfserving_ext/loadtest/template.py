@@ -20,8 +20,8 @@ models:
     signature: retrieve
     # With several models: the share of requests of each.
     weight: 1
-    # The SavedModel: for targets in process, for its hash in the result, and for the values of made-up requests, which are
-    # drawn from its warm-up records.
+    # The SavedModel: for targets in process, for its hash in the result, and for the values of made-up requests, which
+    # are drawn from its warm-up records.
     path: models/nann/1
     # Where requests come from: a JSON or npz file, a converted data set, or made up from the signature.
     # input_data: requests.json
