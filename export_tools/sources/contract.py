@@ -196,11 +196,17 @@ def any_batch(user: UserFunction, features: Mapping[str, tf.TensorSpec]) -> User
     """
     if not any(spec.shape.rank and spec.shape[0] == 1 for spec in features.values()):
         return user
-    traced = tf.function(lambda given: tuple(user(given)), autograph=False).get_concrete_function(dict(features))
-    specs = tuple(tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in traced.structured_outputs)
 
     def one(given: dict[str, tf.Tensor]) -> UserTensors:
         found = user({name: tf.ensure_shape(value[None], features[name].shape) for name, value in given.items()})
         return tuple(tensor[0] for tensor in found)
 
-    return lambda given: tf.map_fn(one, given, fn_output_signature=specs)
+    def several(given: dict[str, tf.Tensor]) -> UserTensors:
+        traced = tf.function(lambda each: user(each), autograph=False).get_concrete_function(dict(features))
+        found = traced.structured_outputs
+        if not isinstance(found, (tuple, list)):
+            return found  # Which is refused.
+        specs = tuple(tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in found)
+        return tf.map_fn(one, given, fn_output_signature=specs)
+
+    return several

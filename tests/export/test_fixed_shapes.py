@@ -172,6 +172,14 @@ def test_a_batch_of_one_is_called_for_every_user(index, tmp_path, saved):
     np.testing.assert_array_equal(answer["item_ids"], np.argsort(-scores, axis=1)[:, :10])
 
 
+def test_what_one_user_is_made_of_is_checked_as_ever(index, tmp_path):
+    model = Pooled(50, tf.int64)
+    model.features = {"history": tf.TensorSpec([1, 50], tf.int64)}
+    model.user = lambda features: tf.zeros([1, DIM])
+    with pytest.raises(NannError, match="it must return a tuple of tensors"):
+        export(model, index, tmp_path / "1", WIDE)
+
+
 def test_a_batch_of_another_size_is_refused(index, tmp_path):
     model = Pooled(50, tf.int64)
     model.features = {"history": tf.TensorSpec([4, 50], tf.int64)}

@@ -315,6 +315,17 @@ def test_a_client_s_deadline_counts_in_row_form_too(server, servable):
         assert inputs["deadline_ms"].tolist() == wanted
 
 
+def test_metadata_say_that_the_shape_of_parameters_is_open(server):
+    """First contact, line 23: clients that make requests from the metadata learn types, and that the rank may vary."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.rest_port}/v1/models/awkward/metadata") as response:
+        signatures = json.load(response)["metadata"]["signature_def"]["signature_def"]
+    for name in ("k", "frontier", "pool", "max_steps", "budget", "deadline_ms"):
+        found = signatures["retrieve"]["inputs"][name]
+        assert found["tensor_shape"] == {"dim": [], "unknown_rank": True}
+        assert found["dtype"] == ("DT_INT64" if name == "budget" else "DT_INT32")
+    assert [dim["size"] for dim in signatures["retrieve"]["inputs"]["exclude"]["tensor_shape"]["dim"]] == ["-1", "-1"]
+
+
 def test_rows_of_the_project_s_own_model(world, nann_server, post):
     """First contact, line 23: histories padded with -1, categories left out, as docs/serving.md shows."""
     history = world.sequences.ids_of(world.sequences.cases("test").histories[:3])
