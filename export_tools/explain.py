@@ -17,6 +17,7 @@ from export_tools.graphs.tables import TOP, clean
 from export_tools.manifest import FILE, read_manifest
 from tfserving_ext.errors import NannError
 from tfserving_ext.ops._scorer import PassReport, Scorer, compile_scorer
+from tfserving_ext.outputs import PAGE_MARK, PICTURE_MARK, check_file_replaceable
 
 # Elements of a variable: what a stranger's file makes us allocate is bounded.
 MAX_STAND_IN = 1 << 30
@@ -48,6 +49,9 @@ def explain(
     folder = Path(saved_model)
     if output is not None and Path(output).suffix.lower() not in (".html", ".svg"):
         raise NannError(f"{output} ends in {Path(output).suffix!r}, drawings are .html or .svg")
+    if output is not None:
+        mark = PAGE_MARK if Path(output).suffix.lower() == ".html" else PICTURE_MARK
+        check_file_replaceable(output, "a drawing of `nann explain`", mark)
     meta_graph = read_meta_graph(folder)
     recorded = _recorded(folder)
     try:

@@ -23,6 +23,7 @@ from tfserving_ext.artifacts import atomic_folder, tensorflow_writes
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import import_original
 from tfserving_ext.index.format import Index
+from tfserving_ext.outputs import EXPORT, check_replaceable
 
 
 def export(
@@ -42,6 +43,7 @@ def export(
     optimize: bool = True,
     fold_items: bool = True,
     allow_non_finite: Collection[str] = (),
+    force: bool = False,
 ) -> Path:
     """Exports a model and its index to the SavedModel `target`, whole or not at all.
 
@@ -64,6 +66,7 @@ def export(
         less than computing it.
       allow_non_finite: features in which the model wants NaN or infinity, such as NaN for a value that is missing; in
         all others they are refused (docs/serving.md).
+      force: replace whatever `target` holds; without, only an export is replaced.
 
     Returns:
       `target`.
@@ -72,6 +75,8 @@ def export(
       NannError: the index is not of this model, parameters do not fit it, the model holds what cannot be exported or
         does not answer once it is loaded, or `target` cannot be written.
     """
+    named = model if isinstance(model, (str, os.PathLike)) else None
+    check_replaceable(target, EXPORT, force, [named, index, embeddings, evaluation])
     source = open_source(model, features, seeds, item_input, output, rename)
     figures = None if evaluation is None else read_figures(evaluation)
     with contextlib.ExitStack() as work:
@@ -93,7 +98,7 @@ def export(
                 f"traced: {_reason(error)}"
             ) from error
         served.tracked = [captured_state({**functions, **concrete}), source.tracked]
-        with atomic_folder(target) as new:
+        with atomic_folder(target, EXPORT, force) as new:
             with tensorflow_writes("SavedModel"):
                 tf.saved_model.save(served, str(new), signatures=signatures)
                 (new / "assets.extra").mkdir()

@@ -89,12 +89,21 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def exported_index(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Index]:
-    """The index inside an exported model, opened and checked."""
+    """The index inside an exported model, opened and checked.
+
+    Raises:
+      NannError: see `Index.open`; by the files of `folder`.
+    """
     with tempfile.TemporaryDirectory(prefix="nann_index_") as made:
         for path in (folder / "assets").iterdir():
             (Path(made) / path.name).symlink_to(path.resolve())
         write_json(Path(made) / "manifest.json", manifest.get("index"))
-        yield Index.open(made)
+        try:
+            index = Index.open(made)
+        except NannError as error:
+            told = str(error).replace(f"{made}/manifest.json", f"{folder / FILE}: index")
+            raise NannError(told.replace(made, str(folder / "assets"))) from error
+        yield index
 
 
 def _paths(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, link_or_copy
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
+from tfserving_ext.outputs import EXPORT, check_replaceable
 
 MATCH_SAMPLE = 1000
 
@@ -26,6 +27,7 @@ def reuse(
     index: str | os.PathLike[str],
     target: str | os.PathLike[str],
     evaluation: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> Path:
     """Exports the model of `exported` with another index of the same model to `target`, whole or not at all.
 
@@ -37,6 +39,7 @@ def reuse(
       index: a folder that `nann index` wrote from the same model's embeddings.
       target: the new SavedModel's folder.
       evaluation: a JSON file of figures to keep in the manifest in place of the old ones.
+      force: replace whatever `target` holds; without, only an export is replaced.
 
     Returns:
       `target`.
@@ -46,6 +49,7 @@ def reuse(
         written.
     """
     exported = Path(exported)
+    check_replaceable(target, EXPORT, force, [exported, index, evaluation])
     manifest = read_manifest(exported)
     check_files(exported, manifest)
     with contextlib.ExitStack() as work:
@@ -57,7 +61,7 @@ def reuse(
         with exported_index(exported, manifest) as old:
             _check_same_model(old, opened, index)
             own = {path.name for path in old.files}
-        _write(exported, manifest, opened, own, target, evaluation)
+        _write(exported, manifest, opened, own, target, evaluation, force)
     return Path(target)
 
 
@@ -84,9 +88,10 @@ def _write(
     own: set[str],
     target: str | os.PathLike[str],
     evaluation: str | os.PathLike[str] | None,
+    force: bool,
 ) -> None:
     """Writes the new export: the old one's files, but for those of its index, called `own`."""
-    with atomic_folder(target) as new:
+    with atomic_folder(target, EXPORT, force) as new:
         for path in sorted(exported.rglob("*")):
             name = path.relative_to(exported)
             if path.is_dir():

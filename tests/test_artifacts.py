@@ -1,10 +1,92 @@
 import json
+import threading
 
 import numpy as np
 import pytest
 
-from tfserving_ext.artifacts import atomic_file, read_json, write_json
+from tfserving_ext import artifacts
+from tfserving_ext.artifacts import atomic_file, atomic_folder, read_json, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import Stage
+
+STAGE = Stage("a test", "mark", "", ("mark", "other"))
+
+
+def write(target, text: str) -> None:
+    with atomic_folder(target, STAGE) as new:
+        (new / "mark").write_text(text)
+        (new / "other").write_text(text)
+
+
+def test_two_writers_of_one_folder_both_end_and_the_last_one_stays(tmp_path):
+    """First contact, line 27: whether there was a folder before or not, it is one writer's, whole."""
+    target = tmp_path / "folder"
+    for _ in range(2):
+        with atomic_folder(target, STAGE) as first:
+            (first / "mark").write_text("first")
+            (first / "other").write_text("first")
+            write(target, "second")
+            assert (target / "mark").read_text() == "second"
+        assert [(target / name).read_text() for name in ("mark", "other")] == ["first", "first"]
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_writers_in_many_threads_leave_one_whole_folder(tmp_path):
+    """First contact, line 27: as above, by chance."""
+    target, failures = tmp_path / "folder", []
+
+    def work(name: str) -> None:
+        try:
+            for number in range(30):
+                write(target, f"{name} {number}")
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(str(name),)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert (target / "mark").read_text() == (target / "other").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_replaced_folder_is_never_missing(tmp_path):
+    """First contact, line 27: a server that looks at any moment finds a model, the old one or the new one."""
+    target, missing, done = tmp_path / "folder", [], threading.Event()
+    write(target, "0")
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                (target / "mark").stat()
+            except FileNotFoundError as error:
+                missing.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(300):
+        write(target, str(number))
+    done.set()
+    thread.join()
+    assert missing == []
+
+
+def test_a_replacement_is_one_exchange(tmp_path, monkeypatch):
+    """First contact, line 27: under the name there is the old folder until there is the new one, in one call."""
+    seen, exchange = [], artifacts._exchange
+    write(tmp_path / "folder", "old")
+
+    def spied(new, target):
+        seen.append((target / "mark").read_text())
+        exchange(new, target)
+        seen.append((target / "mark").read_text())
+        seen.append((new / "mark").read_text())
+
+    monkeypatch.setattr(artifacts, "_exchange", spied)
+    write(tmp_path / "folder", "new")
+    assert seen == ["old", "new", "old"]
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

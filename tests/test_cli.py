@@ -125,7 +125,7 @@ def test_convert_writes_and_reads_the_originals_layout(world, tmp_path):
     assert "histories" not in ran.stderr
     assert f"{world.sequences.num_items:,} items" in nann("convert", original, "-o", back).stdout
     refused(nann("convert", original, "-o", back, "--min-item-count", 9), "min_item_count=9", "one source")
-    refused(nann("convert", world.csv, "-o", back, "--layout", "original"), "is not converted data")
+    refused(nann("convert", world.csv, "-o", tmp_path / "new", "--layout", "original"), "is not converted data")
 
 
 def test_an_output_folder_of_somebody_else_is_left_alone(world, tmp_path):

@@ -6,6 +6,7 @@ half-written artefact, whatever interrupts the writer.
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import glob
 import hashlib
@@ -15,14 +16,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tfserving_ext.errors import NannError
-
-# A folder that holds one of these was written by a stage, so that a stage may replace it.
-IDENTIFYING_FILES = ("manifest.json", "model.json", "saved_model.pb", "item_embs.npy", "ub_meta.json")
+from tfserving_ext.outputs import Stage, check_replaceable
 
 _FICLONE = 0x40049409  # Linux: share all blocks of a file.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: renameat2.
@@ -30,32 +29,18 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: renameat2.
 _ABANDONED_SECONDS = 60
 
 
-def check_replaceable(target: Path, holding: Sequence[str] = IDENTIFYING_FILES) -> None:
-    """Raises NannError where `target` is neither free, nor empty, nor a folder that a stage wrote with such a file."""
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise NannError(f"{target} is a file; the output must be a new folder, or one that an earlier run wrote")
-    if any(target.iterdir()) and not any((target / name).exists() for name in holding):
-        wrote = any((target / name).exists() for name in IDENTIFYING_FILES)
-        raise NannError(
-            f"{target} holds {'what another stage wrote' if wrote else 'files that no stage wrote'}; choose a new or "
-            "empty folder for the output"
-        )
-
-
 @contextlib.contextmanager
-def atomic_folder(target: str | os.PathLike[str], holding: Sequence[str] = IDENTIFYING_FILES) -> Iterator[Path]:
+def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = False) -> Iterator[Path]:
     """Yields a new empty folder that becomes `target` when the block ends without an exception.
 
-    An existing `target` is replaced, if a stage wrote it, with one of the files `holding` in it. On an exception the
-    new folder is removed and `target` stays as it was.
+    An existing `target` is replaced, if `stage` wrote it or `force` is true. On an exception the new folder is removed
+    and `target` stays as it was.
 
     Raises:
-      NannError: the folder cannot be written (no space, no permission), or holds files that no stage wrote.
+      NannError: the folder cannot be written (no space, no permission), or holds what `stage` did not write.
     """
     target = Path(target)
-    check_replaceable(target, holding)
+    check_replaceable(target, stage, force)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
@@ -67,11 +52,7 @@ def atomic_folder(target: str | os.PathLike[str], holding: Sequence[str] = IDENT
         fcntl.flock(held, fcntl.LOCK_SH)  # Says that somebody is writing, until that process ends.
         yield new
         new.chmod(0o755)  # mkdtemp's 0700 would hide a model from the user that serves it.
-        if target.exists():
-            _exchange(new, target)
-            shutil.rmtree(new)  # The old one, by now.
-        else:
-            new.rename(target)
+        _put(new, target)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
         raise NannError(f"cannot write {target}: {error.strerror or error}") from error
@@ -80,6 +61,21 @@ def atomic_folder(target: str | os.PathLike[str], holding: Sequence[str] = IDENT
         raise
     finally:
         os.close(held)
+
+
+def _put(new: Path, target: Path) -> None:
+    """Gives the folder `new` the name `target`, and removes what had it."""
+    while not target.exists():
+        try:
+            new.rename(target)
+        except OSError as error:
+            # Another writer was first: the last one to end is the one that stays.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+    _exchange(new, target)
+    shutil.rmtree(new)  # The old one, by now.
 
 
 def _exchange(new: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from export_tools.graphs.explanation import Explanation
 from export_tools.graphs.layout import NODE_HEIGHT, NODE_WIDTH, Layout, Point, layered
 from export_tools.graphs.tables import RUNS, TOP, Table, clean, notes, tables
 from tfserving_ext.artifacts import atomic_file
+from tfserving_ext.outputs import PAGE_MARK, PICTURE_MARK
 
 SVG = 'xmlns="http://www.w3.org/2000/svg" '
 MARGIN, HEADING, LEGEND, LEGEND_WIDTH = 16.0, 34.0, 150.0, 430.0
@@ -91,7 +92,7 @@ def _page(found: Explanation, title: str, top: int) -> str:
     figures += "".join(f"<p>{_safe(note)}</p>\n" for note in notes(found))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>{PAGE_MARK}'
         f"<title>Scorer of {_safe(title)}</title>"
         f"<style>{STYLE}{PAGE_STYLE}</style></head>\n"
         f"<body><h1>Scorer of {_safe(title)}</h1><p>{_safe(found.note)}</p>\n"
@@ -118,7 +119,7 @@ def _picture(found: Explanation, title: str) -> str:
     )
     return (
         f'<svg {SVG}viewBox="0 0 {width:.0f} {bottom:.0f}" width="{width:.0f}" height="{bottom:.0f}">'
-        f"<style>{STYLE}</style>"
+        f"<!-- {PICTURE_MARK} --><style>{STYLE}</style>"
         f'<rect width="100%" height="100%" style="fill: var(--back)"/>'
         f'<text class="heading" x="{MARGIN}" y="{MARGIN + 10}">Scorer of {_safe(title)}: {_safe(found.note)}</text>'
         f"{legend}{''.join(parts)}</svg>\n"

@@ -29,6 +29,7 @@ CONVERT = Command(
         "test": Option("77", {f"{_RULES}.test": 77}),
         "seed": Option("6", {f"{_RULES}.seed": 6}),
         "memory": Option("2.5", {"convert.memory_bytes": 5 << 29}),
+        "force": Option(None, {"convert.force": True}),
         "layout": Option(
             "original",
             {
@@ -36,6 +37,7 @@ CONVERT = Command(
                 "write_original.data": Path("UserBehavior.csv"),
                 "write_original.target": Path("data"),
                 "write_original.seed": 0,
+                "write_original.force": False,
             },
         ),
         "beam": Option("--runner=A --b", {"convert_by_beam.options": ["--runner=A", "--b"]}, ("--beam", "")),
@@ -53,6 +55,7 @@ SYNTH = Command(
         "items": Option("40", {f"{_SYNTH}.items": 40}),
         "categories": Option("30", {f"{_SYNTH}.categories": 30}),
         "seed": Option("6", {f"{_SYNTH}.seed": 6}),
+        "force": Option(None, {"synthesize.force": True}),
     },
 )
 
@@ -82,6 +85,7 @@ TRAIN = Command(
         "mask_padding": Option(None, {f"{_WANTED}.model.mask_padding": False}),
         "start_from": Option("trained", {"train_recipe.start_from": Path("trained"), f"{_WANTED}.start": None}),
         "start_steps": Option("5", {f"{_WANTED}.start.steps": 5}),
+        "force": Option(None, {"train_recipe.force": True}),
         "seed": Option("3", {f"{_WANTED}.training.seed": 3, f"{_WANTED}.start.seed": 3}),
         "steps": _trained("7", "steps", 7),
         "batch_size": _trained("9", "batch_size", 9),
@@ -118,6 +122,7 @@ EXTRACT = Command(
     {
         "model": Option("other", {"extract.model": Path("other")}),
         "out": Option("elsewhere", {"extract.target": Path("elsewhere")}),
+        "force": Option(None, {"extract.force": True}),
     },
 )
 INDEX = Command(
@@ -144,6 +149,7 @@ INDEX = Command(
         "seed": Option("4", {"build_index.seed": 4}),
         "dtype": Option("int8", {"build_index.dtype": "int8"}),
         "gpu": Option(None, {"build_index.gpu": True}),
+        "force": Option(None, {"build_index.force": True}),
         "original": Option(
             "theirs",
             {
@@ -152,6 +158,7 @@ INDEX = Command(
                 "import_original.embeddings_folder": Path("embeddings"),
                 "import_original.target": Path("index"),
                 "import_original.dtype": "float32",
+                "import_original.force": False,
             },
         ),
     },

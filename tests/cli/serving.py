@@ -25,6 +25,7 @@ EXPORT = Command(
         "optimize": Option(None, {"export.optimize": False}),
         "fold_items": Option(None, {"export.fold_items": False}),
         "allow_non_finite": Option("age", {"export.allow_non_finite": ["age"]}),
+        "force": Option(None, {"export.force": True}),
         "reuse_model": Option(
             "models/2", {"reuse.exported": Path("models/2")}, ("--reuse-model", "models/1", "index"), ("arguments",)
         ),

@@ -202,6 +202,10 @@ def replaced(path: Path, record: bytes) -> None:
         (lambda f: np.savez(f / "ub_items.npz", item_id=[1]), "must hold item_id and cate_id"),
         (lambda f: np.savez(f / "ub_items.npz", item_id=[1, 2], cate_id=[1]), "integers of one length"),
         (lambda f: np.savez(f / "ub_items.npz", item_id=[0, 1], cate_id=[1, 1]), "item_id 0; ids are 1 and more"),
+        (
+            lambda f: np.savez(f / "ub_items.npz", item_id=np.array([1, 2**63], np.uint64), cate_id=[1, 1]),
+            r"item_id\[1\] is 9223372036854775808; ids are 1 to 9223372036854775807",
+        ),
         (lambda f: np.savez(f / "ub_items.npz", item_id=[1], cate_id=[1]), "is not in ub_items.npz"),
         (
             lambda f: np.savez(f / "ub_items.npz", item_id=np.array([{}], object), cate_id=[1]),

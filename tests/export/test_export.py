@@ -195,6 +195,23 @@ def test_verify_refuses_a_graph_that_does_not_find(world, tmp_path):
     assert verify(target, least_coverage=0)["coverage"] < 0.5
 
 
+def test_a_broken_index_inside_an_export_is_named_by_its_own_files(world, tmp_path):
+    """First contact, line 4: messages named files of a temporary folder."""
+    copy = shutil.copytree(world.saved_model, tmp_path / "1")
+    path = copy / "assets" / "item_ids.bin"
+    ids = np.fromfile(path, "<i8")
+    ids[5] = -1
+    ids.tofile(path)
+    with pytest.raises(NannError) as refused, exported_index(copy, read_manifest(copy)):
+        pass
+    assert str(refused.value).startswith(f"{path}[5] is -1, the mark for 'no item'")
+    manifest = read_manifest(copy)
+    manifest["index"]["layers"] = 0
+    with pytest.raises(NannError) as refused, exported_index(copy, manifest):
+        pass
+    assert str(refused.value).startswith(f"{copy / 'assets.extra' / 'nann_export.json'}: index: layers is 0")
+
+
 def test_verify_leaves_no_trace(world):
     def listing():
         return {path: path.stat().st_mtime_ns for path in world.saved_model.rglob("*")}

@@ -6,6 +6,7 @@ import pytest
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import build_index
+from tfserving_ext.index.reach import unreachable_items
 
 
 def vectors(n: int) -> np.ndarray:
@@ -40,7 +41,8 @@ class Cagra:
         index.hnsw = made.hnsw
 
 
-def test_a_graph_from_a_gpu_is_read_like_any(tmp_path, monkeypatch):
+@pytest.mark.parametrize("copies", [0, 150])
+def test_a_graph_from_a_gpu_is_read_like_any(tmp_path, monkeypatch, copies):
     for name, value in {
         "GpuIndexCagra": Cagra,
         "GpuIndexCagraConfig": type("Config", (), {}),
@@ -48,11 +50,15 @@ def test_a_graph_from_a_gpu_is_read_like_any(tmp_path, monkeypatch):
         "get_num_gpus": lambda: 1,
     }.items():
         monkeypatch.setattr(faiss, name, value, raising=False)
-    index = build_index(np.arange(400), vectors(400), tmp_path / "index", m=8, threads=1, gpu=True)
+    embeddings = vectors(400)
+    embeddings[100 : 100 + copies] = 0
+    index = build_index(np.arange(400), embeddings, tmp_path / "index", m=8, threads=1, gpu=True)
     assert index.manifest["built_by"] == "CAGRA"
+    assert index.manifest["copies"] == max(0, copies - 1)
+    assert len(unreachable_items(index)) == 0
     assert len(index.layers) == 2
     counts = np.diff(index.layers[0].row_splits)
-    assert 1 <= counts.min() <= counts.max() <= 16
+    assert 1 <= counts.min() <= counts.max() <= 16 + 9 * (copies > 0)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 5000])

@@ -101,7 +101,9 @@ def test_an_item_without_neighbours_is_linked_from_the_nearest_of_all():
 STRUCTURES = {
     "zero rows": lambda rng, e: e.__setitem__(rng.permutation(len(e))[: len(e) // 5], 0),
     "a few copies": lambda rng, e: e.__setitem__(slice(0, len(e), 7), e[: len(e[::7])]),
-    "clusters of copies": lambda rng, e: e.__setitem__(slice(0, len(e) // 2), e[rng.integers(3, size=len(e) // 2)]),
+    "clusters of copies": lambda rng, e: e.__setitem__(
+        slice(0, len(e) // 2), e[rng.integers(min(3, len(e)), size=len(e) // 2)]
+    ),
     "nearly all": lambda rng, e: e.__setitem__(slice(3, None), e[0]),
     "all equal": lambda rng, e: e.__setitem__(slice(None), 0.3),
     "minus zero": lambda rng, e: e.__setitem__(slice(None), np.where(rng.random(e.shape) < 0.5, -0.0, 0.0)),
@@ -162,13 +164,15 @@ def test_a_thousand_items_of_each_structure(tmp_path, name):
 def test_what_no_walk_of_an_import_meets_is_counted_and_left(tmp_path, arrays):
     """Item 4 is linked from nowhere: the graph stays the original's, the manifest and the output say it."""
     rows = [[other for other in row if other != 4] for row in rows_of(arrays["layers"][0])]
-    np.save(tmp_path / "item_ids.npy", arrays["item_ids"])
-    np.save(tmp_path / "item_embs.npy", arrays["item_embeddings"])
-    np.save(tmp_path / "enter_points.npy", arrays["entry_points"])
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    np.save(theirs / "item_ids.npy", arrays["item_ids"])
+    np.save(theirs / "item_embs.npy", arrays["item_embeddings"])
+    np.save(theirs / "enter_points.npy", arrays["entry_points"])
     for level, layer in enumerate([csr(rows), arrays["layers"][1]]):
-        np.save(tmp_path / f"neighbors_level_{level}_values.npy", layer.neighbors)
-        np.save(tmp_path / f"neighbors_level_{level}_row_splits.npy", layer.row_splits)
-    index = import_original(tmp_path, tmp_path, tmp_path / "index")
+        np.save(theirs / f"neighbors_level_{level}_values.npy", layer.neighbors)
+        np.save(theirs / f"neighbors_level_{level}_row_splits.npy", layer.row_splits)
+    index = import_original(theirs, theirs, tmp_path / "index")
     assert rows_of(index.layers[0]) == rows
     assert index.manifest["unreachable"] == {"before": [1, 0], "after": [1, 0]}
     (line,) = graph_facts(index.manifest)

@@ -15,6 +15,13 @@ from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
 from tfserving_ext.training import TrainingConfig, check_match, extract, load_model, train
 
 
+def changed(path, at: int, value: int) -> None:
+    """Writes another id; first contact, line 4: ids are looked up by bisection, and -1 means none."""
+    ids = np.load(path)
+    ids[at] = value
+    np.save(path, ids)
+
+
 def test_training_lowers_the_loss(world, tmp_path):
     start = train(world.data, tmp_path / "start", TrainingConfig(steps=1, batch_size=64, negatives=50, epsilon=0))
     end = train(world.data, tmp_path / "end", TrainingConfig(steps=150, batch_size=64, negatives=50, epsilon=0))
@@ -72,6 +79,13 @@ def _edit_json(folder, **fields):
         (lambda folder: _edit_json(folder, model="two_sided"), "no usable config"),
         (lambda folder: _edit_json(folder, config={}), "no usable config"),
         (lambda folder: np.save(folder / "item_ids.npy", np.arange(3)), "item categories"),
+        (
+            lambda folder: changed(folder / "item_ids.npy", 3, -1),
+            "item_ids.npy[3] is -1, after ",
+        ),
+        (lambda folder: changed(folder / "item_ids.npy", 0, -1), "item_ids.npy[0] is -1, the mark for 'no item'"),
+        (lambda folder: changed(folder / "category_ids.npy", 1, 0), "category_ids.npy[1] is 0, after "),
+        (lambda folder: np.save(folder / "category_ids.npy", np.ones(12)), "category_ids.npy is float64 [12]"),
         (lambda folder: (folder / "weights.index").unlink(), "weights.index does not exist"),
         (lambda folder: tf.train.Checkpoint(x=tf.Variable(1.0)).write(str(folder / "weights")), "of another model"),
         (lambda folder: os.truncate(folder / "weights.data-00000-of-00001", 100), "damaged"),

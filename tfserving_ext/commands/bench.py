@@ -7,6 +7,7 @@ import typer
 
 from tfserving_ext.artifacts import check_folder
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import check_beside, check_json, check_page
 from tfserving_ext.progress import outcome
 
 _EXAMPLES = """Example: nann bench --target grpc://127.0.0.1:8500 --signature retrieve --data data --concurrency 1:16
@@ -179,6 +180,8 @@ def _check_answered(level: dict[str, Any]) -> None:
 
 def _files(out: Path) -> tuple[Path, Path]:
     """Where the JSON and the report go; that they can is known before the load."""
+    from tfserving_ext.loadtest.run import FORMAT
+
     page = out.with_suffix(".html")
     if page == out:
         raise NannError(
@@ -187,6 +190,8 @@ def _files(out: Path) -> tuple[Path, Path]:
     for one in (out, page):
         if one.exists() and not one.is_file():
             raise NannError(f"{one} is no regular file; -o wants a file for the JSON, the report goes beside it")
+    check_json(out, "a result of `nann bench`", "format", FORMAT)
+    check_beside(out, page)
     check_folder(out.resolve().parent)
     check_folder(page.resolve().parent)
     return _followed(out), _followed(page)
@@ -209,6 +214,8 @@ def compare(
     from tfserving_ext.loadtest.compare import print_comparison
     from tfserving_ext.loadtest.result import read_result
 
+    if out is not None:
+        check_json(out, "a comparison of `nann bench compare`", "levels")
     found = run(read_result(baseline), read_result(other))
     print_comparison(found)
     if out is not None:
@@ -228,6 +235,7 @@ def report(
     found = read_result(result)
     if target.resolve() == result.resolve():
         raise NannError(f"{target} is the result itself; name another file for the report by -o")
+    check_page(target)
     write_report(target, found)
     outcome("report", str(target))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tfserving_ext.commands.options import Out
+from tfserving_ext.commands.options import Force, Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
@@ -73,6 +73,7 @@ def convert(
         str | None,
         typer.Option(help="Convert by Apache Beam, on many machines, with these pipeline options; '' runs it here."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Convert behaviours into sequences, split by user. Called again after an interruption, it goes on.
 
@@ -107,12 +108,12 @@ def convert(
             f"--memory is {memory:g}, but it bounds only conversions of UserBehavior's format on one machine"
         )
     if layout == "original":
-        write_original(sources[0], out, seed)
+        write_original(sources[0], out, seed, force)
         meta = read_json(out / META_NAME)
         outcome("convert", f"{meta['num_train_samples']:,} training windows, {meta['num_item']:,} items: {out}")
         return
     if whole:
-        convert_original(sources[0], out)
+        convert_original(sources[0], out, force)
     elif beam is not None:
         try:
             from tfserving_ext.data.beam import convert_by_beam
@@ -122,9 +123,10 @@ def convert(
             options = shlex.split(beam)
         except ValueError as error:
             raise NannError(f"--beam is {beam!r}: {error}") from error
-        convert_by_beam(sources, out, rules, options)
+        convert_by_beam(sources, out, rules, options, force=force)
     else:
-        run(sources, out, rules, memory_bytes=MEMORY_BYTES if memory is None else int(memory * 2**30))
+        memory_bytes = MEMORY_BYTES if memory is None else int(memory * 2**30)
+        run(sources, out, rules, memory_bytes=memory_bytes, force=force)
     counts = read_manifest(out)["counts"]
     dropped = ", ".join(f"{count:,} by {rule}" for rule, count in counts.get("rows_dropped", {}).items() if count)
     outcome(
@@ -143,12 +145,13 @@ def synth(
     items: Annotated[int | None, typer.Option(help="The most items; grows with the root of the rows.")] = None,
     categories: Annotated[int | None, typer.Option(help="Categories; grow with the root of the rows.")] = None,
     seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
+    force: Force = False,
 ) -> None:
     """Make up behaviours of UserBehavior's shape: for speed and memory at scale, never for accuracy."""
     from tfserving_ext.data.synth import SynthConfig, synthesize
 
     config = SynthConfig(rows, users, items, categories, seed)
-    made = synthesize(out, config)
+    made = synthesize(out, config, force)
     outcome("synth", f"{rows:,} behaviours of {made:,} users, {out.stat().st_size / 1e6:,.0f} MB: {out}")
 
 

@@ -8,6 +8,7 @@ import typer
 
 from tfserving_ext.commands.options import EfOption, Frontier, K, Pool, RoundsOption, numbers
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import check_json
 from tfserving_ext.progress import console, outcome
 
 
@@ -107,7 +108,7 @@ def evaluate(
 
 def report(
     evaluations: Annotated[list[Path], typer.Argument(help="JSON files of `nann evaluate -o`, the baseline first.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file; an existing one is replaced.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file; an earlier report is replaced.")] = Path(
         "report.html"
     ),
 ) -> None:
@@ -200,6 +201,8 @@ def preflight(
     from tfserving_ext.evaluation.preflight import FAIL
     from tfserving_ext.evaluation.preflight import preflight as run
 
+    if out is not None:
+        check_json(out, "a verdict of `nann preflight`", "verdict")
     deployed = _searches(frontier, pool, ef, rounds)[search.value]
     found = run(data, model, index, deployed, k, positions, max_cases, split, builds)
     colors = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tfserving_ext.artifacts import to_json
-from tfserving_ext.commands.options import EfOption, Frontier, K, Out, Pool, RoundsOption, numbers
+from tfserving_ext.commands.options import EfOption, Force, Frontier, K, Out, Pool, RoundsOption, numbers
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
@@ -63,6 +63,7 @@ def export(
     reuse_model: Annotated[
         Path | None, typer.Option(help="Take the model from this export, and INDEX in place of its index.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write one SavedModel with the index as assets; the options are what requests may leave out."""
     from export_tools import Defaults
@@ -76,7 +77,7 @@ def export(
             f"{len(arguments)} arguments were given, allowed are MODEL INDEX, or INDEX alone with --reuse-model"
         )
     if reuse_model is not None:
-        run_reuse(reuse_model, arguments[0], out, evaluation)
+        run_reuse(reuse_model, arguments[0], out, evaluation, force)
     else:
         paper = Rounds(numbers("--ef", ef), numbers("--rounds", rounds))
         run(
@@ -94,6 +95,7 @@ def export(
             optimize=optimize,
             fold_items=fold_items,
             allow_non_finite=allow_non_finite or (),
+            force=force,
         )
     outcome("export", f"{out}")
 

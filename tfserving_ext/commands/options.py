@@ -7,7 +7,10 @@ import typer
 
 from tfserving_ext.errors import NannError
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an existing one is replaced.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; what this command wrote there is replaced.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace whatever is there, what other stages or you yourself wrote too.")
+]
 Frontier = Annotated[int, typer.Option(help="Best-first search: items expanded per step.", min=1)]
 Pool = Annotated[int, typer.Option(help="Best-first search: scored items that are kept; at least k.", min=1)]
 EfOption = Annotated[str, typer.Option(help="The paper's search: beam width per layer, start layer first.")]

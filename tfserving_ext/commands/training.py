@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tfserving_ext.commands.options import Out
+from tfserving_ext.commands.options import Force, Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
@@ -128,6 +128,7 @@ def train(
         typer.Option("--deterministic", help="The same bits every time on GPUs too, slower.", rich_help_panel=_RUN),
     ] = False,
     xla: Annotated[bool, typer.Option("--xla", help="Compile the step by XLA.", rich_help_panel=_RUN)] = False,
+    force: Force = False,
 ) -> None:
     """Train a model. Called again after an interruption, it resumes.
 
@@ -179,17 +180,19 @@ def train(
         start = None if no_start else dataclasses.replace(start, steps=wanted_steps, **shared)
     changed = {"history_length": history_length, "mask_padding": mask_padding}
     sizes = _sized(usual.model, model, size or [], changed)
-    report = train_recipe(data, out, Recipe(sizes, training, start), start_from)
+    report = train_recipe(data, out, Recipe(sizes, training, start), start_from, force)
     outcome("train", f"{report['histories']:,} histories: {out}")
 
 
 def extract(
-    model: Annotated[Path, typer.Argument(help="What `nann train` wrote.")], out: Out = Path("embeddings")
+    model: Annotated[Path, typer.Argument(help="What `nann train` wrote.")],
+    out: Out = Path("embeddings"),
+    force: Force = False,
 ) -> None:
     """Write item_ids.npy and item_embs.npy of a trained model."""
     from tfserving_ext.training import extract as run
 
-    n, dim = run(model, out)
+    n, dim = run(model, out, force)
     outcome("extract", f"{n:,} embeddings of width {dim}: {out}")
 
 
@@ -207,17 +210,20 @@ def index(
     original: Annotated[
         Path | None, typer.Option(help="Take the graph from this folder of the original's .npy files instead.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Build the HNSW index with Faiss, or import one of the original's."""
     from tfserving_ext.index import build_index, import_original
     from tfserving_ext.index.original import load_array
     from tfserving_ext.index.reach import graph_facts
+    from tfserving_ext.outputs import INDEX, check_replaceable
 
     if original is not None:
-        made = import_original(original, embeddings, out, dtype)
+        made = import_original(original, embeddings, out, dtype, force)
     else:
+        check_replaceable(out, INDEX, force, [embeddings])
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype, gpu)
+        made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype, gpu, force)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
     for line in graph_facts(made.manifest):
         outcome("index", line)

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from tfserving_ext.artifacts import atomic_folder, check_replaceable, read_json, write_json
+from tfserving_ext.artifacts import atomic_folder, read_json, write_json
 from tfserving_ext.data.counts import Counts
 from tfserving_ext.data.rows import (
     PAIR,
@@ -41,8 +41,9 @@ from tfserving_ext.data.sequence_format import (
     write_items,
     write_manifest,
 )
-from tfserving_ext.data.sources import Block, Part, check_no_source, find_parts, read_blocks
+from tfserving_ext.data.sources import Block, Part, find_parts, read_blocks
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import SEQUENCES, check_replaceable
 
 BLOCK_BYTES = 64 << 20
 _USERS_DROPPED = "users_dropped"
@@ -70,6 +71,7 @@ def convert_by_beam(
     rules: Rules = Rules(),  # noqa: B008 - frozen
     options: Sequence[str] = (),
     block_bytes: int = BLOCK_BYTES,
+    force: bool = False,
 ) -> Path:
     """Converts behaviours to the folder that `convert` writes.
 
@@ -79,6 +81,7 @@ def convert_by_beam(
       rules: what to keep, and how to split users.
       options: Beam's pipeline options, such as --runner=FlinkRunner; the local runner without any.
       block_bytes: of CSV that a worker parses at once.
+      force: replace whatever `target` holds.
 
     Returns:
       `target`.
@@ -87,9 +90,8 @@ def convert_by_beam(
       NannError: a source is missing or bad, or nothing is left.
     """
     parts, target = find_parts(sources), Path(target).resolve()
-    check_no_source(target, [part.path for part in parts])
-    check_replaceable(target)
-    with atomic_folder(target) as folder:
+    check_replaceable(target, SEQUENCES, force, [part.path for part in parts])
+    with atomic_folder(target, SEQUENCES, force) as folder:
         work = folder / _WORK
         work.mkdir()
         try:

@@ -13,6 +13,7 @@ import polars as pl
 
 from tfserving_ext.artifacts import atomic_folder, sha256, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import PURCHASES
 
 FORMAT = "nann-behavior-csv"
 FORMAT_VERSION = 1
@@ -51,7 +52,7 @@ def write_csv(folder: str | os.PathLike[str]) -> Path:
             pl.col("transaction_timestamp").dt.epoch("s"),
         )
     )
-    with atomic_folder(folder) as new:
+    with atomic_folder(folder, PURCHASES) as new:
         purchases.write_csv(new / CSV_NAME, include_header=False)
         products.write_csv(new / ITEMS_NAME)
         manifest = {

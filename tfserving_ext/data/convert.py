@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tfserving_ext.artifacts import atomic_folder, check_replaceable
+from tfserving_ext.artifacts import atomic_folder
 from tfserving_ext.data.counts import Counts
 from tfserving_ext.data.histories import Histories
 from tfserving_ext.data.rows import (
@@ -43,9 +43,10 @@ from tfserving_ext.data.sequence_format import (
     write_items,
     write_manifest,
 )
-from tfserving_ext.data.sources import Block, Part, check_no_source, find_parts, read_blocks
+from tfserving_ext.data.sources import Block, Part, find_parts, read_blocks
 from tfserving_ext.data.spill import BlockSummary, Spill
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import SEQUENCES, check_replaceable
 from tfserving_ext.progress import console, progress
 
 MEMORY_BYTES = 4 << 30
@@ -63,6 +64,7 @@ def convert(
     rules: Rules = Rules(),  # noqa: B008 - frozen
     *,
     memory_bytes: int = MEMORY_BYTES,
+    force: bool = False,
 ) -> Path:
     """Converts behaviours to a `nann-sequences` folder.
 
@@ -71,10 +73,11 @@ def convert(
     Args:
       sources: files (CSV, plain, gzip or zip; Parquet) or folders of them, of rows user_id, item_id, category_id,
         behavior_type, timestamp, in any order.
-      target: the folder to write; it appears whole or not at all, and replaces an earlier one. While the conversion
-        runs, a hidden folder beside it takes about 36 bytes a row.
+      target: the folder to write; it appears whole or not at all, and replaces an earlier conversion. Meanwhile a
+        hidden folder beside it takes about 36 bytes a row.
       rules: what to keep, and how to split users.
       memory_bytes: bound of the memory that the process takes.
+      force: replace whatever `target` holds.
 
     Returns:
       `target`.
@@ -87,8 +90,7 @@ def convert(
         raise NannError(f"memory is {memory_bytes / 2**30:.2f} GB, {allowed}")
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     parts, target = find_parts(listed), Path(target).resolve()
-    check_no_source(target, [part.path for part in parts])
-    check_replaceable(target)
+    check_replaceable(target, SEQUENCES, force, [part.path for part in parts])
     free = memory_bytes - MIN_MEMORY_BYTES // 2
     block_bytes = min(64 << 20, free // (2 * (cores() + 1) * _BYTES_PER_CSV_BYTE))
     identity = {
@@ -100,7 +102,7 @@ def convert(
     spill = Spill(target, identity)
     pool = ThreadPoolExecutor(cores())
     try:
-        _Conversion(parts, target, rules, spill, pool, free, block_bytes).run()
+        _Conversion(parts, target, rules, spill, pool, free, block_bytes, force).run()
     except NannError as error:
         pool.shutdown(cancel_futures=True)
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _MAY_PASS:
@@ -127,9 +129,10 @@ class _Conversion:
         pool: ThreadPoolExecutor,
         free: int,
         block_bytes: int,
+        force: bool,
     ) -> None:
         self.parts, self.target, self.rules, self.spill, self.pool = parts, target, rules, spill, pool
-        self.free, self.block_bytes = free, block_bytes
+        self.free, self.block_bytes, self.force = free, block_bytes, force
 
     def run(self) -> None:
         blocks = self._spill_blocks()
@@ -246,7 +249,10 @@ class _Conversion:
         splits = split_users(histories.user_ids, self.rules)
         # Hashing leaves the interpreter to the encoding of histories.
         sources = self.pool.submit(lambda: describe_sources(part.path for part in self.parts))
-        with atomic_folder(self.target) as folder, progress("writing histories (users)", splits.size) as advance:
+        with (
+            atomic_folder(self.target, SEQUENCES, self.force) as folder,
+            progress("writing histories (users)", splits.size) as advance,
+        ):
             shards = {}
             for code, split in enumerate(SPLITS):
                 of_split = np.flatnonzero(splits == code)

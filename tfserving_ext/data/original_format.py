@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tfserving_ext.artifacts import atomic_folder, check_replaceable, write_json
+from tfserving_ext.artifacts import atomic_folder, write_json
 from tfserving_ext.data.examples import example, float_feature, int64_features
 from tfserving_ext.data.sequence_format import SPLITS
 from tfserving_ext.data.sequences import Sequences
-from tfserving_ext.data.sources import check_no_source
 from tfserving_ext.data.tfrecord import frame
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import WINDOWS, check_replaceable
 from tfserving_ext.progress import progress
 
 META_NAME, ITEMS_NAME = "ub_meta.json", "ub_items.npz"
@@ -34,13 +34,16 @@ TRAIN_MIN_LENGTH, TEST_MIN_LENGTH = 10, 7  # Behaviours before a training target
 _AT_ONCE = 4096
 
 
-def write_original(data: str | os.PathLike[str], target: str | os.PathLike[str], seed: int = 0) -> Path:
+def write_original(
+    data: str | os.PathLike[str], target: str | os.PathLike[str], seed: int = 0, force: bool = False
+) -> Path:
     """Writes sequences in the original's layout: every training behaviour fifty times.
 
     Args:
       data: a folder that `nann convert` wrote.
       target: the folder; it appears whole or not at all.
       seed: of the order of the training windows.
+      force: replace whatever `target` holds.
 
     Returns:
       `target`.
@@ -49,8 +52,7 @@ def write_original(data: str | os.PathLike[str], target: str | os.PathLike[str],
       NannError: the data are not there or damaged, no training user is long enough, or `target` cannot be written.
     """
     target = Path(target).resolve()
-    check_no_source(target, [Path(data)])
-    check_replaceable(target)
+    check_replaceable(target, WINDOWS, force, [Path(data)])
     sequences = Sequences.open(data)
     places = {split: _targets(sequences, split) for split in SPLITS}
     if not places["train"][0].size:
@@ -58,7 +60,7 @@ def write_original(data: str | os.PathLike[str], target: str | os.PathLike[str],
     order = np.random.default_rng(seed).permutation(places["train"][0].size)
     places["train"] = (places["train"][0][order], places["train"][1][order])
     weights = sequences.item_counts / max(1, int(sequences.item_counts.sum()))
-    with atomic_folder(target) as folder:
+    with atomic_folder(target, WINDOWS, force) as folder:
         for split, name in FILES.items():
             starts, targets = places[split]
             with (folder / name).open("wb") as file, progress(f"{name} (windows)", targets.size) as advance:

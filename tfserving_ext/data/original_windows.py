@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfserving_ext.artifacts import atomic_folder, check_replaceable, read_json
+from tfserving_ext.artifacts import atomic_folder, read_json
 from tfserving_ext.data.original_format import FILES, ITEMS_NAME, META_NAME
 from tfserving_ext.data.rows import mix
 from tfserving_ext.data.sequence_format import (
@@ -25,9 +25,9 @@ from tfserving_ext.data.sequence_format import (
     write_items,
     write_manifest,
 )
-from tfserving_ext.data.sources import check_no_source
 from tfserving_ext.data.tfrecord import damage
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import SEQUENCES, check_replaceable
 from tfserving_ext.progress import progress
 
 _AT_ONCE = 4096
@@ -40,7 +40,7 @@ def is_original(folder: Path) -> bool:
     return (folder / META_NAME).exists()
 
 
-def convert_original(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
+def convert_original(source: str | os.PathLike[str], target: str | os.PathLike[str], force: bool = False) -> Path:
     """Converts the original's files to a `nann-sequences` folder.
 
     Item and category ids are the original's places; there are no user ids nor times in its files, users are numbered,
@@ -50,6 +50,7 @@ def convert_original(source: str | os.PathLike[str], target: str | os.PathLike[s
     Args:
       source: the folder.
       target: the folder to write; it appears whole or not at all.
+      force: replace whatever `target` holds.
 
     Returns:
       `target`.
@@ -58,14 +59,13 @@ def convert_original(source: str | os.PathLike[str], target: str | os.PathLike[s
       NannError: a file is missing or damaged, or an id is not in the item table.
     """
     source, target = Path(source), Path(target).resolve()
-    check_no_source(target, [source])
-    check_replaceable(target)
+    check_replaceable(target, SEQUENCES, force, [source])
     length = _max_length(source)
     item_ids, categories = _items(source / ITEMS_NAME)
     splits: dict[str, dict[str, int]] = {}
     item_counts = np.zeros(item_ids.size, np.int64)
     behaviors, users, joined = 0, 0, 0
-    with atomic_folder(target) as folder:
+    with atomic_folder(target, SEQUENCES, force) as folder:
         for split, name in FILES.items():
             lengths, items = _histories(source / name, length, join=split == "train")
             places = np.searchsorted(item_ids, items)
@@ -125,6 +125,8 @@ def _items(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: item_id {ids.dtype} {ids.shape} and cate_id {categories.dtype} {categories.shape}; "
             "integers of one length are expected"
         )
+    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise NannError(f"{path}: item_id[{int(ids.argmax())}] is {ids.max()}; ids are 1 to {np.iinfo(np.int64).max}")
     ids, first = np.unique(ids.astype(np.int64), return_index=True)
     if not ids.size:
         raise NannError(f"{path} holds no item")

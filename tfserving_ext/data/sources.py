@@ -9,7 +9,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -158,14 +158,6 @@ def _parts_of(file: Path) -> list[Part]:
     if twice := [name for name, times in Counter(info.filename for info in wanted).items() if times > 1]:
         raise NannError(f"{file} has two members called {twice[0]}; pack it again")
     return [Part(file, "zip", info.file_size, info.filename) for info in sorted(wanted, key=lambda i: i.filename)]
-
-
-def check_no_source(target: Path, sources: Iterable[Path]) -> None:
-    """Raises NannError where writing the folder `target` would replace a source."""
-    for source in sources:
-        if target.resolve() in (source.resolve(), *source.resolve().parents):
-            held = "is the source" if target.resolve() == source.resolve() else f"holds {source.name}"
-            raise NannError(f"{target} {held} and would be replaced; choose another folder")
 
 
 def read_blocks(parts: Sequence[Part], block_bytes: int, first: tuple[int, int] = (0, 0)) -> Iterator[Block]:

@@ -19,7 +19,10 @@ import polars as pl
 from tfserving_ext.artifacts import atomic_folder, read_json, write_json
 from tfserving_ext.data.rows import Places, time_order
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import Stage
 from tfserving_ext.progress import console
+
+_SPILLED = Stage("a part of a conversion", "manifest.json", "", ("manifest.json", "*.npy", "*.arrow"))
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Spill:
         starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1)) if users.size else np.zeros(0, np.int64)
         columns["users"] = users[starts]
         columns["splits"] = np.append(starts, users.size)
-        with atomic_folder(self.block(number)) as new:
+        with atomic_folder(self.block(number), _SPILLED) as new:
             for name, column in columns.items():
                 np.save(new / f"{name}.npy", column)
             pairs.write_ipc(new / "pairs.arrow")
@@ -160,7 +163,7 @@ class Spill:
         nth, items, times = nth[kept], items[kept], times[kept]
         order = time_order(nth, times)
         counts = {"rare_item": rare, "short_user": int(np.sum(lengths[~long])), "short_users": int(np.sum(~long))}
-        with atomic_folder(self.histories(between)) as new:
+        with atomic_folder(self.histories(between), _SPILLED) as new:
             np.save(new / "user_ids.npy", user_ids[long])
             np.save(new / "lengths.npy", lengths[long])
             np.save(new / "items.npy", items[order])

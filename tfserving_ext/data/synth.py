@@ -22,6 +22,7 @@ from tfserving_ext.artifacts import atomic_file
 from tfserving_ext.data.behavior_csv import BEHAVIORS, COLUMNS
 from tfserving_ext.data.rows import cores
 from tfserving_ext.errors import NannError
+from tfserving_ext.outputs import check_file_replaceable
 from tfserving_ext.progress import progress
 
 # UserBehavior: rows, users, items, categories, and how often each of BEHAVIORS is seen.
@@ -75,7 +76,7 @@ class SynthConfig:
         return items, self.categories or min(items, max(1, round(CATEGORIES * scale)))
 
 
-def synthesize(target: str | os.PathLike[str], config: SynthConfig = SynthConfig()) -> int:
+def synthesize(target: str | os.PathLike[str], config: SynthConfig = SynthConfig(), force: bool = False) -> int:
     """Writes behaviours as CSV, or as CSV in gzip where the name ends in `.gz`, sorted by user.
 
     The same configuration gives the same file, on any number of cores.
@@ -83,6 +84,7 @@ def synthesize(target: str | os.PathLike[str], config: SynthConfig = SynthConfig
     Args:
       target: the file; it appears whole or not at all.
       config: what to make.
+      force: replace a file that is there; made-up behaviours look like real ones.
 
     Returns:
       How many users there are.
@@ -91,6 +93,7 @@ def synthesize(target: str | os.PathLike[str], config: SynthConfig = SynthConfig
       NannError: the file cannot be written.
     """
     target = Path(target)
+    check_file_replaceable(target, "made-up behaviours", "", force)
     users = 0
     with (
         atomic_file(target) as path,

@@ -19,6 +19,7 @@ from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.report import colors_of, title_of, write_page, write_report
 from tfserving_ext.evaluation.run import FORMAT, FORMAT_VERSION
+from tfserving_ext.outputs import check_page
 from tfserving_ext.reports.drawing import Plot, Series
 from tfserving_ext.reports.plots import line_plot
 
@@ -111,8 +112,9 @@ def report(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[st
       What `compare` gives.
 
     Raises:
-      NannError: see `load` and `compare`, or the page cannot be written.
+      NannError: see `load` and `compare`, or the page cannot be written, or would replace what is no page of ours.
     """
+    check_page(target)
     evaluations = load(paths)
     found = compare(evaluations)
     if len(evaluations) == 1:
@@ -139,7 +141,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         with np.load(cases, allow_pickle=False) as arrays:
             return figures, dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise NannError(f"{cases} cannot be read: {error}") from error
 
 

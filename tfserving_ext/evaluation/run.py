@@ -26,6 +26,7 @@ from tfserving_ext.evaluation.figures import (
 )
 from tfserving_ext.evaluation.intervals import LEVEL, RESAMPLES, Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
+from tfserving_ext.outputs import check_beside, check_json
 from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
 
 FORMAT, FORMAT_VERSION = "nann-evaluation", 1
@@ -80,6 +81,9 @@ def evaluate(
       NannError: artefacts that do not belong together, parameters that do not fit, or a file cannot be written.
     """
     files = None if target is None else beside(target)
+    if files is not None:
+        check_json(files["json"], "figures of `nann evaluate`", "format", FORMAT)
+        check_beside(files["json"], files["npz"], *([files["html"]] if html else []))
     subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
     check_buildable(subject.index, builds)
     settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}

@@ -7,13 +7,11 @@ an embedding stand in it once while Faiss builds it (`copies`); what no walk wou
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
-from tfserving_ext.artifacts import check_replaceable
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import check_items
 from tfserving_ext.index.copies import FAN_OUT, Copies, add_copies, find_copies
@@ -21,6 +19,7 @@ from tfserving_ext.index.format import Index, write_index
 from tfserving_ext.index.graph import Layer
 from tfserving_ext.index.reach import link_unreachable, unreachable
 from tfserving_ext.index.table import check_dtype
+from tfserving_ext.outputs import INDEX, check_replaceable
 from tfserving_ext.progress import progress
 
 START_LAYER = 2
@@ -42,6 +41,7 @@ def build_index(
     seed: int = 12345,
     dtype: str = "float32",
     gpu: bool = False,
+    force: bool = False,
 ) -> Index:
     """Builds an index and writes it to the folder `target`, whole or not at all.
 
@@ -53,7 +53,7 @@ def build_index(
     Args:
       item_ids: int [n], the data's own ids.
       item_embeddings: float [n, dim], the model's e_v.
-      target: the folder to write; replaced where it exists.
+      target: the folder to write; an index there is replaced.
       m: neighbours per item in the upper layers, twice as many at the ground (the paper's M, 32).
       ef_construction: breadth of the search for neighbours while building (the paper's 40).
       threads: threads to build with; None for all cores. One thread gives the same graph every time.
@@ -61,6 +61,7 @@ def build_index(
       dtype: how the index holds the embeddings: "float32", "float16" or "int8". The graph is built from float32.
       gpu: build the ground layer on a GPU, by CAGRA; the upper layers, a thirtieth of the items, are built by Faiss
         as ever. Not the same graph as without, and not the same every time.
+      force: replace whatever `target` holds.
 
     Raises:
       NannError: bad items (see `write_index`) or parameters, or `gpu` where Faiss has none.
@@ -72,7 +73,7 @@ def build_index(
         if not low <= value <= high:
             raise NannError(f"{name} is {value}, allowed are {low} to {high}")
     check_dtype(dtype, "the index")
-    check_replaceable(Path(target), ["manifest.json"])  # Before the minutes, or hours, that a graph takes.
+    check_replaceable(target, INDEX, force)  # Before the minutes, or hours, that a graph takes.
     if gpu:
         _check_gpu()
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
@@ -82,7 +83,7 @@ def build_index(
     parameters |= about
     if gpu:
         parameters["built_by"] = "CAGRA"
-    return write_index(target, item_ids, item_embeddings, entry_points, layers, parameters, dtype)
+    return write_index(target, item_ids, item_embeddings, entry_points, layers, parameters, dtype, force)
 
 
 @contextmanager

@@ -78,6 +78,23 @@ def check_ids(path: Path, ids: np.ndarray) -> None:
         )
 
 
+def check_vocabulary(path: Path, ids: np.ndarray) -> None:
+    """Checks the ids of a model, which are looked up by bisection.
+
+    Raises:
+      NannError: they are not int64 [n] in ascending order, or one is `NO_ITEM`.
+    """
+    if ids.ndim != 1 or ids.dtype != np.int64:
+        raise NannError(f"{path} is {ids.dtype} {list(ids.shape)}, it must be int64 [n]")
+    at = _first(ids[1:] <= ids[:-1]) + 1
+    if at > 0:
+        raise NannError(
+            f"{path}[{at}] is {ids[at]}, after {ids[at - 1]}; ids must ascend, as `nann train` writes them, or they "
+            "would name other rows of the weights"
+        )
+    check_no_sentinel(path, ids)
+
+
 def check_no_sentinel(path: Path, ids: np.ndarray) -> None:
     """Raises NannError where one of `ids`, called `path`, is `NO_ITEM`."""
     at = _first(ids == NO_ITEM)

@@ -17,6 +17,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import as_integers, check_graph, check_items, check_no_sentinel
 from tfserving_ext.index.graph import Layer
 from tfserving_ext.index.table import DTYPES, check_dtype, decode, encode
+from tfserving_ext.outputs import INDEX
 
 FORMAT = "nann-index"
 FORMAT_VERSION = 1
@@ -175,17 +176,19 @@ def write_index(
     layers: Sequence[Layer],
     parameters: Mapping[str, Any],
     dtype: str = "float32",
+    force: bool = False,
 ) -> Index:
     """Writes an index, whole or not at all, and opens it.
 
     Args:
-      folder: the target; replaced where it exists.
+      folder: the target; an index there is replaced.
       item_ids: int64 [n], the data's own ids, all different.
       item_embeddings: float32 [n, dim], finite.
       entry_points: int32 [e], dense indices of the start layer's items.
       layers: ground layer first.
       parameters: what else the manifest should say (metric, M, ...).
       dtype: how to hold the embeddings: "float32", "float16" or "int8" (`index.table`).
+      force: replace whatever `folder` holds.
 
     Raises:
       NannError: arrays of different lengths, repeated ids, embeddings that are not finite, entries out of bounds, or
@@ -204,7 +207,7 @@ def write_index(
         arrays += [layer.row_splits, layer.neighbors]
     if scales is not None:
         arrays.append(scales)
-    with atomic_folder(folder) as new:
+    with atomic_folder(folder, INDEX, force) as new:
         files = {}
         for name, array in zip(names, arrays, strict=True):
             np.ascontiguousarray(array).tofile(new / name)

@@ -13,6 +13,7 @@ from tfserving_ext.index.checks import as_integers, check_graph, check_items
 from tfserving_ext.index.format import MAX_LAYERS, Index, write_index
 from tfserving_ext.index.graph import Layer
 from tfserving_ext.index.reach import unreachable
+from tfserving_ext.outputs import INDEX, check_replaceable
 
 # What NumPy raises of bytes that are no array, a damaged header or a damaged archive among them.
 _NOT_AN_ARRAY = (
@@ -84,6 +85,7 @@ def import_original(
     embeddings_folder: str | os.PathLike[str],
     target: str | os.PathLike[str],
     dtype: str = "float32",
+    force: bool = False,
 ) -> Index:
     """Writes the original's files in our format, the graph as it is, and opens it.
 
@@ -94,14 +96,16 @@ def import_original(
       embeddings_folder: see there.
       target: the folder to write.
       dtype: how to hold the embeddings.
+      force: replace whatever `target` holds.
 
     Raises:
       NannError: see `read_original` and `write_index`.
     """
+    check_replaceable(target, INDEX, force, [index_folder, embeddings_folder])
     item_ids, item_embeddings, entry_points, layers = read_original(index_folder, embeddings_folder)
     left = [len(items) for items in unreachable(entry_points, layers)]
     about = {"imported_from": "alibaba/nann", "unreachable": {"before": left, "after": left}}
-    return write_index(target, item_ids, item_embeddings, entry_points, layers, about, dtype)
+    return write_index(target, item_ids, item_embeddings, entry_points, layers, about, dtype, force)
 
 
 def _levels(folder: Path) -> int:

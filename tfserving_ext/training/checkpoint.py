@@ -18,8 +18,10 @@ import tensorflow as tf
 
 from tfserving_ext.artifacts import atomic_folder, read_json, tensorflow_writes, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.checks import check_vocabulary
 from tfserving_ext.index.original import load_array
 from tfserving_ext.models import SequenceConfig, SequenceModel, model_named
+from tfserving_ext.outputs import MODEL
 
 FORMAT = "nann-model"
 MANIFEST = "model.json"
@@ -43,20 +45,25 @@ class TrainedModel(NamedTuple):
 
 
 def save_model(
-    target: str | os.PathLike[str], model: SequenceModel, item_categories: np.ndarray, training: Mapping[str, Any]
+    target: str | os.PathLike[str],
+    model: SequenceModel,
+    item_categories: np.ndarray,
+    training: Mapping[str, Any],
+    force: bool = False,
 ) -> None:
     """Writes the folder `target`, whole or not at all.
 
     Args:
-      target: the folder; replaced where it exists.
+      target: the folder; a model there is replaced.
       model: the trained model.
       item_categories: int64 [V], the category id of each item.
       training: what to remember of the training.
+      force: replace whatever `target` holds.
 
     Raises:
       NannError: the folder cannot be written.
     """
-    with atomic_folder(target, [MANIFEST]) as new:
+    with atomic_folder(target, MODEL, force) as new:
         np.save(new / "item_ids.npy", model.items.ids.numpy())
         np.save(new / "item_categories.npy", item_categories)
         np.save(new / "category_ids.npy", model.categories.ids.numpy())
@@ -92,7 +99,10 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
     item_categories = load_array(folder / "item_categories.npy")
     if item_ids.shape != item_categories.shape:
         raise NannError(f"{folder}: {item_ids.shape} item ids but {item_categories.shape} item categories")
-    model = kind(item_ids, load_array(folder / "category_ids.npy"), None, config)
+    category_ids = load_array(folder / "category_ids.npy")
+    for name, ids in (("item_ids", item_ids), ("category_ids", category_ids)):
+        check_vocabulary(folder / f"{name}.npy", ids)
+    model = kind(item_ids, category_ids, None, config)
     if not (folder / "weights.index").exists():
         raise NannError(f"{folder / 'weights.index'} does not exist; the model is incomplete")
     try:

@@ -1,12 +1,12 @@
 """Writes the item embeddings of a trained model: what the index is built from."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.artifacts import atomic_folder, check_replaceable
+from tfserving_ext import outputs
+from tfserving_ext.artifacts import atomic_folder
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.progress import progress
@@ -17,12 +17,13 @@ MATCH_SAMPLE = 64
 EMBEDDINGS = "item_embs.npy"
 
 
-def extract(model: str | os.PathLike[str], target: str | os.PathLike[str]) -> tuple[int, int]:
+def extract(model: str | os.PathLike[str], target: str | os.PathLike[str], force: bool = False) -> tuple[int, int]:
     """Writes `item_ids.npy` int64 [n] and `item_embs.npy` float32 [n, d] into the folder `target`, whole or not at all.
 
     Args:
       model: a folder that `nann train` wrote.
-      target: the folder; replaced where it exists.
+      target: the folder; embeddings there are replaced.
+      force: replace whatever `target` holds.
 
     Returns:
       n and d.
@@ -30,11 +31,11 @@ def extract(model: str | os.PathLike[str], target: str | os.PathLike[str]) -> tu
     Raises:
       NannError: bad model, embeddings that are not finite, or `target` cannot be written.
     """
-    check_replaceable(Path(target), [EMBEDDINGS])
+    outputs.check_replaceable(target, outputs.EMBEDDINGS, force, [model])
     trained = load_model(model)
     n, dim = len(trained.item_ids), trained.model.item_dim
     item = tf.function(trained.model.item, reduce_retracing=True)
-    with atomic_folder(target, [EMBEDDINGS]) as new:
+    with atomic_folder(target, outputs.EMBEDDINGS, force) as new:
         embeddings = np.lib.format.open_memmap(new / EMBEDDINGS, mode="w+", dtype=np.float32, shape=(n, dim))
         with progress("extract", n) as advance:
             for start in range(0, n, CHUNK):

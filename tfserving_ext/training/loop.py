@@ -15,12 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext import __version__
-from tfserving_ext.artifacts import check_replaceable, sha256
+from tfserving_ext.artifacts import sha256
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, TwoSidedConfig, model_named
+from tfserving_ext.outputs import MODEL, check_replaceable
 from tfserving_ext.progress import console, progress
-from tfserving_ext.training.checkpoint import MANIFEST, TrainedModel, load_model, save_model
+from tfserving_ext.training.checkpoint import TrainedModel, load_model, save_model
 from tfserving_ext.training.cluster import Cluster, join_cluster
 from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.loss import Losses
@@ -39,6 +40,7 @@ def train(
     config: TrainingConfig = TrainingConfig(),  # noqa: B008 - frozen
     model_config: SequenceConfig = NannAttentionConfig(),  # noqa: B008 - frozen
     start_from: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Trains a model and writes it to the folder `target`.
 
@@ -47,10 +49,11 @@ def train(
 
     Args:
       data: a folder that `nann convert` wrote.
-      target: the model's folder; written whole at the end.
+      target: the model's folder; written whole at the end, and a model there is replaced.
       config: how to train.
       model_config: the model's sizes; a `ForeignConfig` names a class of your own.
       start_from: a model of the same items, of any kind, whose item embeddings and item network this one starts with.
+      force: replace whatever `target` holds.
 
     Returns:
       What `model.json` says of the training: the configuration, final losses, seconds and histories per second.
@@ -72,7 +75,7 @@ def train(
     if config.mixed_precision:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        return _Training(cluster, data, Path(target).resolve(), config, model_config, start_from).run()
+        return _Training(cluster, data, Path(target).resolve(), config, model_config, start_from, force).run()
     finally:
         keras.mixed_precision.set_global_policy(policy)
 
@@ -88,14 +91,15 @@ class _Training:
         config: TrainingConfig,
         model_config: SequenceConfig,
         start_from: str | os.PathLike[str] | None,
+        force: bool,
     ) -> None:
-        self._target, self._config, self._model_config = target, config, model_config
+        self._target, self._config, self._model_config, self._force = target, config, model_config, force
         self._strategy, self._chief, self._workers = cluster
         if config.batch_size < self._strategy.num_replicas_in_sync:
             raise NannError(
                 f"batch_size is {config.batch_size}, fewer than the {self._strategy.num_replicas_in_sync} devices"
             )
-        check_replaceable(target, [MANIFEST])  # Before the hours that a training takes.
+        check_replaceable(target, MODEL, force, [data, start_from])  # Before the hours that a training takes.
         self._sequences = Sequences.open(data)
         start = None if start_from is None else load_model(start_from)
         keras.utils.set_random_seed(config.seed)
@@ -232,7 +236,7 @@ class _Training:
             state.restore_best()
         if self._chief:
             categories = self._sequences.category_ids[np.asarray(self._sequences.item_categories) - 1]
-            save_model(self._target, self._model, categories, report)
+            save_model(self._target, self._model, categories, report, self._force)
             state.delete()
         return report
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tfserving_ext.artifacts import check_replaceable, read_json, sha256
+from tfserving_ext.artifacts import read_json, sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import DnnConfig, ForeignConfig, NannAttentionConfig, SequenceConfig, TwoSidedConfig
+from tfserving_ext.outputs import MODEL, check_replaceable
 from tfserving_ext.training.checkpoint import MANIFEST
 from tfserving_ext.training.cluster import workers
 from tfserving_ext.training.config import TrainingConfig
@@ -80,6 +81,7 @@ def train_recipe(
     target: str | os.PathLike[str],
     wanted: Recipe,
     start_from: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Trains the start, if there is one, and then the model; goes on where an interrupted call was.
 
@@ -91,6 +93,7 @@ def train_recipe(
       target: the model's folder.
       wanted: what to train, and how.
       start_from: a trained model to start with, where the recipe has no start.
+      force: replace whatever `target` holds.
 
     Returns:
       See `train`.
@@ -99,7 +102,7 @@ def train_recipe(
       NannError: see `train`; or there are several workers, which do not train a start.
     """
     if wanted.start is None:
-        return train(data, target, wanted.training, wanted.model, start_from)
+        return train(data, target, wanted.training, wanted.model, start_from, force)
     if workers() > 1:
         raise NannError(
             "several workers (TF_CONFIG) do not train a start: train a two-sided model by itself and name it by "
@@ -111,10 +114,10 @@ def train_recipe(
     if training.max_minutes:
         start = dataclasses.replace(start, max_minutes=_START_SHARE * training.max_minutes)
         training = dataclasses.replace(training, max_minutes=(1 - _START_SHARE) * training.max_minutes)
-    check_replaceable(target, [MANIFEST])
+    check_replaceable(target, MODEL, force, [data])
     if not _is(folder, data, start, wanted.started()):
         train(data, folder, start, wanted.started())
-    report = train(data, target, training, wanted.model, folder)
+    report = train(data, target, training, wanted.model, folder, force)
     shutil.rmtree(folder)
     return report
 

@@ -1,0 +1,188 @@
+"""What an output may replace: what the same stage wrote before, and anything else only where that is forced.
+
+A wrong `-o` must not cost the hours that another stage took. A folder counts as a stage's where it has the stage's
+manifest and holds nothing else than that stage writes.
+"""
+
+import dataclasses
+import fnmatch
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tfserving_ext.errors import NannError
+
+# Where our pages, pictures and JSON say what they are: at their very beginning.
+_HEAD_BYTES = 4096
+_MAX_MANIFEST_BYTES = 64 << 20
+PAGE_MARK = '<meta name="generator" content="nann">'
+PICTURE_MARK = "drawn by nann explain"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one stage writes.
+
+    Attributes:
+      what: in words, with the command.
+      mark: the file by which it is known.
+      format: what `mark`, a JSON object, has as its "format"; empty where it has none.
+      files: patterns of all that lies in the folder.
+    """
+
+    what: str
+    mark: str
+    format: str
+    files: tuple[str, ...]
+
+    def wrote(self, folder: Path) -> bool:
+        """Whether the folder has the mark of this stage."""
+        path = folder / self.mark
+        try:
+            if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
+                return False
+            if not self.format:
+                return True
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and found.get("format") == self.format
+
+    def foreign(self, folder: Path) -> list[str]:
+        """Names in the folder that this stage does not write, in order."""
+        names = sorted(path.name for path in folder.iterdir())
+        return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.files)]
+
+
+_MANIFEST = "manifest.json"
+PURCHASES = Stage("purchases (`nann demo`)", _MANIFEST, "nann-behavior-csv", (_MANIFEST, "*.csv"))
+SEQUENCES = Stage(
+    "converted data (`nann convert`)",
+    _MANIFEST,
+    "nann-sequences",
+    (_MANIFEST, "items.parquet", "*.tfrecord", "*.npy"),  # Arrays in version 1.
+)
+WINDOWS = Stage("TFRecords of alibaba/nann (`nann convert --layout original`)", "ub_meta.json", "", ("ub_*",))
+MODEL = Stage(
+    "a trained model (`nann train`)", "model.json", "nann-model", ("model.json", "*.npy", "weights.*", "checkpoint")
+)
+EMBEDDINGS = Stage("embeddings (`nann extract`)", "item_embs.npy", "", ("item_ids.npy", "item_embs.npy"))
+INDEX = Stage("an index (`nann index`)", _MANIFEST, "nann-index", (_MANIFEST, "*.bin", "tuning.json"))
+EXPORT = Stage(
+    "an exported model (`nann export`)",
+    "assets.extra/nann_export.json",
+    "nann-export",
+    ("saved_model.pb", "fingerprint.pb", "assets", "assets.extra", "variables"),
+)
+STAGES = (PURCHASES, SEQUENCES, WINDOWS, MODEL, EMBEDDINGS, INDEX, EXPORT)
+
+
+def check_replaceable(
+    target: str | os.PathLike[str],
+    stage: Stage,
+    force: bool = False,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+) -> None:
+    """Checks that a stage may write the folder `target`, before any long work.
+
+    Args:
+      target: the folder: new, empty, or what the same stage wrote.
+      stage: who writes.
+      force: allow a folder with anything else in it. A file, an input and the current folder stay refused.
+      inputs: what the stage reads; the target must not be one of them, hold one or lie in one.
+
+    Raises:
+      NannError: it may not; the message says what is there.
+    """
+    target = Path(target)
+    _check_apart(target, inputs)
+    try:
+        if not target.exists():
+            return
+        if not target.is_dir():
+            raise NannError(f"{target} is a file; the output must be a new folder, or one that an earlier run wrote")
+        if Path.cwd().is_relative_to(target.resolve()):
+            raise NannError(f"{target} is the current folder or holds it; the output must be a folder of its own")
+        if force or not any(target.iterdir()):
+            return
+        foreign = stage.foreign(target)
+        if stage.wrote(target) and not foreign:
+            return
+        held = next((each for each in STAGES if each is not stage and each.wrote(target)), None)
+    except OSError as error:
+        raise NannError(f"cannot write {target}: {error.strerror or error}") from error
+    if stage.wrote(target):
+        what = f"{stage.what} and beside it files that no stage wrote, such as {foreign[0]}"
+    elif held is not None:
+        what = f"what another stage wrote, {held.what}"
+    else:
+        what = f"files that no stage wrote, such as {sorted(path.name for path in target.iterdir())[0]}"
+    raise NannError(
+        f"{target} holds {what}; only {stage.what} is replaced: choose a new or empty folder for the output, or give "
+        "--force (force=True) to have all of it replaced"
+    )
+
+
+def _check_apart(target: Path, inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Raises NannError where the folder `target` is an input, holds one or lies in one."""
+    place = target.resolve()
+    for given in inputs:
+        if given is None or not Path(given).exists():
+            continue
+        source = Path(given).resolve()
+        if place == source:
+            raise NannError(f"{target} is the source and would be replaced; choose another folder")
+        if source.is_relative_to(place):
+            raise NannError(f"{target} holds {source.name}, a source, and would be replaced; choose another folder")
+        if place.is_relative_to(source):
+            raise NannError(f"{target} lies in {given}, a source, which would be changed; choose another folder")
+
+
+def check_page(target: str | os.PathLike[str]) -> None:
+    """Checks that a page may be written to the file `target`: see `check_file_replaceable`."""
+    check_file_replaceable(target, "a page of this package", PAGE_MARK)
+
+
+def check_json(target: str | os.PathLike[str], what: str, key: str, value: str = "") -> None:
+    """Checks that JSON whose first key is `key`, of that `value`, may be written to `target`; see above."""
+    check_file_replaceable(target, what, f'"{key}": "{value}"' if value else f'{{\n  "{key}": ')
+
+
+def check_beside(target: str | os.PathLike[str], *others: str | os.PathLike[str]) -> None:
+    """Checks that a stage may write `others` beside the JSON file `target`, which was checked: new, or its own.
+
+    Raises:
+      NannError: one is there though there is no `target`.
+    """
+    for other in others if not Path(target).exists() else ():
+        check_file_replaceable(other, f"what goes beside {target}", "")
+
+
+def check_file_replaceable(target: str | os.PathLike[str], what: str, mark: str, force: bool = False) -> None:
+    """Checks that a stage may write the file `target`, before any long work.
+
+    Args:
+      target: the file: new, empty, or one that has `mark` at its beginning, as all have that the stage writes.
+      what: the stage's files in words.
+      mark: see there; empty where a file of the stage cannot be told from others, which then is never replaced.
+      force: allow any other file too.
+
+    Raises:
+      NannError: it may not.
+    """
+    target = Path(target)
+    try:
+        if not target.exists():
+            return
+        if not target.is_file():
+            raise NannError(f"{target} is no regular file; the output, {what}, must be a file")
+        if force:
+            return
+        with target.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise NannError(f"cannot write {target}: {error.strerror or error}") from error
+    if head and not (mark and mark.encode() in head):
+        known = f"it is not {what}" if mark else f"{what} cannot be told from what is yours"
+        raise NannError(f"{target} exists and would be replaced, but {known}; name another file, or remove it first")
