@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import re
 import sys
+import sysconfig
 
 import pytest
 import tensorflow as tf
@@ -22,7 +23,10 @@ def names(lines):
 
 def required(**environment):
     """The requirements of the installed distribution: of every extra, or of none."""
-    found = [Requirement(line) for line in importlib.metadata.requires("tfserving-ext")]
+    # Of this environment: what setuptools leaves in the tree is that of the last build, perhaps for another TensorFlow.
+    places = [sysconfig.get_paths()["purelib"]]
+    (ours,) = importlib.metadata.distributions(name="tfserving-ext", path=places)
+    found = [Requirement(line) for line in ours.requires or []]
     return [one for one in found if one.marker is None or one.marker.evaluate(environment)]
 
 
