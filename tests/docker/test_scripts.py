@@ -1,0 +1,307 @@
+"""docker/'s scripts keep what they promise, with stand-ins for the programs that they start."""
+
+import http.server
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tensorflow.core.protobuf import config_pb2
+
+from tfserving_ext.serving.flags import FLAGS
+from tfserving_ext.serving.session_config import session_config
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder of programs that print what they were called with; `add(name, more)`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def add(name, more=""):
+        (folder / name).write_text(f'#!/bin/bash\necho {name} "$@"\n{more}\n')
+        (folder / name).chmod(0o755)
+        return folder
+
+    return add
+
+
+def script(*command, path=None, **environment):
+    where = {"PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin"}
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, env=where | environment, timeout=60
+    )
+
+
+def server_flags(programs, *arguments, **environment):
+    """What the entry point starts TensorFlow Serving with, and what it says."""
+    done = script(DOCKER / "entrypoint_server.sh", *arguments, path=programs("tensorflow_model_server"), **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[1:], done.stderr
+
+
+def test_the_server_starts_with_configuration_threads_and_metrics(programs):
+    """First contact, line 24: by default TensorFlow Serving refuses what exceeds 4 threads a core; and no XLA."""
+    flags, said = server_flags(programs, "--file_system_poll_wait_seconds=5", REST_PORT="9")
+    assert flags[:2] == ["--port=8500", "--rest_api_port=9"]
+    assert flags[-1] == "--file_system_poll_wait_seconds=5"
+    assert "--tensorflow_session_config_file=/etc/nann/session_config.pbtxt" in flags
+    assert "--monitoring_config_file=/etc/nann/monitoring.config" in flags
+    assert "--model_base_path=/models/nann" in flags
+    assert f"--grpc_max_threads={max(64, 4 * len(os.sched_getaffinity(0)))}" in flags
+    assert not any("xla" in flag for flag in flags)
+    assert said == ""
+    assert "--grpc_max_threads=7" in server_flags(programs, GRPC_MAX_THREADS="7")[0]
+
+
+PER_MODEL = "--enable_per_model_batching_parameters"
+
+
+@pytest.mark.parametrize(
+    ("given", "added", "words"),
+    [
+        (["--enable_batching"], True, "is followed by --enable_per_model_batching_parameters=true"),
+        (["--enable_batching=true"], True, "is followed by"),
+        (["--enable_batching=false"], False, ""),
+        (["--enable_batching", "--enable_batching=false"], False, ""),
+        (["--enable_batching", f"{PER_MODEL}=true"], False, ""),
+        (["--enable_batching=1", PER_MODEL], False, ""),
+        (["--enable_batching", f"{PER_MODEL}=false"], False, "no export of nann loads like this"),
+    ],
+)
+def test_batching_leaves_searches_alone(programs, given, added, words):
+    """First contact, line 24: --enable_batching alone makes every export fail in its warm-up."""
+    flags, said = server_flags(programs, *given)
+    assert (flags[-len(given) - 1] == f"{PER_MODEL}=true") == added
+    assert flags[-len(given) :] == given
+    assert words in said if words else said == ""
+
+
+def test_the_entry_points_know_every_flag_that_they_give(programs):
+    """TensorFlow Serving answers an unknown flag with its usage text, and goes on without it."""
+    flags, _ = server_flags(programs)
+    assert {flag[2:].partition("=")[0] for flag in flags} <= set(FLAGS)
+
+
+def test_the_session_configuration_says_nothing_that_flags_overwrite():
+    """First contact, line 24: TensorFlow Serving overwrites these fields, also where no flag is given."""
+    found = text_format.Parse((DOCKER / "session_config.pbtxt").read_text(), config_pb2.ConfigProto())
+    said = []
+    assert session_config(DOCKER / "session_config.pbtxt", say=said.append) == found
+    assert said == []
+    assert found.gpu_options.allow_growth
+
+
+def test_the_local_server_gets_a_folder_or_a_file_of_models(programs):
+    folder = programs("nann")
+    done = script(DOCKER / "entrypoint_local.sh", "--log_requests", path=folder, MODEL_NAME="other")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        *("nann", "serve", "--host", "0.0.0.0", "--port", "8500", "--rest_api_port", "8501"),
+        *("--model_name", "other", "--model_base_path", "/models/nann"),
+        *("--monitoring_config_file", "/etc/nann/monitoring.config", "--log_requests"),
+    ]
+    for flag in ("--model_config_file", "--model-config-file"):
+        done = script(DOCKER / "entrypoint_local.sh", f"{flag}=/m", path=folder)
+        assert "--model_base_path" not in done.stdout
+        assert done.stdout.endswith(f"{flag}=/m\n")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository whose bazel/add_to_serving.sh says what it was given, and TensorFlow Serving's sources."""
+    for folder in ("nann/bazel", "nann/docker", "serving/tensorflow_serving/model_servers"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "nann/bazel/add_to_serving.sh").write_text('#!/bin/bash\necho add "$@"\n')
+    (tmp_path / "nann/bazel/add_to_serving.sh").chmod(0o755)
+    shutil.copy2(DOCKER / "build_server.sh", tmp_path / "nann/docker")
+    (tmp_path / "serving/tensorflow_serving/model_servers/BUILD").touch()
+    return tmp_path
+
+
+BAZEL = """built=bazel-bin/tensorflow_serving/model_servers
+mkdir -p $built && cp "$(command -v tensorflow_model_server)" $built/"""
+
+
+def build_server(checkout, path, **environment):
+    return script(
+        checkout / "nann/docker/build_server.sh",
+        checkout / "serving",
+        checkout / "out/server",
+        path=path,
+        **environment,
+    )
+
+
+def test_the_build_adds_the_ops_then_builds_the_server(checkout, programs):
+    programs("buildozer")
+    programs("tensorflow_model_server")
+    folder = programs("bazel", BAZEL)
+    done = build_server(checkout, folder, BAZEL_OPTIONS="--jobs=4 --copt=-mavx2")
+    assert done.returncode == 0, done.stderr
+    target = "tensorflow_serving/model_servers:tensorflow_model_server"
+    assert done.stdout.splitlines() == [
+        f"add {checkout}/serving",
+        f"bazel build --config=release --verbose_failures --jobs=4 --copt=-mavx2 {target}",
+        "tensorflow_model_server --version",
+    ]
+    assert os.access(checkout / "out/server", os.X_OK)
+
+
+def test_the_build_for_gpus_links_against_the_driver_s_stub(checkout, programs):
+    programs("buildozer")
+    programs("tensorflow_model_server")
+    folder = programs("bazel", f"echo $LD_LIBRARY_PATH\n{BAZEL}")
+    stubs = checkout / "stubs"
+    missing = build_server(checkout, folder, DEVICE="gpu", CUDA_STUBS=str(stubs))
+    assert f"{stubs}/libcuda.so is missing" in missing.stderr
+    stubs.mkdir()
+    (stubs / "libcuda.so").touch()
+    done = build_server(checkout, folder, DEVICE="gpu", CUDA_STUBS=str(stubs))
+    assert done.returncode == 0, done.stderr
+    assert "--config=cuda_clang --copt=-fPIC" in done.stdout
+    assert str(stubs) in done.stdout.splitlines()
+    assert (stubs / "libcuda.so.1").exists()
+
+
+def test_a_buildozer_for_another_machine_is_told(checkout, programs):
+    """First contact, line 25: the Dockerfile brings buildozer for amd64."""
+    programs("buildozer", "exit 126")
+    done = build_server(checkout, programs("bazel", BAZEL))
+    assert done.returncode == 1
+    assert f"buildozer does not run on {os.uname().machine}: the Dockerfile's is for amd64" in done.stderr
+
+
+DOCKER_PROGRAM = """case "$1 $2" in
+  "buildx version") exit ${NO_BUILDX:-0} ;;
+  "version --format") echo ${ARCH:-amd64} ;;
+  "compose version") [[ -n ${COMPOSE-2.29.1} ]] && echo "${COMPOSE-2.29.1}" ;;
+esac"""
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Runs check.sh in a repository with a model and a Docker of our own."""
+    (tmp_path / "nann/docker").mkdir(parents=True)
+    shutil.copy2(DOCKER / "check.sh", tmp_path / "nann/docker")
+    (tmp_path / "nann/demo/models/nann/3").mkdir(parents=True)
+    (tmp_path / "nann/demo/models/nann/3/saved_model.pb").touch()
+    (tmp_path / "nann/demo/empty").mkdir()
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/docker"
+    program.write_text(f"#!/bin/bash\n{DOCKER_PROGRAM}\n")
+    program.chmod(0o755)
+    return lambda what, **environment: script(
+        tmp_path / "nann/docker/check.sh", what, path=tmp_path / "bin", **environment
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "environment", "words"),
+    [
+        ("image", {}, ""),
+        ("serving", {}, ""),
+        ("compose", {}, ""),
+        ("compose", {"COMPOSE": "v2.3.0"}, ""),
+        ("compose", {"COMPOSE": "2.10.0"}, ""),
+        ("image", {"ARCH": "arm64"}, ""),
+        ("image", {"MODEL_DIR": "nowhere"}, "there is no folder nowhere: 'make demo' makes the demo's"),
+        ("compose", {"MODEL_DIR": "demo/empty"}, "demo/empty holds no version such as demo/empty/1/saved_model.pb"),
+        ("image", {"MODEL_DIR": "/models"}, "MODEL_DIR is /models; a build takes folders inside the repository"),
+        ("image", {"NO_BUILDX": "1"}, "docker has no BuildKit"),
+        ("serving", {"ARCH": "arm64"}, "docker builds for arm64: TensorFlow Serving's images are for amd64 alone"),
+        ("compose", {"COMPOSE": ""}, "docker has no Compose 2; docker/compose.yaml needs 2.3.0 or newer"),
+        ("compose", {"COMPOSE": "2.2.3"}, "Docker Compose is 2.2.3, docker/compose.yaml needs 2.3.0 or newer"),
+        ("nonsense", {}, "got 'nonsense', wanted image, serving or compose"),
+    ],
+)
+def test_a_build_that_cannot_succeed_is_told_before_it_begins(build, what, environment, words):
+    """First contact, line 25: without a model, or with an old Compose, Docker's own words say nothing of the cause."""
+    done = build(what, **environment)
+    assert done.returncode == (1 if words else 0), done.stderr
+    assert words in done.stderr if words else done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "what", "last"),
+    [
+        ("image", "image", "docker build -f docker/Dockerfile.local -t nann_local --build-arg MODEL_DIR=a/b ."),
+        ("image-serving", "serving", "docker build -f docker/Dockerfile -t nann_serving --build-arg MODEL_DIR=a/b ."),
+        ("compose", "compose", "docker compose -f docker/compose.yaml up --build"),
+    ],
+)
+def test_make_checks_first(target, what, last):
+    done = subprocess.run(["make", "-n", target, "MODEL_DIR=a/b"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines() == [f"MODEL_DIR=a/b docker/check.sh {what}", last]
+
+
+def test_the_compose_version_is_told_where_people_look():
+    for path in (DOCKER / "compose.yaml", DOCKER / "check.sh", ROOT / "docs/docker.md"):
+        assert "2.3.0" in path.read_text(), path
+
+
+def test_the_build_says_what_is_missing(checkout, programs):
+    folder = programs("bazel")
+    assert "buildozer is not on the PATH" in build_server(checkout, folder).stderr
+    (checkout / "serving/tensorflow_serving/model_servers/BUILD").unlink()
+    assert "has not TensorFlow Serving's sources" in build_server(checkout, folder).stderr
+    assert "got 0 arguments, wanted SERVING_DIR OUT" in script(DOCKER / "build_server.sh").stderr
+    assert "usage: install_local.sh" in script(DOCKER / "install_local.sh", "wheels").stderr
+
+
+@pytest.fixture(scope="module")
+def rest_port():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        answers = {  # noqa: RUF012
+            "/v1/models/nann": (200, '"state": "AVAILABLE"'),
+            "/v1/models/slow": (200, '"state": "LOADING"'),
+            "/monitoring/prometheus/metrics": (200, "# TYPE requests counter"),
+            "/api/v1/query?query=up%7Bjob%3D%22nann%22%7D": (200, '{"value":[1700000000.1,"1"]}'),
+        }
+
+        def do_GET(self):
+            status, body = self.answers.get(self.path, (404, '"AVAILABLE"'))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield str(server.server_port)
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "text"),
+    [("nann", 0, ""), ("slow", 1, "without 200 or without"), ("other", 1, "without 200 or without")],
+)
+def test_healthy_is_an_available_version(rest_port, name, status, text):
+    done = script(DOCKER / "healthcheck", REST_PORT=rest_port, MODEL_NAME=name)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert text in done.stderr
+
+
+def test_nobody_there_is_not_healthy():
+    done = script(DOCKER / "healthcheck", REST_PORT="9")
+    assert done.returncode == 1
+    assert "http://127.0.0.1:9/v1/models/nann does not answer" in done.stderr
+
+
+def test_the_smoke_test_asks_the_server_and_prometheus(rest_port, programs):
+    folder = programs("nann")
+    environment = {"REST_PORT": rest_port, "PROMETHEUS": f"127.0.0.1:{rest_port}"}
+    done = script(DOCKER / "smoke.sh", "127.0.0.1", path=folder, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "nann smoke 127.0.0.1:8500 --name nann" in done.stdout
+    assert "Prometheus reads the server" in done.stdout
+    failing = script(DOCKER / "smoke.sh", path=programs("nann", "exit 3"), **environment)
+    assert failing.returncode == 3
