@@ -121,6 +121,8 @@ class _Merged:
             node.attr["dtype"].type = argument.dtype
             if argument.shape is None:
                 node.attr["shape"].shape.unknown_rank = True
+            elif not argument.shape:  # A scalar's has no extent to add, by which it would be there.
+                node.attr["shape"].shape.SetInParent()
             for place, extent in enumerate(argument.shape or ()):
                 many = argument.kind == "item" and place == 1
                 node.attr["shape"].shape.dim.add().size = ITEMS if many else extent

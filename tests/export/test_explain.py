@@ -17,6 +17,7 @@ from export_tools import Defaults, explain, export, inspect
 from export_tools.graphs.tables import summary
 from export_tools.inspect import summary as inspected
 from export_tools.manifest import FILE, read_manifest
+from tests.export.explained import check_explained, sums_agree_with_the_report
 from tests.export.sources import DIM, Ranker
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
@@ -54,13 +55,6 @@ def compiled(saved_model, fold_items):
     user = [tf.TensorSpec([1, *spec.shape[1:]], spec.dtype) for spec in user]
     scorer = ops.trace_scorer(lambda *tensors: score(tensors[:-1], tensors[-1]), user, items.shape[-1])
     return compile_scorer(scorer, user, items.shape[-1], fold_items)
-
-
-def sums_agree_with_the_report(found):
-    before, after = found.costs(found.before), found.costs(found.after)
-    first, last = found.report[0], found.report[-1]
-    assert (before.nodes_per_batch, before.per_item) == (first.nodes_before, first.multiply_adds_before)
-    assert (after.nodes_per_batch, after.per_item) == (last.nodes_after, last.multiply_adds_after)
 
 
 @pytest.mark.parametrize("fold_items", [False, True])
@@ -121,6 +115,33 @@ def test_a_drawing_has_every_node_and_needs_nothing_else(folded, tmp_path, suffi
     assert {f"#{name}" for name in identifiers} == set(re.findall(r"url\((#[^)]*)\)", text))
 
 
+class Scaled(tf.Module):
+    """A network whose variables have every rank from 0 to 3, and a history of any length."""
+
+    def __init__(self):
+        super().__init__()
+        self.scalar, self.row = tf.Variable(0.5), tf.Variable(tf.ones([8]))
+        self.matrix, self.stack = tf.Variable(tf.ones([DIM, 8])), tf.Variable(tf.ones([1, 8, 8]))
+
+    @tf.function(
+        input_signature=[(tf.TensorSpec([None, None, 8]), tf.TensorSpec([None])), tf.TensorSpec([None, None, DIM])],
+        autograph=False,
+    )
+    def score(self, user, items):
+        pooled = tf.reduce_mean(user[0], 1, keepdims=True) * user[1][:, None, None]
+        return tf.reduce_sum(tf.nn.relu(items @ self.matrix + pooled + self.row) @ self.stack, -1) * self.scalar
+
+
+@pytest.mark.parametrize("fold_items", [False, True])
+def test_variables_of_any_rank(tmp_path, fold_items):
+    """First contact, line 13: a scalar among them, and the demo's own model could not be explained."""
+    tf.saved_model.save(Scaled(), str(tmp_path / "model"))
+    found = explain(tmp_path / "model", tmp_path / "x.svg", fold_items=fold_items)
+    assert found.report == compiled(tmp_path / "model", fold_items).report
+    sums_agree_with_the_report(found)
+    assert any(weight.endswith(" []") for node in found.before for weight in node.weights)
+
+
 class Scripted(tf.Module):
     """Loops, conditions, an assertion, a call, an einsum, and variables with one name."""
 
@@ -141,6 +162,12 @@ class Scripted(tf.Module):
         looped = tf.while_loop(lambda i, _: i < 3, lambda i, x: (i + 1, x * 2), [0, vectors])[1]
         scores += (looped @ self.third)[..., 0]
         return tf.cond(user[0][0, 0] > 0, lambda: scores, lambda: -scores)
+
+
+def test_exports_with_and_without_passes(plain, folded, tmp_path):
+    """First contact, line 13: every kind of export is explained as it stands; see also the tests that export others."""
+    assert check_explained(folded, tmp_path).at_export
+    assert not check_explained(plain, tmp_path).at_export
 
 
 def test_a_model_that_was_not_exported_yet(world, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from export_tools import Defaults, export, verify
+from tests.export.explained import check_explained
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
 from tfserving_ext.training import Recipe, TrainingConfig, extract, load_model, train, train_recipe
@@ -59,6 +60,7 @@ def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(ids, embeddings, tmp_path / "index", threads=1)
     target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "nann" / "1", Defaults(k=10))
+    check_explained(target, tmp_path)
     assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds", "retrieve_trace"}
 
     opened, trained = Index.open(tmp_path / "index"), load_model(tmp_path / "model")

@@ -8,6 +8,7 @@ import pytest
 from export_tools import Defaults, export, inspect, reuse, verify
 from export_tools.manifest import check_files, read_manifest
 from export_tools.served_model import ServedModel
+from tests.export.explained import check_explained
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.serving.models import load_servable
@@ -31,6 +32,7 @@ def test_the_answers_are_those_of_a_fresh_export(world, fewer, tmp_path):
     swapped = reuse(world.saved_model, fewer.folder, tmp_path / "2")
     fresh = export(world.model, fewer.folder, tmp_path / "fresh", Defaults(k=20))
     assert verify(swapped)["coverage"] > 0.8
+    check_explained(swapped, tmp_path)
     history = np.asarray(fewer.item_ids)[[[1, 5, 9], [7, 8, 100]]]
     a, b = (load_servable(one).signature("retrieve").run({"item_history": history}) for one in (swapped, fresh))
     for name in ("item_ids", "scores", "items_scored"):

@@ -16,6 +16,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from export_tools import Defaults, export, verify
+from tests.export.explained import check_explained
 from tests.export.sources import DIM, LOGITS, USER, Ranker, keras_ranker, original_artefacts
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, build_index
@@ -34,6 +35,7 @@ def moved(exported, tmp_path):
     """The export in another place, verified there; the first one is gone."""
     target = tmp_path / "elsewhere" / "3"
     shutil.move(exported, target)
+    check_explained(target, tmp_path)
     found = verify(target)
     assert found["coverage"] >= 0.9
     assert found["warm_up_records"] > 10
