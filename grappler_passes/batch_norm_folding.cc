@@ -16,43 +16,45 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
+constexpr int kMaxSums = 100;  // Between a product and its scale.
+
 bool IsSum(const NodeDef& node) {
   return node.op() == "AddV2" || node.op() == "Add" || node.op() == "BiasAdd";
 }
 
 // The operand of `node` that is the same in all rows and does not depend on the items; -1 for none.
 int RowOperand(const ScorerGraph& scorer, const NodeDef& node) {
-  const Shape* out = scorer.ShapeOf(node.name());
-  if (out == nullptr || out->size() != 2) return -1;
+  const Shape& out = scorer.ShapeOf(node.name());
+  if (out.rank() != 2) return -1;
   for (int i : {1, 0}) {
-    const Shape* shape = scorer.ShapeOf(node.input(i));
-    const Shape* other = scorer.ShapeOf(node.input(1 - i));
-    if (shape == nullptr || other == nullptr || scorer.OfItems(node.input(i))) continue;
-    if (RowsOf(*shape) == 1 && shape->size() <= 2 && *other == *out) return i;
+    const Shape& shape = scorer.ShapeOf(node.input(i));
+    if (scorer.OfItems(node.input(i)) || scorer.ShapeOf(node.input(1 - i)) != out) continue;
+    if (shape.rows() == 1 && shape.rank() <= 2) return i;
   }
   return -1;
 }
 
 // `tensor` times the row `scale`, the scale moved into the weights of what it is a product of; ""
 // where it is none.
-std::string Scaled(ScorerGraph& scorer, const std::string& tensor, const std::string& scale) {
-  const NodeDef& node = *scorer.NodeOf(tensor);
-  if (!scorer.Free(node) || !scorer.HasOneConsumer(tensor)) return "";
+std::string Scaled(ScorerGraph& scorer, const std::string& tensor, const std::string& scale,
+                   int sums = 0) {
+  const NodeDef& node = scorer.NodeOf(tensor);
+  if (sums > kMaxSums || !scorer.Free(node) || !scorer.HasOneConsumer(tensor)) return "";
   if (IsSum(node)) {
     const int row = RowOperand(scorer, node);
     if (row < 0) return "";
-    const std::string x = Scaled(scorer, node.input(1 - row), scale);
+    const std::string x = Scaled(scorer, node.input(1 - row), scale, sums + 1);
     if (x.empty()) return "";
     return scorer.Binary("AddV2", x, scorer.Binary("Mul", node.input(row), scale, node), node);
   }
   if (node.op() != "MatMul" || scorer.OfItems(node.input(1))) return "";
   if (scorer.DependenceOf(tensor) == kItem && scorer.DependenceOf(scale) != kModel) return "";
   std::string factor = scale;
-  const bool transposed = node.attr().at("transpose_b").b();
-  const Shape shape = *scorer.ShapeOf(scale);
-  if (transposed && Elements(shape) > 1) factor = scorer.Reshape(scale, {shape.back(), 1}, node);
+  const bool transposed = BoolOf(node, "transpose_b");
+  const Shape& shape = scorer.ShapeOf(scale);
+  if (transposed && shape.elements() > 1) factor = scorer.Reshape(scale, {shape.last(), 1}, node);
   const std::string weights = scorer.Binary("Mul", node.input(1), factor, node);
-  return scorer.MatMul(node.input(0), weights, node.attr().at("transpose_a").b(), transposed, node);
+  return scorer.MatMul(node.input(0), weights, BoolOf(node, "transpose_a"), transposed, node);
 }
 
 bool FoldScale(ScorerGraph& scorer, const NodeDef& node) {
@@ -66,19 +68,19 @@ bool FoldScale(ScorerGraph& scorer, const NodeDef& node) {
 
 // What scales or shifts a product's input moves behind it.
 bool FoldInput(ScorerGraph& scorer, const NodeDef& product) {
-  if (product.attr().at("transpose_a").b() || scorer.OfItems(product.input(1))) return false;
-  const NodeDef& inner = *scorer.NodeOf(product.input(0));
+  if (BoolOf(product, "transpose_a") || scorer.OfItems(product.input(1))) return false;
+  const NodeDef& inner = scorer.NodeOf(product.input(0));
   if (!scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) return false;
   if (inner.op() != "Mul" && !IsSum(inner)) return false;
   const int row = RowOperand(scorer, inner);
-  const Shape* weights = scorer.ShapeOf(product.input(1));
-  if (row < 0 || weights == nullptr) return false;
+  const Shape& weights = scorer.ShapeOf(product.input(1));
+  if (row < 0 || !weights.known()) return false;
   const std::string x = inner.input(1 - row);
-  const Shape& shape = *scorer.ShapeOf(inner.input(row));
-  const bool transposed = product.attr().at("transpose_b").b();
-  const int64_t depth = (*weights)[transposed ? 1 : 0], width = (*weights)[transposed ? 0 : 1];
+  const Shape& shape = scorer.ShapeOf(inner.input(row));
+  const bool transposed = BoolOf(product, "transpose_b");
+  const int64_t depth = weights[transposed ? 1 : 0], width = weights[transposed ? 0 : 1];
   if (inner.op() == "Mul") {
-    const bool scalar = Elements(shape) == 1;
+    const bool scalar = shape.elements() == 1;
     const Shape along = transposed ? Shape{1, depth} : Shape{depth, 1};
     const std::string scale =
         scorer.Reshape(inner.input(row), scalar ? Shape{1, 1} : along, product);
@@ -87,7 +89,7 @@ bool FoldInput(ScorerGraph& scorer, const NodeDef& product) {
                                  transposed, product));
     return true;
   }
-  if (Elements(shape) != depth || width > depth) return false;
+  if (shape.elements() != depth || width > depth) return false;
   const std::string shift = scorer.MatMul(scorer.Reshape(inner.input(row), {1, depth}, product),
                                           product.input(1), false, transposed, product);
   scorer.Replace(
@@ -100,7 +102,7 @@ bool FoldInput(ScorerGraph& scorer, const NodeDef& product) {
 bool MergeShifts(ScorerGraph& scorer, const NodeDef& outer) {
   const int row = RowOperand(scorer, outer);
   if (row < 0) return false;
-  const NodeDef& inner = *scorer.NodeOf(outer.input(1 - row));
+  const NodeDef& inner = scorer.NodeOf(outer.input(1 - row));
   if (!IsSum(inner) || !scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) return false;
   const int inner_row = RowOperand(scorer, inner);
   if (inner_row < 0) return false;

@@ -18,9 +18,7 @@ namespace {
 
 bool RepeatsNothing(const ScorerGraph& scorer, const NodeDef& node) {
   if (node.op() != "Tile" && node.op() != "BroadcastTo") return false;
-  const Shape* before = scorer.ShapeOf(node.input(0));
-  const Shape* after = scorer.ShapeOf(node.name());
-  return before != nullptr && after != nullptr && *before == *after;
+  return scorer.ShapeOf(node.input(0)) == scorer.ShapeOf(node.name());
 }
 
 bool OnElements(const NodeDef& node) {
@@ -28,23 +26,19 @@ bool OnElements(const NodeDef& node) {
 }
 
 bool Elementwise(ScorerGraph& scorer, NodeDef* node) {
-  const Shape* found = scorer.ShapeOf(node->name());
-  if (found == nullptr) return false;
-  const Shape out = *found;
+  const Shape& out = scorer.ShapeOf(node->name());
+  if (!out.known()) return false;
   std::vector<std::string> inputs;
   bool any = false;
-  Shape inner;
+  Shape inner = Shape::Scalar();
   for (int i = 0; i < NumInputs(*node); ++i) {
     const std::string source = BroadcastSource(scorer, node->input(i));
-    if (source.empty() && scorer.ShapeOf(node->input(i)) == nullptr) return false;
     inputs.push_back(source.empty() ? node->input(i) : source);
     any = any || !source.empty();
-    Shape both;
-    Broadcast(inner, *scorer.ShapeOf(inputs.back()), &both);
-    inner = both;
+    inner = Broadcast(inner, scorer.ShapeOf(inputs.back()));
   }
-  if (!any) return false;
-  if (node->op() == "Softmax" && inner.back() != out.back()) return false;
+  if (!any || !inner.known()) return false;
+  if (node->op() == "Softmax" && !SameLast(inner, out)) return false;
   const std::string made = scorer.Clone(*node, inputs, inner);
   scorer.Replace(node->name(), BroadcastTo(scorer, made, out, *node));
   return true;
@@ -52,31 +46,24 @@ bool Elementwise(ScorerGraph& scorer, NodeDef* node) {
 
 bool Product(ScorerGraph& scorer, NodeDef* node) {
   const std::string source = BroadcastSource(scorer, node->input(0));
-  const Shape* out = scorer.ShapeOf(node->name());
-  if (source.empty() || out == nullptr || node->attr().at("transpose_a").b()) return false;
-  if (scorer.ShapeOf(source)->back() != scorer.ShapeOf(node->input(0))->back()) return false;
-  const Shape shape = *out;
+  const Shape& out = scorer.ShapeOf(node->name());
+  if (source.empty() || !out.known() || BoolOf(*node, "transpose_a")) return false;
+  if (!SameLast(scorer.ShapeOf(source), scorer.ShapeOf(node->input(0)))) return false;
   const std::string made =
-      scorer.MatMul(source, node->input(1), false, node->attr().at("transpose_b").b(), *node);
-  scorer.Replace(node->name(), BroadcastTo(scorer, made, shape, *node));
+      scorer.MatMul(source, node->input(1), false, BoolOf(*node, "transpose_b"), *node);
+  scorer.Replace(node->name(), BroadcastTo(scorer, made, out, *node));
   return true;
 }
 
 bool BatchedProduct(ScorerGraph& scorer, NodeDef* node) {
-  const Shape* out = scorer.ShapeOf(node->name());
-  if (out == nullptr) return false;
+  const Shape& out = scorer.ShapeOf(node->name());
   for (int i : {0, 1}) {
     const std::string source = BroadcastSource(scorer, node->input(i));
-    const Shape* other = scorer.ShapeOf(node->input(1 - i));
-    if (source.empty() || other == nullptr) continue;
-    const Shape& small = *scorer.ShapeOf(source);
-    const Shape& full = *scorer.ShapeOf(node->input(i));
-    const size_t rank = small.size();
-    if (small[rank - 1] != full[rank - 1] || small[rank - 2] != full[rank - 2]) continue;
-    Shape batch;
-    Broadcast(Shape(small.begin(), small.end() - 2), Shape(other->begin(), other->end() - 2),
-              &batch);
-    if (batch != Shape(out->begin(), out->end() - 2)) continue;
+    const Shape& other = scorer.ShapeOf(node->input(1 - i));
+    const Shape& small = scorer.ShapeOf(source);
+    const Shape& full = scorer.ShapeOf(node->input(i));
+    if (!SameLast(small, full) || !SameLast(small.WithoutLast(1), full.WithoutLast(1))) continue;
+    if (Broadcast(small.WithoutLast(2), other.WithoutLast(2)) != out.WithoutLast(2)) continue;
     scorer.SetInput(node, i, source);
     return true;
   }

@@ -27,7 +27,7 @@ absl::Status Fold(std::unique_ptr<ScorerGraph>& scorer, CompiledScorer* compiled
     FoldedScorer folded = SplitByItem(**copy, *rows);
     std::vector<Argument> arguments = scorer->arguments();
     for (Argument& argument : arguments) {
-      if (argument.dependence == kItem) argument.shape = *(*copy)->ShapeOf(*rows);
+      if (argument.dependence == kItem) argument.shape = (*copy)->ShapeOf(*rows).extents();
     }
     auto made = ScorerGraph::Create(folded.score, std::move(arguments));
     TF_RETURN_IF_ERROR(made.status());

@@ -16,14 +16,14 @@ namespace {
 // An Einsum has as many as its labels have combinations. Axes of an ellipsis are counted from its
 // end.
 double OfEinsum(const ScorerGraph& scorer, const NodeDef& node) {
-  const std::string equation = node.attr().at("equation").s();
+  const std::string equation = StringOf(node, "equation");
   const std::vector<std::string> operands =
       absl::StrSplit(equation.substr(0, equation.find("->")), ',');
   std::map<std::string, int64_t> extents;
   if (operands.size() != NumInputs(node)) return 0;
   for (size_t i = 0; i < operands.size(); ++i) {
-    const Shape* shape = scorer.ShapeOf(node.input(i));
-    if (shape == nullptr) return 0;
+    const Shape& shape = scorer.ShapeOf(node.input(i));
+    if (!shape.known()) return 0;
     std::vector<std::string> labels;
     for (size_t at = 0; at < operands[i].size(); ++at) {
       if (operands[i][at] != '.') {
@@ -31,13 +31,13 @@ double OfEinsum(const ScorerGraph& scorer, const NodeDef& node) {
         continue;
       }
       at += 2;  // "..."
-      const int64_t unnamed = static_cast<int64_t>(shape->size() + 3) - operands[i].size();
+      const int64_t unnamed = shape.rank() + 3 - static_cast<int64_t>(operands[i].size());
       for (int64_t axis = unnamed; axis > 0; --axis) labels.push_back(absl::StrCat("...", axis));
     }
-    if (labels.size() != shape->size()) return 0;
-    for (size_t axis = 0; axis < shape->size(); ++axis) {
+    if (static_cast<int>(labels.size()) != shape.rank()) return 0;
+    for (int axis = 0; axis < shape.rank(); ++axis) {
       int64_t& extent = extents[labels[axis]];
-      extent = std::max(extent, (*shape)[axis]);
+      extent = std::max(extent, shape[axis]);
     }
   }
   double product = 1;
@@ -52,11 +52,11 @@ double MultiplyAdds(const ScorerGraph& scorer, const NodeDef& node) {
   const bool matrices = node.op() == "MatMul" || node.op() == "_FusedMatMul";
   const bool batched = node.op() == "BatchMatMulV2" || node.op() == "BatchMatMul";
   if (!matrices && !batched) return 0;
-  const Shape* left = scorer.ShapeOf(node.input(0));
-  const Shape* out = scorer.ShapeOf(node.name());
-  if (left == nullptr || out == nullptr || left->size() < 2) return 0;
-  const bool transposed = node.attr().at(matrices ? "transpose_a" : "adj_x").b();
-  return static_cast<double>(Elements(*out)) * (*left)[left->size() - (transposed ? 2 : 1)];
+  const Shape& left = scorer.ShapeOf(node.input(0));
+  const Shape& out = scorer.ShapeOf(node.name());
+  if (!out.known() || left.rank() < 2) return 0;
+  const bool transposed = BoolOf(node, matrices ? "transpose_a" : "adj_x");
+  return static_cast<double>(out.elements()) * left[transposed ? -2 : -1];
 }
 
 ScorerCosts CostsOf(const ScorerGraph& scorer) {

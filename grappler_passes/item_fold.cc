@@ -7,6 +7,8 @@
 // with rows = Concat(f(items), h(items)), for the index to hold in place of the embeddings.
 #include "grappler_passes/item_fold.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "grappler_passes/broadcasts.h"
 #include "grappler_passes/costs.h"
@@ -31,15 +33,14 @@ bool OfItemsAlone(const ScorerGraph& scorer, const NodeDef& node) {
 void MergeBiases(ScorerGraph& scorer) {
   for (NodeDef* outer : scorer.NodesOf({"AddV2", "BiasAdd"})) {
     if (!scorer.Free(*outer) || scorer.DependenceOf(outer->input(1)) != kModel) continue;
-    const NodeDef& inner = *scorer.NodeOf(outer->input(0));
+    const NodeDef& inner = scorer.NodeOf(outer->input(0));
     if (inner.op() != "AddV2" || !scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) {
       continue;
     }
     for (int i : {0, 1}) {
-      const Shape* shape = scorer.ShapeOf(inner.input(i));
-      const Shape* out = scorer.ShapeOf(outer->name());
-      if (shape == nullptr || out == nullptr || *shape != *out || out->size() != 2) continue;
-      if (!OfItemsAlone(scorer, *scorer.NodeOf(inner.input(i)))) continue;
+      const Shape& out = scorer.ShapeOf(outer->name());
+      if (scorer.ShapeOf(inner.input(i)) != out || out.rank() != 2) continue;
+      if (!OfItemsAlone(scorer, scorer.NodeOf(inner.input(i)))) continue;
       const std::string item = scorer.Binary("AddV2", inner.input(i), outer->input(1), *outer);
       scorer.Replace(outer->name(), scorer.Binary("AddV2", inner.input(1 - i), item, *outer));
       break;
@@ -53,11 +54,11 @@ void MergeBiases(ScorerGraph& scorer) {
 bool OnlyCountIsAsked(ScorerGraph& scorer) {
   for (NodeDef* node : scorer.NodesOf({"Shape", "Size"})) {
     if (scorer.DependenceOf(node->input(0)) != kItem) continue;
-    const Shape* shape = scorer.ShapeOf(node->input(0));
-    if (node->op() != "Shape" || shape == nullptr || scorer.DtypeOf(node->name()) != DT_INT32) {
+    const Shape& shape = scorer.ShapeOf(node->input(0));
+    if (node->op() != "Shape" || !shape.known() || scorer.DtypeOf(node->name()) != DT_INT32) {
       return false;
     }
-    scorer.Replace(node->name(), ShapeVector(scorer, Shape(*shape), *node));
+    scorer.Replace(node->name(), ShapeVector(scorer, shape, *node));
   }
   scorer.Prune();
   return true;
@@ -84,18 +85,18 @@ absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
   std::vector<int64_t> widths;
   int64_t width = 0;
   for (const std::string& tensor : frontier) {
-    const Shape* shape = scorer.ShapeOf(tensor);
-    const int64_t elements = shape == nullptr ? 0 : Elements(*shape);
+    const Shape& shape = scorer.ShapeOf(tensor);
+    const int64_t elements = shape.elements();
     if (!ManyItems(elements) || scorer.DtypeOf(tensor) != DT_FLOAT) {
       return Refused(
           absl::StrCat(tensor, " depends on the items alone and is no float32 row of each"));
     }
     widths.push_back(elements / kItems);
-    width += widths.back();
+    width = std::min(width + widths.back(), kMaxWidth + 1);
     // The items' axis must lead, or a reshape would tear the rows apart.
-    size_t axis = 0;
-    while (axis < shape->size() && (*shape)[axis] == 1) ++axis;
-    if (axis == shape->size() || (*shape)[axis] != kItems || width > kMaxWidth) {
+    int axis = 0;
+    while (shape[axis] == 1) ++axis;
+    if (shape[axis] != kItems || width > kMaxWidth) {
       return Refused(absl::StrCat(tensor, " depends on the items alone and is no row of at most ",
                                   kMaxWidth, " of each"));
     }
@@ -104,7 +105,7 @@ absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
   if (width == 0 || (frontier.size() == 1 && frontier[0] == items->name())) {
     return Refused("nothing is computed of the items alone");
   }
-  costs->bytes_before = 4 * scorer.ShapeOf(items->name())->back();
+  costs->bytes_before = 4 * scorer.ShapeOf(items->name()).last();
   costs->bytes_after = 4 * width;
   const double more = (costs->bytes_after - costs->bytes_before) * kNanosecondsPerByte;
   const double less = costs->multiply_adds * kNanosecondsPerMultiplyAdd;
@@ -124,7 +125,7 @@ absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
   // What needs the parts takes them from the rows.
   int64_t begin = 0;
   for (size_t i = 0; i < frontier.size(); ++i) {
-    const Shape shape = *scorer.ShapeOf(frontier[i]);
+    const Shape shape = scorer.ShapeOf(frontier[i]);
     std::string part = rows;
     if (frontier.size() > 1) {
       part = scorer.Add("Slice",

@@ -18,8 +18,8 @@ absl::Status Same(const ScorerGraph& before, const ScorerGraph& after) {
   const auto old = before.Results(), made = after.Results();
   if (old.size() != made.size()) return absl::InternalError("another number of results");
   for (size_t i = 0; i < old.size(); ++i) {
-    const Shape *was = before.ShapeOf(old[i]), *is = after.ShapeOf(made[i]);
-    if ((was != nullptr && is != nullptr && *was != *is) ||
+    const Shape &was = before.ShapeOf(old[i]), &is = after.ShapeOf(made[i]);
+    if ((was.known() && is.known() && was != is) ||
         before.DtypeOf(old[i]) != after.DtypeOf(made[i])) {
       return absl::InternalError(absl::StrCat("result ", i, " has another shape or type"));
     }

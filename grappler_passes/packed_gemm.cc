@@ -12,7 +12,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "grappler_passes/pass.h"
-#include "tensorflow/core/framework/node_def_util.h"
 
 namespace tensorflow {
 namespace nann_passes {
@@ -21,90 +20,79 @@ namespace {
 constexpr int64_t kNarrow = 8;         // Columns of each product, at most,
 constexpr int64_t kDeepPerColumn = 8;  // and rows of its weights for each of them, at least.
 
-bool SameAttributes(const NodeDef& a, const NodeDef& b) {
-  if (a.attr_size() != b.attr_size()) return false;
-  for (const auto& [key, value] : a.attr()) {
-    const auto other = b.attr().find(key);
-    if (other == b.attr().end() || !AreAttrValuesEqual(value, other->second)) return false;
-  }
-  return true;
-}
-
 // All of `tensors`, of one shape, as one with a leading axis; "" where they do not stand in
 // parallel.
 class Packer {
  public:
   explicit Packer(ScorerGraph& scorer) : scorer_(scorer) {}
 
-  std::string Pack(const std::vector<std::string>& tensors) {
-    const Shape* shape = scorer_.ShapeOf(tensors[0]);
-    if (shape == nullptr) return "";
+  std::string Pack(const std::vector<std::string>& tensors, int depth = 0) {
+    const Shape& shape = scorer_.ShapeOf(tensors[0]);
+    if (depth > kMaxDepth) return "";
     for (const std::string& tensor : tensors) {
-      const Shape* other = scorer_.ShapeOf(tensor);
-      if (other == nullptr || *other != *shape) return "";
+      if (scorer_.ShapeOf(tensor) != shape) return "";
     }
     const std::string whole = Unpacked(tensors);
     if (!whole.empty()) return whole;
     if (std::none_of(tensors.begin(), tensors.end(),
                      [this](const std::string& tensor) { return scorer_.OfItems(tensor); })) {
-      Shape packed = *shape;
-      packed.insert(packed.begin(), tensors.size());
-      return scorer_.Add("Pack", tensors, packed, *scorer_.NodeOf(tensors[0]),
-                         {{"N", IntAttr(tensors.size())}, {"axis", IntAttr(0)}});
+      const int64_t count = tensors.size();
+      return scorer_.Add("Pack", tensors, shape.WithFirst(count), scorer_.NodeOf(tensors[0]),
+                         {{"N", IntAttr(count)}, {"axis", IntAttr(0)}});
     }
-    return Operation(tensors);
+    return Operation(tensors, depth);
   }
 
   int products() const { return products_; }
 
  private:
+  static constexpr int kMaxDepth = 200;  // Of operations; no network that we know has so many.
+
   // The tensor whose parts they are, in order.
   std::string Unpacked(const std::vector<std::string>& tensors) const {
-    const NodeDef& node = *scorer_.NodeOf(tensors[0]);
-    if (node.op() != "Unpack" || node.attr().at("axis").i() != 0) return "";
-    if (node.attr().at("num").i() != tensors.size()) return "";
+    const NodeDef& node = scorer_.NodeOf(tensors[0]);
+    if (node.op() != "Unpack" || IntOf(node, "axis") != 0) return "";
+    if (IntOf(node, "num") != tensors.size()) return "";
     for (size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i] != (i == 0 ? node.name() : absl::StrCat(node.name(), ":", i))) return "";
     }
     return node.input(0);
   }
 
-  std::string Operation(const std::vector<std::string>& tensors) {
-    const NodeDef& first = *scorer_.NodeOf(tensors[0]);
+  std::string Operation(const std::vector<std::string>& tensors, int depth) {
+    const NodeDef& first = scorer_.NodeOf(tensors[0]);
     const bool product = first.op() == "MatMul";
     if (!product && first.op() != "Transpose" && !IsUnary(first) && !IsBinary(first)) return "";
     for (const std::string& tensor : tensors) {
-      const NodeDef& node = *scorer_.NodeOf(tensor);
+      const NodeDef& node = scorer_.NodeOf(tensor);
       if (node.op() != first.op() || !scorer_.Free(node) || !SameAttributes(node, first)) return "";
       if (!scorer_.HasOneConsumer(tensor)) return "";
     }
-    Shape shape = *scorer_.ShapeOf(tensors[0]);
-    shape.insert(shape.begin(), tensors.size());
+    const Shape shape = scorer_.ShapeOf(tensors[0]).WithFirst(tensors.size());
     std::vector<std::string> packed;
     for (int input = 0; input < (first.op() == "Transpose" ? 1 : NumInputs(first)); ++input) {
       std::vector<std::string> operands;
       for (const std::string& tensor : tensors) {
-        operands.push_back(scorer_.NodeOf(tensor)->input(input));
+        operands.push_back(scorer_.NodeOf(tensor).input(input));
       }
       // A broadcast along an axis that was not there before would be another one.
-      if (IsBinary(first) && (scorer_.ShapeOf(operands[0]) == nullptr ||
-                              scorer_.ShapeOf(operands[0])->size() + 1 != shape.size())) {
+      if (IsBinary(first) && scorer_.ShapeOf(operands[0]).WithFirst(1).rank() != shape.rank()) {
         return "";
       }
-      packed.push_back(Pack(operands));
+      packed.push_back(Pack(operands, depth + 1));
       if (packed.back().empty()) return "";
     }
     if (product) {
       ++products_;
-      return scorer_.Add(
-          "BatchMatMulV2", packed, shape, first,
-          {{"adj_x", first.attr().at("transpose_a")}, {"adj_y", first.attr().at("transpose_b")}});
+      return scorer_.Add("BatchMatMulV2", packed, shape, first,
+                         {{"adj_x", BoolAttr(BoolOf(first, "transpose_a"))},
+                          {"adj_y", BoolAttr(BoolOf(first, "transpose_b"))}});
     }
     if (first.op() == "Transpose") {
       std::vector<int64_t> order, moved{0};
       for (const std::string& tensor : tensors) {
         std::vector<int64_t> other;
-        if (!scorer_.Integers(scorer_.NodeOf(tensor)->input(1), &other)) return "";
+        if (!scorer_.Integers(scorer_.NodeOf(tensor).input(1), &other)) return "";
         if (!order.empty() && other != order) return "";
         order = other;
       }
@@ -120,7 +108,7 @@ class Packer {
 };
 
 bool PackParts(ScorerGraph& scorer, const NodeDef& pack) {
-  if (pack.attr().at("axis").i() != 0 || NumInputs(pack) < 2) return false;
+  if (IntOf(pack, "axis") != 0 || NumInputs(pack) < 2) return false;
   Packer packer(scorer);
   const std::string made = packer.Pack({pack.input().begin(), pack.input().end()});
   if (made.empty() || packer.products() == 0) return false;
@@ -133,10 +121,10 @@ bool PackColumns(ScorerGraph& scorer, const std::string& input) {
   std::vector<NodeDef*> products;
   for (NodeDef* node : scorer.NodesOf({"MatMul"})) {
     if (node->input(0) != input || !scorer.Free(*node) || scorer.OfItems(node->input(1))) continue;
-    if (node->attr().at("transpose_a").b() || node->attr().at("transpose_b").b()) continue;
-    const Shape* weights = scorer.ShapeOf(node->input(1));
-    if (weights == nullptr || scorer.ShapeOf(node->name()) == nullptr) continue;
-    if ((*weights)[1] > kNarrow || (*weights)[0] < kDeepPerColumn * (*weights)[1]) continue;
+    if (BoolOf(*node, "transpose_a") || BoolOf(*node, "transpose_b")) continue;
+    const Shape& weights = scorer.ShapeOf(node->input(1));
+    if (!weights.known() || !scorer.ShapeOf(node->name()).known()) continue;
+    if (weights[1] > kNarrow || weights[0] < kDeepPerColumn * weights[1]) continue;
     products.push_back(node);
   }
   if (products.size() < 2) return false;
@@ -144,11 +132,11 @@ bool PackColumns(ScorerGraph& scorer, const std::string& input) {
   int64_t width = 0;
   for (const NodeDef* node : products) {
     weights.push_back(node->input(1));
-    width += (*scorer.ShapeOf(node->input(1)))[1];
+    width += scorer.ShapeOf(node->input(1))[1];
   }
   const NodeDef like = *products[0];
-  const int64_t depth = (*scorer.ShapeOf(weights[0]))[0];
-  const int64_t rows = (*scorer.ShapeOf(like.name()))[0];
+  const int64_t depth = scorer.ShapeOf(weights[0])[0];
+  const int64_t rows = scorer.ShapeOf(like.name())[0];
   weights.push_back(scorer.AddInteger(1, like));
   const std::string wide =
       scorer.Add("ConcatV2", weights, {depth, width}, like,
@@ -156,7 +144,7 @@ bool PackColumns(ScorerGraph& scorer, const std::string& input) {
   const std::string all = scorer.MatMul(input, wide, false, false, like);
   int64_t begin = 0;
   for (const NodeDef* node : products) {
-    const int64_t columns = (*scorer.ShapeOf(node->name()))[1];
+    const int64_t columns = scorer.ShapeOf(node->name())[1];
     const std::string part = scorer.Add(
         "Slice",
         {all, scorer.AddIntegers({0, begin}, like), scorer.AddIntegers({-1, columns}, like)},

@@ -19,11 +19,10 @@ std::string AddedRow(const ScorerGraph& scorer, const NodeDef& node, int* operan
     return node.input(1);
   }
   if (node.op() != "AddV2" && node.op() != "Add") return "";
-  const Shape* out = scorer.ShapeOf(node.name());
   for (int i : {0, 1}) {
-    const Shape* shape = scorer.ShapeOf(node.input(i));
-    if (out == nullptr || shape == nullptr || scorer.OfItems(node.input(i))) continue;
-    if (RowsOf(*shape) != 1 || shape->empty() || shape->back() != out->back()) continue;
+    const Shape& shape = scorer.ShapeOf(node.input(i));
+    if (scorer.OfItems(node.input(i)) || shape.rows() != 1) continue;
+    if (!SameLast(shape, scorer.ShapeOf(node.name()))) continue;
     *operand = 1 - i;
     return node.input(i);
   }
@@ -31,8 +30,8 @@ std::string AddedRow(const ScorerGraph& scorer, const NodeDef& node, int* operan
 }
 
 bool Absorb(ScorerGraph& scorer, const NodeDef& outer) {
-  if (outer.attr().at("transpose_a").b() || scorer.OfItems(outer.input(1))) return false;
-  const NodeDef* inner = scorer.NodeOf(outer.input(0));
+  if (BoolOf(outer, "transpose_a") || scorer.OfItems(outer.input(1))) return false;
+  const NodeDef* inner = &scorer.NodeOf(outer.input(0));
   bool shared = !scorer.HasOneConsumer(outer.input(0));
   std::string row;
   if (inner->op() != "MatMul") {
@@ -40,20 +39,20 @@ bool Absorb(ScorerGraph& scorer, const NodeDef& outer) {
     row = AddedRow(scorer, *inner, &operand);
     if (row.empty() || !scorer.Free(*inner)) return false;
     shared = shared || !scorer.HasOneConsumer(inner->input(operand));
-    inner = scorer.NodeOf(inner->input(operand));
+    inner = &scorer.NodeOf(inner->input(operand));
   }
   if (inner->op() != "MatMul" || !scorer.Free(*inner)) return false;
-  if (inner->attr().at("transpose_a").b() || scorer.OfItems(inner->input(1))) return false;
-  const Shape* x = scorer.ShapeOf(inner->input(0));
-  const Shape* between = scorer.ShapeOf(inner->name());
-  const Shape* out = scorer.ShapeOf(outer.name());
-  if (x == nullptr || between == nullptr || out == nullptr) return false;
-  if (*between != *scorer.ShapeOf(outer.input(0))) return false;  // The sum repeats the product.
-  const int64_t k = (*x)[1], m = (*between)[1], n = (*out)[1];
+  if (BoolOf(*inner, "transpose_a") || scorer.OfItems(inner->input(1))) return false;
+  const Shape& x = scorer.ShapeOf(inner->input(0));
+  const Shape& between = scorer.ShapeOf(inner->name());
+  const Shape& out = scorer.ShapeOf(outer.name());
+  if (!x.known() || !out.known()) return false;
+  if (between != scorer.ShapeOf(outer.input(0))) return false;  // The sum repeats the product.
+  const int64_t k = x[1], m = between[1], n = out[1];
   if (k * n >= m * n + (shared ? 0 : k * m)) return false;
-  const bool transposed = outer.attr().at("transpose_b").b();
+  const bool transposed = BoolOf(outer, "transpose_b");
   const std::string factor = scorer.MatMul(inner->input(1), outer.input(1),
-                                           inner->attr().at("transpose_b").b(), transposed, outer);
+                                           BoolOf(*inner, "transpose_b"), transposed, outer);
   std::string made = scorer.MatMul(inner->input(0), factor, false, false, outer);
   if (!row.empty()) {
     const std::string matrix = scorer.Reshape(row, {1, m}, outer);

@@ -18,6 +18,9 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
+constexpr int kMaxDepth = 50;      // Of calls,
+constexpr int kMaxNodes = 100000;  // and of what they make.
+
 // The function that `node` calls, or null.
 core::RefCountPtr<FunctionRecord> Callee(const Node& node, const FunctionLibraryDefinition& library,
                                          AttrSlice* attributes) {
@@ -69,8 +72,15 @@ absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
   options.output_control_src = InlineFunctionBodyOptions::OutputControlSource::kControlOutputs;
   std::vector<Node*> calls;
   absl::flat_hash_set<const Node*> kept;
+  int depth = 0;
   do {
     calls.clear();
+    // A stranger's functions may call themselves, or each two of the next.
+    if (++depth > kMaxDepth || graph->num_op_nodes() > kMaxNodes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the functions that ", function.name(), " calls are nested more than ",
+                       kMaxDepth, " deep, or make more than ", kMaxNodes, " nodes"));
+    }
     for (Node* node : graph->op_nodes()) {
       AttrSlice attributes;
       if (kept.contains(node)) continue;
@@ -134,18 +144,27 @@ class Part {
     *graph_.add_node() = std::move(node);
   }
 
+  // What stands for `tensor` in the part, which then has all that it is computed from.
   std::string Need(const std::string& tensor) {
-    auto taken = taken_.find(tensor);
-    if (taken != taken_.end()) return taken->second;
-    const NodeDef& node = *scorer_.NodeOf(tensor);
-    if (!seen_.insert(node.name()).second) return tensor;
-    NodeDef copy = node;
-    copy.clear_input();
-    for (const std::string& input : node.input()) {
-      copy.add_input(IsControl(input) ? absl::StrCat("^", Need(NodeName(input))) : Need(input));
+    std::vector<std::string> waiting;
+    const auto need = [&](const std::string& needed) {
+      const auto taken = taken_.find(needed);
+      if (taken != taken_.end()) return taken->second;
+      if (seen_.insert(NodeName(needed)).second) waiting.push_back(NodeName(needed));
+      return needed;
+    };
+    const std::string stands = need(tensor);
+    while (!waiting.empty()) {
+      const NodeDef& node = scorer_.NodeOf(waiting.back());
+      waiting.pop_back();
+      NodeDef copy = node;
+      copy.clear_input();
+      for (const std::string& input : node.input()) {
+        copy.add_input(IsControl(input) ? absl::StrCat("^", need(NodeName(input))) : need(input));
+      }
+      *graph_.add_node() = std::move(copy);
     }
-    *graph_.add_node() = std::move(copy);
-    return tensor;
+    return stands;
   }
 
   GraphDef Finish() { return std::move(graph_); }
@@ -163,7 +182,7 @@ class Part {
 std::vector<std::string> ArgumentNodes(const ScorerGraph& scorer) {
   std::vector<std::string> names(scorer.arguments().size());
   for (const NodeDef* node : scorer.NodesOf({"_Arg"})) {
-    names[node->attr().at("index").i()] = node->name();
+    names[IntOf(*node, "index").value_or(0)] = node->name();
   }
   return names;
 }
@@ -177,7 +196,7 @@ std::vector<std::string> Frontier(const ScorerGraph& scorer, Predicate part) {
   for (const NodeDef* node : scorer.Nodes()) {
     if ((part(*node) && node->op() != "_Retval") || node->op() == "Shape") continue;
     for (const std::string& input : node->input()) {
-      if (IsControl(input) || !part(*scorer.NodeOf(input))) continue;
+      if (IsControl(input) || !part(scorer.NodeOf(input))) continue;
       if (std::find(found.begin(), found.end(), input) == found.end()) found.push_back(input);
     }
   }
@@ -198,10 +217,9 @@ SplitScorer SplitByUser(const ScorerGraph& scorer) {
   for (const Argument& argument : scorer.arguments()) {
     if (argument.dependence == kItem) {
       for (const std::string& tensor : frontier) {
-        const Shape* shape = scorer.ShapeOf(tensor);
+        const Shape& shape = scorer.ShapeOf(tensor);
         score.Take(tensor, scorer.DtypeOf(tensor));
-        split.prepared.push_back(
-            {kUser, scorer.DtypeOf(tensor), shape == nullptr ? Shape() : *shape, shape != nullptr});
+        split.prepared.push_back({kUser, scorer.DtypeOf(tensor), shape.extents(), shape.known()});
       }
     } else {
       prepare.Take(names[index], argument.dtype);

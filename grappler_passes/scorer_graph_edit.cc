@@ -8,23 +8,6 @@
 
 namespace tensorflow {
 namespace nann_passes {
-AttrValue BoolAttr(bool value) {
-  AttrValue attribute;
-  attribute.set_b(value);
-  return attribute;
-}
-
-AttrValue TypeAttr(DataType value) {
-  AttrValue attribute;
-  attribute.set_type(value);
-  return attribute;
-}
-
-AttrValue IntAttr(int64_t value) {
-  AttrValue attribute;
-  attribute.set_i(value);
-  return attribute;
-}
 
 std::string ScorerGraph::Name(absl::string_view op, const NodeDef& like) {
   const size_t scope = like.name().rfind('/');
@@ -43,33 +26,32 @@ std::string ScorerGraph::Add(absl::string_view op, absl::Span<const std::string>
   node->set_name(Name(op, like));
   node->set_op(std::string(op));
   node->set_device(like.device());
-  const DataType first = DtypeOf(inputs[0]);
+  const DataType first = inputs.empty() ? DT_INVALID : DtypeOf(inputs[0]);
   if (dtype == DT_INVALID) dtype = first;
   (*node->mutable_attr())["T"] = TypeAttr(first);
   for (const auto& [key, value] : attributes) (*node->mutable_attr())[std::string(key)] = value;
-  for (const std::string& input : inputs) node->add_input(input);
+  for (const std::string& input : inputs) {
+    node->add_input(input);
+    consumers_[input].push_back(node.get());
+  }
   const std::string name = node->name();
-  tensors_[name] = {dtype, true, std::move(shape), {}};
+  tensors_[name] = {dtype, std::move(shape), {}};
   nodes_.emplace(name, std::move(node));
-  return name;
-}
-
-std::string ScorerGraph::CloneUnshaped(const NodeDef& node, absl::Span<const std::string> inputs) {
-  auto copy = std::make_unique<NodeDef>(node);
-  copy->set_name(Name(node.op(), node));
-  copy->clear_input();
-  for (const std::string& input : inputs) copy->add_input(input);
-  const std::string name = copy->name();
-  tensors_[name] = {DtypeOf(node.name()), false, {}, {}};
-  nodes_.emplace(name, std::move(copy));
   return name;
 }
 
 std::string ScorerGraph::Clone(const NodeDef& node, absl::Span<const std::string> inputs,
                                Shape shape) {
-  const std::string name = CloneUnshaped(node, inputs);
-  tensors_[name].shaped = true;
-  tensors_[name].shape = std::move(shape);
+  auto copy = std::make_unique<NodeDef>(node);
+  copy->set_name(Name(node.op(), node));
+  copy->clear_input();
+  for (const std::string& input : inputs) {
+    copy->add_input(input);
+    consumers_[input].push_back(copy.get());
+  }
+  const std::string name = copy->name();
+  tensors_[name] = {DtypeOf(node.name()), std::move(shape), {}};
+  nodes_.emplace(name, std::move(copy));
   return name;
 }
 
@@ -82,7 +64,7 @@ std::string ScorerGraph::AddConstant(const Tensor& value, const NodeDef& like) {
   value.AsProtoTensorContent((*node->mutable_attr())["value"].mutable_tensor());
   const std::string name = node->name();
   const auto extents = value.shape().dim_sizes();
-  tensors_[name] = {value.dtype(), true, Shape(extents.begin(), extents.end()), {}};
+  tensors_[name] = {value.dtype(), Shape(Extents(extents.begin(), extents.end())), {}};
   nodes_.emplace(name, std::move(node));
   return name;
 }
@@ -101,39 +83,39 @@ std::string ScorerGraph::AddInteger(int32_t value, const NodeDef& like) {
 
 std::string ScorerGraph::Reshape(const std::string& tensor, const Shape& shape,
                                  const NodeDef& like) {
-  const Shape* known = ShapeOf(tensor);
-  if (known != nullptr && *known == shape) return tensor;
-  const NodeDef& node = *NodeOf(tensor);
-  // A reshape of what was reshaped is one of the first.
-  if (node.op() == "Reshape" && Free(node) && ShapeOf(node.input(0)) != nullptr) {
-    return Reshape(node.input(0), shape, like);
+  if (!shape.known()) return "";  // Which no node computes: it could not be written down.
+  std::string source = tensor;
+  while (ShapeOf(source) != shape) {
+    // A reshape of what was reshaped is one of the first.
+    const NodeDef& node = NodeOf(source);
+    if (node.op() != "Reshape" || !Free(node) || !ShapeOf(node.input(0)).known()) break;
+    source = node.input(0);
   }
-  Shape target = shape;
+  if (ShapeOf(source) == shape) return source;
+  Extents target = shape.extents();
   for (int64_t& extent : target) {
     if (ManyItems(extent)) extent = -1;
   }
-  return Add("Reshape", {tensor, AddIntegers(target, like)}, shape, like,
+  return Add("Reshape", {source, AddIntegers(target, like)}, shape, like,
              {{"Tshape", TypeAttr(DT_INT32)}});
 }
 
 std::string ScorerGraph::MatMul(const std::string& a, const std::string& b, bool transpose_a,
                                 bool transpose_b, const NodeDef& like) {
-  const Shape& left = *ShapeOf(a);
-  const Shape& right = *ShapeOf(b);
+  const Shape &left = ShapeOf(a), &right = ShapeOf(b);
   return Add("MatMul", {a, b}, {left[transpose_a ? 1 : 0], right[transpose_b ? 0 : 1]}, like,
              {{"transpose_a", BoolAttr(transpose_a)}, {"transpose_b", BoolAttr(transpose_b)}});
 }
 
 std::string ScorerGraph::Binary(absl::string_view op, const std::string& a, const std::string& b,
                                 const NodeDef& like) {
-  Shape shape;
-  Broadcast(*ShapeOf(a), *ShapeOf(b), &shape);
-  return Add(op, {a, b}, std::move(shape), like);
+  return Add(op, {a, b}, Broadcast(ShapeOf(a), ShapeOf(b)), like);
 }
 
 std::string ScorerGraph::Rows(const std::string& tensor, int64_t begin, int64_t size,
                               const NodeDef& like) {
-  const int64_t width = (*ShapeOf(tensor))[1];
+  // A width that is not known is -1, which is how Slice writes "all".
+  const int64_t width = ShapeOf(tensor)[1];
   return Add("Slice", {tensor, AddIntegers({begin, 0}, like), AddIntegers({size, width}, like)},
              {size, width}, like, {{"Index", TypeAttr(DT_INT32)}});
 }

@@ -1,6 +1,6 @@
 // How a scorer's graph is read: its shapes, and the integers in it, are inferred.
 #include <algorithm>
-#include <functional>
+#include <limits>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
@@ -31,31 +31,32 @@ bool IsLowered(absl::string_view op) {
   return kOps->contains(op);
 }
 
-std::string Canonical(absl::string_view tensor) {
-  if (tensor.size() > 2 && tensor.substr(tensor.size() - 2) == ":0") tensor.remove_suffix(2);
-  return std::string(tensor);
-}
-
 // Another number of items, to tell what depends on it.
 constexpr int64_t kOtherItems = 1'000'033;
 
 // The extents that were inferred with either number are the same, or at most one of them is a
 // multiple of the number: the shapes that passes can write down. Other shapes, such as of one row
-// more than there are items, or of pairs of items, count as unknown.
+// more than there are items, of pairs of items, or of items with nothing in them, where an extent
+// of -1 could be any, count as unknown.
 bool Expressible(const TensorShapeProto& shape, const TensorShapeProto& other) {
   if (shape.unknown_rank() || other.unknown_rank() || shape.dim_size() != other.dim_size()) {
     return false;
   }
   int many = 0;
+  bool empty = false;
   for (int i = 0; i < shape.dim_size(); ++i) {
     const int64_t extent = shape.dim(i).size(), instead = other.dim(i).size();
     if (extent < 0 || instead < 0) return false;
-    if (extent == instead && !ManyItems(extent)) continue;
+    empty = empty || extent == 0;
+    if (extent == instead && !ManyItems(extent)) {
+      if (extent > std::numeric_limits<int32_t>::max()) return false;
+      continue;
+    }
     if (!ManyItems(extent) || extent / kItems >= kItems) return false;
     if (extent / kItems * kOtherItems != instead) return false;
     ++many;
   }
-  return many <= 1;
+  return many == 0 || (many == 1 && !empty);
 }
 
 // `graph` with arguments whose shapes TensorFlow infers from: it knows those of placeholders and
@@ -65,7 +66,7 @@ GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>&
   GraphDef shaped = graph;
   for (NodeDef& node : *shaped.mutable_node()) {
     if (node.op() != "_Arg") continue;
-    const Argument& argument = arguments[node.attr().at("index").i()];
+    const Argument& argument = arguments[IntOf(node, "index").value_or(0)];
     const bool variable = argument.variable_dtype != DT_INVALID;
     node.set_op(variable ? "VarHandleOp" : "Placeholder");
     node.clear_attr();
@@ -94,6 +95,12 @@ std::vector<int64_t> Values(const OpInfo::TensorProperties& one,
   return same ? values : std::vector<int64_t>();
 }
 
+bool IsLarge(const TensorProto& value) {
+  TensorShape shape;
+  return !TensorShape::BuildTensorShape(value.tensor_shape(), &shape).ok() ||
+         shape.num_elements() > ScorerGraph::kMaxConstant;
+}
+
 // Makes constants of vectors of integers that are joined from constants: Grappler's inference does
 // not see the value of such a join, and so no shape of what a tensordot transposes by it.
 absl::Status JoinConstants(GraphDef* graph) {
@@ -107,11 +114,10 @@ absl::Status JoinConstants(GraphDef* graph) {
     for (int i = 0; i + 1 < node.input_size(); ++i) {
       const auto found = constants.find(Canonical(node.input(i)));
       if (found == constants.end()) break;
-      const auto& attr = found->second->attr();
-      const DataType dtype = attr.at("dtype").type();
+      const TensorProto& value = found->second->attr().at("value").tensor();
       Tensor part;
-      if ((dtype != DT_INT32 && dtype != DT_INT64) || !part.FromProto(attr.at("value").tensor()) ||
-          part.dims() != 1) {
+      if ((value.dtype() != DT_INT32 && value.dtype() != DT_INT64) || IsLarge(value) ||
+          !part.FromProto(value) || part.dims() != 1) {
         break;
       }
       parts.push_back(std::move(part));
@@ -149,29 +155,25 @@ absl::Status Check(const GraphDef& shaped) {
 
 absl::StatusOr<std::unique_ptr<ScorerGraph>> ScorerGraph::Create(GraphDef graph,
                                                                  std::vector<Argument> arguments) {
+  for (NodeDef& node : *graph.mutable_node()) {
+    if (IsLowered(node.op())) {
+      return absl::UnimplementedError(absl::StrCat("node ", node.name(), " is a ", node.op(),
+                                                   ": control flow between nodes is not read"));
+    }
+    TF_RETURN_IF_ERROR(Complete(&node));
+    for (std::string& input : *node.mutable_input()) input = Canonical(input);
+    const int64_t index = node.op() == "_Arg" ? IntOf(node, "index").value_or(-1) : 0;
+    if (index < 0 || (node.op() == "_Arg" && index >= static_cast<int64_t>(arguments.size()))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the scorer's argument ", index, " is one of ", arguments.size()));
+    }
+  }
   TF_RETURN_IF_ERROR(JoinConstants(&graph));
   std::unique_ptr<ScorerGraph> made(new ScorerGraph);
   made->arguments_ = std::move(arguments);
   made->versions_ = graph.versions();
   for (const NodeDef& node : graph.node()) {
-    if (IsLowered(node.op())) {
-      return absl::UnimplementedError(absl::StrCat("node ", node.name(), " is a ", node.op(),
-                                                   ": control flow between nodes is not read"));
-    }
-    auto copy = std::make_unique<NodeDef>(node);
-    const OpRegistrationData* op;
-    if (OpRegistry::Global()->LookUp(node.op(), &op).ok()) {
-      AddDefaultsToNodeDef(op->op_def, copy.get());
-    }
-    for (std::string& input : *copy->mutable_input()) input = Canonical(input);
-    if (node.op() == "_Arg") {
-      const int64_t index = node.attr().at("index").i();
-      if (index < 0 || index >= made->arguments_.size()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("the scorer's argument ", index, " is one of ", made->arguments_.size()));
-      }
-    }
-    if (!made->nodes_.emplace(node.name(), std::move(copy)).second) {
+    if (!made->nodes_.emplace(node.name(), std::make_unique<NodeDef>(node)).second) {
       return absl::InvalidArgumentError(absl::StrCat("two nodes are called ", node.name()));
     }
   }
@@ -204,10 +206,13 @@ absl::Status ScorerGraph::Infer(const GraphDef& graph) {
     const auto& outputs = properties.GetOutputProperties(node.name());
     const auto& instead = others.GetOutputProperties(node.name());
     for (size_t i = 0; i < outputs.size(); ++i) {
-      Known known{outputs[i].dtype(), false, {}, {}};
-      if (node.op() == "_Arg") known.dtype = arguments_[node.attr().at("index").i()].dtype;
-      known.shaped = i < instead.size() && Expressible(outputs[i].shape(), instead[i].shape());
-      for (const auto& dim : outputs[i].shape().dim()) known.shape.push_back(dim.size());
+      Known known{outputs[i].dtype(), Shape(), {}};
+      if (node.op() == "_Arg") known.dtype = arguments_[IntOf(node, "index").value_or(0)].dtype;
+      if (i < instead.size() && Expressible(outputs[i].shape(), instead[i].shape())) {
+        Extents extents;
+        for (const auto& dim : outputs[i].shape().dim()) extents.push_back(dim.size());
+        known.shape = Shape(std::move(extents));
+      }
       if (i < instead.size()) known.values = Values(outputs[i], instead[i]);
       tensors_[i == 0 ? node.name() : absl::StrCat(node.name(), ":", i)] = std::move(known);
     }
@@ -216,33 +221,30 @@ absl::Status ScorerGraph::Infer(const GraphDef& graph) {
 }
 
 void ScorerGraph::DropIdleEdges() {
-  // What a control edge waits for: nodes with effects among its source and all that it is computed
-  // from.
-  std::function<void(const std::string&, absl::flat_hash_set<std::string>*,
-                     absl::flat_hash_set<std::string>*)>
-      collect = [&](const std::string& name, absl::flat_hash_set<std::string>* seen,
-                    absl::flat_hash_set<std::string>* found) {
-        if (!seen->insert(name).second) return;
-        const NodeDef& node = *nodes_.at(name);
-        if (HasEffect(node)) found->insert(name);
-        for (const std::string& input : node.input()) collect(NodeName(input), seen, found);
-      };
+  // A control edge waits for nodes with effects, among its source and all that this is computed
+  // from: it is replaced by edges from those.
   for (const auto& [name, node] : nodes_) {
-    absl::flat_hash_set<std::string> seen, found;
+    std::vector<NodeDef*> sources;
     std::vector<std::string> kept;
     for (const std::string& input : node->input()) {
-      if (IsControl(input)) {
-        collect(NodeName(input), &seen, &found);
-      } else {
+      if (!IsControl(input)) {
         kept.push_back(input);
+        continue;
       }
+      const auto source = nodes_.find(NodeName(input));
+      if (source != nodes_.end()) sources.push_back(source->second.get());
     }
-    std::vector<std::string> waits(found.begin(), found.end());
+    if (sources.empty()) continue;
+    std::vector<std::string> waits;
+    for (const NodeDef* source : InputsFirst(sources, [](const NodeDef&) { return false; })) {
+      if (HasEffect(*source)) waits.push_back(absl::StrCat("^", source->name()));
+    }
     std::sort(waits.begin(), waits.end());
     node->clear_input();
     for (std::string& input : kept) node->add_input(std::move(input));
-    for (const std::string& wait : waits) node->add_input(absl::StrCat("^", wait));
+    for (std::string& wait : waits) node->add_input(std::move(wait));
   }
+  FindConsumers();
   for (NodeDef* node : NodesOf({"Identity", "StopGradient", "PreventGradient"})) {
     if (Free(*node)) Replace(node->name(), node->input(0));
   }

@@ -47,7 +47,7 @@ class Origins {
       const NodeDef* node = NodeOf(place);
       if (node != nullptr) {
         if (node->op() == "VarHandleOp") return node;
-        if (node->op() != "Identity") return nullptr;
+        if (node->op() != "Identity" || NumInputs(*node) != 1) return nullptr;
         place.input = node->input(0);
       } else if (!Caller(place, &place)) {
         return nullptr;
@@ -227,12 +227,14 @@ class ScorerOptimizer : public grappler::CustomGraphOptimizer {
       argument.shaped = false;
       if (captured[i] == DT_RESOURCE) {
         const NodeDef* variable = origins.Variable({place, node.input(kFirstOwnInput + items + i)});
-        if (variable == nullptr || variable->attr().at("shape").shape().unknown_rank()) {
+        TensorShapeProto shape;
+        if (variable == nullptr || !GetNodeAttr(*variable, "shape", &shape).ok() ||
+            shape.unknown_rank()) {
           return absl::FailedPreconditionError("the shape of a variable is not known");
         }
-        argument.variable_dtype = variable->attr().at("dtype").type();
+        argument.variable_dtype = TypeOf(*variable, "dtype");
         argument.shaped = true;
-        for (const auto& dim : variable->attr().at("shape").shape().dim()) {
+        for (const auto& dim : shape.dim()) {
           argument.shape.push_back(dim.size());
         }
       }

@@ -8,9 +8,9 @@ namespace tensorflow {
 namespace nann_ops {
 namespace {
 
-nann_passes::Shape Extents(const TensorShape& shape) {
+nann_passes::Extents Extents(const TensorShape& shape) {
   const auto sizes = shape.dim_sizes();
-  return nann_passes::Shape(sizes.begin(), sizes.end());
+  return nann_passes::Extents(sizes.begin(), sizes.end());
 }
 
 nann_passes::Argument Captured(OpKernelContext* ctx, const Tensor& tensor) {

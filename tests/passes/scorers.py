@@ -57,7 +57,7 @@ def again(
 ) -> CompiledScorer:
     """Compiles what was compiled without `user_hoist`."""
     assert compiled.scorer.prepare is None
-    scorer = Scorer(compiled.scorer.plain, compiled.scorer.captured)
+    scorer = Scorer(compiled.scorer.plain, compiled.scorer.captured, origin=compiled.scorer)  # Holds bodies of loops.
     return compile_scorer(scorer, specs(user), compiled.row_dim, fold_items, passes)
 
 

@@ -73,7 +73,40 @@ def control_edge(function: Any) -> None:
     node(function, "second").input.append("^nowhere")
 
 
+def attribute(function: Any) -> None:
+    del node(function, "second").attr["T"]
+
+
+def too_few_inputs(function: Any) -> None:
+    del node(function, "second").input[1:]
+
+
+def too_many_inputs(function: Any) -> None:
+    node(function, "second").input.append("Reshape:output:0")
+
+
+def endless(function: Any) -> None:
+    """A function that calls itself."""
+    call = node(function, "PartitionedCall")
+    inner = type(function)()
+    inner.CopyFrom(context.context().get_function_def(call.attr["f"].func.name))
+    inner.signature.name = call.attr["f"].func.name = "endless"
+    for each in inner.node_def:
+        if each.op == "Relu":
+            each.op = "PartitionedCall"
+            each.attr.clear()
+            each.attr["Tin"].list.type.append(tf.float32.as_datatype_enum)
+            each.attr["Tout"].list.type.append(tf.float32.as_datatype_enum)
+            each.attr["f"].func.name = "endless"
+        each.input[:] = [tensor.replace(":activations:0", ":output:0") for tensor in each.input]
+    context.context().add_function_def(inner)
+
+
 BROKEN = {
+    "attribute": (attribute, "second"),
+    "too few inputs": (too_few_inputs, "second"),
+    "too many inputs": (too_many_inputs, "second"),
+    "endless": (endless, "nested more than 50 deep, or make more than 100000 nodes"),
     "shapes": (shapes, "Dimensions must be equal.*second"),
     "missing input": (missing_input, "nowhere.*second"),
     "types": (types, "expected type float != int32.*second"),
@@ -89,6 +122,26 @@ def test_a_broken_node_is_named(name):
     scorer = changed(name, change)
     with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.NotFoundError), match=f"(?s){message}"):
         compile_scorer(scorer, specs(USER), DIM)
+
+
+def test_extents_of_zero_are_left_alone():
+    """First contact, line 12: nothing in an axis of the user's or of the item's, at any place."""
+    empty, wide = weights(0, 6), weights(4, 6)
+
+    def nothing(u: tf.Tensor, h: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        n = tf.shape(items)[1]
+        x = tf.matmul(tf.reshape(items, [-1, 4]), wide) + tf.matmul(tf.reshape(items[..., :0], [n, 0]), empty)
+        beside = tf.concat([x, tf.tile(tf.reduce_sum(h, 1), [n, 1]), tf.reshape(items[..., 2:2], [n, 0])], 1)
+        x = tf.nn.relu(tf.matmul(beside, tf.concat([wide, wide, wide[:2]], 0)) + 1.0) * tf.reduce_sum(u)
+        attended = tf.matmul(tf.nn.softmax(tf.matmul(items, h, transpose_b=True)), h)
+        return one_score(x) + one_score(attended)
+
+    user = [USER[0], tf.zeros([1, 0, 4])]
+    for passes in ([], *([name] for name in ("flatten_rows", "concat_matmul_split", "broadcast_elimination"))):
+        for fold_items in (False, True):
+            compiled = compile_scorer(trace_scorer(nothing, specs(user), DIM), specs(user), DIM, fold_items, passes)
+            assert [row.reason for row in compiled.report if row.name != "item_fold" and row.reason] == []
+            check(compiled, nothing, user, DIM)
 
 
 def test_a_cycle_is_an_error():

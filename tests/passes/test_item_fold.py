@@ -248,3 +248,29 @@ def test_biases_join_the_item_s_side():
     items = numbers(1, 3, DIM)
     np.testing.assert_allclose(compiled.fold(items), tower(items) + bias, rtol=1e-4, atol=1e-4)
     check(compiled, score, USER, DIM)
+
+
+UNKNOWN_SIDES = {
+    "a row": lambda h: tf.reshape(tf.reduce_mean(h, 1), [tf.shape(h)[1] * 0 + 1, 4]),
+    "of any rank": lambda h: tf.reshape(tf.reduce_mean(h, 1), tf.repeat([1, 4], [tf.shape(h)[1] * 0 + 1, 1])),
+    "of rows that are chosen": lambda h: tf.reduce_mean(tf.boolean_mask(h, tf.ones(tf.shape(h)[:2]) > 0), 0),
+}
+
+
+@pytest.mark.parametrize("passes", [["item_fold"], []], ids=["alone", "all"])
+@pytest.mark.parametrize("name", UNKNOWN_SIDES)
+def test_a_bias_beside_what_has_no_known_shape(name, passes):
+    """First contact, line 12: a user's side whose shape is not known killed the process."""
+    bias = weights(8, seed=5)
+
+    def score(history, items):
+        side = UNKNOWN_SIDES[name](history)
+        x = tf.reshape(tower(items), [-1, 8])
+        return one_score(tf.nn.relu(tf.concat([side, side], -1) * 0.5 + x + bias))
+
+    history = [tf.TensorSpec([1, None, 4])]
+    compiled = compile_scorer(trace_scorer(score, history, DIM), history, DIM, True, passes)
+    assert [row.reason for row in compiled.report if row.reason] == []
+    assert rewrites(compiled, "item_fold") == 1
+    for length in (1, 3):
+        check(compiled, score, [numbers(1, length, 4)], DIM)
