@@ -30,6 +30,8 @@ SCALED = {
     "a factor [1]": lambda u, i: product(i) * SHIFT[0, :1],
     "the user's scale": lambda u, i: product(i * u[:, None]) * tf.tanh(tf.concat([u, u[:, :1]], 1)),
     "the user's factor": lambda u, i: product(i * u[:, None], True) * u[:, :1],
+    "a scale behind a shift of one number": lambda u, i: (product(i) + 0.3) * SCALE,
+    "a factor behind a shift [1]": lambda u, i: (SHIFT[0, :1] + product(i, True)) * 0.5,
 }
 
 
@@ -72,6 +74,9 @@ def test_what_scales_and_shifts_an_input_moves_behind_it(name, transposed):
 
 WIDE, SQUARE = weights(4, 6), weights(4, 4)
 STAYING_INPUTS = {
+    "a shift of one number": lambda u, x: tf.matmul(x + 0.3, SQUARE),
+    "a shift [1]": lambda u, x: tf.matmul(SHIFT[0, :1] + x, SQUARE),
+    "a shift [1, 1] of the user": lambda u, x: tf.matmul(x + u[:, :1], SQUARE, transpose_b=True),
     "a shift that would be wider": lambda u, x: tf.matmul(x + u, WIDE),
     "a scale of each item": lambda u, x: tf.matmul(x * x, SQUARE),
     "a scaled input that is needed elsewhere": lambda u, x: (lambda y: tf.matmul(y, SQUARE) + y)(x * u),

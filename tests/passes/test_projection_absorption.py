@@ -58,6 +58,8 @@ def test_the_query_disappears_into_the_keys():
 
 
 UNTOUCHED = {
+    "a shift of one number": lambda u, i: tf.matmul(tf.matmul(rows_of(i), W) + 0.3, K),
+    "a shift [1]": lambda u, i: tf.matmul(BIAS[:1] + tf.matmul(rows_of(i), W), K),
     "a rectifier between them": lambda u, i: tf.matmul(tf.nn.relu(tf.matmul(rows_of(i), W)), K),
     "a narrow middle, which costs less": lambda u, i: tf.matmul(tf.matmul(rows_of(i), W[:, :1]), KT[:1]),
     "first factor of the items": lambda u, i: tf.matmul(tf.matmul(rows_of(i), tf.reduce_mean(i) * W), K),
