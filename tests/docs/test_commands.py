@@ -127,8 +127,21 @@ model, data = load_model("model").model, Sequences.open("data")
 history = data.ids_of(data.cases("test", 1, 50).histories[:2])
 features = {"item_history": history, "category_history": history * 0 - 1}
 """,
+    "docs/python.md": """
+import dataclasses
+
+
+def quick(usual):
+    few = {name: dataclasses.replace(getattr(usual, name), steps=2, batch_size=8) for name in ("training", "start")}
+    return dataclasses.replace(usual, **few)
+
+
+""",
 }
-SHORTER = {"curve_cases=500": "curve_cases=2, max_cases=4, resamples=10"}
+SHORTER = {
+    "curve_cases=500": "curve_cases=2, max_cases=4, resamples=10",
+    'recipe("nann_attention"))': 'quick(recipe("nann_attention")))',
+}
 
 
 @pytest.mark.parametrize(
