@@ -144,20 +144,26 @@ def test_a_batch_of_exactly_a_grid_size_is_not_padded(tmp_path, items, wanted):
 
 
 def test_the_error_that_is_told_is_the_one_that_cancelled_the_others(tmp_path):
-    """First contact, line 27: one user's error cancels the others' searches, which end before its own call does."""
+    """First contact, line 27: one user's error cancels the others' searches, which end before its own call does.
+
+    Its call waits for what another thread has begun; the searches of the others do not.
+    """
+
+    def wait(user):
+        time.sleep(0.5 if user[0, 0] == 9 else 0)
+        return user
+
+    @tf.nondifferentiable_batch_function(
+        num_batch_threads=16, max_batch_size=1, batch_timeout_micros=0, max_enqueued_batches=100
+    )
+    def on_another_thread(user):
+        return tf.ensure_shape(tf.numpy_function(wait, [user], tf.float32), [None, ITEMS])
 
     def score(user, items):
-        def wait(user):
-            time.sleep(0.5 if user[0, 0] == 9 else 0.002)
-            return user
-
-        refused = tf.debugging.Assert(user[0, 0] != 9, ["this user is refused"])
-        waited = user
-        for _ in range(8):  # So that the wait comes after the refusal.
-            waited = tf.tanh(waited) + user
-        waited = tf.ensure_shape(tf.numpy_function(wait, [waited * 0 + user], tf.float32), user.shape)
-        with tf.control_dependencies([refused]):
-            return table_score(waited, items)
+        begun = on_another_thread(user)
+        later = tf.numpy_function(lambda user: user, [user], tf.float32)  # The other thread has begun by then.
+        with tf.control_dependencies([tf.debugging.Assert(later[0, 0] != 9, ["this user is refused"])]):
+            return table_score(tf.ensure_shape(begun, [1, ITEMS]), items)
 
     searcher = Searcher(tmp_path, score).open(chain(30))
     users = np.zeros([16, ITEMS], np.float32)
