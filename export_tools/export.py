@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from export_tools.items import check_index, write_sample
 from export_tools.manifest import read_figures, write_manifest
 from export_tools.scorer import optimize_scorer, write_rows
 from export_tools.served_model import ServedModel
@@ -81,7 +82,7 @@ def export(
     figures = None if evaluation is None else read_figures(evaluation)
     with contextlib.ExitStack() as work:
         opened = work.enter_context(_opened(Path(index), embeddings))
-        source.check(opened)
+        sample = check_index(source, opened, str(index))
         try:
             scorer = optimize_scorer(source, opened, fold_items) if optimize else None
             compiled = None if scorer is None else scorer.compiled
@@ -102,6 +103,8 @@ def export(
             with tensorflow_writes("SavedModel"):
                 tf.saved_model.save(served, str(new), signatures=signatures)
                 (new / "assets.extra").mkdir()
+                if sample is not None:
+                    write_sample(new, sample)
                 records = write_warm_up(new, Examples.of_source(source), opened, signatures)
             facts = {
                 "source": {"kind": source.kind, "files": dict(source.inputs), "description": dict(source.description)},

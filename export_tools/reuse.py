@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from export_tools.items import FILES as SAMPLE
+from export_tools.items import note_new
 from export_tools.manifest import check_files, exported_index, read_figures, read_manifest, write_manifest
 from export_tools.scorer import write_rows
 from export_tools.trial import try_out
@@ -17,6 +19,7 @@ from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, link_or_copy
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
+from tfserving_ext.index.match import differing, refuse
 from tfserving_ext.outputs import EXPORT, check_replaceable
 
 MATCH_SAMPLE = 1000
@@ -96,7 +99,9 @@ def _write(
             name = path.relative_to(exported)
             if path.is_dir():
                 (new / name).mkdir()
-            elif name.parts[0] != "assets.extra" and not (name.parts[0] == "assets" and name.name in own):
+            elif (name.parts[0] != "assets.extra" or name in SAMPLE) and not (
+                name.parts[0] == "assets" and name.name in own
+            ):
                 link_or_copy(path, new / name)
         for path in opened.files:
             link_or_copy(path, new / "assets" / path.name)
@@ -130,12 +135,10 @@ def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) ->
     shared, before, now = np.intersect1d(old.item_ids, new.item_ids, return_indices=True)
     if not len(shared):
         raise NannError(f"{folder} has no item in common with the exported index: it is of another model or corpus")
+    note_new(len(new.item_ids) - len(shared), len(new.item_ids))
     sample = np.unique(np.linspace(0, len(shared) - 1, MATCH_SAMPLE).astype(np.int64))
-    left, right = old.embeddings(before[sample]), new.embeddings(now[sample])
-    scales = [float(index.item_scales.max()) for index in (old, new) if index.item_scales is not None]
-    if not np.allclose(left, right, rtol=1e-2, atol=1e-3 + sum(scales)):
-        place = int(np.abs(left - right).max(axis=1).argmax())
-        raise NannError(
-            f"{folder} was not built from the exported model's embeddings: item {shared[sample[place]]} has "
-            "another; export the new model"
-        )
+    rows, vectors = now[sample], old.embeddings(before[sample])
+    rounding = 0.0 if old.item_scales is None else float(np.max(old.item_scales)) / 2
+    refuse(
+        new, rows, vectors, differing(new, rows, vectors, str(folder), rounding), str(folder), "the exported model's"
+    )

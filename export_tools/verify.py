@@ -37,8 +37,8 @@ def verify(saved_model: str | os.PathLike[str], least_coverage: float = LEAST_CO
       ours also `files` and `coverage`, of the sample users against brute force.
 
     Raises:
-      NannError: the folder is no SavedModel, damaged, does not load, a request fails, a score is not the model's, or
-        the coverage is below `least_coverage`.
+      NannError: the folder is no SavedModel, damaged, does not load, a request fails, an item's embedding or a score is
+        not the model's, or the coverage is below `least_coverage`.
     """
     path = Path(saved_model).resolve()
     if not (path / "saved_model.pb").exists():
@@ -140,6 +140,7 @@ def _coverage(path: Path, servable: Any) -> float:
     """
     import tensorflow as tf
 
+    from export_tools.items import check_sample
     from export_tools.warm_up import Examples
     from tfserving_ext.retrieval import BruteForce, coverage
 
@@ -149,6 +150,7 @@ def _coverage(path: Path, servable: Any) -> float:
     covered = []
     with exported_index(path, manifest) as index:
         k = min(k, len(index.item_ids))
+        check_sample(path, index, getattr(loaded, "fold", None))
         # Where the scorer was rewritten, the index may hold rows for it instead of embeddings.
         exact = BruteForce(index, functools.partial(_call, getattr(loaded, "score_rows", loaded.score)))
         examples = Examples.of_export(path, manifest["seeds"])

@@ -9,7 +9,7 @@ from export_tools.sources.contract import Sequence, Source
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.models import SequenceModel, UserTensors
 from tfserving_ext.training.checkpoint import load_model
-from tfserving_ext.training.extract import check_match
+from tfserving_ext.training.extract import item_categories, item_function
 
 # As many as a request of the original carries; a model of longer histories sees padding before them.
 ORIGINAL_BEHAVIORS = 50
@@ -23,7 +23,7 @@ def checkpoint_source(folder: Path) -> Source:
     """
     trained = load_model(folder)
     model = trained.model
-    item_categories = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
+    known_categories = item_categories(trained)
 
     def user(features: dict[str, tf.Tensor]) -> UserTensors:
         history, categories = features["item_history"], features["category_history"]
@@ -35,7 +35,7 @@ def checkpoint_source(folder: Path) -> Source:
         )
         with tf.control_dependencies([check]):  # Whatever follows must not fail first, with a message of its own.
             history, categories = tf.identity(history), tf.identity(categories)
-        known = tf.gather(item_categories, model.items.rows(history))
+        known = known_categories(history)
         categories = tf.cond(left_out, lambda: known, lambda: categories)
         return model.user({"item_history": history, "category_history": tf.ensure_shape(categories, [None, None])})
 
@@ -58,5 +58,6 @@ def checkpoint_source(folder: Path) -> Source:
         sequence=Sequence(sent * model.item_dim, user_of_sequence) if isinstance(model, SequenceModel) else None,
         inputs={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
         description=trained.manifest,
-        check=lambda index: check_match(trained, index),
+        item=item_function(trained),
+        item_ids=np.asarray(trained.item_ids),
     )

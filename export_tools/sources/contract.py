@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from export_tools.sources.items import ItemFunction
 from tfserving_ext.errors import NannError
-from tfserving_ext.index.format import Index
 from tfserving_ext.models import UserTensors
 
 UserFunction = Callable[[dict[str, tf.Tensor]], UserTensors]
@@ -46,7 +47,8 @@ class Source:
       tracked: what is saved beside the state that the functions use, such as an initializer of a SavedModel's own.
       inputs: SHA-256 of every file that was read, by name.
       description: what the manifest says of the model.
-      check: raises NannError where an index is not of this model.
+      item: embeddings [n, d] of int64 ids [n]; None where the model has no such function.
+      item_ids: the ids that the model knows, int64 [n], ascending; None where it does not say.
     """
 
     kind: str
@@ -59,7 +61,8 @@ class Source:
     tracked: Any = None
     inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    check: Callable[[Index], None] = lambda index: None
+    item: ItemFunction | None = None
+    item_ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Checks what the kinds have in common.

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from export_tools.sources.contract import Source, any_batch, batched, one_output
+from export_tools.sources.items import item_of_ids
 from tfserving_ext.errors import NannError
 
 
@@ -65,6 +66,7 @@ def module_source(
         score=lambda user, items: one_output(model.score(user, items), output),
         features={name: batched(spec) for name, spec in features.items()},
         seeds=seeds or getattr(model, "seeds", None),
+        item=item_of_ids(getattr(model, "item", None)),
         description={"class": f"{type(model).__module__}.{type(model).__qualname__}"},
     )
 

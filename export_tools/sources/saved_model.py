@@ -9,6 +9,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export_tools.manifest import FILE, read_manifest
 from export_tools.sources.contract import Source, any_batch, batched, one_output
+from export_tools.sources.items import item_of_ids, item_of_signature
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
@@ -29,8 +30,10 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
         raise NannError(f"{folder} does not load: {(str(error).splitlines() or [''])[0]}") from error
     if callable(getattr(loaded, "user", None)) and callable(getattr(loaded, "score", None)):
         user, score, features = loaded.user, loaded.score, _features(folder, loaded.user)
+        item = item_of_ids(getattr(loaded, "item", None))
     elif {"user", "score"} <= set(loaded.signatures):
         user, score, features = _from_signatures(loaded)
+        item = item_of_signature(loaded.signatures["item"]) if "item" in loaded.signatures else None
     else:
         raise NannError(
             f"{folder} has neither functions nor signatures `user` and `score`; its signatures are "
@@ -46,6 +49,7 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
         defaults=defaults,
         seeds=seeds or own_seeds,
         tracked=loaded,
+        item=item,
         inputs={path.relative_to(folder).as_posix(): sha256(path) for path in files},
     )
 

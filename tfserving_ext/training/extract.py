@@ -1,6 +1,7 @@
 """Writes the item embeddings of a trained model: what the index is built from."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -9,11 +10,11 @@ from tfserving_ext import outputs
 from tfserving_ext.artifacts import atomic_folder
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
+from tfserving_ext.index.match import check_items
 from tfserving_ext.progress import progress
 from tfserving_ext.training.checkpoint import TrainedModel, load_model
 
 CHUNK = 1 << 15
-MATCH_SAMPLE = 64
 EMBEDDINGS = "item_embs.npy"
 
 
@@ -54,25 +55,23 @@ def extract(model: str | os.PathLike[str], target: str | os.PathLike[str], force
     return n, dim
 
 
-def check_match(trained: TrainedModel, index: Index) -> None:
-    """Checks that an index was built from the embeddings of this very model, on a sample of its items.
+def item_function(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Embeddings float32 [n, d] of the items with these ids, int64 [n], in the categories that they had in training."""
+    categories = item_categories(trained)
+    return lambda ids: trained.model.item({"item_id": ids, "category_id": categories(ids)})
 
-    An index of another training loads and answers; only its answers are bad, so that nothing else would tell.
+
+def item_categories(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Category ids of items by their ids, int64 of any shape, as they were in training; -1 of an unknown one."""
+    held = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
+    return lambda ids: tf.gather(held, trained.model.items.rows(ids))
+
+
+def check_match(trained: TrainedModel, index: Index) -> None:
+    """Checks that an index was built from the embeddings of this very model, on a sample of the items that both have.
 
     Raises:
-      NannError: an item that the model does not know, or embeddings that are not its own.
+      NannError: there is none, or embeddings that are not its own.
     """
-    unknown = np.setdiff1d(index.item_ids, trained.item_ids)
-    if len(unknown):
-        raise NannError(f"{index.folder} holds {len(unknown)} items that the model does not know, such as {unknown[0]}")
-    sample = np.unique(np.linspace(0, len(index.item_ids) - 1, MATCH_SAMPLE).astype(np.int64))
-    ids = np.asarray(index.item_ids)[sample]
-    categories = trained.item_categories[np.searchsorted(trained.item_ids, ids)]
-    embeddings = trained.model.item({"item_id": tf.constant(ids), "category_id": tf.constant(categories)}).numpy()
-    held = index.embeddings(sample)
-    # int8 rounds a coordinate by up to half a scale.
-    rounding = 0.0 if index.item_scales is None else float(index.item_scales[sample].max())
-    if embeddings.shape != held.shape or not np.allclose(embeddings, held, rtol=1e-2, atol=1e-3 + rounding):
-        raise NannError(
-            f"{index.folder} was not built from this model's embeddings; run `nann extract` and `nann index` again"
-        )
+    item = item_function(trained)
+    check_items(index, lambda ids: item(tf.constant(ids)).numpy(), np.asarray(trained.item_ids))
