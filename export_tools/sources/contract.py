@@ -146,6 +146,12 @@ class Source:
             raise NannError(
                 f"`user` returned a {type(found).__name__}, it must return a tuple of tensors, each [B, ...]"
             )
+        for place, tensor in enumerate(found):
+            if isinstance(tensor, (tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)):
+                raise NannError(
+                    f"`user` returned a {type(tensor).__name__} at place {place}, it must return dense "
+                    "tensors, such as one made by its to_tensor() and a mask"
+                )
         tensors = tuple(tf.convert_to_tensor(tensor) for tensor in found)
         for place, tensor in enumerate(tensors):
             if not tensor.shape.rank:
@@ -182,6 +188,30 @@ def one_output(found: Any, output: str = "") -> Any:
             f"`score` returns a {type(found).__name__}; it must return one tensor, or a dict and --output a key"
         )
     return found
+
+
+def check_dense(name: str, spec: Any) -> None:
+    """Checks that requests can carry a feature.
+
+    Raises:
+      NannError: it is ragged or sparse, or no tensor of values.
+    """
+    if isinstance(spec, (tf.RaggedTensorSpec, tf.SparseTensorSpec)):
+        ragged = isinstance(spec, tf.RaggedTensorSpec)
+        shape = [None] * (spec.shape.rank or 2)
+        padding = "''" if spec.dtype == tf.string else -1
+        made = (
+            f"RaggedTensor.from_tensor(features[{name!r}], padding={padding})"
+            if ragged
+            else f"sparse.from_dense(features[{name!r}])"
+        )
+        raise NannError(
+            f"feature {name!r} is a {type(spec).__name__}, of {spec.dtype.name} {spec.shape}; requests carry dense "
+            "tensors, and what is made dense in silence changes the answers. Let `user` take "
+            f"tf.TensorSpec({shape}, tf.{spec.dtype.name}) and make of it what it needs: tf.{made}"
+        )
+    if not isinstance(spec, tf.TensorSpec) or spec.dtype in (tf.resource, tf.variant):
+        raise NannError(f"feature {name!r} is {spec!r}, allowed is a tf.TensorSpec of numbers or strings")
 
 
 def batched(spec: tf.TensorSpec) -> tf.TensorSpec:

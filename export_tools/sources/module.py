@@ -1,6 +1,8 @@
 """An object with `user` and `score`: a tf.Module, a Keras model, anything."""
 
+import contextlib
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from export_tools.sources.contract import Source, any_batch, batched, one_output
+from export_tools.sources.contract import Source, any_batch, batched, check_dense, one_output
 from export_tools.sources.items import item_of_ids
 from tfserving_ext.errors import NannError
 
@@ -17,10 +19,10 @@ from tfserving_ext.errors import NannError
 def import_module_source(
     text: str, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None, output: str = ""
 ) -> Source:
-    """The source of `MODULE:NAME`, an object or a function without arguments that makes one.
+    """The source of `MODULE:NAME`, an object, or a class or function without arguments that makes one.
 
     Raises:
-      NannError: there is no such module or name, or the object is not a retrieval model.
+      NannError: there is no such module or name, it fails or wants arguments, or what it makes is no retrieval model.
     """
     module_name, _, name = text.partition(":")
     # As `python -m` does: what lies in the current folder can be imported.
@@ -28,9 +30,35 @@ def import_module_source(
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise NannError(f"cannot import {text}: {error}") from error
-    return module_source(found() if callable(found) and not hasattr(found, "score") else found, features, seeds, output)
+    except Exception as error:  # Whatever code that is not ours raises.
+        raise NannError(f"cannot import {text}: {type(error).__name__}: {error}") from error
+    if inspect.isclass(found) or (callable(found) and not hasattr(found, "score")):
+        found = _made(text, found)
+    return module_source(found, features, seeds, output)
+
+
+def _made(text: str, maker: Any) -> Any:
+    """What a class or function makes without arguments.
+
+    Raises:
+      NannError: it wants some, or fails.
+    """
+    with contextlib.suppress(ValueError, TypeError):  # Of what has no signature.
+        parameters = inspect.signature(maker).parameters.values()
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        wanted = [one.name for one in parameters if one.default is one.empty and one.kind not in variable]
+        if wanted:
+            raise NannError(
+                f"{text} wants arguments, {', '.join(wanted)}; name an object, or a function without arguments that "
+                f"makes one: def make(): return {text.partition(':')[2]}(...). What `nann train` trained is exported "
+                "by its folder"
+            )
+    try:
+        return maker()
+    except NannError:
+        raise
+    except Exception as error:
+        raise NannError(f"{text} failed: {type(error).__name__}: {error}") from error
 
 
 def module_source(
@@ -48,6 +76,8 @@ def module_source(
     Raises:
       NannError: it has no `user` or `score`, or does not say its features.
     """
+    if inspect.isclass(model):
+        raise NannError(f"{model.__name__} is a class; give an object of it, {model.__name__}()")
     for name in ("user", "score"):
         if not callable(getattr(model, name, None)):
             raise NannError(
@@ -60,6 +90,8 @@ def module_source(
             f"the features of {type(model).__name__}.user are {features!r}; give a dict of tf.TensorSpec, as its "
             "attribute `features` or as the input signature of its `user`"
         )
+    for name, spec in features.items():
+        check_dense(name, spec)
     return Source(
         kind="keras" if isinstance(model, keras.Model) else "module",
         user=any_batch(model.user, features),

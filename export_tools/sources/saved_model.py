@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export_tools.manifest import FILE, read_manifest
-from export_tools.sources.contract import Source, any_batch, batched, one_output
+from export_tools.sources.contract import Source, any_batch, batched, check_dense, one_output
 from export_tools.sources.items import item_of_ids, item_of_signature
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
@@ -39,6 +39,8 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
             f"{folder} has neither functions nor signatures `user` and `score`; its signatures are "
             f"{', '.join(sorted(loaded.signatures)) or 'none'}"
         )
+    for name, spec in features.items():
+        check_dense(name, spec)
     own_seeds, defaults = _of_an_export(folder, features)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Source(
