@@ -102,3 +102,52 @@ def test_an_export_without_a_signature_is_not_warmed_up_in_it(world, fewer, tmp_
     new = reuse(old, fewer.folder, tmp_path / "2")
     asked = {request.model_spec.signature_name for request in predict_requests(new)}
     assert asked == set(verify(new)["signatures"]) == {"retrieve", "retrieve_rounds", "serving_default"}
+
+
+def flipped(path):
+    """Changes one byte in the middle; returns what changes it back."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+    return lambda: path.write_bytes(data)
+
+
+def test_a_flipped_byte_anywhere_in_the_old_export_is_refused(world, fewer, tmp_path):
+    """First contact, line 27: a daily swap must not hand a damaged model on, whichever of its files it is in."""
+    old = shutil.copytree(world.saved_model, tmp_path / "1")
+    names = sorted(read_manifest(old)["files"])
+    kinds = {name.split("/")[0] for name in names}
+    assert kinds == {"saved_model.pb", "variables", "assets", "assets.extra"}
+    for name in names:
+        back = flipped(old / name)
+        with pytest.raises(NannError) as error:
+            reuse(old, fewer.folder, tmp_path / "new")
+        assert f"{old / name} does not have the checksum" in str(error.value)
+        back()
+    manifest = old / "assets.extra" / "nann_export.json"
+    text = manifest.read_text()
+    checksum = read_manifest(old)["files"]["saved_model.pb"]["sha256"]
+    manifest.write_text(text.replace(checksum, checksum[::-1]))
+    with pytest.raises(NannError, match=r"saved_model.pb does not have the checksum"):
+        reuse(old, fewer.folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_flipped_byte_anywhere_in_the_new_index_is_refused(world, arrays, tmp_path, dtype):
+    """First contact, line 27: a flipped bit of an embedding or a neighbour is within all bounds."""
+    new = build_index(*arrays, tmp_path / "index", threads=1, dtype=dtype)
+    for path in new.files:
+        back = flipped(path)
+        with pytest.raises(NannError) as error:
+            reuse(world.saved_model, new.folder, tmp_path / "new")
+        assert f"{path} does not have the checksum" in str(error.value)
+        back()
+    assert not (tmp_path / "new").exists()
+
+
+def test_figures_of_the_old_index_do_not_stand_beside_the_new_one(world, fewer, tmp_path):
+    """First contact, line 27: what was measured on another index is no figure of this one."""
+    (tmp_path / "figures.json").write_text('{"recall": 0.75}')
+    old = reuse(world.saved_model, world.index, tmp_path / "1", tmp_path / "figures.json")
+    assert inspect(old)["manifest"]["evaluation"] == {"recall": 0.75}
+    assert inspect(reuse(old, fewer.folder, tmp_path / "2"))["manifest"]["evaluation"] is None
