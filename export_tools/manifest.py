@@ -13,6 +13,7 @@ from tfserving_ext import __version__
 from tfserving_ext.artifacts import read_json, sha256, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
+from tfserving_ext.local_paths import check_local
 
 FILE = Path("assets.extra") / "nann_export.json"
 FORMAT, FORMAT_VERSION = "nann-export", 1
@@ -49,6 +50,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
       NannError: `folder` is no SavedModel, or none that `nann export` wrote.
     """
+    check_local(folder)
     if not (folder / "saved_model.pb").exists():
         raise NannError(f"{folder} is not a SavedModel: it has no saved_model.pb; make one with `nann export`")
     if not (folder / FILE).exists():

@@ -17,6 +17,7 @@ import numpy as np
 from export_tools.manifest import FILE, check_files, exported_index, read_manifest
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.reach import unreachable_items
+from tfserving_ext.local_paths import check_local
 
 EXAMPLE_LENGTH = 4  # Extent given to every unknown dimension of an input that has no default.
 SAMPLE_USERS = 3
@@ -40,6 +41,7 @@ def verify(saved_model: str | os.PathLike[str], least_coverage: float = LEAST_CO
       NannError: the folder is no SavedModel, damaged, does not load, a request fails, an item's embedding or a score is
         not the model's, or the coverage is below `least_coverage`.
     """
+    check_local(saved_model)
     path = Path(saved_model).resolve()
     if not (path / "saved_model.pb").exists():
         raise NannError(f"{saved_model} is not a SavedModel: it has no saved_model.pb; make one with `nann export`")

@@ -1,17 +1,20 @@
 """The command line, `nann`: one subcommand a stage. Each calls one Python function of the same meaning."""
 
+import functools
 import gc
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tfserving_ext import __version__
 from tfserving_ext.commands import bench, data, evaluating, exporting, serving, training
 from tfserving_ext.errors import NannError
+from tfserving_ext.local_paths import check_local
 
 # The functions behind the commands are imported when a command runs: TensorFlow takes seconds, `--help` should not.
 
@@ -67,6 +70,32 @@ def demo(
     from tfserving_ext.demo import run_demo
 
     run_demo(folder, steps, serve_forever, train)
+
+
+def _with_local_paths(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, which refuses paths of remote file systems before any of them is taken for a folder."""
+
+    @functools.wraps(command)
+    def checked(**options: Any) -> Any:
+        for value in options.values():
+            for path in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(path, Path):
+                    check_local(path)
+        return command(**options)
+
+    return checked
+
+
+def _check_paths(group: typer.Typer) -> None:
+    for command in group.registered_commands:
+        if command.callback is not None:
+            command.callback = _with_local_paths(command.callback)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _check_paths(inner.typer_instance)
+
+
+_check_paths(app)
 
 
 def main() -> None:

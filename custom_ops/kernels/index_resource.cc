@@ -2,7 +2,10 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,13 +16,77 @@ namespace nann_ops {
 namespace {
 
 // Validation reads all edges once; those pages need not stay resident. Mappings of a local file
-// start on a page; for a region that a remote file system copied to the heap the call would drop
-// data, so only page-aligned, file-backed regions of the POSIX file system come here.
+// start on a page; of a copy on the heap the call would drop data, so only file-backed regions come
+// here.
 void DropPages(const void* begin, size_t length) {
   madvise(const_cast<void*>(begin), length, MADV_DONTNEED);
 }
 
 bool IsLocal(const std::string& path) { return path.find("://") == std::string::npos; }
+
+constexpr size_t kAlignment = 64;        // As docs/format.md promises of the arrays.
+constexpr size_t kReadAtOnce = 1 << 26;  // Bytes; what a remote file system is asked for at a time.
+
+// A file of a file system that cannot map, or maps without alignment, such as s3:// and gs://.
+class CopiedFile : public ReadOnlyMemoryRegion {
+ public:
+  // Reads the `size` bytes of `path`.
+  static absl::StatusOr<std::unique_ptr<ReadOnlyMemoryRegion>> Read(Env* env,
+                                                                    const std::string& path,
+                                                                    size_t size) {
+    const size_t room = (size + kAlignment - 1) / kAlignment * kAlignment;
+    std::unique_ptr<CopiedFile> made(
+        new CopiedFile(static_cast<char*>(std::aligned_alloc(kAlignment, room)), size));
+    if (made->data_ == nullptr) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no memory for a copy of ", path, ", of ", size,
+                       " bytes; files on a local file system are mapped and need none"));
+    }
+    std::unique_ptr<RandomAccessFile> file;
+    TF_RETURN_IF_ERROR(env->NewRandomAccessFile(path, &file));
+    for (size_t at = 0; at < size; at += kReadAtOnce) {
+      const size_t length = std::min(kReadAtOnce, size - at);
+      absl::string_view bytes;
+      TF_RETURN_IF_ERROR(file->Read(at, length, &bytes, made->data_ + at));
+      if (bytes.size() != length) {
+        return absl::DataLossError(
+            absl::StrCat(path, " ends at ", at + bytes.size(), " of its ", size, " bytes"));
+      }
+      if (bytes.data() != made->data_ + at) std::memcpy(made->data_ + at, bytes.data(), length);
+    }
+    return made;
+  }
+
+  ~CopiedFile() override { std::free(data_); }
+  const void* data() override { return data_; }
+  uint64 length() override { return size_; }
+
+ private:
+  CopiedFile(char* data, size_t size) : data_(data), size_(size) {}
+
+  char* const data_;
+  const size_t size_;
+};
+
+// Maps a file, or copies it where it is not of the local file system.
+absl::StatusOr<std::unique_ptr<ReadOnlyMemoryRegion>> Open(Env* env, const std::string& path,
+                                                           size_t size) {
+  if (!IsLocal(path)) return CopiedFile::Read(env, path, size);
+  std::unique_ptr<ReadOnlyMemoryRegion> region;
+  TF_RETURN_IF_ERROR(env->NewReadOnlyMemoryRegionFromFile(path, &region));
+  return region;
+}
+
+// Errors of file systems do not always say which file they are of, or why at all.
+absl::Status Named(const absl::Status& status, const std::string& path) {
+  if (status.ok()) return status;
+  return absl::Status(
+      status.code(),
+      absl::StrCat("cannot open ", path, ": ",
+                   status.message().empty() ? absl::StatusCodeToString(status.code())
+                                            : std::string(status.message()),
+                   IsLocal(path) ? "" : "; an index opens fastest from a local file system"));
+}
 
 }  // namespace
 
@@ -39,13 +106,13 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
   std::vector<nann::IndexFile> mapped;
   for (const std::string& path : files) {
     uint64_t size = 0;
-    TF_RETURN_IF_ERROR(env->GetFileSize(path, &size));
+    TF_RETURN_IF_ERROR(Named(env->GetFileSize(path, &size), path));
     absl::string_view bytes;
     if (size > 0) {  // An empty file cannot be mapped.
-      std::unique_ptr<ReadOnlyMemoryRegion> region;
-      TF_RETURN_IF_ERROR(env->NewReadOnlyMemoryRegionFromFile(path, &region));
-      bytes = absl::string_view(static_cast<const char*>(region->data()), region->length());
-      index->regions_.push_back(std::move(region));
+      auto region = Open(env, path, size);
+      TF_RETURN_IF_ERROR(Named(region.status(), path));
+      bytes = absl::string_view(static_cast<const char*>((*region)->data()), (*region)->length());
+      index->regions_.push_back(*std::move(region));
     }
     mapped.push_back({path, bytes});
   }

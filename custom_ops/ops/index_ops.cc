@@ -39,7 +39,8 @@ REGISTER_OP("Nann>IndexOpen")
       return c->WithRank(c->input(1), 1, &unused);
     })
     .Doc(R"doc(
-Maps the files of an index, without copying them, into the resource `index`.
+Maps the files of an index, without copying them, into the resource `index`. Those of a remote file
+system (s3://, gs://), which cannot be mapped, are read into memory.
 
 Opening again replaces the index; searches that run keep the old one. InvalidArgument where sizes
 disagree or, with `validate`, an offset, neighbour or entry point is out of its bounds; the message

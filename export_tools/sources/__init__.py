@@ -14,6 +14,7 @@ from export_tools.sources.module import import_module_source, module_source
 from export_tools.sources.original import original_source
 from export_tools.sources.saved_model import saved_model_source
 from tfserving_ext.errors import NannError
+from tfserving_ext.local_paths import check_local
 
 __all__ = ["Source", "module_source", "open_source"]
 
@@ -60,6 +61,7 @@ def _opened(
     if path is None:
         return module_source(model, features, seeds, output)
     text = os.fspath(model)
+    check_local(text)
     if path.suffix == ".keras" and path.exists():
         return keras_source(path, seeds, item_input, output)
     if (path / "saved_model.pb").exists():

@@ -17,6 +17,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import as_integers, check_graph, check_items, check_no_sentinel
 from tfserving_ext.index.graph import Layer
 from tfserving_ext.index.table import DTYPES, check_dtype, decode, encode
+from tfserving_ext.local_paths import check_local
 from tfserving_ext.outputs import INDEX
 
 FORMAT = "nann-index"
@@ -87,6 +88,7 @@ class Index:
           NannError: the folder is no index, of an unknown format version, truncated, or an entry is out of bounds; the
             message names the file and the position.
         """
+        check_local(folder)
         folder = Path(folder)
         if not (folder / "manifest.json").exists():
             raise NannError(f"{folder} is not an index: it has no manifest.json; build one with `nann index`")

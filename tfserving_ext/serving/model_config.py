@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import file_system_storage_path_source_pb2, model_server_config_pb2
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.local_paths import check_local
 from tfserving_ext.serving.models import invalid
 
 PLATFORM = "tensorflow"
@@ -89,6 +90,10 @@ def read_config(
         if entry.name in models:
             raise invalid(f"Illegal to list model {entry.name} multiple times in config list")
         _check_platform(entry, entry.name in served)
+        try:
+            check_local(entry.base_path)
+        except NannError as error:
+            raise invalid(str(error)) from error
         if not entry.base_path.startswith("/"):
             raise invalid(
                 f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"

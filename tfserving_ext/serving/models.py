@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 import tfserving_ext.ops  # noqa: F401 - registers the ops that models use
 from tfserving_ext.errors import NannError
+from tfserving_ext.local_paths import check_local
 from tfserving_ext.serving.tensors import parse_tensor
 from tfserving_ext.serving.warm_up import predict_requests
 
@@ -183,6 +184,7 @@ def load_servable(path: str | os.PathLike[str], options: ModelOptions = ModelOpt
     Raises:
       LoadError: `path` is no SavedModel, it does not load, or a warm-up record fails.
     """
+    check_local(path)
     path = Path(path)
     _check_files(path)
     try:

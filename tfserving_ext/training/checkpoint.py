@@ -20,6 +20,7 @@ from tfserving_ext.artifacts import atomic_folder, read_json, tensorflow_writes,
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import check_vocabulary
 from tfserving_ext.index.original import load_array
+from tfserving_ext.local_paths import check_local
 from tfserving_ext.models import SequenceConfig, SequenceModel, model_named
 from tfserving_ext.outputs import MODEL
 
@@ -79,6 +80,7 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
     Raises:
       NannError: the folder holds no model, a model of another kind or size, or is incomplete.
     """
+    check_local(folder)
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
         raise NannError(f"{folder} is not a trained model: it has no model.json; train one with `nann train`")
