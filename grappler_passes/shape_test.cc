@@ -39,6 +39,7 @@ void ProductsDoNotOverflow() {
   CHECK_THAT((Shape{kItems, 1 << 30, 1 << 30}).elements() == kMany);
   CHECK_THAT((Shape{kMany, kMany}).elements() == kMany && (Shape{kMany, 5}).rows() == kMany);
   CHECK_THAT((Shape{kMany, kMany, 0}).elements() == 0 && (Shape{0, kMany, kMany}).elements() == 0);
+  CHECK_THAT((Shape{int64_t{1} << 62}).elements() == int64_t{1} << 62);
   CHECK_THAT(Shape::Scalar().elements() == 1 && Shape::Scalar().rows() == 1);
   CHECK_THAT((Shape{3, 4, 5}).elements() == 60 && (Shape{3, 4, 5}).rows() == 12);
 }
@@ -46,6 +47,7 @@ void ProductsDoNotOverflow() {
 void OtherShapesAreMade() {
   CHECK_THAT((Shape{4}).WithFirst(3) == (Shape{3, 4}) && Shape::Scalar().WithFirst(3) == Shape{3});
   CHECK_THAT((Shape{3, 4}).WithLast(5) == (Shape{3, 5}));
+  CHECK_THAT((Shape{3, 4}).WithoutLast(0) == (Shape{3, 4}));
   CHECK_THAT((Shape{3, 4}).WithoutLast(1) == Shape{3});
   CHECK_THAT((Shape{3, 4}).WithoutLast(2) == Shape::Scalar());
 }
