@@ -15,7 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tests.serving.test_lifecycle import eventually
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions, server
+from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions, grpc_service, server
 from tfserving_ext.serving.grpc_service import GrpcOptions
 from tfserving_ext.serving.models import Signature
 from tfserving_ext.serving.rest import RestOptions
@@ -85,6 +85,31 @@ def test_a_request_whose_client_left_or_whose_deadline_passed_while_it_waited_ne
     assert first.code() == grpc.StatusCode.OK
     assert grpc_of_one.ask(4).code() == grpc.StatusCode.OK
     assert runs.begun == [1, 4]
+
+
+@pytest.mark.parametrize("ending", ["deadline", "cancel"])
+def test_a_request_whose_client_is_gone_once_it_is_read_never_runs(grpc_of_one, runs, monkeypatch, ending):
+    """First contact, line 27: what a thread has begun to read is not for gRPC to drop."""
+    reading, go, parse = threading.Event(), threading.Event(), grpc_service.parse_tensor
+
+    def held(proto):
+        reading.set()
+        assert go.wait(60)
+        return parse(proto)
+
+    runs.go.set()
+    monkeypatch.setattr(grpc_service, "parse_tensor", held)
+    gone = grpc_of_one.ask(1, timeout=1.0 if ending == "deadline" else 60.0)
+    assert reading.wait(60)
+    if ending == "cancel":
+        gone.cancel()
+        time.sleep(0.3)  # Until the server has seen it: nothing here shows that it has.
+    else:
+        assert gone.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        time.sleep(0.3)  # The server's clock may be behind.
+    go.set()
+    assert grpc_of_one.ask(2).code() == grpc.StatusCode.OK
+    assert runs.begun == [2]
 
 
 def test_what_waits_for_grpc_is_bounded(grpc_of_one, runs):

@@ -76,7 +76,6 @@ def _answers(method: Callable[..., Any]) -> Callable[[Any, bytes, grpc.ServicerC
             request = request_type.FromString(raw)
             if (spec := _spec_of(request)) is not None:
                 asked.of(spec)
-            _check_waits(context)
             answer = method(self, request, context)
             if (spec := _spec_of(answer)) is not None and spec.HasField("version"):
                 asked.version = spec.version.value
@@ -96,16 +95,18 @@ def _answers(method: Callable[..., Any]) -> Callable[[Any, bytes, grpc.ServicerC
 
 
 def _check_waits(context: grpc.ServicerContext) -> None:
-    """Checks that there is still somebody to answer: a request may have waited for a thread.
+    """Checks that there is still somebody to answer, once a request is read and before a model runs.
+
+    Of what waited for a thread in vain gRPC itself drops only a part.
 
     Raises:
       ServingError: the deadline has passed, or the client has left.
     """
     left = context.time_remaining()
     if left is not None and left <= 0:
-        raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed while the request waited")
+        raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the model was run")
     if not context.is_active():
-        raise ServingError(grpc.StatusCode.CANCELLED, "the client left while the request waited")
+        raise ServingError(grpc.StatusCode.CANCELLED, "the client left before the model was run")
 
 
 def _spec_of(message: Any) -> Any:
@@ -157,6 +158,7 @@ class _Prediction(_Service):
                     inputs[name] = parse_tensor(request.inputs[name])
                 except ValueError as error:
                     raise invalid(f"tensor parsing error: {name}") from error
+            _check_waits(context)
             return inputs
 
         left = context.time_remaining()
