@@ -89,6 +89,22 @@ def test_a_replacement_is_one_exchange(tmp_path, monkeypatch):
     assert seen == ["old", "new", "old"]
 
 
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_symbolic_link_stays_and_what_it_leads_to_is_written(tmp_path, dangling):
+    (tmp_path / "disk").mkdir()
+    link, place = tmp_path / "link", tmp_path / "disk" / "folder"
+    link.symlink_to(place)
+    if not dangling:
+        write(link, "old")
+    write(link, "new")
+    assert link.is_symlink()
+    assert (place / "mark").read_text() == "new"
+    assert [sorted(path.name for path in at.iterdir()) for at in (tmp_path, place.parent)] == [
+        ["disk", "link"],
+        ["folder"],
+    ]
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     write_json(tmp_path / "new" / "a.json", {"b": 1})
     assert read_json(tmp_path / "new" / "a.json") == {"b": 1}

@@ -34,8 +34,8 @@ _ABANDONED_SECONDS = 60
 def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = False) -> Iterator[Path]:
     """Yields a new empty folder that becomes `target` when the block ends without an exception.
 
-    An existing `target` is replaced, if `stage` wrote it or `force` is true. On an exception the new folder is removed
-    and `target` stays as it was.
+    An existing `target` is replaced, if `stage` wrote it or `force` is true. A symbolic link stays, and the folder that
+    it leads to is written. On an exception the new folder is removed and `target` stays as it was.
 
     Raises:
       NannError: the folder cannot be written (no space, no permission), or holds what `stage` did not write.
@@ -43,6 +43,8 @@ def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = Fa
     check_local(target)
     target = Path(target)
     check_replaceable(target, stage, force)
+    if target.is_symlink():  # To a larger disk, say: exchanging the link itself would leave the old folder there.
+        target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
