@@ -219,6 +219,25 @@ def test_a_version_is_tried_again_as_often_as_asked_for(tmp_path):
     manager.close()
 
 
+def test_whatever_a_version_raises_the_next_one_is_still_looked_for(tmp_path):
+    """TensorFlow raises KeyError, say, where a damaged graph lacks a variable that its collections name."""
+
+    def load(path):
+        if path.name == "2":
+            raise KeyError("v:0")
+        return FakeServable(path)
+
+    base, manager = manager_of(tmp_path, load)
+    manager.apply({"m": ModelConfig("m", base)})
+    (base / "2").mkdir()
+    eventually(lambda: manager.status(SPEC).model_version_status[0].state == STATUS.END)
+    found = manager.status(SPEC).model_version_status[0]
+    assert (found.version, found.status.error_message) == (2, "KeyError: 'v:0'")
+    (base / "3").mkdir()
+    eventually(lambda: manager.available("m") == [3])
+    manager.close()
+
+
 def test_a_model_that_does_not_load_is_told_and_the_others_serve(tmp_path):
     def load(path):
         if "bad" in str(path):

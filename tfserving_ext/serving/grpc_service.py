@@ -189,14 +189,17 @@ class _Prediction(_Service):
 
     @_answers
     def Classify(self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        _check_waits(context)
         return inference.classify(self._predictor, request)
 
     @_answers
     def Regress(self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        _check_waits(context)
         return inference.regress(self._predictor, request)
 
     @_answers
     def MultiInference(self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        _check_waits(context)
         return inference.multi_inference(self._predictor, request)
 
 

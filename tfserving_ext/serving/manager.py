@@ -228,7 +228,12 @@ class ModelManager:
         begin = time.monotonic()
         try:
             servable = self._load(path)
-        except LoadError as error:
+        except Exception as found:  # Whatever a model's files make TensorFlow raise, the watcher goes on.
+            error = (
+                found
+                if isinstance(found, LoadError)
+                else LoadError(path, grpc.StatusCode.UNKNOWN, f"{type(found).__name__}: {found}")
+            )
             with self._lock:
                 version.tries += 1
                 if version.tries <= self._options.retries:
