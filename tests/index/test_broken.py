@@ -328,6 +328,13 @@ def test_checksums_find_what_bounds_cannot(index, name):
         Index.open(index.folder, checksums=True)
 
 
+@pytest.mark.parametrize("checksums", [False, True])
+def test_a_missing_file_is_named_with_checksums_too(index, checksums):
+    (index.folder / "neighbors_1.bin").unlink()
+    with pytest.raises(NannError, match=r"neighbors_1.bin is missing from the index"):
+        Index.open(index.folder, checksums=checksums)
+
+
 @pytest.mark.parametrize("entry", [None, 5, [], {}, {"sha256": 7}])
 def test_a_manifest_without_checksums_is_refused_where_they_are_asked_for(index, entry):
     files = json.loads((index.folder / "manifest.json").read_text())["files"]

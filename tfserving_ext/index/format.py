@@ -111,7 +111,7 @@ class Index:
             raise NannError(f"{folder / 'manifest.json'} must list the files {', '.join(names)}")
         if checksums:
             for name in names:
-                if not isinstance(files[name], dict) or files[name].get("sha256") != sha256(folder / name):
+                if not isinstance(files[name], dict) or files[name].get("sha256") != _sha256(folder / name):
                     raise NannError(f"{folder / name} does not have the checksum that manifest.json gives")
         item_ids = _map(folder / names[0], np.int64, n)
         item_embeddings = _map(folder / names[1], DTYPES[dtype], n * dim).reshape(n, dim)
@@ -148,6 +148,15 @@ def _count(folder: Path, manifest: dict[str, Any], name: str, low: int, high: in
             f"{folder / 'manifest.json'}: {name} is {value!r}, allowed are the whole numbers {low} to {high}"
         )
     return value
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256(path)
+    except FileNotFoundError as error:
+        raise NannError(f"{path} is missing from the index") from error
+    except OSError as error:
+        raise NannError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _map(path: Path, dtype: Any, length: int) -> np.ndarray:
