@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from export_tools.sources import Source
+from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.match import TOLERANCE, ItemSample, check_items, differing, refuse
 from tfserving_ext.progress import outcome
@@ -30,7 +31,9 @@ def check_index(source: Source, index: Index, name: str) -> ItemSample | None:
     try:
         item = tf.function(source.item, input_signature=signature, autograph=False).get_concrete_function()
         found = check_items(index, lambda ids: item(tf.constant(ids)).numpy(), source.item_ids, name)
-    except (ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as error:  # The model's own code.
+    except NannError:
+        raise
+    except Exception as error:  # Whatever the model's own code raises.
         reason = (str(error).strip().splitlines() or [""])[-1]
         outcome("export", f"the index is not held against `item`, which fails: {type(error).__name__}: {reason}")
         return None

@@ -21,11 +21,12 @@ def item_of_ids(item: Any) -> ItemFunction | None:
     spec = _spec_of(item)
     if isinstance(spec, tf.TensorSpec):
         return lambda ids: item(tf.cast(ids, spec.dtype))
-    if isinstance(spec, Mapping) and len(spec) != 1:
-        outcome("export", f"`item` takes {', '.join(spec)}: without ids alone the index is not held against it")
-        return None
     name, dtype = "item_id", tf.int64
-    if spec:
+    if spec is not None:
+        if not isinstance(spec, Mapping) or len(spec) != 1:
+            listed = ", ".join(spec) if isinstance(spec, Mapping) else repr(spec)
+            outcome("export", f"`item` takes {listed}: without ids alone the index is not held against it")
+            return None
         ((name, one),) = spec.items()
         dtype = one.dtype
     return lambda ids: item({name: tf.cast(ids, dtype)})

@@ -120,6 +120,27 @@ def test_new_items_are_found_after_an_export_and_after_a_swap(world, tmp_path, c
     assert np.isin(np.arange(40) + 10**7, one["item_ids"]).mean() > 0.9  # But for those that no walk meets.
 
 
+@pytest.mark.parametrize("fails", [lambda features: 1 // 0, lambda features: {}["item_id"]])
+def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails):
+    """First contact, line 18: whoever inherits a stub of `item` exports as whoever has none."""
+    model = Dot()
+    model.item = fails
+    export(model, made(tmp_path / "index"), tmp_path / "1", Defaults(k=5), optimize=False)
+    assert "the index is not held against `item`, which fails: " in capsys.readouterr().out
+
+
+def test_the_only_new_item_of_a_sample_is_new(tmp_path):
+    """First contact, line 19: no other item has its vector then; one wrong item of a model that knows it is refused."""
+    new = [10**7]
+    index = made(tmp_path / "index", *with_new(IDS[:250], EMBEDDINGS[:250], new=1))
+    target = export(Dot(), index, tmp_path / "1", Defaults(k=5), optimize=False)
+    assert not np.isin(new, np.load(target / FILES[0])).any()
+    embeddings = EMBEDDINGS[:200].copy()
+    embeddings[7] += 1
+    with pytest.raises(NannError, match="1 of 200 sampled items differ"):
+        export(Dot(), made(tmp_path / "wrong", IDS[:200], embeddings), tmp_path / "2", optimize=False)
+
+
 def test_new_items_of_a_module(tmp_path):
     """First contact, line 19: a module does not say what it knows; the one vector of all others tells."""
     ids, embeddings = with_new(IDS, EMBEDDINGS)

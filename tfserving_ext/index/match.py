@@ -18,6 +18,8 @@ SAMPLE = 256
 TOLERANCE = 0.02
 # Of the sample's median length: what an embedding of almost nothing may differ by.
 FLOOR = 1e-3
+# So many ids that are not in the index are asked for too: models may have several embeddings for what they do not know.
+_PROBES = 64
 # So many rows are looked through for an embedding that is not where it should be.
 _LOOKED_THROUGH, _AT_ONCE = 1 << 20, 1 << 16
 
@@ -43,7 +45,7 @@ def check_items(
       index: an open index.
       item: embeddings float32 [m, d] of ids, int64 [m].
       known: the ids that the model knows, ascending. Where None, those count as unknown that `item` gives the very
-        embedding of another: models have one for all that they do not know.
+        embedding of another, or of an id that is not in the index: models have one for all that they do not know.
       name: what errors call the index; by default its folder.
 
     Raises:
@@ -55,10 +57,9 @@ def check_items(
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64))]
     ids = np.asarray(index.item_ids)[rows]
     vectors = np.asarray(item(ids), np.float32) if len(ids) else np.zeros([0, index.dim], np.float32)
-    strange = None if known is not None else _repeated(vectors)
     wrong = differing(index, rows, vectors, name)
-    if strange is not None:
-        new, wrong = wrong & strange, wrong & ~strange
+    if known is None and wrong.any():
+        new = wrong & _repeated(np.concatenate([vectors, _of_others(index, item)]))[: len(vectors)]
         rows, ids, vectors, wrong = (each[~new] for each in (rows, ids, vectors, wrong))
     if not len(ids):
         raise NannError(
@@ -122,6 +123,18 @@ def refuse(index: Index, rows: np.ndarray, vectors: np.ndarray, wrong: np.ndarra
 def _among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
     places = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
     return known[places] == ids if len(known) else np.zeros(len(ids), bool)
+
+
+def _of_others(index: Index, item: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Embeddings of ids that are not in the index, float32 [m, d]; none where `item` fails for these.
+
+    The sample may hold a single new item, whose embedding no other of it has.
+    """
+    last = min(int(np.max(index.item_ids)), np.iinfo(np.int64).max - _PROBES)
+    try:
+        return np.asarray(item(np.arange(last + 1, last + 1 + _PROBES)), np.float32).reshape(-1, index.dim)
+    except Exception:  # The model's own code, asked for what it need not know.
+        return np.zeros([0, index.dim], np.float32)
 
 
 def _repeated(vectors: np.ndarray) -> np.ndarray:
