@@ -93,7 +93,9 @@ def export(
             signatures = served.signatures()
             concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
             functions = {name: function.get_concrete_function() for name, function in served.functions().items()}
-        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        except (NannError, OSError, MemoryError):
+            raise
+        except Exception as error:  # Whatever the model's own code raises.
             raise NannError(
                 f"the model does not fit the index's embeddings of width {opened.dim}, or its functions cannot be "
                 f"traced: {_reason(error)}"
@@ -128,9 +130,15 @@ def export(
 
 
 def _reason(error: Exception) -> str:
-    """The line that says what is wrong: the last, but for what Keras lists behind it."""
+    """The line that says what is wrong: the last, but for what Keras lists behind it.
+
+    Others than TensorFlow's own errors say little without their kind: a KeyError is a name in quotes.
+    """
     text = re.sub(r"\x1b\[\d+m", "", str(error)).split("Arguments received by")[0]
-    return (text.strip().splitlines() or [type(error).__name__])[-1].strip()
+    said = (text.strip().splitlines() or [""])[-1].strip()
+    if said and isinstance(error, (ValueError, TypeError, tf.errors.OpError)):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 @contextlib.contextmanager

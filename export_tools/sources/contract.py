@@ -68,7 +68,7 @@ class Source:
         """Checks what the kinds have in common.
 
         Raises:
-          NannError: features without a batch, or seeds that are no ids.
+          NannError: features without a batch, or seeds that are no ids or may be left out.
         """
         if not self.features:
             raise NannError("the model's `user` takes no features; it needs at least one")
@@ -82,6 +82,11 @@ class Source:
             if spec is None or spec.dtype not in (tf.int32, tf.int64) or spec.shape.rank != 2:
                 raise NannError(
                     f"seeds are {self.seeds!r}, allowed is a feature of int64 or int32 [None, L]; {self._listed()}"
+                )
+            if self.seeds in self.defaults:
+                raise NannError(
+                    f"seeds are {self.seeds!r}, which requests may leave out; allowed is a feature that each has, one "
+                    f"of {', '.join(name for name in self.features if name not in self.defaults)}"
                 )
 
     def check_names(self) -> None:

@@ -262,6 +262,8 @@ class Wrong(tf.Module):
         (Wrong(features={"vector": tf.TensorSpec([], tf.float32)}), {}, "must begin with the batch"),
         (Wrong(), {"seeds": "history"}, "seeds are 'history', allowed is a feature of int64 or int32"),
         (Wrong(user=lambda features: features["vector"]), {}, "it must return a tuple of tensors"),
+        (Wrong(user=lambda features: (features["vektor"],)), {}, "cannot be traced: KeyError: 'vektor'"),
+        (Wrong(score=lambda user, items: items.no_such_thing), {}, "cannot be traced: AttributeError: "),
         (
             Wrong(score=lambda user, items: tf.matmul(items, tf.zeros([3, 3]))),
             {},
@@ -275,6 +277,11 @@ def test_what_is_no_model_is_refused(world, tmp_path, model, options, words):
         export(model, world.index, tmp_path / "1", Defaults(k=10), **options)
     assert words in str(error.value)
     assert not (tmp_path / "1").exists()
+
+
+def test_seeds_that_a_request_may_leave_out_are_refused(world, tmp_path):
+    with pytest.raises(NannError, match=r"seeds are 'category_history', which requests may leave out; .*item_history$"):
+        export(world.saved_model, world.index, tmp_path / "1", Defaults(k=10), seeds="category_history")
 
 
 def test_a_damaged_keras_archive_is_refused(world, tmp_path):
