@@ -15,10 +15,21 @@ from tfserving_ext.serving.grpc_service import GrpcOptions
 from tfserving_ext.serving.rest import RestOptions
 from tfserving_ext.serving.server import run_forever
 from tfserving_ext.serving.text_protos import read_tls
-from tfserving_ext.serving.tls import ClientTls
+from tfserving_ext.serving.tls import ClientTls, server_context
 
 CA = TLS / "ca.pem"
 KNOWN = {"ca": CA, "cert": TLS / "client.pem", "key": TLS / "client.key"}
+
+# Made for this test, by openssl genpkey, with a password.
+ENCRYPTED_KEY = """\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgxT0kRGzh7zwICCAAw
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEEinnOSt4aPhAfiyGJFLkh8EgZBr
+yym3Xp8CX3oakpM/6VkHxeYn/GE4RSsNW7MxkkBmASOwOcd4lDATyGiojVeKvN1t
+I8Hau7Av99r59TYjFFhWPSVvsGuXhBbHxqWStRzre4fl10HDoyhf4z0fA3FA81c7
+m1EUyhp3HkVKNics0pj+0ukCMFZ1oztslcEFcffmRqtbKE/iuC43ubmaX3Hzr40=
+-----END ENCRYPTED PRIVATE KEY-----
+"""
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +119,13 @@ def test_the_server_says_that_rest_is_plain_text(toy, tmp_path, monkeypatch, cap
 def test_a_rest_key_that_is_none_is_refused(toy):
     with pytest.raises(NannError, match="TLS key and certificate are not usable"):
         LocalServer({"half_plus": toy}, options(rest=RestOptions(tls=(b"x", b"y", None))))
+
+
+def test_an_encrypted_key_is_refused_and_no_password_asked_for(tmp_path):
+    """OpenSSL would ask at the terminal, and a server wait for an answer before it serves."""
+    key = tmp_path / "key.pem"
+    key.write_text(ENCRYPTED_KEY)
+    with pytest.raises(NannError, match=r"the TLS key is encrypted; .*openssl pkey"):
+        server_context(key.read_bytes(), read("server.pem"), None)
+    with pytest.raises(NannError, match="the TLS key is encrypted"):
+        ClientTls(CA, TLS / "client.pem", key).credentials()

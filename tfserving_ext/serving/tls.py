@@ -10,6 +10,17 @@ import grpc
 from tfserving_ext.errors import NannError
 
 
+def _no_password() -> bytes:
+    """In place of OpenSSL's question at the terminal, which would keep a server waiting.
+
+    Raises:
+      NannError: always.
+    """
+    raise NannError(
+        "the TLS key is encrypted; allowed are keys without a password: openssl pkey -in KEY -out PLAIN_KEY"
+    )
+
+
 def server_context(key: bytes, certificate: bytes, authority: bytes | None) -> ssl.SSLContext:
     """What a server shows and asks for: its key and certificate, and clients' certificates by this authority.
 
@@ -21,7 +32,7 @@ def server_context(key: bytes, certificate: bytes, authority: bytes | None) -> s
         with tempfile.TemporaryDirectory() as folder:  # Python reads them from files alone; this folder is ours alone.
             pem = Path(folder) / "server.pem"
             pem.write_bytes(key.rstrip() + b"\n" + certificate)
-            context.load_cert_chain(pem)
+            context.load_cert_chain(pem, password=_no_password)
         if authority is not None:
             context.load_verify_locations(cadata=authority.decode())
             context.verify_mode = ssl.CERT_REQUIRED
@@ -65,7 +76,7 @@ class ClientTls:
             raise NannError(f"{self.ca} cannot be read as certificates of authorities in PEM: {error}") from error
         if self.cert is not None and self.key is not None:
             try:
-                context.load_cert_chain(self.cert, self.key)
+                context.load_cert_chain(self.cert, self.key, _no_password)
             except (OSError, ssl.SSLError, ValueError) as error:
                 raise NannError(f"{self.cert} and {self.key} are no certificate and its key: {error}") from error
         return context
