@@ -16,7 +16,7 @@ from tfserving_ext.errors import NannError
 # Where our pages, pictures and JSON say what they are: at their very beginning.
 _HEAD_BYTES = 4096
 _MAX_MANIFEST_BYTES = 64 << 20
-PAGE_MARK = '<meta name="generator" content="nann">'
+PAGE_MARK = '<meta name="generator" content="nann"/>'
 PICTURE_MARK = "drawn by nann explain"
 
 

@@ -8,7 +8,9 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "tensorflow/core/platform/errors.h"
 
 namespace tensorflow {
@@ -22,7 +24,9 @@ void DropPages(const void* begin, size_t length) {
   madvise(const_cast<void*>(begin), length, MADV_DONTNEED);
 }
 
-bool IsLocal(const std::string& path) { return path.find("://") == std::string::npos; }
+bool IsLocal(const std::string& path) {
+  return path.find("://") == std::string::npos || absl::StartsWith(path, "file://");
+}
 
 constexpr size_t kAlignment = 64;        // As docs/format.md promises of the arrays.
 constexpr size_t kReadAtOnce = 1 << 26;  // Bytes; what a remote file system is asked for at a time.
@@ -47,7 +51,7 @@ class CopiedFile : public ReadOnlyMemoryRegion {
     for (size_t at = 0; at < size; at += kReadAtOnce) {
       const size_t length = std::min(kReadAtOnce, size - at);
       absl::string_view bytes;
-      TF_RETURN_IF_ERROR(file->Read(at, length, &bytes, made->data_ + at));
+      TF_RETURN_IF_ERROR(file->Read(at, bytes, absl::MakeSpan(made->data_ + at, length)));
       if (bytes.size() != length) {
         return absl::DataLossError(
             absl::StrCat(path, " ends at ", at + bytes.size(), " of its ", size, " bytes"));

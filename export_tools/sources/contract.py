@@ -182,7 +182,8 @@ def one_output(found: Any, output: str = "") -> Any:
             return next(iter(found.values()))
         if output in found:
             return found[output]
-        listed = ", ".join(f"{name!r} {value.dtype.name} {value.shape}" for name, value in found.items())
+        # A SavedModel's are in any order.
+        listed = ", ".join(f"{name!r} {value.dtype.name} {value.shape}" for name, value in sorted(found.items()))
         raise NannError(
             f"`score` returns no {output!r}; name one (--output) of {listed}"
             if output

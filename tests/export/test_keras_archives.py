@@ -191,7 +191,7 @@ def test_what_is_said_of_a_model_of_item_ids_works(tmp_path, shape):
     path = tmp_path / "whole.keras"
     of_ids(shape)(path)
     with pytest.raises(NannError) as error:
-        export(path, tmp_path, tmp_path / "1", item_input="item_id")
+        export(path, tmp_path / "index", tmp_path / "1", item_input="item_id")
     model = keras.saving.load_model(path)
     lines = [line.strip() for line in str(error.value).splitlines()[1:]]
     lines[-1] = lines[-1].replace("ranker.keras", str(tmp_path / "ranker.keras"))

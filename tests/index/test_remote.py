@@ -1,6 +1,7 @@
 """Indexes and models on a file system that cannot map files, as s3:// and gs:// are; ram:// stands for them."""
 
 import itertools
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def test_an_index_is_copied_when_it_is_opened(world):
     np.testing.assert_array_equal(ops.index_items(handle), index.item_ids)
     rows = np.arange(0, len(index.item_ids), 7, dtype=np.int32)
     np.testing.assert_array_equal(ops.index_gather(handle, rows, index.dim), index.embeddings(rows))
+
+
+def test_an_index_by_a_file_url_is_mapped(world, tmp_path):
+    """First contact, line 20: TensorFlow Serving may be given file:///models, which needs no copy in memory."""
+    copy, index = shutil.copytree(world.index, tmp_path / "index"), Index.open(world.index)
+    handle = opened(f"file://{copy}", index)
+    np.testing.assert_array_equal(ops.index_items(handle), index.item_ids)
+    assert str(copy / "neighbors_0.bin") in Path("/proc/self/maps").read_text()
 
 
 def test_an_export_is_served_from_there(world):

@@ -92,7 +92,7 @@ def asked(monkeypatch):
     """Runs `nann train`; returns the recipe and the start that would be trained."""
     seen = []
 
-    def noted(data, target, wanted, start_from):
+    def noted(data, target, wanted, start_from, force):
         seen.append((wanted, start_from))
         return {"histories": 1}
 
