@@ -10,7 +10,7 @@ import tensorflow as tf
 from export_tools.sources import Source
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
-from tfserving_ext.index.match import TOLERANCE, ItemSample, check_items, differing, refuse
+from tfserving_ext.index.match import TOLERANCE, ItemSample, check_embeddings, differing, refuse
 from tfserving_ext.progress import outcome
 
 # A sample, not `item` itself: that may need more state than all else that is served.
@@ -30,7 +30,7 @@ def check_index(source: Source, index: Index, name: str) -> ItemSample | None:
     signature = [tf.TensorSpec([None], tf.int64)]
     try:
         item = tf.function(source.item, input_signature=signature, autograph=False).get_concrete_function()
-        found = check_items(index, lambda ids: item(tf.constant(ids)).numpy(), source.item_ids, name)
+        found = check_embeddings(index, lambda ids: item(tf.constant(ids)).numpy(), source.item_ids, name)
     except NannError:
         raise
     except Exception as error:  # Whatever the model's own code raises.
@@ -42,13 +42,13 @@ def check_index(source: Source, index: Index, name: str) -> ItemSample | None:
     return found
 
 
-def note_new(new: int, items: int) -> None:
-    """Says how many items a model does not know."""
+def note_new(new: int, items: int, known_to: str = "the model") -> None:
+    """Says how many items the model does not know, or, where that cannot be asked, the exported index."""
     if new:
         outcome(
             "export",
-            f"{new} of {items} items are new to the model: they are found and scored by the index's embeddings, and "
-            "count as missing in a history",
+            f"{new} of {items} items are new to {known_to}: they are found and scored by the index's embeddings; those "
+            "that the model does not know count as missing in a history",
         )
 
 

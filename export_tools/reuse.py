@@ -135,7 +135,7 @@ def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) ->
     shared, before, now = np.intersect1d(old.item_ids, new.item_ids, return_indices=True)
     if not len(shared):
         raise NannError(f"{folder} has no item in common with the exported index: it is of another model or corpus")
-    note_new(len(new.item_ids) - len(shared), len(new.item_ids))
+    note_new(len(new.item_ids) - len(shared), len(new.item_ids), "the exported index")
     sample = np.unique(np.linspace(0, len(shared) - 1, MATCH_SAMPLE).astype(np.int64))
     rows, vectors = now[sample], old.embeddings(before[sample])
     rounding = 0.0 if old.item_scales is None else float(np.max(old.item_scales)) / 2

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
 
-# What the op puts where it has no item.
-NO_ITEM = -1
 _LOWEST, _HIGHEST = tf.float32.min, tf.float32.max
 
 

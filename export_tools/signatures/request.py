@@ -12,6 +12,8 @@ from tfserving_ext.retrieval import BestFirst, Rounds
 
 # A request of more users than this is refused before anything is computed: what it makes us allocate is bounded.
 MAX_USERS = 1024
+# So is a row of ids for all users of which each would get a copy, of more entries than this together.
+MAX_COPIED_IDS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,9 @@ def read(
         rows = tf.shape(inputs[name])[0]
         words = [f"{name} must have one row per user, or one row for all; rows got", rows]
         checks.append(tf.debugging.Assert((rows == users) | (rows <= 1), words))
+        copied = tf.size(inputs[name], tf.int64) * tf.cast(users, tf.int64)
+        words = [f"one row of {name} for all has too many ids, times users at most {MAX_COPIED_IDS}; got", copied]
+        checks.append(tf.debugging.Assert((rows == users) | (copied <= MAX_COPIED_IDS), words))
     values, equal = for_all_users(inputs, parameters, users)
     with tf.control_dependencies(checks + equal):  # Whatever follows must not fail first, with a message of its own.
         features = {name: tf.identity(value) for name, value in features.items()}

@@ -255,6 +255,7 @@ def test_requests_are_checked(world):
         ("budget", tf.constant(-1, tf.int64), "budget is -1"),
         ("category_history", tf.zeros([2, 3], tf.int64), "must have the shape of item_history"),
         ("exclude", tf.zeros([3, 1], tf.int64), "one row per user"),
+        ("exclude", tf.zeros([1, (1 << 23) + 1], tf.int64), "one row of exclude for all has too many ids"),
         ("item_history", tf.zeros([1025, 1], tf.int64), "too many users"),
     ]:
         with pytest.raises(tf.errors.InvalidArgumentError) as error:

@@ -10,6 +10,8 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import variable_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from tests.serving.golden.models import HalfPlus
@@ -17,7 +19,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions
 from tfserving_ext.serving.manager import LoadOptions, ModelManager
 from tfserving_ext.serving.model_config import ModelConfig
-from tfserving_ext.serving.models import LoadError, ServingError
+from tfserving_ext.serving.models import LoadError, ServingError, load_servable
 
 STATUS = get_model_status_pb2.ModelVersionStatus
 
@@ -236,6 +238,16 @@ def test_whatever_a_version_raises_the_next_one_is_still_looked_for(tmp_path):
     (base / "3").mkdir()
     eventually(lambda: manager.available("m") == [3])
     manager.close()
+
+
+def test_a_graph_that_lacks_what_it_names_is_told_as_damaged(exports, tmp_path):
+    damaged = shutil.copytree(exports / "2", tmp_path / "1")
+    saved_model = saved_model_pb2.SavedModel.FromString((damaged / "saved_model.pb").read_bytes())
+    collection = saved_model.meta_graphs[0].collection_def["trainable_variables"]
+    collection.bytes_list.value.append(variable_pb2.VariableDef(variable_name="gone:0").SerializeToString())
+    (damaged / "saved_model.pb").write_bytes(saved_model.SerializeToString())
+    with pytest.raises(LoadError, match=r"the SavedModel is damaged: KeyError: .*gone:0"):
+        load_servable(damaged)
 
 
 def test_a_model_that_does_not_load_is_told_and_the_others_serve(tmp_path):

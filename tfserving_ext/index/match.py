@@ -36,7 +36,7 @@ class ItemSample(NamedTuple):
     vectors: np.ndarray
 
 
-def check_items(
+def check_embeddings(
     index: Index, item: Callable[[np.ndarray], np.ndarray], known: np.ndarray | None = None, name: str = ""
 ) -> ItemSample:
     """Compares a sample of the index with what the model gives; returns those that the model knows.

@@ -194,6 +194,10 @@ def load_servable(path: str | os.PathLike[str], options: ModelOptions = ModelOpt
         if isinstance(error, tf.errors.OpError):
             code, text = _CODES.get(error.error_code, code), _text(error)
         raise LoadError(path, code, text) from error
+    except (LookupError, TypeError, AttributeError) as error:
+        # What TensorFlow's Python raises where parts of a graph name what it lacks; alone, a key says nothing.
+        text = f"the SavedModel is damaged: {type(error).__name__}: {error}"
+        raise LoadError(path, grpc.StatusCode.DATA_LOSS, text) from error
     if options.warm_up_runs == 0:
         return servable
     try:

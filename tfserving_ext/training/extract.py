@@ -10,7 +10,7 @@ from tfserving_ext import outputs
 from tfserving_ext.artifacts import atomic_folder
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
-from tfserving_ext.index.match import check_items
+from tfserving_ext.index.match import check_embeddings
 from tfserving_ext.progress import progress
 from tfserving_ext.training.checkpoint import TrainedModel, load_model
 
@@ -74,4 +74,4 @@ def check_match(trained: TrainedModel, index: Index) -> None:
       NannError: there is none, or embeddings that are not its own.
     """
     item = item_function(trained)
-    check_items(index, lambda ids: item(tf.constant(ids)).numpy(), np.asarray(trained.item_ids))
+    check_embeddings(index, lambda ids: item(tf.constant(ids)).numpy(), np.asarray(trained.item_ids))
