@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from tests.docs.pages import ROOT
 from tests.docs.running import DEMO, MODULE, RANKERS, model_config
+from tfserving_ext.training import TWO_SIDED, recipe, train
 
 NANN = Path(sys.executable).with_name("nann")
 SERVES = re.compile(r"gRPC 127\.0\.0\.1:(\d+), REST http://127\.0\.0\.1:(\d+)/")
@@ -72,8 +74,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the pages' commands take, the demo's artefacts by their usual names."""
     assert (DEMO / "evaluation.json").exists(), "test-docs needs the demo's artefacts: run make demo first"
     folder = tmp_path_factory.mktemp("inputs")
-    for name in ("data", "model", "embeddings", "index", "two_sided", "models"):
+    for name in ("data", "model", "embeddings", "index", "models"):
         shutil.copytree(DEMO / name, folder / name)
+    if (DEMO / "two_sided").exists():
+        shutil.copytree(DEMO / "two_sided", folder / "two_sided")
+    else:  # A demo that reads the checkpoint trains no start; the commands need one, however good.
+        train(folder / "data", folder / "two_sided", replace(TWO_SIDED, steps=2), recipe("nann_attention").started())
     csv = DEMO / "purchases" / "UserBehavior.csv"
     shutil.copy(csv, folder / "UserBehavior.csv")
     lines = csv.read_text().splitlines(keepends=True)[:60_000]
