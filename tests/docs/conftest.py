@@ -87,7 +87,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.writestr("UserBehavior.csv", "".join(_within(lines)))
     (folder / "parts").mkdir()
     (folder / "parts" / "1.csv").write_text("".join(lines[:30_000]))
-    columns = {"user": int, "item": int, "category": int, "behavior": str, "time": int}
+    columns = {"user_id": int, "item_id": int, "category_id": int, "behavior_type": str, "timestamp": int}
     rows = [line.strip().split(",") for line in lines[30_000:]]
     values = {name: [kind(row[place]) for row in rows] for place, (name, kind) in enumerate(columns.items())}
     pl.DataFrame(values).write_parquet(folder / "more.parquet")
