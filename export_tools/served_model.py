@@ -94,7 +94,7 @@ class ServedModel(tf.Module):
             )
 
     def functions(self) -> dict[str, Any]:
-        """What is saved beside the signatures, by name."""
+        """Returns the functions that are saved beside the signatures, by name."""
         held = {name: getattr(self, name, None) for name in ("user", "score", "score_rows", "fold")}
         return {name: function for name, function in held.items() if function is not None}
 

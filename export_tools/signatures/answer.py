@@ -1,4 +1,4 @@
-"""What a search answers, and where its time went."""
+"""The outputs of a search, and the measurement of where its time went."""
 
 from collections.abc import Callable
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 def spec_of(default: tf.Tensor) -> tf.TensorSpec:
-    """What a signature says of a parameter: its type, and no shape."""
+    """Returns the TensorSpec of a parameter in a signature, which fixes its type but not its shape."""
     return tf.TensorSpec(None, default.dtype)
 
 
