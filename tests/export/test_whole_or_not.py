@@ -155,7 +155,7 @@ def test_inspect_shows_what_is_inside(world):
     found = inspect(world.saved_model)
     retrieve = found["signatures"]["retrieve"]
     assert retrieve["inputs"]["item_history"] == {"type": "int64 [?, ?]"}
-    assert retrieve["inputs"]["k"] == {"type": "int32 []", "default": 20}
+    assert retrieve["inputs"]["k"] == {"type": "int32 of any shape", "default": 20}
     assert retrieve["outputs"]["scores"] == "float32 [?, ?]"
     assert found["signatures"]["serving_default"]["inputs"]["comm_seq"] == {"type": "float16 [1, 3200]"}
     assert set(found["ops"]) == {"Nann>BeamSearch", "Nann>IndexHandle", "Nann>IndexOpen"}
