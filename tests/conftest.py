@@ -18,6 +18,22 @@ ITEMS = 600
 USERS = 160
 
 
+# Here and not in the folders' own files, which pytest does not read where files are named one by one.
+MARKERS = {
+    "alone": "measures milliseconds, so nothing else may run meanwhile",
+    "browser": "opens pages in a headless Chromium, `make test-browser`",
+    "clean_root": "builds an image below a root of its own, `make test-image`; needs root on Linux",
+    "documented": "runs what the pages say on the demo's artefacts, `make test-docs`",
+    "install": "builds and installs sdist and wheel, `make test-install`",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the markers of all folders."""
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
 def write_purchases(path: Path) -> Path:
     """Users who buy within two of 12 categories; ids far from 0..n-1, so that an index taken for an id shows."""
     rng = np.random.default_rng(7)

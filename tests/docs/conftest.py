@@ -24,10 +24,6 @@ SERVES = re.compile(r"gRPC 127\.0\.0\.1:(\d+), REST http://127\.0\.0\.1:(\d+)/")
 TLS = ROOT / "tests" / "serving" / "tls"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "documented: runs what the pages say on the demo's artefacts")
-
-
 class Serving:
     """A `nann serve` in a process of its own, with the ports that it says."""
 
