@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.local_paths import check_local
 from tfserving_ext.outputs import Stage, check_replaceable
 
 _FICLONE = 0x40049409  # Linux: share all blocks of a file.
@@ -40,7 +39,6 @@ def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = Fa
     Raises:
       NannError: the folder cannot be written (no space, no permission), or holds what `stage` did not write.
     """
-    check_local(target)
     target = Path(target)
     check_replaceable(target, stage, force)
     if target.is_symlink():  # To a larger disk, say: exchanging the link itself would leave the old folder there.

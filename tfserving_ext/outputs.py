@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.local_paths import check_local
 
 # Where our pages, pictures and JSON say what they are: at their very beginning.
 _HEAD_BYTES = 4096
@@ -95,6 +96,9 @@ def check_replaceable(
     Raises:
       NannError: it may not; the message says what is there.
     """
+    inputs = [path for path in inputs if path is not None]
+    for path in (target, *inputs):
+        check_local(path)
     target = Path(target)
     _check_apart(target, inputs)
     try:
@@ -124,11 +128,11 @@ def check_replaceable(
     )
 
 
-def _check_apart(target: Path, inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+def _check_apart(target: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Raises NannError where the folder `target` is an input, holds one or lies in one."""
     place = target.resolve()
     for given in inputs:
-        if given is None or not Path(given).exists():
+        if not Path(given).exists():
             continue
         source = Path(given).resolve()
         if place == source:

@@ -15,6 +15,7 @@ from export_tools import verify
 from export_tools.sources import open_source
 from tfserving_ext import cli, ops
 from tfserving_ext.artifacts import atomic_folder
+from tfserving_ext.data.convert import convert
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index
 from tfserving_ext.outputs import INDEX
@@ -92,7 +93,7 @@ def test_what_is_wrong_there_is_named(world):
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/models", "gs://bucket/models", "ram:///models"])
-def test_python_s_own_paths_must_be_local(path):
+def test_python_s_own_paths_must_be_local(path, world, tmp_path):
     """First contact, line 20: each says so, and what to do; no folder called `s3:` is made."""
     config = f'model_config_list {{ config {{ name: "a" base_path: "{path}" model_platform: "tensorflow" }} }}'
     with pytest.raises(ServingError, match="is not on a local file system"):
@@ -105,6 +106,8 @@ def test_python_s_own_paths_must_be_local(path):
     for use in (
         lambda: Index.open(path),
         lambda: load_model(path),
+        lambda: convert(world.csv, path),
+        lambda: convert(path, tmp_path / "data"),
         lambda: open_source(path),
         lambda: load_servable(path),
         lambda: verify(path),

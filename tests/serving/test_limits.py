@@ -22,6 +22,7 @@ from tensorflow_serving.apis import (
 from tests.serving.test_lifecycle import eventually
 from tfserving_ext.errors import NannError
 from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions, grpc_service, server
+from tfserving_ext.serving import rest as rest_module
 from tfserving_ext.serving.grpc_service import GrpcOptions
 from tfserving_ext.serving.models import ServingError, Signature
 from tfserving_ext.serving.rest import RestOptions
@@ -245,6 +246,24 @@ def test_what_waits_for_rest_is_bounded(toy, runs):
         assert [status for _, status, _ in rest.answers].count(200) == 3
         rest.begin(10)
         eventually(lambda: rest.answers[-1][:2] == (10, 200))
+
+
+def test_bodies_that_wait_for_rest_are_bounded_together(toy, runs, monkeypatch):
+    """First contact, line 22: by bytes as well, since a few hundred bodies of 64 MiB fill any machine."""
+    monkeypatch.setattr(rest_module, "MAX_BODIES_BYTES", 30)
+    with rest_of_one(toy) as one:
+        rest = Rest(one.rest_port)
+        rest.begin(1)  # A body of 18 bytes.
+        eventually(lambda: runs.begun == [1])
+        large = 1234567890.5  # A body of 29 bytes, which are too many together with the first.
+        rest.begin(large)
+        eventually(lambda: rest.answers)
+        assert rest.answers[0][:2] == (large, 503)
+        assert "have 18 bytes, and may have 30 together" in rest.answers.pop()[2]["error"]
+        runs.go.set()
+        eventually(lambda: [status for _, status, _ in rest.answers] == [200])
+        rest.begin(large)
+        eventually(lambda: [status for _, status, _ in rest.answers] == [200, 200])
 
 
 def test_a_rest_client_that_left_while_it_waited_is_not_answered(toy, runs):

@@ -39,6 +39,7 @@ from tfserving_ext.serving.rest_gate import Gate
 from tfserving_ext.serving.tls import server_context
 
 MAX_BODY_BYTES = 64 << 20
+MAX_BODIES_BYTES = 16 * MAX_BODY_BYTES  # Of all requests that are being answered or wait.
 GRACE_SECONDS = 5
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(_MODEL + r":predict")
@@ -139,7 +140,7 @@ def _unzipped(body: bytes) -> bytes:
 class _Api:
     def __init__(self, predictor: Predictor, options: RestOptions, log: Callable[..., None]) -> None:
         self._predictor, self._options = predictor, options
-        self.gate, self._requests = Gate(options.threads, options.queue), RequestLog(predictor, log)
+        self.gate, self._requests = Gate(options.threads, options.queue, MAX_BODIES_BYTES), RequestLog(predictor, log)
 
     async def handle(self, request: Request) -> Response:
         """Answers a request. Those for the server itself, and not for a model, never wait for a thread."""
@@ -190,12 +191,13 @@ class _Api:
         end = time.monotonic() + self._options.timeout_seconds
         if request.method == "GET":  # Status and metadata take no time; whether a busy server is well has to be seen.
             return await run_in_threadpool(self._answer, request, b"", asked, end)
-        with self.gate.entered():
+        with self.gate.entered() as keep:
             body = bytearray()
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
+                if len(body) + len(chunk) > MAX_BODY_BYTES:
                     raise _TooLongError
+                keep(len(chunk))
+                body += chunk
             return await self.gate.run(lambda: self._answer(request, bytes(body), asked, end), request.is_disconnected)
 
     def _answer(self, request: Request, body: bytes, asked: Asked, end: float) -> Response:

@@ -19,30 +19,55 @@ class Gate:
     For one event loop.
     """
 
-    def __init__(self, threads: int, queue: int) -> None:
-        """Takes how many run and how many wait."""
+    def __init__(self, threads: int, queue: int, max_bytes: int) -> None:
+        """Makes a gate.
+
+        Args:
+          threads: how many requests run at once.
+          queue: how many more may wait, or be on their way.
+          max_bytes: how large the bodies of all these may be together.
+        """
         self._pool = ThreadPoolExecutor(threads, "rest")
         self._free = asyncio.Semaphore(threads)
         self._most = threads + queue
         self._inside = 0
+        self._max_bytes, self._bytes = max_bytes, 0
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> Iterator[Callable[[int], None]]:
         """A place among those that are answered or wait, also while the request is still being received.
 
+        Yields:
+          A function that is called with the size of each part of the body before the part is kept. It raises
+          ServingError where the bodies of all requests would be larger together than is allowed.
+
         Raises:
-          ServingError: all are taken.
+          ServingError: all places are taken.
         """
         if self._inside >= self._most:
             raise ServingError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"{self._inside} requests are being answered or wait, and no more may wait; try again later",
             )
+        held = 0
+
+        def keep(size: int) -> None:
+            nonlocal held
+            if self._bytes + size > self._max_bytes:
+                raise ServingError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"the requests that are being answered or wait have {self._bytes} bytes, and may have "
+                    f"{self._max_bytes} together; try again later",
+                )
+            held += size
+            self._bytes += size
+
         self._inside += 1
         try:
-            yield
+            yield keep
         finally:
             self._inside -= 1
+            self._bytes -= held
 
     async def run(self, work: Callable[[], T], has_left: Callable[[], Awaitable[bool]]) -> T:
         """Waits for a thread and runs `work` on it.
