@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tfserving_ext.commands.options import Force, Out
+from tfserving_ext.cli.options import Force, Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 

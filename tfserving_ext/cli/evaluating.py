@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tfserving_ext.commands.options import EfOption, Frontier, K, Pool, RoundsOption, numbers
+from tfserving_ext.cli.options import EfOption, Frontier, K, Pool, RoundsOption, numbers
 from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import check_json
 from tfserving_ext.progress import console, outcome

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tfserving_ext import __version__
-from tfserving_ext.commands import bench, data, evaluating, exporting, serving, training
+from tfserving_ext.cli import bench, data, demo, evaluating, exporting, serving, training
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 
@@ -48,28 +48,8 @@ def _main(
             import_models(module)
 
 
-for group in (data, training, evaluating, exporting, serving, bench):
+for group in (data, training, evaluating, exporting, serving, demo, bench):
     group.add_to(app)
-
-
-@app.command(epilog="Example: nann demo --folder demo")
-def demo(
-    folder: Annotated[Path, typer.Option(help="Where all artefacts go; finished stages in it are reused.")] = Path(
-        "demo"
-    ),
-    train: Annotated[
-        bool,
-        typer.Option("--train", help="Train the models, in place of reading the trained one that comes with nann."),
-    ] = False,
-    steps: Annotated[
-        int | None, typer.Option(help="Train, so many steps of each model; the default takes about five minutes.")
-    ] = None,
-    serve_forever: Annotated[bool, typer.Option("--keep-serving", help="Go on serving at the end.")] = False,
-) -> None:
-    """Run all stages on real purchases (Complete Journey), and ask for recommendations."""
-    from tfserving_ext.demo import run_demo
-
-    run_demo(folder, steps, serve_forever, train)
 
 
 def _with_local_paths(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tfserving_ext.artifacts import to_json
-from tfserving_ext.commands.options import EfOption, Force, Frontier, K, Out, Pool, RoundsOption, numbers
+from tfserving_ext.cli.options import EfOption, Force, Frontier, K, Out, Pool, RoundsOption, numbers
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
