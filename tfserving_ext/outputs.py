@@ -96,11 +96,11 @@ def check_replaceable(
     Raises:
       NannError: it may not; the message says what is there.
     """
-    inputs = [path for path in inputs if path is not None]
-    for path in (target, *inputs):
+    read = [path for path in inputs if path is not None]
+    for path in (target, *read):
         check_local(path)
     target = Path(target)
-    _check_apart(target, inputs)
+    _check_apart(target, read)
     try:
         if not target.exists():
             return
