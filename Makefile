@@ -103,43 +103,43 @@ fuzz: $(VENV)/.installed  ## Damaged indexes for the core, for FUZZ_SECONDS=60, 
 	@grep number_of_executed_units $(FUZZ)/log
 
 bench: setup $(VENV)/.bench  ## All that docs/performance.md shows, and that page: the demo first where it is not there; at most 40 minutes.
-	@$(BIN)/python -m tfserving_ext.bench.suite --folder demo $(if $(AGAIN),--again) $(PARTS:%=--only %)
+	@$(BIN)/python -m benchmarks.suite.run --folder demo $(if $(AGAIN),--again) $(PARTS:%=--only %)
 
 bench-search: setup $(VENV)/.bench  ## The searches against their peers on the demo's model; QUICK=1 in a few minutes.
 	@test -f demo/evaluation.json || { echo "bench-search needs the demo's model: run make demo first" >&2; exit 1; }
-	@$(BIN)/python -m tfserving_ext.bench.search --folder demo $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.search.run --folder demo $(if $(QUICK),--quick)
 
 bench-scorer: setup  ## Reference models, and the demo's search, before and after the passes over scorers; QUICK=1 for less.
-	@$(BIN)/python -m tfserving_ext.bench.scorer --folder demo $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.scorer.run --folder demo $(if $(QUICK),--quick)
 
 soak: setup  ## 64 clients on the demo's model at several thread settings, a minute each.
 	@test -f demo/evaluation.json || { echo "soak needs the demo's model: run make demo first" >&2; exit 1; }
-	@$(BIN)/python -m tfserving_ext.bench.soak --folder demo --seconds 60
+	@$(BIN)/python -m benchmarks.serving.soak --folder demo --seconds 60
 
 bench-convert: setup  ## `nann convert` on 20 million made-up rows against Python a row at a time; QUICK=1 for 2 million.
-	@$(BIN)/python -m tfserving_ext.bench.convert $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.data.convert $(if $(QUICK),--quick)
 
 bench-index: setup  ## `nann index` against Faiss alone, on the demo's embeddings and made-up ones; QUICK=1 for less.
 	@test -f demo/evaluation.json || { echo "bench-index needs the demo's model: run make demo first" >&2; exit 1; }
-	@$(BIN)/python -m tfserving_ext.bench.index_build --folder demo $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.data.index_build --folder demo $(if $(QUICK),--quick)
 
 bench-cold: setup  ## From the start of the local server to its first answer, with warm-up records and without; QUICK=1 for less.
 	@test -f demo/evaluation.json || { echo "bench-cold needs the demo's model: run make demo first" >&2; exit 1; }
-	@$(BIN)/python -m tfserving_ext.bench.cold_start --folder demo $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.serving.cold_start --folder demo $(if $(QUICK),--quick)
 
 bench-client: setup  ## How far the client of `nann bench` goes; QUICK=1 for less.
-	@$(BIN)/python -m tfserving_ext.bench.load_client $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.serving.load_client $(if $(QUICK),--quick)
 
 bench-paper: setup  ## The paper's experiment on Complete Journey, two hours; goes on where it was; writes docs/paper_tables.md.
-	@$(BIN)/python -m tfserving_ext.bench.paper --jobs $(or $(JOBS),1)
+	@$(BIN)/python -m benchmarks.paper.run --jobs $(or $(JOBS),1)
 
 bench-serve: setup  ## The local server against the model in process, and versions swapped under load; QUICK=1 for less.
 	@test -f demo/evaluation.json || { echo "bench-serve needs the demo's model: run make demo first" >&2; exit 1; }
-	@$(BIN)/python -m tfserving_ext.bench.serve --folder demo $(if $(QUICK),--quick)
+	@$(BIN)/python -m benchmarks.serving.run --folder demo $(if $(QUICK),--quick)
 
 fuzz-serve: setup  ## Damaged requests for the local server, REQUESTS=100000 of them.
 	@test -f demo/evaluation.json || { echo "fuzz-serve needs the demo's model: run make demo first" >&2; exit 1; }
-	@$(BIN)/python -m tfserving_ext.bench.fuzz_server --folder demo --requests $(or $(REQUESTS),100000)
+	@$(BIN)/python -m benchmarks.serving.fuzz --folder demo --requests $(or $(REQUESTS),100000)
 
 lint: setup  ## ruff, clang-format and mypy, as pre-commit runs them.
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ ELSEWHERE = {
     "make soak": "five minutes; run by hand",
     "pytest -m alone": "a part of make test",
     "make bench-paper": "two hours; run by hand, its page is docs/paper_tables.md",
-    "python -m tfserving_ext.bench.": "minutes to hours; run by hand, what they print is in benchmarks/README.md",
+    "python -m benchmarks.": "minutes to hours; run by hand, what they print is in benchmarks/README.md",
     ".venv/bin/pre-commit install": "changes the clone's hooks",
     "make image": "needs Docker; what it looks at first is held by tests/docker/test_scripts.py",
     "make compose": "needs Docker; what it looks at first is held by tests/docker/test_scripts.py",

@@ -39,8 +39,8 @@ FOREIGN = {
     "--jobs": "bazel",
     "--mode": "buildifier",
     "--lint": "buildifier",
-    "--synthetic": "python -m tfserving_ext.bench.index_build",
-    "--out": "python -m tfserving_ext.bench.*, and nann",
+    "--synthetic": "python -m benchmarks.data.index_build",
+    "--out": "python -m benchmarks.*, and nann",
     "--adv-eps": "the original's main.py",
     "--num-neg": "the original's main.py",
     "--batch-size": "the original's main.py, and nann",
@@ -103,8 +103,8 @@ def test_every_target_and_module_exists():
 
 
 def test_every_option_of_a_benchmark_exists():
-    """Of those that the pages and the Makefile run as `python -m tfserving_ext.bench.NAME`."""
-    run = re.compile(r"-m (tfserving_ext\.bench\.\w+)([^|&;`]*)")
+    """Of those that the pages and the Makefile run as `python -m benchmarks.GROUP.NAME`."""
+    run = re.compile(r"-m (benchmarks\.\w+\.\w+)([^|&;`]*)")
     code = [span for _, _, span in spans()] + (ROOT / "Makefile").read_text().splitlines()
     found = [match.groups() for text in code for match in run.finditer(text)]
     assert len({module for module, _ in found}) > 10

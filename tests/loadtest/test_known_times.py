@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from tensorflow_serving.apis import predict_pb2
 
-from tfserving_ext.bench.load_client import on_one_core
-from tfserving_ext.bench.load_stub import STALL_EVERY, STALL_SECONDS, running_stub
+from benchmarks.serving.load_client import on_one_core
+from benchmarks.serving.load_stub import STALL_EVERY, STALL_SECONDS, running_stub
 from tfserving_ext.loadtest import ModelSpec, Scenario, run
 
 pytestmark = pytest.mark.alone

@@ -10,8 +10,8 @@ import threading
 import numpy as np
 import pytest
 
+from benchmarks.serving.load_stub import running_stub
 from tests.loadtest.virtual import StubTarget, measure
-from tfserving_ext.bench.load_stub import running_stub
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest import run
 from tfserving_ext.loadtest.recorder import latency_figures, merged, new_histogram

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfserving_ext.bench.load_stub import running_stub
+from benchmarks.serving.load_stub import running_stub
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest import ModelSpec, Scenario, run
 from tfserving_ext.serving import LocalServer, ServerOptions

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfserving_ext.bench.load_stub import running_stub
+from benchmarks.serving.load_stub import running_stub
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest import InputSpec, ModelSpec, Scenario, run
 from tfserving_ext.loadtest.inputs import make_inputs

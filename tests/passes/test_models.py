@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.scorer.models import MIXED, SCORERS, ReferenceScorer
 from tfserving_ext import ops
-from tfserving_ext.bench.scorers import MIXED, SCORERS, ReferenceScorer
 from tfserving_ext.index import build_index, write_index
 from tfserving_ext.index.resource import MappedIndex
 

@@ -1,0 +1,1 @@
+"""Conversion and index building, at scale."""

@@ -1,0 +1,1 @@
+"""Reference models, before and after the passes over scorers."""

@@ -1,0 +1,33 @@
+"""Reference ranking models, written as their users write them: what the passes over scorers are tested and timed on.
+
+Weights are random, and so is the user, both by seed; biases, PReLU slopes and batch-norm statistics are none that a
+rewrite could drop without being noticed.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from benchmarks.scorer.models.attention import dien, din, transformer
+from benchmarks.scorer.models.contract import DTYPES, ReferenceScorer
+from benchmarks.scorer.models.crosses import dcn_v2, deepfm
+from benchmarks.scorer.models.project import nann_attention, two_sided
+from benchmarks.scorer.models.towers import dnn, mmoe
+
+SCORERS: Mapping[str, Callable[[int], ReferenceScorer]] = MappingProxyType(
+    {
+        "nann_attention": nann_attention,
+        "dnn": dnn,
+        "two_sided": two_sided,
+        "din": din,
+        "dien": dien,
+        "dcn_v2": dcn_v2,
+        "deepfm": deepfm,
+        "transformer": transformer,
+        "mmoe": mmoe,
+    }
+)
+
+# Those that can do their matrix products in bfloat16.
+MIXED: Mapping[str, Callable[[int, str], ReferenceScorer]] = MappingProxyType({"dnn": dnn, "dcn_v2": dcn_v2})
+
+__all__ = ["DTYPES", "MIXED", "SCORERS", "ReferenceScorer"]

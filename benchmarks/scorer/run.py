@@ -1,0 +1,253 @@
+"""Scorers before and after the passes (docs/scorer.md), on one thread, the gather of their rows included.
+
+    python -m benchmarks.scorer.run --folder demo
+
+Of every reference model of `bench.scorers`: the original, with XLA and without, and what `ops.compile_scorer` makes of
+it. All take turns on the same random items, a batch at a time, and the fastest time of each counts. Then the whole
+search of the demo's model, where there is one.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Read when TensorFlow is imported.
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tensorflow as tf
+import typer
+from rich.table import Table
+
+from benchmarks.scorer.loops import Contender, Rows, loop_of, nanoseconds, prepare_us
+from benchmarks.scorer.models import SCORERS, ReferenceScorer
+from benchmarks.scorer.whole_search import AS_IT_IS, SHIPPED, bench_whole_search
+from tfserving_ext import ops
+from tfserving_ext.artifacts import write_json
+from tfserving_ext.errors import NannError
+from tfserving_ext.machine import provenance
+from tfserving_ext.progress import console, outcome, progress
+
+BATCHES, QUICK_BATCHES = (256, 512, 1024, 2048, 4096), (512, 2048)
+REPEATS, QUICK_REPEATS = 9, 4
+ITEMS = 300_000  # Of which rows of 256 bytes are more than caches hold.
+ITERATIONS = (3, 20)  # Of one call: the fewest, and the most.
+CALL_SECONDS = 0.3  # What a call should take at most, so that turns follow each other while the machine is the same.
+LARGEST_ERROR = 1e-4  # Of contenders among each other, relative to the largest score.
+
+
+def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]:
+    """Measures all reference models; TensorFlow must not have run anything yet in this process.
+
+    Args:
+      folder: a demo's folder; without a model in it, no search is measured.
+      out: raw JSON.
+      quick: fewer batch sizes and repetitions.
+
+    Returns:
+      Per `model` the speed-up of what an export ships, over XLA without passes, its least and its median over the batch
+      sizes; `speedup_min` and `speedup_median` of nann_attention, the lowest median of all, `search_speedup` of the
+      demo's search as an export ships it (None without a demo), and the two costs that
+      `grappler_passes/item_fold.cc` weighs folding by.
+
+    Raises:
+      NannError: contenders disagree.
+    """
+    tf.get_logger().setLevel("ERROR")  # It takes a loop per contender for one that is traced too often.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    figures: dict[str, Any] = {**provenance(), "quick": quick, "items": ITEMS, "models": {}}
+    with tempfile.TemporaryDirectory(prefix="nann_bench_scorer_") as scratch:
+        rows = Rows(Path(scratch), ITEMS)
+        figures["costs"] = nanoseconds(rows, QUICK_REPEATS if quick else REPEATS)
+        with progress("scorers by turns", len(SCORERS)) as advance:
+            for name, make in SCORERS.items():
+                figures["models"][name] = measured = _bench_model(make(0), rows, quick)
+                _print_table(name, measured)
+                advance(note=name)
+    figures["search"] = _bench_search(folder, quick)
+    figures["summary"] = _summarise(figures)
+    write_json(out, figures)
+    return figures["summary"]
+
+
+def _bench_model(model: ReferenceScorer, rows: Rows, quick: bool) -> dict[str, Any]:
+    """Microseconds per batch of every contender, and the speed-ups of what is shipped."""
+    scorer = ops.trace_scorer(model, model.user, model.dim, xla=True)
+    embeddings = rows.embeddings(model.dim)
+    contenders = [
+        Contender("xla", scorer, True, embeddings, model.dim),
+        Contender("tensorflow", scorer, False, embeddings, model.dim),
+    ]
+    made = {"passes": ops.compile_scorer(scorer, model.user, model.dim)}
+    folded = ops.compile_scorer(scorer, model.user, model.dim, fold_items=True)
+    if folded.fold is not None:
+        made["passes+fold"] = folded
+    for name, one in made.items():
+        index = embeddings if one.fold is None else rows.folded(model.name, model.dim, one.fold)
+        contenders += [
+            Contender(name, one.scorer, False, index, one.row_dim),
+            Contender(f"{name}, xla", one.scorer, True, index, one.row_dim),
+        ]
+    shipped = list(made)[-1]
+    us, refused = _race(contenders, model.user, quick)
+    baseline = "tensorflow" if "xla" in refused else "xla"
+    report = made[shipped].report
+    return {
+        "batches": list(QUICK_BATCHES if quick else BATCHES),
+        "us": us,
+        "xla_refuses": refused,
+        "baseline": baseline,
+        "shipped": shipped,
+        "speedups": [before / after for before, after in zip(us[baseline], us[shipped], strict=True)],
+        "speedups_over_tensorflow": [
+            before / after for before, after in zip(us["tensorflow"], us[shipped], strict=True)
+        ],
+        "prepare_us": {name: prepare_us(one.scorer, model.user) for name, one in made.items()},
+        "row_bytes": {name: 4 * one.row_dim for name, one in made.items()},
+        "multiply_adds_before": report[0].multiply_adds_before,
+        "multiply_adds_after": report[-1].multiply_adds_after,
+        "passes": [dict(zip(one._fields, one, strict=True)) for one in folded.report],
+    }
+
+
+def _bench_search(folder: Path, quick: bool) -> dict[str, dict[str, float]] | None:
+    """See `scorer_search.bench_whole_search`; None where there is no demo."""
+    if not (folder / "evaluation.json").exists():
+        outcome("search", f"not measured: there is no demo's model in {folder}; make demo makes one")
+        return None
+    measured = bench_whole_search(folder, quick)
+    table = Table("scorer", *(key.replace("_", " ") for key in measured[AS_IT_IS]), title="The demo's search")
+    for name, one in measured.items():
+        table.add_row(name, *(f"{value:.4g}" for value in one.values()))
+    console.print(table)
+    return measured
+
+
+def _race(
+    contenders: list[Contender], user: tuple[tf.Tensor, ...], quick: bool
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Microseconds per batch, by contender and batch size, of those that run; and why XLA refused the others."""
+    rng = np.random.default_rng(5)
+    loops = {one.name: loop_of(one, user) for one in contenders}
+    us: dict[str, list[float]] = {name: [] for name in loops}
+    refused: dict[str, str] = {}
+    for batch in QUICK_BATCHES if quick else BATCHES:
+        scores: dict[str, np.ndarray] = {}
+        for one in contenders:
+            if one.name in refused:
+                continue
+            try:  # XLA compiles here.
+                scores[one.name] = loops[one.name](_items(np.random.default_rng(batch), 1, batch)).numpy()
+            except tf.errors.OpError as error:
+                if not one.xla:
+                    raise
+                refused[one.name] = error.message.split("\n")[0]
+                del loops[one.name], us[one.name]
+        for name, found in scores.items():
+            wrong = np.abs(found - scores["tensorflow"]).max() / np.abs(scores["tensorflow"]).max()
+            if not wrong < LARGEST_ERROR:
+                raise NannError(f"{name} of batches of {batch} differs from the original by {wrong:.1e}")
+        iterations = _iterations(loops["tensorflow"], _items(rng, ITERATIONS[0], batch))
+        best = dict.fromkeys(loops, float("inf"))
+        for _ in range(QUICK_REPEATS if quick else REPEATS):
+            # Rows that were not read a moment ago, the same for all: a search meets an item once.
+            items = _items(rng, iterations, batch)
+            for name, loop in loops.items():
+                begin = time.perf_counter()
+                loop(items).numpy()
+                best[name] = min(best[name], time.perf_counter() - begin)
+        for name, seconds in best.items():
+            us[name].append(1e6 * seconds / iterations)
+    return us, refused
+
+
+def _items(rng: np.random.Generator, iterations: int, batch: int) -> tf.Tensor:
+    return tf.constant(rng.integers(0, ITEMS, [iterations, batch]), tf.int32)
+
+
+def _iterations(loop: Any, items: tf.Tensor) -> int:
+    """How many batches a call takes, where `items` has some of that size."""
+    begin = time.perf_counter()
+    loop(items).numpy()
+    seconds = (time.perf_counter() - begin) / len(items)
+    least, most = ITERATIONS
+    return int(np.clip(CALL_SECONDS / seconds, least, most))
+
+
+def _summarise(figures: dict[str, Any]) -> dict[str, Any]:
+    models = {
+        name: {
+            "speedup_min": round(min(one["speedups"]), 3),
+            "speedup_median": round(statistics.median(one["speedups"]), 3),
+            "speedup_over_tensorflow_median": round(statistics.median(one["speedups_over_tensorflow"]), 3),
+            "multiply_adds_before": one["multiply_adds_before"],
+            "multiply_adds_after": one["multiply_adds_after"],
+            "shipped": one["shipped"],
+            "baseline": one["baseline"],
+        }
+        for name, one in figures["models"].items()
+    }
+    return {
+        "model": models,
+        "speedup_min": models["nann_attention"]["speedup_min"],
+        "speedup_median": models["nann_attention"]["speedup_median"],
+        "search_speedup": None if figures["search"] is None else round(figures["search"][SHIPPED]["speedup"], 3),
+        "lowest_speedup_median": min(one["speedup_median"] for one in models.values()),
+        "nanoseconds_per_multiply_add": round(figures["costs"]["multiply_add"], 4),
+        "nanoseconds_per_byte": round(figures["costs"]["byte"], 4),
+    }
+
+
+def _print_table(name: str, one: dict[str, Any]) -> None:
+    """Prints the times of one model."""
+    table = Table(
+        title=f"{name}: {one['multiply_adds_before']:,.0f} multiply-adds an item before, "
+        f"{one['multiply_adds_after']:,.0f} after; microseconds per batch, one thread",
+        title_justify="left",
+    )
+    table.add_column("scorer")
+    for column in (*map(str, one["batches"]), "prepare", "row, bytes"):
+        table.add_column(column, justify="right")
+    for contender, times in one["us"].items():
+        known = contender.removesuffix(", xla")
+        prepare, width = one["prepare_us"].get(known), one["row_bytes"].get(known)
+        table.add_row(
+            f"{contender}{' (shipped)' if contender == one['shipped'] else ''}",
+            *(f"{time:.0f}" for time in times),
+            "" if prepare is None else f"{prepare:.0f}",
+            "" if width is None else str(width),
+        )
+    table.add_row(f"speed-up over {one['baseline']}", *(f"{speedup:.2f}" for speedup in one["speedups"]), "", "")
+    table.add_row("over tensorflow", *(f"{speedup:.2f}" for speedup in one["speedups_over_tensorflow"]), "", "")
+    console.print(table)
+    for contender, reason in one["xla_refuses"].items():
+        outcome(name, f"XLA cannot compile {contender!r}: {reason}")
+
+
+def main(
+    folder: Annotated[Path, typer.Option("--folder", help="A demo's folder (`make demo`).")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/scorer.json"),
+    quick: Annotated[bool, typer.Option("--quick", help="In a minute or two.")] = False,
+) -> None:
+    """Measure scorers before and after the passes; the last line is the summary as JSON.
+
+    Example: python -m benchmarks.scorer.run --quick
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        summary = bench_scorer(folder, out, quick)
+    except NannError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    console.print(f"raw figures: {out}")
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,76 @@
+"""The whole search of a demo's model with its scorer as it is, rewritten at load, and rewritten at export."""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.search.harness import answer, make_workload
+from benchmarks.search.peers.contract import Workload
+from benchmarks.search.peers.ours import BestFirst
+from export_tools.scorer import write_rows
+from tfserving_ext import ops
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import Index
+from tfserving_ext.retrieval import NeuralTopK
+from tfserving_ext.retrieval.metrics import coverage
+
+K, POSITIONS = 200, 9
+CASES, QUICK_CASES = 320, 96
+REPEATS, QUICK_REPEATS = 7, 3
+AS_IT_IS, AT_LOAD, SHIPPED = "as it is", "passes at load", "passes+fold at export"
+
+
+def bench_whole_search(folder: Path, quick: bool = False) -> dict[str, dict[str, float]]:
+    """Measures the default search, by turns, with the threads that the caller has given TensorFlow.
+
+    Args:
+      folder: a demo's folder, with `data`, `model` and `index` in it.
+      quick: fewer cases and repetitions.
+
+    Returns:
+      Per scorer `ms_per_query`, of the fastest of the turns, `coverage` of brute force, `speedup` over the scorer as
+      it is, and `same_answers`, the part of the cases with the same ids in the same order as that one.
+
+    Raises:
+      NannError: an artefact is missing, or the passes made nothing to fold.
+    """
+    cases, repeats = (QUICK_CASES, QUICK_REPEATS) if quick else (CASES, REPEATS)
+    index = Index.open(folder / "index")
+    workload = make_workload(folder, index, cases, POSITIONS, K, threads=1)
+    cases = len(workload.targets)
+    with tempfile.TemporaryDirectory(prefix="nann_bench_rows_") as rows:
+        score = workload.trained.model.score
+        peers = {
+            name: BestFirst(workload, neural)
+            for name, neural in {
+                AS_IT_IS: NeuralTopK(index, score, optimize=False),
+                AT_LOAD: NeuralTopK(index, score),
+                SHIPPED: _folded(workload, Path(rows)),
+            }.items()
+        }
+        setting = BestFirst.settings[0]
+        answers = {name: answer(peer, setting, cases)[0] for name, peer in peers.items()}
+        best = dict.fromkeys(peers, float("inf"))
+        for _ in range(repeats):
+            for name, peer in peers.items():
+                best[name] = min(best[name], answer(peer, setting, cases)[1])
+    return {
+        name: {
+            "ms_per_query": 1000 * seconds / cases,
+            "speedup": best[AS_IT_IS] / seconds,
+            "coverage": float(coverage(answers[name], workload.exact).mean()),
+            "same_answers": float((answers[name] == answers[AS_IT_IS]).all(axis=1).mean()),
+        }
+        for name, seconds in best.items()
+    }
+
+
+def _folded(workload: Workload, folder: Path) -> NeuralTopK:
+    """The search over the rows that an export would write to `folder`."""
+    score, dim = workload.trained.model.score, workload.index.dim
+    user = [tensor[:1] for tensor in workload.user]
+    scorer = ops.trace_scorer(lambda *tensors: score(tensors[:-1], tensors[-1]), user, dim)
+    compiled = ops.compile_scorer(scorer, user, dim, fold_items=True)
+    if compiled.fold is None:
+        raise NannError(f"nothing of the scorer of {workload.scratch.parent / 'model'} was folded into rows")
+    index = write_rows(workload.index, compiled.fold, compiled.row_dim, folder)
+    return NeuralTopK(index, score, scorer=compiled.scorer)

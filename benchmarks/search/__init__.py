@@ -1,0 +1,1 @@
+"""The searches against their peers, and the peers themselves."""

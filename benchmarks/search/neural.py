@@ -1,0 +1,170 @@
+"""The searches under the neural model: ours, and the peers, on a trained model and its held-out users.
+
+One process measures one number of threads, because TensorFlow fixes it at its start:
+
+    python -m benchmarks.search.neural --folder demo --threads 1 -o neural.json
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks.search.harness import Measured, contenders, make_workload, measure, race
+from benchmarks.search.peers import Peer, Workload
+from tfserving_ext.artifacts import write_json
+from tfserving_ext.errors import NannError
+from tfserving_ext.progress import console, progress
+
+K = 200
+POSITIONS = 9
+# Cases per peer: the slow ones get fewer. `recall` is a difference of small numbers and wants many.
+CASES = {
+    "best_first": 600,
+    "rounds": 200,
+    "tensorflow_ops": 200,
+    "brute_force": 16,
+    "usearch": 16,
+    "usearch_tuned": 100,
+    "rerank": 600,
+}
+QUICK_CASES = {
+    "best_first": 200,
+    "rounds": 64,
+    "tensorflow_ops": 64,
+    "brute_force": 8,
+    "usearch": 4,
+    "usearch_tuned": 32,
+    "rerank": 200,
+}
+BUILD_CASES, QUICK_BUILD_CASES = 300, 100
+RACE_CASES = 64
+REPEATS, QUICK_REPEATS = 6, 2
+
+
+def _peers() -> dict[str, type[Peer]]:
+    """The peers by name, our own first. Imported here: some need the `bench` extra."""
+    try:
+        from benchmarks.search.peers.usearch_numba import UsearchNumba
+        from benchmarks.search.peers.usearch_tuned import UsearchTuned
+    except ImportError as error:
+        raise NannError(f"a peer cannot be imported ({error}); install them all: pip install '.[bench]'") from error
+    from benchmarks.search.peers.brute_force import BruteForce
+    from benchmarks.search.peers.ours import BestFirst, Rounds
+    from benchmarks.search.peers.tensorflow_ops import TensorFlowOps
+    from benchmarks.search.peers.two_sided_rerank import TwoSidedRerank
+
+    ours: tuple[type[Peer], ...] = (BestFirst, Rounds)
+    others: tuple[type[Peer], ...] = (TensorFlowOps, BruteForce, UsearchNumba, UsearchTuned, TwoSidedRerank)
+    return {peer.name: peer for peer in (*ours, *others)}
+
+
+def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = False) -> dict[str, Any]:
+    """Measures all searches with `threads` threads, which the caller has given TensorFlow.
+
+    Args:
+      folder: a demo's folder, with `data`, `model` and `embeddings` in it.
+      threads: threads of every peer.
+      builds: graphs to measure the coverage of our searches on; the peers run on the first.
+      quick: fewer cases and repeats.
+
+    Returns:
+      `settings`: per search what each of its settings found; `race`: milliseconds per query of the fastest setting that
+      covers at least 0.98, taking turns; `builds`: per graph what our searches found; `overhead_share`: the part of
+      the default search that is not the model; `model`: recall of the models by themselves.
+
+    Raises:
+      NannError: an artefact or a library is missing.
+    """
+    peers, cases = _peers(), QUICK_CASES if quick else CASES
+    build_cases = QUICK_BUILD_CASES if quick else BUILD_CASES
+    indexes = [_build(folder, seed) for seed in range(1, builds + 1)]
+    workload = make_workload(folder, indexes[0], max(cases.values()), POSITIONS, K, threads)
+    found: dict[str, list[Measured]] = {}
+    made: dict[str, Peer] = {}
+    for name, make in peers.items():
+        made[name] = make(workload)
+        with progress(name, len(made[name].settings)) as advance:
+            found[name] = []
+            for setting in made[name].settings:
+                found[name].append(measure(made[name], workload, setting, cases[name]))
+                advance(note=f"coverage {found[name][-1].coverage:.3f}")
+    runners = {name: (made[name], contenders(found[name])) for name in peers}
+    race_cases = {name: min(RACE_CASES, cases[name]) for name in peers}
+    fastest = race(runners, race_cases, QUICK_REPEATS if quick else REPEATS)
+    hits = (workload.exact == workload.targets[:, None]).any(axis=1)
+    return {
+        "threads": threads,
+        "k": K,
+        "items": len(workload.index.item_ids),
+        "cases": len(workload.targets),
+        "settings": {name: [dataclasses.asdict(one) for one in ones] for name, ones in found.items()},
+        "race": {
+            name: {**dataclasses.asdict(measured), "ms_per_query": ms, "cases": race_cases[name]}
+            for name, (measured, ms) in fastest.items()
+        },
+        "builds": [_our_figures(dataclasses.replace(workload, index=index), build_cases) for index in indexes],
+        "overhead_share": _overhead_share(made["best_first"]),
+        "model": {
+            "recall_all": float(hits.mean()),
+            "two_sided_recall_all": made["rerank"].recall_all(),  # type: ignore[attr-defined]
+        },
+    }
+
+
+def _build(folder: Path, seed: int) -> Any:
+    """The graph of a seed, built once."""
+    from tfserving_ext.index import Index, build_index
+    from tfserving_ext.index.original import load_array
+
+    target = folder / "bench" / f"index_{seed}"
+    item_ids, embeddings = (load_array(folder / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
+    if (target / "manifest.json").exists():
+        index = Index.open(target)
+        if np.array_equal(index.embeddings(), embeddings):
+            return index
+    return build_index(item_ids, embeddings, target, seed=seed)
+
+
+def _our_figures(workload: Workload, cases: int) -> dict[str, Any]:
+    """Coverage and cost of the default search and of the paper's rounds on one graph."""
+    from benchmarks.search.peers.ours import BestFirst, Rounds
+    from tfserving_ext.retrieval import Rounds as PaperRounds
+
+    figures: dict[str, Any] = {"seed": workload.index.manifest["seed"]}
+    paper = PaperRounds()
+    for peer, setting in ((BestFirst(workload), BestFirst.settings[0]), (Rounds(workload), (paper.ef, paper.rounds))):
+        count = min(cases, len(workload.targets))
+        measured = measure(peer, workload, setting, count)
+        scored = peer.search(0, count, setting).items_scored.numpy()  # type: ignore[arg-type]
+        figures[peer.name] = {**dataclasses.asdict(measured), "items_scored": float(scored.mean())}
+    return figures
+
+
+def _overhead_share(search: Any) -> float:
+    """The part of the default search's time that is not spent in the scorer."""
+    search.search(0, RACE_CASES, search.settings[0])
+    result = search.search(0, RACE_CASES, search.settings[0])
+    return float(1 - result.scorer_us.numpy().sum() / result.search_us.numpy().sum())
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file.")] = Path("neural.json"),
+    threads: Annotated[int, typer.Option(help="Threads of every search.", min=1)] = 1,
+    builds: Annotated[int, typer.Option(help="Graph builds.", min=1)] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer cases.")] = False,
+) -> None:
+    """Measure all searches under the neural model with a number of threads."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    write_json(out, bench_neural(folder, threads, builds, quick))
+    console.print(f"searches, {threads} threads: {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

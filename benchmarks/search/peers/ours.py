@@ -1,0 +1,81 @@
+"""The searches of this project, as the harness asks them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.search.peers.contract import Workload
+from tfserving_ext.ops import SearchResult
+from tfserving_ext.retrieval import NeuralTopK
+
+
+class BestFirst:
+    """The default search, seeded with the history; settings are (frontier, pool, max_steps), the default first."""
+
+    name = "best_first"
+    settings: Sequence[tuple[int, int, int]] = (
+        (16, 200, 1000),
+        (19, 200, 6),
+        (22, 200, 5),
+        (24, 200, 5),
+        (28, 200, 4),
+        (32, 200, 4),
+        (64, 200, 3),
+        (32, 200, 1000),
+        (32, 300, 1000),
+        (32, 400, 1000),
+        (32, 800, 1000),
+    )
+
+    def __init__(self, workload: Workload, neural: NeuralTopK | None = None) -> None:
+        """Maps the index and traces the search, or takes one of the same items."""
+        self._workload = workload
+        neural = neural or NeuralTopK(workload.index, workload.trained.model.score)
+        self._search = tf.function(
+            lambda user, seeds, *parameters: neural.best_first(user, workload.k, seeds, *parameters),
+            reduce_retracing=True,
+        )
+        self._neural = neural
+        self.search(0, 1, self.settings[0])
+
+    def search(self, first: int, last: int, setting: tuple[int, int, int]) -> SearchResult:
+        """The full result of the cases first to last - 1."""
+        user = tuple(tensor[first:last] for tensor in self._workload.user)
+        seeds = tf.constant(self._workload.histories[first:last])
+        return self._search(user, seeds, *(tf.constant(number) for number in setting))
+
+    def __call__(self, first: int, last: int, setting: tuple[int, int, int]) -> np.ndarray:
+        """See `Peer`."""
+        return self.search(first, last, setting).item_ids.numpy()
+
+
+class Rounds:
+    """The paper's rounds in our op; settings are (ef, rounds), start layer first, the paper's own the second."""
+
+    name = "rounds"
+    settings: Sequence[tuple[Sequence[int], Sequence[int]]] = (
+        ((50, 100, 200), (1, 1, 3)),
+        ((100, 200, 400), (1, 1, 3)),
+        ((50, 100, 200), (1, 1, 6)),
+        ((100, 200, 400), (1, 1, 6)),
+    )
+
+    def __init__(self, workload: Workload) -> None:
+        """Maps the index and traces the search."""
+        self._workload = workload
+        neural = NeuralTopK(workload.index, workload.trained.model.score)
+        self._search = tf.function(
+            lambda user, ef, rounds: neural.rounds(user, workload.k, ef, rounds), reduce_retracing=True
+        )
+        self._neural = neural
+        self.search(0, 1, self.settings[0])
+
+    def search(self, first: int, last: int, setting: tuple[Sequence[int], Sequence[int]]) -> SearchResult:
+        """The full result of the cases first to last - 1."""
+        user = tuple(tensor[first:last] for tensor in self._workload.user)
+        return self._search(user, *(tf.constant(numbers) for numbers in setting))
+
+    def __call__(self, first: int, last: int, setting: tuple[Sequence[int], Sequence[int]]) -> np.ndarray:
+        """See `Peer`."""
+        return self.search(first, last, setting).item_ids.numpy()

@@ -1,0 +1,146 @@
+"""The search against its peers: `make bench-search` (benchmarks/README.md has what it said).
+
+    python -m benchmarks.search.run --folder demo
+
+Each part runs in a process of its own, because TensorFlow fixes its threads at its start. The figures to keep are
+ratios within one part: machines differ, and are shared.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks.search.report import plot, print_tables
+from tfserving_ext.artifacts import read_json, write_json
+from tfserving_ext.errors import NannError
+from tfserving_ext.machine import provenance
+
+
+def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]:
+    """Runs all parts.
+
+    Args:
+      folder: a demo's folder; what the parts build is kept in `bench` under it.
+      out: JSON file for the raw figures of all parts; a plot is drawn beside it.
+      quick: fewer cases, one number of threads, a tenth of the large corpora.
+
+    Returns:
+      The summary (see `summarise`).
+
+    Raises:
+      NannError: an artefact or a library is missing, or a part failed.
+    """
+    for name in ("data", "model", "embeddings", "index"):
+        if not (folder / name).exists():
+            raise NannError(f"{folder / name} does not exist; make it with `nann demo --folder {folder}`")
+    parts = {
+        "neural": ("neural", "--threads", "1", "--builds", "3"),
+        "neural_2_threads": ("neural", "--threads", "2", "--builds", "1", "--quick"),  # The first part has the cases.
+        "large": ("large",),
+        "metrics": ("metrics",),
+    }
+    if quick:
+        del parts["neural_2_threads"]
+    figures: dict[str, Any] = {"quick": quick, **provenance()}
+    targets = {name: out.with_name(f"{out.stem}_{name}.json") for name in parts}
+    for name, (module, *options) in parts.items():
+        target = targets[name]
+        command = [sys.executable, "-m", f"benchmarks.search.{module}", "--folder", str(folder), "-o", str(target)]
+        if subprocess.run([*command, *options, *["--quick"] * quick], check=False).returncode != 0:
+            raise NannError(f"the part {name} failed; its own words are above")
+        figures[name] = read_json(target)
+    figures["summary"] = summarise(figures)
+    write_json(out, figures)
+    for target in targets.values():  # Kept until here: a part that fails loses nothing of those before it.
+        target.unlink()
+    print_tables(figures)
+    plot(figures, out.with_suffix(".svg"))
+    return figures["summary"]
+
+
+def summarise(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures that stand for the whole.
+
+    Returns:
+      coverage, coverage_lowest: of the default search at k 200, the mean and the lowest over graph builds.
+      rounds_coverage, scored_vs_rounds: of the paper's rounds; evaluations of the default search as a part of theirs.
+      recall_default, recall_rerank, recall_lead_vs_rerank: recall-retrieval of the default search; of the two-sided
+        model's top n reranked, for the largest n that takes no longer; and the first minus the second.
+      recall_brute_force, recall_two_sided: of the two models by themselves.
+      qps_vs_usearch, qps_vs_usearch_tuned: against the metric as USearch's documentation writes one, and against one
+        tuned by hand.
+      qps_vs_*: queries per second of the best-first search over those of the peer, each at its fastest setting that
+        covers at least 0.98, on one thread.
+      overhead_share: the part of the default search's time that is not the model's.
+      dot_*: the walk under the dot product at recall@10 0.95, one thread.
+      map_seconds, map_anonymous_mb: what opening the large index costs.
+    """
+    neural, large = figures["neural"], figures["large"]
+    builds, race = neural["builds"], neural["race"]
+    ours = race["best_first"]["ms_per_query"]
+    default = neural["settings"]["best_first"][0]
+    rerank = _rerank_at(neural["settings"]["rerank"], default["ms_per_query"])
+    brute = min(time for name, time in _times(large).items() if name != "best_first")
+    summary = {
+        "coverage": np.mean([build["best_first"]["coverage"] for build in builds]),
+        "coverage_lowest": min(build["best_first"]["coverage"] for build in builds),
+        "rounds_coverage": np.mean([build["rounds"]["coverage"] for build in builds]),
+        "scored_vs_rounds": sum(build["best_first"]["items_scored"] for build in builds)
+        / sum(build["rounds"]["items_scored"] for build in builds),
+        "recall_default": default["recall"],
+        "recall_rerank": rerank["recall"],
+        "recall_lead_vs_rerank": default["recall"] - rerank["recall"],
+        "recall_brute_force": neural["model"]["recall_all"],
+        "recall_two_sided": neural["model"]["two_sided_recall_all"],
+        "qps_vs_usearch": race["usearch"]["ms_per_query"] / ours,
+        "qps_vs_usearch_tuned": race["usearch_tuned"]["ms_per_query"] / ours,
+        "qps_vs_tf_ops": race["tensorflow_ops"]["ms_per_query"] / ours,
+        "qps_vs_rounds": race["rounds"]["ms_per_query"] / ours,
+        "qps_vs_brute_force": race["brute_force"]["ms_per_query"] / ours,
+        "qps_vs_brute_force_1m": brute / large["best_first"]["ms_per_query"],
+        "coverage_1m": large["best_first"]["coverage"],
+        "overhead_share": neural["overhead_share"],
+        "dot_qps_vs_faiss": figures["metrics"]["dot_qps_vs_faiss"],
+        "dot_qps_vs_hnswlib": figures["metrics"]["dot_qps_vs_hnswlib"],
+        "map_seconds": large["map"]["seconds"],
+        "map_anonymous_mb": large["map"]["anonymous_mb"],
+    }
+    return {name: round(float(value), 4) for name, value in summary.items()}
+
+
+def _times(large: dict[str, Any]) -> dict[str, float]:
+    return {name: part["ms_per_query"] for name, part in large.items() if isinstance(part, dict) and name != "map"}
+
+
+def _rerank_at(settings: list[dict[str, Any]], ms_per_query: float) -> dict[str, Any]:
+    """The dearest setting that takes no longer; the cheapest where all do."""
+    in_time = [one for one in settings if one["ms_per_query"] <= ms_per_query]
+    return max(in_time, key=lambda one: one["setting"]) if in_time else settings[0]
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/search.json"),
+    quick: Annotated[bool, typer.Option("--quick", help="In a few minutes, with fewer cases.")] = False,
+) -> None:
+    """Measure the searches against their peers; the last line is the summary as JSON.
+
+    Example: python -m benchmarks.search.run --folder demo --quick
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        summary = bench_search(folder, out, quick)
+    except NannError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    typer.run(main)

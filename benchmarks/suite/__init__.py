@@ -1,0 +1,1 @@
+"""`make bench`: all parts in one run, and the pages that are written from their figures."""

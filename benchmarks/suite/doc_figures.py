@@ -1,0 +1,102 @@
+"""Writes the measured figures of the pages, between marks, from the JSON of benchmarks/results.
+
+A page has `<!-- figures: NAME -->` and `<!-- end of figures -->`; what stands between them is what NAME makes of its
+JSON, and a test compares the two.
+
+python -m benchmarks.suite.doc_figures
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from benchmarks.suite import doc_tables, page_tables
+from tfserving_ext.artifacts import atomic_file, read_json
+from tfserving_ext.errors import NannError
+from tfserving_ext.progress import outcome
+
+PAGES = ("benchmarks/README.md", "docs/search.md", "docs/evaluation.md", "docs/paper.md")
+_BLOCK = re.compile(r"(<!-- figures: (.*?) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
+
+
+class Figures(NamedTuple):
+    """Where a block comes from.
+
+    Attributes:
+      file: below benchmarks/results.
+      text: makes Markdown of what the file holds.
+    """
+
+    file: str
+    text: Callable[..., str]
+
+
+FIGURES = {
+    "search at equal coverage": Figures("search.json", doc_tables.race_of_both),
+    "search over builds": Figures("search.json", doc_tables.builds),
+    "search and rerank": Figures("search.json", doc_tables.rerank),
+    "search of a large corpus": Figures("search.json", doc_tables.large),
+    "walk under the dot product": Figures("search.json", doc_tables.walk),
+    "scorers": Figures("scorer.json", page_tables.scorers),
+    "scorer in the search": Figures("scorer.json", doc_tables.scorer_in_search),
+    "local server": Figures("serve.json", doc_tables.server),
+    "conversion of 20 million": Figures("convert.json", doc_tables.conversion),
+    "conversion of 100 million": Figures("convert_100m.json", doc_tables.conversion),
+    "stages at scale": Figures("scale.json", doc_tables.scale),
+    "settings of the searches": Figures("bench/search.json", doc_tables.settings),
+    "the evaluated model": Figures("paper.json", doc_tables.evaluated),
+    "the paper's table 3": Figures("paper.json", doc_tables.paper_table),
+}
+
+
+def rewritten(page: str, results: Path) -> str:
+    """A page with its blocks made anew.
+
+    Args:
+      page: its text.
+      results: the folder of the JSON files.
+
+    Raises:
+      NannError: a block has a name that is not in `FIGURES`, or its JSON is not what its benchmark writes.
+    """
+
+    def made(block: re.Match[str]) -> str:
+        begin, name, _, end = block.groups()
+        if name not in FIGURES:
+            raise NannError(f"figures are named {name!r}; known are {', '.join(FIGURES)}")
+        source = FIGURES[name]
+        try:
+            return f"{begin}\n{source.text(read_json(results / source.file)).strip()}\n\n{end}"
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            raise NannError(f"{results / source.file} does not hold what {name!r} is made of ({error!r})") from error
+
+    return _BLOCK.sub(made, page)
+
+
+def write_pages(root: Path) -> list[str]:
+    """Writes the figures of all pages of a repository anew; returns the pages that changed.
+
+    Raises:
+      NannError: see `rewritten`, or a page cannot be written.
+    """
+    changed = []
+    for name in PAGES:
+        before = (root / name).read_text()
+        after = rewritten(before, root / "benchmarks" / "results")
+        if after != before:
+            with atomic_file(root / name) as path:
+                path.write_text(after)
+            changed.append(name)
+    return changed
+
+
+def main(root: Annotated[Path, typer.Option(help="The repository.")] = Path()) -> None:
+    """Writes the figures of all pages anew."""
+    outcome("figures", f"{', '.join(write_pages(root)) or 'no page'} changed")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,235 @@
+"""The tables that `doc_figures` puts into pages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.search.report import TITLES
+from benchmarks.suite.page_tables import table
+from tfserving_ext.evaluation.report import title_of
+
+Found = Mapping[str, Any]
+
+
+def race_of_both(found: Found) -> str:
+    """The searches at equal coverage, on one thread and on two."""
+    neural, both = found["neural"], found["neural_2_threads"]
+    ours = neural["race"]["best_first"]["ms_per_query"]
+    rows = []
+    for name, one in neural["race"].items():
+        ms, two = one["ms_per_query"], both["race"][name]["ms_per_query"]
+        setting = f"`{one['setting']}`"
+        rows.append([TITLES[name], setting, f"{one['coverage']:.4f}", f"{ms:.2f}", f"{ms / ours:.1f}", f"{two:.2f}"])
+    head = ["search", "setting", "coverage@200", "ms per query", "times ours", "ms, two threads"]
+    plain, tuned = (neural["race"][name]["ms_per_query"] / ours for name in ("usearch", "usearch_tuned"))
+    return (
+        f"{table(head, rows)}\n{100 * neural['overhead_share']:.1f} % of the default search's time is not the model's. "
+        f"usearch with a metric in plain loops, as its\ndocumentation shows, takes {plain:.1f} times as long; with one "
+        f"that we tuned by hand for this very model, {tuned:.1f} times."
+    )
+
+
+def builds(found: Found) -> str:
+    """Coverage over graphs that were built with other seeds."""
+    graphs = found["neural"]["builds"]
+    rows: dict[str, list[str]] = {"coverage@200, mean (lowest)": [], "items scored": []}
+    for name in ("best_first", "rounds"):
+        covered = [graph[name]["coverage"] for graph in graphs]
+        scored = [graph[name]["items_scored"] for graph in graphs]
+        rows["coverage@200, mean (lowest)"].append(f"{_mean(covered):.4f} ({min(covered):.4f})")
+        rows["items scored"].append(f"{_mean(scored):,.0f}")
+    return table(["", "best-first (default)", "the paper's rounds"], [[name, *row] for name, row in rows.items()])
+
+
+def rerank(found: Found) -> str:
+    """The two-sided model's candidates, reranked."""
+    neural = found["neural"]
+    default = neural["settings"]["best_first"][0]
+    rows = [
+        [f"{one['setting']:,}", f"{one['coverage']:.4f}", f"{one['recall']:.4f}", f"{one['ms_per_query']:.2f}"]
+        for one in neural["settings"]["rerank"]
+    ]
+    model = neural["model"]
+    return (
+        f"The default search takes {default['ms_per_query']:.2f} ms and has a recall@200 of {default['recall']:.4f} "
+        f"({default['cases']:,} cases, as those below).\n\n"
+        + table(["n", "coverage@200", "recall@200", "ms"], rows)
+        + f"\nBy themselves the neural model has a recall@200 of {model['recall_all']:.4f}, the two-sided one of "
+        f"{model['two_sided_recall_all']:.4f}."
+    )
+
+
+def large(found: Found) -> str:
+    """More than a million items."""
+    part = found["large"]
+    ours, exact, mapped = part["best_first"], part["brute_force_xla"], part["map"]
+    return (
+        f"{part['items']:,} items: best-first `{ours['setting']}` covers {ours['coverage']:.4f}, scores "
+        f"{ours['items_scored']:,.0f} items and takes {ours['ms_per_query']:.2f} ms;\nbrute force "
+        f"{exact['ms_per_query']:,.0f} ms, {exact['ms_per_query'] / ours['ms_per_query']:,.0f} times as much. The op "
+        f"maps the index in {mapped['seconds']:.2f} s and {mapped['anonymous_mb']:.1f} MB of memory\nof its own, every "
+        f"edge checked; its files have {mapped['file_mb']:,.0f} MB."
+    )
+
+
+def walk(found: Found) -> str:
+    """The walk by itself."""
+    part = found["metrics"]
+    rows = [
+        [name, one["breadth"], f"{one['recall']:.4f}", f"{one['queries_per_second']:,.0f}"]
+        for name, one in part["engines"].items()
+    ]
+    head = ["engine", "breadth", f"recall@{part['k']}", "queries per second"]
+    return (
+        f"{table(head, rows)}\nIn the race, taking turns, the median of the ratios: {part['dot_qps_vs_faiss']:.2f} "
+        f"times Faiss, {part['dot_qps_vs_hnswlib']:.2f} times hnswlib."
+    )
+
+
+def scorer_in_search(found: Found) -> str:
+    """The whole search with the scorer before and after the passes."""
+    rows = []
+    for name, one in found["search"].items():
+        told = [
+            f"{one[key]:{form}}" for key, form in (("ms_per_query", ".2f"), ("speedup", ".2f"), ("coverage", ".4f"))
+        ]
+        rows.append([name, *told, f"{100 * one['same_answers']:.1f} %"])
+    return table(["scorer", "ms per query", "speed-up", "coverage@200", "same answers"], rows)
+
+
+def server(found: Found) -> str:
+    """The local server against the model in process, and swaps under load."""
+    summary, swaps = found["summary"], found["swaps"]
+    left = swaps["memory_end_mb"]["assets"] / swaps["memory_quiet_mb"]["assets"]
+    return (
+        f"- **Against the model in process**, {found['clients']} clients and as many threads, by turns, best of "
+        f"{len(found['rounds'])} each: {summary['server_per_second']:.0f} requests a\n  second by gRPC, "
+        f"{summary['in_process_per_second']:.0f} in process, {summary['server_efficiency']:.2f} of it.\n"
+        f"- **Swaps under load**: {swaps['versions']} versions put in place, one of them broken: {swaps['requests']:,} "
+        f"requests, {swaps['failed']:,} failed, {swaps['wrong']:,} with\n  another answer than their version's. p99 "
+        f"{swaps['p99_quiet_ms']:.0f} ms in quiet time, {swaps['p99_swap_ms']:.0f} ms around swaps, "
+        f"{swaps['p99_swap_to_quiet']:.2f} times as much.\n  Of the index's files at most "
+        f"{summary['swap_assets_most_to_quiet']:.2f} times as much was resident as in quiet time, while two versions "
+        f"overlap; at the end\n  it was {left:.2f} times."
+    )
+
+
+def conversion(found: Found) -> str:
+    """`nann convert` against a row at a time."""
+    head = ["rows", "seconds", "rows a second", "peak memory, of", "a row at a time, rows a second", "times as fast"]
+    row = [
+        f"{found['rows']:,}",
+        f"{found['seconds']:.1f}",
+        f"{found['rows_per_second']:,.0f}",
+        f"{found['peak_memory_gb']:.2f} GB, {found['memory_bound_gb']:g}",
+        f"{found['rowwise']['rows_per_second']:,.0f}",
+        f"{found['speedup_vs_rowwise']:.0f}",
+    ]
+    return table(head, [row])
+
+
+def scale(found: Found) -> str:
+    """Every stage on a corpus of UserBehavior's size."""
+    rows = [[name, f"{one['seconds']:.0f}", f"{one['peak_gb']:.2f}"] for name, one in found["stages"].items()]
+    counts = found["counts"]
+    return (
+        f"{counts['rows_read']:,} rows, {counts['items']:,} items, `--memory {found['memory_bound_gb']:g}`, "
+        f"{found['cores']} cores.\n\n" + table(["stage", "seconds", "peak memory, GB"], rows)
+    )
+
+
+def settings(found: Found) -> str:
+    """What settings of both searches cover and cost."""
+    neural = found["neural"]
+    rows = []
+    for frontier, pool, steps in (one["setting"] for one in neural["settings"]["best_first"]):
+        (one,) = (each for each in neural["settings"]["best_first"] if each["setting"] == [frontier, pool, steps])
+        usual = ", the default" if one is neural["settings"]["best_first"][0] else ""
+        capped = f", max_steps {steps}" if steps < 1000 else ""
+        rows.append([f"best-first, frontier {frontier}, pool {pool}{capped}{usual}", *_cost(one)])
+    for one in neural["settings"]["rounds"]:
+        ef, rounds = (", ".join(map(str, part)) for part in one["setting"])
+        rows.append([f"the paper's rounds, ef {ef}, rounds {rounds}", *_cost(one)])
+    scored = {
+        name: _mean([graph[name]["items_scored"] for graph in neural["builds"]]) for name in ("best_first", "rounds")
+    }
+    return (
+        f"{neural['items']:,} items, k {neural['k']}, {neural['threads']} thread.\n\n"
+        + table(["search", "cases", f"coverage@{neural['k']}", "ms per query"], rows)
+        + f"\nThe default scores {scored['best_first']:,.0f} items, the paper's default beams {scored['rounds']:,.0f}, "
+        f"each the mean over {len(neural['builds'])} graphs."
+    )
+
+
+def evaluated(found: Found) -> str:
+    """The attention model against baselines, and its searches."""
+    figures = _run(found, "attention_seed0")["evaluation"]
+    k = str(figures["k"])
+    rows = [["the model, brute force", *_with_interval(figures["recall_all"], figures["recall_all_interval"]), ""]]
+    for name, at in figures["baselines"].items():
+        one = at[k]
+        low, high = one["difference_interval"]
+        minus = f"{one['model_minus_baseline']:+.4f} ({low:+.4f} to {high:+.4f})"
+        rows.append([title_of(name), *_with_interval(one["recall"], one["interval"]), minus])
+    searches = []
+    for name, one in figures["searches"].items():
+        low, high = one["intervals"]["coverage"]
+        searches.append(
+            [
+                title_of(name),
+                f"{one['recall_delta']:.4f}",
+                f"{one['coverage']:.4f} ({low:.4f} to {high:.4f})",
+                f"{one['coverage_5th_percentile']:.4f}",
+                f"{one['items_scored']:,.0f} ({100 * one['scored_fraction']:.1f} %)",
+                f"{one['ms_per_case']:.1f}",
+            ]
+        )
+    return (
+        f"{figures['items']:,} items, {figures['cases']:,} cases of {figures['users']:,} users that training never saw."
+        "\n\n"
+        + table([f"at {k}", "recall", "95 % interval", "model minus it, paired"], rows)
+        + "\n"
+        + table(["search", "recall-Δ", "coverage", "5th percentile", "items scored", "ms a case"], searches)
+    )
+
+
+def paper_table(found: Found) -> str:
+    """Recall-retrieval, recall-all and recall-delta of the paper's rounds, beside the paper's own."""
+    ours = {
+        "two-sided": ("two_sided_seed0", "two_sided_epsilon0.1"),
+        "deep, without attention": ("dnn_epsilon0", "dnn"),
+        "attention": ("attention_epsilon0", "attention_seed0"),
+    }
+    theirs = {
+        "two-sided": ("11.3 / 11.4 / 0.74", "12.4 / 12.5 / 0.40"),
+        "deep, without attention": ("12.8 / 13.1 / 2.30", "13.1 / 13.3 / 1.20"),
+        "attention": ("23.9 / 24.7 / 3.48", "24.9 / 25.6 / 3.00"),
+    }
+    rows = []
+    for name, runs in ours.items():
+        told = []
+        for run in runs:
+            figures = _run(found, run)["evaluation"]
+            search = figures["searches"]["rounds"]
+            parts = [f"{100 * value:.1f}" for value in (search["recall_retrieval"], figures["recall_all"])]
+            told.append(" / ".join([*parts, f"{100 * search['recall_delta']:.2f}"]))
+        rows.append([name, *told, *theirs[name]])
+    baselines = _run(found, "attention_seed0")["evaluation"]["baselines"]
+    for name in ("most_popular", "own_history"):
+        rows.append([title_of(name), f"{100 * baselines[name]['200']['recall']:.1f}", "", "", ""])
+    return table(["", "ε 0", "ε 0.1", "the paper, UserBehavior, no aux", "aux"], rows)
+
+
+def _run(found: Found, name: str) -> Found:
+    return next(run for run in found["runs"] if run["name"] == name)
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> list[str]:
+    return [f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}"]
+
+
+def _cost(one: Found) -> list[str]:
+    return [str(one["cases"]), f"{one['coverage']:.4f}", f"{one['ms_per_query']:.1f}"]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
