@@ -14,7 +14,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
-.PHONY: help setup demo image image-serving compose test test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo image image-serving compose test test-slow test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -66,9 +66,15 @@ $(VENV)/.install-tested: pyproject.toml requirements.lock $(OWN_LOCK) $(NATIVE) 
 
 test-install: $(VENV)/.install-tested  ## sdist, wheel and a served model in a clean environment, where what they are made of has changed.
 
-test: setup $(VENV)/.bench lint test-install  ## Lint, then all tests but those of `test-image`, `test-browser` and `test-docs`, two files at a time.
-	$(BIN)/python -m pytest -m "not clean_root and not browser and not alone and not documented and not install" --numprocesses 2 --dist loadfile
+# Tests that have a target of their own.
+ELSEWHERE := not clean_root and not browser and not documented and not install and not alone
+
+test: setup $(VENV)/.bench lint test-install  ## Lint, then all tests but the slow ones and those of the targets below, two files at a time.
+	$(BIN)/python -m pytest -m "not slow and $(ELSEWHERE)" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m alone
+
+test-slow: setup $(VENV)/.bench  ## The tests that take more than some ten seconds each.
+	$(BIN)/python -m pytest -m "slow and $(ELSEWHERE)" --numprocesses 2
 
 test-docs: setup  ## Every command that README and docs/ show, on the demo's artefacts: make demo first; ten minutes.
 	@test -f demo/evaluation.json || { echo "test-docs needs the demo's artefacts: run make demo first" >&2; exit 1; }

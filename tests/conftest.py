@@ -24,6 +24,7 @@ MARKERS = {
     "browser": "opens pages in a headless Chromium, `make test-browser`",
     "clean_root": "builds an image below a root of its own, `make test-image`; needs root on Linux",
     "documented": "runs what the pages say on the demo's artefacts, `make test-docs`",
+    "slow": "takes more than some ten seconds, `make test-slow`",
     "install": "builds and installs sdist and wheel, `make test-install`",
 }
 

@@ -66,6 +66,7 @@ WRITERS = (*HOLDERS, *WRITES, "synth")
 PAIRS = [pair for pair in itertools.product(HOLDERS, WRITERS) if pair[0] != WRITES.get(pair[1], pair[1])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("holder", "name"), PAIRS)
 def test_no_stage_replaces_what_another_wrote(world, stages, tmp_path, holder, name):
     target = shutil.copytree(stages[holder], tmp_path / "target")

@@ -8,6 +8,7 @@ from benchmarks.serving.cold_start import bench_cold_start, sizes_mb
 from tfserving_ext.errors import NannError
 
 
+@pytest.mark.slow
 def test_starts_with_and_without_warm_up(world, tmp_path):
     before = {path: path.read_bytes() for path in world.saved_model.rglob("*") if path.is_file()}
     found = bench_cold_start(world.root, tmp_path, repeats=1)

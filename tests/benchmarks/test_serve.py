@@ -17,6 +17,7 @@ def histories(world):
     return np.random.default_rng(0).choice(np.asarray(world.sequences.item_ids), [8, 10])
 
 
+@pytest.mark.slow
 def test_swaps_under_load(world, histories, tmp_path):
     found = bench_swaps(world.saved_model, world.index, tmp_path, histories, clients=6, seconds=12, swaps=5)
     assert (found["failed"], found["wrong"], found["faults"]) == (0, 0, [])
@@ -63,6 +64,7 @@ def test_a_server_that_does_not_start_is_told(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_damaged_requests_are_refused_in_words(world):
     found = fuzz_server(world.saved_model.parent, 800, seed=5)
     assert found["requests"] == 800

@@ -9,6 +9,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.serving.models import load_servable
 
 
+@pytest.mark.slow
 def test_many_clients_get_what_each_gets_alone(world):
     """Memory needs longer to settle than a test may take."""
     found = soak(world.saved_model, seconds=1.5, settings=[(1, 1), (2, 2)])

@@ -53,6 +53,7 @@ def test_a_corpus_in_parts_of_every_kind(tmp_path):
 ROW = st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 2), st.sampled_from(BEHAVIORS), st.integers(0, 3))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(ROW, min_size=1, max_size=40), least=st.integers(1, 3))
 def test_any_rows(rows, least):

@@ -140,6 +140,7 @@ def _lists(cases):
     return cases.histories.tolist(), cases.targets.tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12), min_size=3, max_size=6))
 def test_every_window_is_in_one_history_even_of_users_who_repeat_themselves(users):

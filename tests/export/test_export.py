@@ -133,6 +133,7 @@ def without_manifest(break_it):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
@@ -178,6 +179,7 @@ def test_verify_takes_a_model_of_others(tmp_path):
     assert "coverage" not in found
 
 
+@pytest.mark.slow
 def test_verify_refuses_a_graph_that_does_not_find(world, tmp_path):
     """An index whose edges lead nowhere loads and answers; only its answers are bad."""
     opened = Index.open(world.index)

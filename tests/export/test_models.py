@@ -1,6 +1,7 @@
 """Any model of behaviour sequences exports, whatever its user is made of."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from export_tools import Defaults, export, verify
@@ -25,6 +26,7 @@ def retrieve(served, history, pool):
     )
 
 
+@pytest.mark.slow
 def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path):
     train(world.data, tmp_path / "model", TrainingConfig(steps=3, batch_size=16, negatives=10), TwoSidedConfig())
     extract(tmp_path / "model", tmp_path / "embeddings")
@@ -51,6 +53,7 @@ def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path
     np.testing.assert_allclose(answer["scores"], np.sort(-dots, axis=1)[:, :10] * -1, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
     """With matches and pools, as `nann train` makes it; the original's request carries fewer behaviours."""
     quick = TrainingConfig(steps=10, batch_size=16, negatives=20)

@@ -28,6 +28,7 @@ def fewer(world, arrays, tmp_path_factory):
     return build_index(arrays[0][order], arrays[1][order], tmp_path_factory.mktemp("fewer") / "index", threads=1)
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_a_fresh_export(world, fewer, tmp_path):
     swapped = reuse(world.saved_model, fewer.folder, tmp_path / "2")
     fresh = export(world.model, fewer.folder, tmp_path / "fresh", Defaults(k=20))
@@ -40,6 +41,7 @@ def test_the_answers_are_those_of_a_fresh_export(world, fewer, tmp_path):
     assert np.isin(a["item_ids"], fewer.item_ids).all()
 
 
+@pytest.mark.slow
 def test_the_model_s_files_are_shared_and_the_old_export_stays(world, fewer, tmp_path):
     old = shutil.copytree(world.saved_model, tmp_path / "1")
     new = reuse(old, fewer.folder, tmp_path / "2")
@@ -90,6 +92,7 @@ def test_an_index_of_another_kind_is_refused(world, arrays, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_an_export_without_a_signature_is_not_warmed_up_in_it(world, fewer, tmp_path, monkeypatch):
     """One that is older than the signature; TensorFlow Serving refuses a version where a record fails."""
     signatures = ServedModel.signatures

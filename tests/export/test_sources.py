@@ -84,6 +84,7 @@ def test_a_saved_model_with_functions(world, index, tmp_path):
     check_ranker(servable, model, index)
 
 
+@pytest.mark.slow
 def test_a_saved_model_with_signatures(world, index, tmp_path):
     model = Ranker(index)
 
@@ -102,6 +103,7 @@ def test_a_saved_model_with_signatures(world, index, tmp_path):
     check_ranker(servable, model, index)
 
 
+@pytest.mark.slow
 def test_an_export_can_be_exported_again(world, tmp_path):
     again = export(world.saved_model, world.index, tmp_path / "1", WIDE)
     servable, _ = moved(again, tmp_path)
@@ -167,6 +169,7 @@ def original(world, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_original_s_artefacts(world, original, tmp_path):
     exported = export(original, original, tmp_path / "1", Defaults(k=20, best_first=BestFirst(pool=600)))
     servable, found = moved(exported, tmp_path)
@@ -302,6 +305,7 @@ def test_code_in_a_keras_archive_is_not_run(world, tmp_path):
         export(tmp_path / "code.keras", world.index, tmp_path / "1", WIDE)
 
 
+@pytest.mark.slow
 def test_a_module_by_its_name_on_the_command_line(tmp_path):
     """The example's model, from another folder, by the command."""
     rng = np.random.default_rng(1)
@@ -352,6 +356,7 @@ class Conditional(tf.Module):
             return tf.reduce_sum(tf.tanh(y * x[:, None]), -1)
 
 
+@pytest.mark.slow
 def test_functions_that_a_scorer_calls_are_exported(tmp_path):
     embeddings = np.random.default_rng(0).normal(size=[300, 4]).astype(np.float32)
     build_index(np.arange(300), embeddings, tmp_path / "index", threads=1)

@@ -96,6 +96,7 @@ def test_where_nothing_can_be_written_is_said_before_the_load(tmp_path, name, me
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "r.json").symlink_to(tmp_path / "other" / "kept.json")

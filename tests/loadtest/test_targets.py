@@ -195,6 +195,7 @@ def nann_at_work(stub, folder):
     return process
 
 
+@pytest.mark.slow
 def test_ctrl_c_reports_what_was_measured(tmp_path):
     with running_stub("--service", "fixed:5") as stub:
         process = nann_at_work(stub, tmp_path)
@@ -206,6 +207,7 @@ def test_ctrl_c_reports_what_was_measured(tmp_path):
     assert (tmp_path / "r.html").exists() and "1 clients" in out
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_one_line_and_the_report_stays(tmp_path):
     with running_stub("--service", "fixed:5") as stub:
         process = nann_at_work(stub, tmp_path)
@@ -217,6 +219,7 @@ def test_a_server_that_dies_is_one_line_and_the_report_stays(tmp_path):
     assert result["stopped_by"] == "server lost" and result["levels"][0]["answered"] > 100
 
 
+@pytest.mark.slow
 def test_conditions_decide_the_exit_status_and_two_results_compare(tmp_path):
     with running_stub("--service", "fixed:5") as stub:
         common = ("--target", stub.rest, "--model", "stub", "--warm-up", "0", "--seconds", "6")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import hypothesis
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ def test_all_passes_keep_the_scores(score, fold_items):
     check_all(compiled, score)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @hypothesis.given(score=random_scorers(), random=st.randoms(use_true_random=False))
 def test_passes_in_any_order_keep_the_scores(score, random):

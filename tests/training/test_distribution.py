@@ -69,6 +69,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.slow
 def test_two_devices_take_the_step_of_one_with_the_whole_batch(world, tmp_path):
     """Negatives are shared, targets count the same wherever they are, and clipping is of the gradient of all."""
     options = [CONFIG | {"epsilon": 0.0, "learning_rate": 0.03, "clip_norm": clip} for clip in (0.0, 0.05)]
@@ -124,6 +125,7 @@ def pair(world, target, dies: str) -> list[tuple[int, str, str]]:
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
+@pytest.mark.slow
 def test_two_workers_by_tf_config_agree_and_go_on_together(world, tmp_path, tmp_path_factory):
     target = tmp_path / "model"
     killed = pair(world, target, str(tmp_path_factory.mktemp("dies")))

@@ -34,6 +34,7 @@ def trained(world, tmp_path_factory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_the_example_goes_all_the_way(trained, tmp_path, world):
     allowed = ("--import", TRANSFORMER.partition(":")[0])
     for arguments in [

@@ -146,6 +146,7 @@ def test_clipping_moves_weights_less_and_only_when_the_norm_is_above(world, tmp_
 MIXED, XLA = {"mixed_precision": True}, {"xla": True, "clip_norm": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "options"),
     [

@@ -38,6 +38,7 @@ def test_a_deep_model_is_trained_on_the_start_by_hand(world, tmp_path):
     assert load_model(tmp_path / "model").manifest["training"]["start_from"]["training"]["steps_done"] == 4
 
 
+@pytest.mark.slow
 def test_a_start_that_is_finished_is_not_trained_again(world, tmp_path, monkeypatch):
     """But one of other data or options is."""
     wanted = Recipe(SMALL, QUICK, START)

@@ -85,6 +85,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "at"), [("checkpoint", 9), ("best", 4), ("model", 1)])
 def test_killed_and_resumed_is_bit_equal_to_never_killed(world, tmp_path, whole, where, at):
     killed = subprocess.run(
@@ -107,6 +108,7 @@ def latest(work: Path) -> int:
         return latest(work)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_at_random_is_bit_equal(world, tmp_path, whole):
     rng = np.random.default_rng(int(os.environ.get("NANN_TEST_SEED", "0")))
     work = tmp_path / ".model.training"
@@ -177,6 +179,7 @@ def test_dropout_of_a_foreign_model_goes_on_with_its_random_numbers(world, tmp_p
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(world, tmp_path, monkeypatch):
     config = TrainingConfig(steps=6, batch_size=4, negatives=5, checkpoint_minutes=0)
     with monkeypatch.context() as patch, pytest.raises(StopTrainingError):
@@ -222,6 +225,7 @@ def test_sigterm_writes_a_checkpoint_and_says_so(world, tmp_path):
     assert reader.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == steps >= 5
 
 
+@pytest.mark.slow
 def test_another_configuration_starts_anew(world, tmp_path, monkeypatch):
     begun = []
     original = loop.Sequences.training_batches

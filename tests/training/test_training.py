@@ -100,6 +100,7 @@ def test_refuses_a_checkpoint_of_another_model(world, tmp_path, break_it, words)
     assert str(folder) in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_dot_product_that_is_started_from_stays_as_it_is(world, tmp_path):
     """A two-sided model inside the attention model: the score begins as its score, and only what is new learns."""
     quick = TrainingConfig(steps=4, batch_size=16, negatives=10)
