@@ -1,16 +1,18 @@
 """Makes mutants of the sources, one at a time, and sees whether the tests that are nearest to them fail.
 
-    .venv/bin/python tests/mutation/run.py --count 100 --seed 1 --results build/mutants.json
+    .venv/bin/python tests/mutation/run.py --count 100
 
 It works in a git worktree of its own (build/mutants by default) of the commit that is checked out, so that nothing that
-it does, and nothing that stops it, changes your sources. The results are written after every mutant; the same command
-goes on where it was stopped. README.md beside it has the last results.
+it does, and nothing that stops it, changes your sources. The results are written after every mutant, each with its
+commit; the same command goes on until there are as many as are wanted, on the sources as they are by then. README.md
+beside it has the last results.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -22,30 +24,30 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from mutants import Mutant, mutants_of
 
+NO_TESTS = 5  # The exit status of pytest where all tests of the files are left out.
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv" / "bin"
 SOURCES = ("custom_ops/core", "custom_ops/kernels", "grappler_passes", "export_tools", "tfserving_ext/serving")
 LIBRARY = "tfserving_ext/ops/_nann_ops-tensorflow-*.so"
 NO_SOURCES = ("_test.cc", "_fuzz.cc", "testing.h", "__init__.py")
-# By the beginning of a path, the first that fits: tests, nearest first. "{stem}" is the file's name.
-NEAREST = {
-    "custom_ops/core/": ["ctest", "tests/ops/test_{stem}.py", "tests/ops"],
+# By the beginning of a path, the first that fits: the tests of its folder. "ctest" are the core's own, of C++.
+TESTS = {
+    "custom_ops/core/": ["ctest", "tests/ops"],
     "custom_ops/kernels/": ["tests/ops", "tests/passes/test_broken.py", "tests/index"],
-    "grappler_passes/": ["tests/passes/test_{stem}.py", "ctest", "tests/passes"],
-    "export_tools/graphs/": ["tests/export/test_explain.py", "tests/export/test_drawing.py"],
-    "export_tools/": ["tests/export/test_{stem}.py", "tests/export"],
-    "tfserving_ext/serving/": ["tests/serving/test_{stem}.py", "tests/serving"],
+    "grappler_passes/": ["ctest", "tests/passes"],
+    "export_tools/": ["tests/export"],
+    "tfserving_ext/serving/": ["tests/serving"],
 }
 
 
-def sample(root: Path, sources: tuple[str, ...], count: int, seed: int) -> list[Mutant]:
-    """A random sample, as many of each part of the tree as its share of all mutants."""
+def shuffled(root: Path, sources: tuple[str, ...], seed: int) -> list[Mutant]:
+    """All mutants in a random order, so that each beginning has of a part of the tree about its share."""
     found: list[Mutant] = []
     for part in sources:
         for path in sorted((root / part).rglob("*")):
             if path.suffix in (".py", ".cc", ".h") and not path.name.endswith(NO_SOURCES):
                 found += mutants_of(str(path.relative_to(root)), path.read_text())
-    return random.Random(seed).sample(found, min(count, len(found)))
+    return random.Random(seed).sample(found, len(found))
 
 
 class Tree:
@@ -87,18 +89,22 @@ class Tree:
             self.take_library(build / "_nann_ops.so")
         return made
 
-    def run(self, command: list[Any]) -> bool:
-        """Whether a command succeeds within the limit."""
-        try:
-            done = subprocess.run(
-                command, cwd=self.folder, env=self.environment, capture_output=True, timeout=self.limit, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
+    def run(self, command: list[Any], allowed: tuple[int, ...] = (0,)) -> bool:
+        """Whether a command succeeds.
+
+        Raises:
+          subprocess.TimeoutExpired: it takes longer than the limit.
+        """
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, timeout=self.limit, check=False
+        )
+        return done.returncode in allowed
 
     def verdict(self, mutant: Mutant) -> str:
-        """ "killed" by the tests, "survived" them, or "invalid" where it does not build; the source is put back."""
+        """ "killed" by the tests, "survived" them, "endless", or "invalid" where it does not build.
+
+        The source is put back.
+        """
         source = self.folder / mutant.path
         whole = source.read_text()
         source.write_text(mutant.applied(whole))
@@ -106,21 +112,44 @@ class Tree:
             if source.suffix != ".py" and not self.build():
                 return "invalid"
             return "survived" if all(map(self.passes, self.nearest(mutant.path))) else "killed"
+        except subprocess.TimeoutExpired:
+            return "endless"
         finally:
             source.write_text(whole)
             self.take_library()
 
-    def nearest(self, path: str) -> list[str]:
-        """The tests of a source, nearest first, each file once."""
-        begins = next(begin for begin in NEAREST if path.startswith(begin))
-        named = [test.format(stem=Path(path).stem) for test in NEAREST[begins]]
-        return [test for test in named if test == "ctest" or (self.folder / test).exists()]
+    def nearest(self, path: str) -> list[list[str]]:
+        """Runs of the tests of a source's folder: first its own file and those that name it, then the others."""
+        begins = next(begin for begin in TESTS if path.startswith(begin))
+        stem = Path(path).stem
+        runs = [["ctest"]] if "ctest" in TESTS[begins] else []
+        files = [
+            str(file.relative_to(self.folder))
+            for named in TESTS[begins]
+            for file in sorted(
+                [self.folder / named] if named.endswith(".py") else (self.folder / named).glob("test_*.py")
+            )
+        ]
+        own = [file for file in files if Path(file).stem == f"test_{stem}"]
+        naming = [file for file in files if re.search(rf"\b{stem}\b", (self.folder / file).read_text())]
+        first = list(dict.fromkeys(own + naming))
+        return [*runs, *([[file] for file in first]), [file for file in files if file not in first]]
 
-    def passes(self, tests: str) -> bool:
+    def passes(self, tests: list[str]) -> bool:
         """Whether tests of Python, or all of the core's own, pass."""
-        if tests != "ctest":
-            pytest = [BIN / "python", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
-            return self.run(["nice", *pytest])
+        if tests != ["ctest"]:
+            pytest = [
+                BIN / "python",
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "not slow and not alone",
+            ]
+            return not tests or self.run([*pytest, *tests], allowed=(0, NO_TESTS))
         build = self.folder / "build" / "cmake"
         return self.run([BIN / "cmake", "--build", build, "--target", "core_tests"]) and self.run(
             [BIN / "ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error"]
@@ -133,9 +162,10 @@ def table(results: list[dict[str, Any]]) -> str:
     for one in results:
         part = next(part for part in SOURCES if one["path"].startswith(part + "/"))
         parts.setdefault(part, Counter())[one["verdict"]] += 1
-    lines = ["| sources | killed | survived | did not build |", "| --- | --- | --- | --- |"]
+    lines = ["| sources | killed | endless | survived | did not build |", "| --- | --- | --- | --- | --- |"]
     for part, counts in sorted(parts.items()):
-        lines.append(f"| `{part}` | {counts['killed']} | {counts['survived']} | {counts['invalid']} |")
+        numbers = (counts[verdict] for verdict in ("killed", "endless", "survived", "invalid"))
+        lines.append(f"| `{part}` | {' | '.join(map(str, numbers))} |")
     survived = [one for one in results if one["verdict"] == "survived"]
     lines += [
         "",
@@ -146,15 +176,15 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100, help="mutants of the sample")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--count", type=int, default=100, help="mutants wanted, those of the results included")
+    parser.add_argument("--seed", type=int, default=0, help="of the order in which mutants are taken")
     parser.add_argument("--only", choices=SOURCES, action="append", help="a part of the tree, all by default")
     parser.add_argument(
-        "--results", type=Path, default=ROOT / "build" / "mutants.json", help="to write, or to go on with"
+        "--results", type=Path, default=ROOT / "tests" / "mutation" / "results.json", help="to write, or to go on with"
     )
     parser.add_argument("--tree", type=Path, default=ROOT / "build" / "mutants", help="the worktree to work in")
     parser.add_argument(
-        "--limit", type=int, default=900, help="seconds for a build or a run of tests; longer is killed"
+        "--limit", type=int, default=900, help="seconds for a build or a run of tests; longer is endless"
     )
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further mutant after so many")
     arguments = parser.parse_args()
@@ -162,31 +192,25 @@ def main() -> None:
     tree = Tree(arguments.tree.resolve(), arguments.limit)
     tree.make()
     commit = Tree.git(tree.folder, "rev-parse", "HEAD")
-    mutants = sample(tree.folder, tuple(arguments.only or SOURCES), arguments.count, arguments.seed)
-    run = {"commit": commit, "seed": arguments.seed, "count": arguments.count, "only": arguments.only}
-    held: dict[str, Any] = {"run": run, "mutants": []}
+    held: dict[str, Any] = {"mutants": []}
     if arguments.results.exists():
         held = json.loads(arguments.results.read_text())
-        if held["run"] != run:
-            raise SystemExit(f"{arguments.results} is of another run, {held['run']}; name another file (--results)")
     done = {one["name"] for one in held["mutants"]}
-    for number, mutant in enumerate(mutants, start=1):
+    for mutant in shuffled(tree.folder, tuple(arguments.only or SOURCES), arguments.seed):
         if mutant.name in done:
             continue
-        if time.monotonic() - began > 60 * arguments.minutes:
+        valid = sum(one["verdict"] != "invalid" for one in held["mutants"])
+        if valid >= arguments.count or time.monotonic() - began > 60 * arguments.minutes:
             break
         start = time.monotonic()
         verdict = tree.verdict(mutant)
-        seconds = round(time.monotonic() - start)
-        held["mutants"].append({"name": mutant.name, **mutant._asdict(), "verdict": verdict, "seconds": seconds})
+        result = {"commit": commit, "verdict": verdict, "seconds": round(time.monotonic() - start)}
+        held["mutants"].append({"name": mutant.name, **mutant._asdict(), **result})
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
         new = arguments.results.with_suffix(".new")
         new.write_text(json.dumps(held, indent=1) + "\n")
         new.replace(arguments.results)
-        print(
-            f"{number}/{len(mutants)} {verdict}: {mutant.path}:{mutant.line} {mutant.old!r} -> {mutant.new!r}",
-            flush=True,
-        )
+        print(f"{valid + 1} {verdict}: {mutant.path}:{mutant.line} {mutant.old!r} -> {mutant.new!r}", flush=True)
     print(table(held["mutants"]))
 
 
