@@ -57,7 +57,7 @@ def half_plus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(half_plus):
-    from tfserving_ext.serving.manager import LoadOptions
+    from tfserving_ext.serving.versions import LoadOptions
 
     options = ServerOptions(grpc_port=0, rest_port=0, load=LoadOptions(poll_seconds=0.1))
     with LocalServer({"half_plus": half_plus}, options) as running:

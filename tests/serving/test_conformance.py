@@ -35,9 +35,9 @@ from tests.serving.deviations import DEVIATIONS, MESSAGES
 from tests.serving.golden import models as golden
 from tfserving_ext.serving import LocalServer, ServerOptions
 from tfserving_ext.serving.grpc_service import GrpcOptions
-from tfserving_ext.serving.manager import LoadOptions
 from tfserving_ext.serving.model_config import parse_config, read_config
 from tfserving_ext.serving.rest import RestOptions
+from tfserving_ext.serving.versions import LoadOptions
 
 GOLDEN = Path(__file__).parent / "golden"
 PROTOS = {

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -17,11 +18,10 @@ from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 from tests.serving.golden.models import HalfPlus
 from tfserving_ext.errors import NannError
 from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions
-from tfserving_ext.serving.manager import LoadOptions, ModelManager
+from tfserving_ext.serving.manager import ModelManager
 from tfserving_ext.serving.model_config import ModelConfig
 from tfserving_ext.serving.models import LoadError, ServingError, load_servable
-
-STATUS = get_model_status_pb2.ModelVersionStatus
+from tfserving_ext.serving.versions import STATUS, LoadOptions, Version
 
 
 def eventually(check, seconds=20):
@@ -199,6 +199,59 @@ def test_no_request_meets_a_closed_version(tmp_path):
     assert not any(one.misused for one in made)
     assert all(one.closed == 1 for one in made)
     assert len(served) > 100
+
+
+def test_closing_waits_for_what_is_being_loaded(tmp_path):
+    """By whoever applies a configuration: what is loaded then is closed as well."""
+    loading, go, made = threading.Event(), threading.Event(), []
+
+    def load(path):
+        loading.set()
+        assert go.wait(20)
+        made.append(FakeServable(path))
+        return made[-1]
+
+    base, manager = manager_of(tmp_path, load, poll_seconds=0)
+    applying = threading.Thread(target=manager.apply, args=[{"m": ModelConfig("m", base)}])
+    applying.start()
+    assert loading.wait(20)
+    closing = threading.Thread(target=manager.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    go.set()
+    applying.join()
+    closing.join()
+    assert made[0].closed == 1 and manager.available("m") == []
+
+
+def test_a_version_changes_its_state_as_the_table_says():
+    options, error = LoadOptions(retries=1, retry_seconds=5.0), LoadError(Path("p"), grpc.StatusCode.UNKNOWN, "no")
+    events = {
+        "load": Version.load,
+        "loaded": lambda version: version.loaded(FakeServable(version.path)),
+        "failed": lambda version: version.failed(error, LoadOptions(), 0.0),
+    }
+    allowed = {("START", "load"), ("LOADING", "load"), ("LOADING", "loaded"), ("LOADING", "failed")}
+    for state in ("START", "LOADING", "AVAILABLE", "UNLOADING", "END"):
+        for event, happen in events.items():
+            version = Version("m", 1, Path("p"), STATUS.State.Value(state))
+            with contextlib.nullcontext() if (state, event) in allowed else pytest.raises(RuntimeError, match=state):
+                happen(version)
+        version = Version("m", 1, Path("p"), STATUS.State.Value(state))
+        assert version.retire() == (state in ("LOADING", "AVAILABLE"))
+        assert version.unload() is None
+        assert (version.state == STATUS.END) == (state != "START")
+
+    version = Version("m", 1, Path("p"))
+    version.load()
+    assert version.failed(error, options, 1.0) and version.state == STATUS.LOADING
+    assert [version.is_due(now) for now in (5.9, 6.0)] == [False, True]
+    version.load()
+    assert not version.failed(error, options, 7.0) and version.state == STATUS.END
+    assert [version.may_return(path) for path in (Path("p"), Path("q"))] == [False, True]
+    version.forget_folder()
+    assert version.may_return(Path("p"))
 
 
 def test_a_version_is_tried_again_as_often_as_asked_for(tmp_path):

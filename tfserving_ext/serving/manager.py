@@ -1,13 +1,13 @@
 """Which versions are loaded: watches the base paths, loads what is new, unloads what is not wanted any more.
 
 A new version serves before the old one goes, and a broken one leaves the old serving. A request holds the version that
-answers it: its session closes when the last request has left it.
+answers it: its session closes when the last request has left it. What may become of a version is in versions.py.
 """
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import grpc
@@ -15,7 +15,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from tfserving_ext.serving.model_config import ModelConfig
 from tfserving_ext.serving.models import LoadError, Servable, ServingError, invalid, load_servable
-from tfserving_ext.serving.versions import STATUS, Left, LoadOptions, Model, Version
+from tfserving_ext.serving.versions import LoadOptions, Model, Version
 
 
 class ModelManager:
@@ -36,7 +36,6 @@ class ModelManager:
         """
         self._options, self._load, self._log = options, load, log
         self._models: dict[str, Model] = {}
-        self._labels: dict[str, Mapping[str, int]] = {}
         self._lock = threading.RLock()
         # One look at a time: the watcher's, or that of who applies a configuration.
         self._looking = threading.Lock()
@@ -55,14 +54,14 @@ class ModelManager:
         with self._looking:
             self._check_labels(configs)
             with self._lock:
+                for name in configs:
+                    self._models.setdefault(name, Model())
                 for name, model in self._models.items():
-                    if name not in configs:
-                        model.config = None
-                for name, config in configs.items():
-                    self._models.setdefault(name, Model(config)).config = config
+                    model.config = configs.get(name)
             self._look()
             with self._lock:
-                self._labels = {name: dict(config.labels) for name, config in configs.items()}
+                for model in self._models.values():
+                    model.labels = {} if model.config is None else dict(model.config.labels)
             failed = [text for name in configs if (text := self._why_not_available(name))]
         if self._watcher is None and self._options.poll_seconds > 0:
             self._watcher = threading.Thread(target=self._watch, name="watch base paths", daemon=True)
@@ -77,13 +76,9 @@ class ModelManager:
         self._ending.set()
         if self._watcher is not None:
             self._watcher.join()
-        with self._lock:
-            left = [
-                self._retire(name, number, version)
-                for name, model in self._models.items()
-                for number, version in model.versions.items()
-            ]
-        self._close(left)
+        with self._looking:
+            for model in self._models.values():
+                self._retire(model.versions.values())
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec) -> Iterator[tuple[int, Servable]]:
@@ -93,21 +88,20 @@ class ModelManager:
           ServingError: none is.
         """
         with self._lock:
-            number, version = self._find(spec)
+            version = self._find(spec)
             version.users += 1
             servable = version.servable
-        if servable is None:
-            raise RuntimeError(f"version {number} of {spec.name} is available but not loaded")
         try:
-            yield number, servable
+            if servable is None:
+                raise RuntimeError(f"version {version.number} of {spec.name} is available but not loaded")
+            yield version.number, servable
         except ServingError as error:
-            error.version = number
+            error.version = version.number
             raise
         finally:
             with self._lock:
                 version.users -= 1
-                left = Left(spec.name, number, self._end_when_left(version))
-            self._close([left])
+            self._unload(version)
 
     def names(self) -> list[str]:
         """Names of the models of the configuration."""
@@ -117,8 +111,7 @@ class ModelManager:
     def available(self, name: str) -> list[int]:
         """The versions of a model that serve."""
         with self._lock:
-            versions = self._models[name].versions if name in self._models else {}
-            return sorted(number for number, version in versions.items() if version.state == STATUS.AVAILABLE)
+            return sorted(self._model(name).available())
 
     def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
         """The state of one version, or of all, the newest first.
@@ -128,7 +121,7 @@ class ModelManager:
         """
         response = get_model_status_pb2.GetModelStatusResponse()
         with self._lock:
-            versions = self._models[spec.name].versions if spec.name in self._models else {}
+            versions = self._model(spec.name).versions
             if not versions:
                 raise ServingError(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {spec.name}")
             wanted = sorted(versions, reverse=True)
@@ -145,30 +138,30 @@ class ModelManager:
                     entry.status.error_message = error.message
         return response
 
-    def _find(self, spec: model_pb2.ModelSpec) -> tuple[int, Version]:
+    def _model(self, name: str) -> Model:
+        """The model `name`; one without versions where there is none."""
+        return self._models.get(name, Model())
+
+    def _find(self, spec: model_pb2.ModelSpec) -> Version:
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
-        versions = {
-            number: version
-            for number, version in (self._models[spec.name].versions if spec.name in self._models else {}).items()
-            if version.state == STATUS.AVAILABLE
-        }
+        model = self._model(spec.name)
+        available = model.available()
         # A label that was sent is a label, the empty one too.
         if spec.WhichOneof("version_choice") == "version_label":
-            labels = self._labels.get(spec.name, {})
-            if spec.version_label not in labels:
+            if spec.version_label not in model.labels:
                 raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-            number = labels[spec.version_label]
+            number = model.labels[spec.version_label]
             request = f"Specific({spec.name}, {number})"
         elif spec.HasField("version"):
             number = spec.version.value
             request = f"Specific({spec.name}, {number})"
         else:
-            number = max(versions, default=-1)
+            number = max(available, default=-1)
             request = f"Latest({spec.name})"
-        if number not in versions:
+        if number not in available:
             raise ServingError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request}")
-        return number, versions[number]
+        return available[number]
 
     def _check_labels(self, configs: Mapping[str, ModelConfig]) -> None:
         if self._options.labels_ahead:
@@ -176,8 +169,7 @@ class ModelManager:
         with self._lock:
             for name, config in configs.items():
                 for number in config.labels.values():
-                    version = self._models[name].versions.get(number) if name in self._models else None
-                    if version is None or version.state != STATUS.AVAILABLE:
+                    if number not in self._model(name).available():
                         raise ServingError(
                             grpc.StatusCode.FAILED_PRECONDITION,
                             f"Request to assign label to version {number} of model {name}, which is not currently "
@@ -199,32 +191,26 @@ class ModelManager:
                 if not self._ending.is_set():
                     self._start(name, model, number, path)
             with self._lock:
-                available = any(
-                    version.state == STATUS.AVAILABLE for number, version in model.versions.items() if number in wanted
-                )
-                unwanted = {number: version for number, version in model.versions.items() if number not in wanted}
-                # A version goes once another one serves; or where none is to serve.
-                left = [
-                    self._retire(name, number, version)
-                    for number, version in unwanted.items()
-                    if available or not wanted
-                ]
-                for version in unwanted.values():
-                    if version.state == STATUS.END:
-                        version.path = Path()  # When it comes back, it is tried again.
-            self._close(left)
+                available = any(number in wanted for number in model.available())
+                unwanted = [version for number, version in model.versions.items() if number not in wanted]
+            # A version goes once another one serves; or where none is to serve.
+            if available or not wanted:
+                self._retire(unwanted)
+            with self._lock:
+                for version in unwanted:
+                    version.forget_folder()
 
     def _start(self, name: str, model: Model, number: int, path: Path) -> None:
         """Loads a version that is not loaded yet, unless it failed for good."""
         with self._lock:
             version = model.versions.get(number)
-            ended = version is not None and version.state == STATUS.END
-            if version is None or (ended and (version.path != path or version.error is None)):
-                version = model.versions[number] = Version(path)
-            elif ended or version.servable is not None or time.monotonic() < version.next_try:
+            if version is None or version.may_return(path):
+                version = model.versions[number] = Version(name, number, path)
+            if not version.is_due(time.monotonic()):
                 return
-            version.state = STATUS.LOADING
-        self._log(event="loading", model=name, version=number, path=str(path))
+            version.load()
+        told = {"model": name, "version": number}
+        self._log(event="loading", **told, path=str(path))
         begin = time.monotonic()
         try:
             servable = self._load(path)
@@ -235,61 +221,49 @@ class ModelManager:
                 else LoadError(path, grpc.StatusCode.UNKNOWN, f"{type(found).__name__}: {found}")
             )
             with self._lock:
-                version.tries += 1
-                if version.tries <= self._options.retries:
-                    version.next_try = time.monotonic() + self._options.retry_seconds
-                else:
-                    version.state, version.error = STATUS.END, error
-                again = version.state == STATUS.LOADING
+                again = version.failed(error, self._options, time.monotonic())
             retry = {"retry_after_seconds": self._options.retry_seconds} if again else {}
-            seconds = round(time.monotonic() - begin, 3)
-            self._log(event="failed", model=name, version=number, seconds=seconds, error=error.message, **retry)
+            self._log(event="failed", **told, seconds=_since(begin), error=error.message, **retry)
             return
         with self._lock:
-            version.servable, version.error, version.state = servable, None, STATUS.AVAILABLE
-        self._log(event="serving", model=name, version=number, seconds=round(time.monotonic() - begin, 3))
+            version.loaded(servable)
+        self._log(event="serving", **told, seconds=_since(begin))
+
+    def _retire(self, versions: Iterable[Version]) -> None:
+        """Has these versions take no more requests, and unloads those that no request is in."""
+        with self._lock:
+            requests = [(version, version.users) for version in versions if version.retire()]
+        for version, users in requests:
+            self._log(event="retiring", model=version.model, version=version.number, requests=users)
+            self._unload(version)
+
+    def _unload(self, version: Version) -> None:
+        """Closes the model of a version that was retired, once no request is in it."""
+        with self._lock:
+            servable = version.unload()
+        if servable is not None:  # Closing takes a while, during which others may have the lock.
+            begin = time.monotonic()
+            servable.close()
+            self._log(event="unloaded", model=version.model, version=version.number, seconds=_since(begin))
 
     def _why_not_available(self, name: str) -> str:
         """What TensorFlow Serving says of a model that does not serve; empty where it does."""
         with self._lock:
-            versions = self._models[name].versions
-            if any(version.state == STATUS.AVAILABLE for version in versions.values()):
+            model = self._models[name]
+            if model.available():
                 return ""
-            failed = {number: version for number, version in versions.items() if version.error is not None}
-            config = self._models[name].config
+            errors = {number: version.error for number, version in model.versions.items() if version.error is not None}
+            config = model.config
         if config is None:
             return ""
-        if not failed:
+        if not errors:
             if config.policy.WhichOneof("policy_choice") == "specific" and config.base_path.is_dir():
                 return ""  # Versions that may come later.
             return f"{{{{name: {name}}} due to error: NOT_FOUND: {config.base_path} holds no version to serve}}"
-        number = max(failed)
-        error = failed[number].error
-        reason = f"{error.code.name}: {error.message}" if error else ""
+        number = max(errors)
+        reason = f"{errors[number].code.name}: {errors[number].message}"
         return f"{{{{name: {name} version: {number}}} due to error: {reason}}}"
 
-    @staticmethod
-    def _retire(name: str, number: int, version: Version) -> Left:
-        """Takes no more requests; what is to be closed, where no request is left in it."""
-        retired = None
-        if version.state in (STATUS.AVAILABLE, STATUS.LOADING, STATUS.START):
-            version.state, retired = STATUS.UNLOADING, version.users
-        return Left(name, number, ModelManager._end_when_left(version), retired)
 
-    @staticmethod
-    def _end_when_left(version: Version) -> Servable | None:
-        if version.state != STATUS.UNLOADING or version.users > 0:
-            return None
-        servable, version.servable, version.state = version.servable, None, STATUS.END
-        return servable
-
-    def _close(self, versions: list[Left]) -> None:
-        """Closes what is there to close; outside of the lock, as it can take a while."""
-        for left in versions:
-            told = {"model": left.model, "version": left.number}
-            if left.retired is not None:
-                self._log(event="retiring", **told, requests=left.retired)
-            if left.servable is not None:
-                begin = time.monotonic()
-                left.servable.close()
-                self._log(event="unloaded", **told, seconds=round(time.monotonic() - begin, 3))
+def _since(begin: float) -> float:
+    return round(time.monotonic() - begin, 3)
