@@ -11,20 +11,14 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import (
-    classification_pb2,
-    inference_pb2,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-    regression_pb2,
-)
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tests.serving.test_lifecycle import eventually
 from tfserving_ext.errors import NannError
 from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions, grpc_service, server
 from tfserving_ext.serving import rest as rest_module
 from tfserving_ext.serving.grpc_service import GrpcOptions
-from tfserving_ext.serving.models import ServingError, Signature
+from tfserving_ext.serving.models import Signature
 from tfserving_ext.serving.rest import RestOptions
 from tfserving_ext.serving.versions import LoadOptions
 
@@ -117,30 +111,6 @@ def test_a_request_whose_client_is_gone_once_it_is_read_never_runs(grpc_of_one, 
     go.set()
     assert grpc_of_one.ask(2).code() == grpc.StatusCode.OK
     assert runs.begun == [2]
-
-
-@pytest.mark.parametrize("method", ["Predict", "Classify", "Regress", "MultiInference"])
-def test_every_method_that_runs_a_model_asks_first_whether_anybody_waits(grpc_of_one, runs, monkeypatch, method):
-    """First contact, line 27: not Predict alone."""
-
-    def nobody(context):
-        raise ServingError(grpc.StatusCode.CANCELLED, "nobody waits")
-
-    monkeypatch.setattr(grpc_service, "_check_waits", nobody)
-    request = {
-        "Predict": predict_pb2.PredictRequest,
-        "Classify": classification_pb2.ClassificationRequest,
-        "Regress": regression_pb2.RegressionRequest,
-        "MultiInference": inference_pb2.MultiInferenceRequest,
-    }[method]()
-    spec = request.tasks.add().model_spec if method == "MultiInference" else request.model_spec
-    spec.name = "half_plus"
-    if method == "Predict":
-        request.inputs["x"].CopyFrom(tf.make_tensor_proto([np.float32(1)]))
-    stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc_of_one.channel)
-    with pytest.raises(grpc.RpcError, match="nobody waits"):
-        getattr(stub, method)(request, 60)
-    assert not runs.begun
 
 
 def test_what_waits_for_grpc_is_bounded(grpc_of_one, runs):

@@ -301,7 +301,7 @@ def test_no_users_have_no_parameters(servable):
 
 def test_a_client_s_deadline_counts_in_row_form_too(server, servable):
     """First contact, line 23: a deadline of every user is cut to the time that the client waits."""
-    from tfserving_ext.serving.predict import _stop_in_time
+    from tfserving_ext.serving.inference import _stop_in_time
 
     for sent, wanted in (
         (np.zeros([3], np.int32), [2000] * 3),

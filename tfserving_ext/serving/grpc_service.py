@@ -5,10 +5,7 @@ import contextlib
 import functools
 import importlib
 import inspect
-import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,16 +21,17 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
+    model_pb2,
     predict_pb2,
     regression_pb2,
 )
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import inference
+from tfserving_ext.serving.classify_regress import classify, multi_inference, regress
+from tfserving_ext.serving.inference import Call, ServedModels
 from tfserving_ext.serving.model_config import read_config
-from tfserving_ext.serving.models import Servable, ServingError, invalid
-from tfserving_ext.serving.predict import Predictor
-from tfserving_ext.serving.request_log import Asked, RequestLog, address
+from tfserving_ext.serving.models import ServingError, invalid
+from tfserving_ext.serving.request_log import RequestLog, address
 from tfserving_ext.serving.tensors import answer_tensor, parse_tensor
 
 _LOOK_SECONDS, _QUIET_LOOKS = 0.05, 6  # The last answer is on its way when its request has left the threads.
@@ -70,50 +68,41 @@ def _answers(method: Callable[..., Any]) -> Callable[[Any, bytes, grpc.ServicerC
 
     @functools.wraps(method)
     def handler(self: "_Service", raw: bytes, context: grpc.ServicerContext) -> Any:
-        begin, status, message = time.perf_counter(), grpc.StatusCode.OK, ""
-        asked, answer = Asked("grpc", method.__name__, address(context.peer())), None
+        call, answer = Call("grpc", method.__name__, address(context.peer()), is_active=context.is_active), None
+        if (left := context.time_remaining()) is not None:
+            call.deadline = call.arrival + left
         try:
-            request = request_type.FromString(raw)
+            request = _parsed(request_type, raw)
             if (spec := _spec_of(request)) is not None:
-                asked.of(spec)
-            answer = method(self, request, context)
-            if (spec := _spec_of(answer)) is not None and spec.HasField("version"):
-                asked.version = spec.version.value
-        except DecodeError:
-            status, message = grpc.StatusCode.INTERNAL, "Exception deserializing request!"
-        except ServingError as error:
-            status, message, asked.version = error.code, error.message, error.version
+                call.asks(spec)
+            answer = method(self, request, call)
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            status, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-        self.requests.done(asked, status, time.perf_counter() - begin, message)
-        if status != grpc.StatusCode.OK:
-            context.abort(status, _cut(message))
+            call.fail(error)
+        self._requests.done(call)
+        if call.status != grpc.StatusCode.OK:
+            context.abort(call.status, _cut(call.error))
         return answer
 
     return handler
 
 
-def _check_waits(context: grpc.ServicerContext) -> None:
-    """Checks that there is still somebody to answer, once a request is read and before a model runs.
-
-    Of what waited for a thread in vain gRPC itself drops only a part.
-
-    Raises:
-      ServingError: the deadline has passed, or the client has left.
-    """
-    left = context.time_remaining()
-    if left is not None and left <= 0:
-        raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the model was run")
-    if not context.is_active():
-        raise ServingError(grpc.StatusCode.CANCELLED, "the client left before the model was run")
+def _parsed(request_type: Any, raw: bytes) -> Any:
+    try:
+        return request_type.FromString(raw)
+    except DecodeError as error:
+        raise ServingError(grpc.StatusCode.INTERNAL, "Exception deserializing request!") from error
 
 
-def _spec_of(message: Any) -> Any:
-    """The ModelSpec of a request or an answer: its own, or that of the first part; None where there is none."""
-    for parts in ("tasks", "results"):
-        message = next(iter(getattr(message, parts, [])), message)
-    return getattr(message, "model_spec", None)
+def _spec_of(request: Any) -> Any:
+    """The ModelSpec of a request: its own, or that of its first task; None where there is none."""
+    return getattr(next(iter(getattr(request, "tasks", [])), request), "model_spec", None)
+
+
+def _checked_spec(request: Any) -> model_pb2.ModelSpec:
+    """The ModelSpec of a request or a task, which has to be there."""
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    return request.model_spec
 
 
 def _cut(message: str) -> str:
@@ -123,8 +112,8 @@ def _cut(message: str) -> str:
 
 
 class _Service:
-    def __init__(self, predictor: Predictor, requests: RequestLog, options: GrpcOptions) -> None:
-        self._predictor, self.requests, self._options = predictor, requests, options
+    def __init__(self, models: ServedModels, requests: RequestLog, options: GrpcOptions) -> None:
+        self._models, self._requests, self._options = models, requests, options
 
     def add_to(self, server: grpc.Server, name: str) -> None:
         """Serves the methods as the gRPC service `name`.
@@ -144,12 +133,10 @@ class _Service:
 
 class _Prediction(_Service):
     @_answers
-    def Predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-
-        def read(servable: Servable) -> dict[str, Any]:
-            signature = servable.signature(request.model_spec.signature_name)
+    def Predict(self, request: predict_pb2.PredictRequest, call: Call) -> Any:  # noqa: N802
+        spec = _checked_spec(request)
+        with self._models.use(spec, call) as model:
+            signature = model.servable.signature(spec.signature_name)
             # A few bytes can stand for 64 MiB, so only what the signature takes is read.
             signature.check_names(set(request.inputs))
             inputs = {}
@@ -158,65 +145,57 @@ class _Prediction(_Service):
                     inputs[name] = parse_tensor(request.inputs[name])
                 except ValueError as error:
                     raise invalid(f"tensor parsing error: {name}") from error
-            _check_waits(context)
-            return inputs
-
-        left = context.time_remaining()
-        answer = self._predictor.predict(request.model_spec, read, list(request.output_filter), left)
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = answer.version
-        response.model_spec.signature_name = request.model_spec.signature_name or "serving_default"
-        for name, array in answer.outputs.items():
+            outputs = model.run(signature, inputs, list(request.output_filter))
+        response = predict_pb2.PredictResponse(model_spec=model.spec(spec.signature_name))
+        for name, array in outputs.items():
             response.outputs[name].CopyFrom(answer_tensor(array, self._options.as_content))
         return response
 
     @_answers
-    def GetModelMetadata(  # noqa: N802
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
+    def Classify(self, request: classification_pb2.ClassificationRequest, call: Call) -> Any:  # noqa: N802
+        spec = _checked_spec(request)
+        with self._models.use(spec, call) as model:
+            result = classify(model, spec.signature_name, request.input)
+        return classification_pb2.ClassificationResponse(model_spec=model.spec(spec.signature_name), result=result)
+
+    @_answers
+    def Regress(self, request: regression_pb2.RegressionRequest, call: Call) -> Any:  # noqa: N802
+        spec = _checked_spec(request)
+        with self._models.use(spec, call) as model:
+            result = regress(model, spec.signature_name, request.input)
+        return regression_pb2.RegressionResponse(model_spec=model.spec(spec.signature_name), result=result)
+
+    @_answers
+    def MultiInference(self, request: inference_pb2.MultiInferenceRequest, call: Call) -> Any:  # noqa: N802
+        if not request.tasks:
+            raise invalid("ModelSpec has no name specified.")
+        with self._models.use(_checked_spec(request.tasks[0]), call) as model:
+            return multi_inference(model, request)
+
+    @_answers
+    def GetModelMetadata(self, request: get_model_metadata_pb2.GetModelMetadataRequest, call: Call) -> Any:  # noqa: N802
+        spec = _checked_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
-        spec, signatures = self._predictor.signature_defs(request.model_spec)
         packed = any_pb2.Any()
-        packed.Pack(signatures)
-        return get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec, metadata={"signature_def": packed})
-
-    @_answers
-    def Classify(self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        _check_waits(context)
-        return inference.classify(self._predictor, request)
-
-    @_answers
-    def Regress(self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        _check_waits(context)
-        return inference.regress(self._predictor, request)
-
-    @_answers
-    def MultiInference(self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        _check_waits(context)
-        return inference.multi_inference(self._predictor, request)
+        with self._models.use(spec, call) as model:
+            packed.Pack(model.servable.signature_def_map())
+        return get_model_metadata_pb2.GetModelMetadataResponse(
+            model_spec=model.spec(), metadata={"signature_def": packed}
+        )
 
 
 class _Model(_Service):
     @_answers
-    def GetModelStatus(  # noqa: N802
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        if not request.HasField("model_spec"):
-            raise invalid("Missing ModelSpec")
-        return self._predictor.manager.status(request.model_spec)
+    def GetModelStatus(self, request: get_model_status_pb2.GetModelStatusRequest, call: Call) -> Any:  # noqa: N802
+        return self._models.manager.status(_checked_spec(request))
 
     @_answers
-    def HandleReloadConfigRequest(  # noqa: N802
-        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
-    ) -> model_management_pb2.ReloadConfigResponse:
-        manager = self._predictor.manager
+    def HandleReloadConfigRequest(self, request: model_management_pb2.ReloadConfigRequest, call: Call) -> Any:  # noqa: N802
+        manager = self._models.manager
         manager.apply(read_config(request.config, manager.names()))
         response = model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
@@ -267,11 +246,11 @@ class GrpcServer:
         self._server.stop(None).wait()
 
 
-def start(predictor: Predictor, host: str, port: int, options: GrpcOptions, log: Callable[..., None]) -> GrpcServer:
+def start(models: ServedModels, host: str, port: int, options: GrpcOptions, log: Callable[..., None]) -> GrpcServer:
     """Starts the gRPC server.
 
     Args:
-      predictor: who answers.
+      models: those that are served.
       host: the address to listen on.
       port: 0 for a free one.
       options: see there.
@@ -292,9 +271,9 @@ def start(predictor: Predictor, host: str, port: int, options: GrpcOptions, log:
         maximum_concurrent_rpcs=options.threads + options.queue,
         options=list(arguments.items()),
     )
-    requests = RequestLog(predictor, log)
+    requests = RequestLog(models, log)
     for service, name in zip((_Prediction, _Model), SERVICES, strict=True):
-        service(predictor, requests, options).add_to(server, name)
+        service(models, requests, options).add_to(server, name)
     servicer = health.HealthServicer()
     for name in ("", *SERVICES, "PredictionService", "ModelService"):
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -1,172 +1,198 @@
-"""Classify, Regress and MultiInference: signatures of serialized tf.Examples; refusals are TensorFlow Serving's."""
+"""What it means to run a request, whether it came by gRPC or by REST, and whichever method it asks for.
 
-from typing import Any
+All requests take the same road, which the services write down from top to bottom:
+
+    with models.use(spec, call) as model:        # The version stays loaded, and somebody waits for the answer.
+        signature = ...                          # Refused in the words of the method.
+        inputs = ...                             # Read in the words of the API.
+        outputs = model.run(signature, inputs)   # In the time that the client has left, and counted.
+"""
+
+import contextlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
-from google.protobuf import text_format
-from tensorflow_serving.apis import (
-    classification_pb2,
-    inference_pb2,
-    input_pb2,
-    model_pb2,
-    regression_pb2,
-)
+from google.protobuf import wrappers_pb2
+from tensorflow_serving.apis import model_pb2
 
+from tfserving_ext.serving.manager import ModelManager
+from tfserving_ext.serving.metrics import Metrics
 from tfserving_ext.serving.models import Servable, ServingError, Signature, invalid
-from tfserving_ext.serving.predict import Predictor
-
-CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
 
-def classify(predictor: Predictor, request: classification_pb2.ClassificationRequest) -> Any:
-    """The ClassificationResponse of a request.
+@dataclass
+class Call:
+    """One request: what becomes known of it on its way, and how long its client waits.
 
-    Raises:
-      ServingError: no such model, a signature that does not classify, or no examples.
+    Attributes:
+      api: "grpc" or "rest".
+      entry: the method that was asked for, such as "Predict".
+      client: its address.
+      arrival: of the request, on the monotonic clock.
+      deadline: until when the client waits, on that clock; None for as long as it takes.
+      is_active: says whether the client is still there.
+      model: the name that it came with.
+      version: of the model that answered, or refused; None where it came to none.
+      signature: that was asked for.
+      status: what the request ended with.
+      error: the text where it failed.
     """
-    response = classification_pb2.ClassificationResponse()
-    with predictor.manager.use(_spec(request)) as (version, servable):
-        response.result.CopyFrom(_classify(predictor, servable, request.model_spec.signature_name, request.input))
-    _answer_spec(response.model_spec, request.model_spec, version)
-    return response
+
+    api: str
+    entry: str
+    client: str = ""
+    arrival: float = field(default_factory=time.monotonic)
+    deadline: float | None = None
+    is_active: Callable[[], bool] = lambda: True
+    model: str = ""
+    version: int | None = None
+    signature: str = ""
+    status: grpc.StatusCode = grpc.StatusCode.OK
+    error: str = ""
+
+    def asks(self, spec: model_pb2.ModelSpec) -> None:
+        """Takes down what the request's ModelSpec says."""
+        self.model, self.signature = spec.name, spec.signature_name
+
+    def fail(self, error: Exception) -> None:
+        """Takes down what the request failed with; what is no refusal is a fault of the server, and is printed."""
+        if isinstance(error, ServingError):
+            self.status, self.error = error.code, error.message
+        else:
+            traceback.print_exception(error, file=sys.stderr)
+            self.status, self.error = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+
+    def seconds_left(self) -> float | None:
+        """How long the client will still wait; None for as long as it takes."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def check_waits(self) -> None:
+        """Checks that there is still somebody to answer.
+
+        Of what waited for a thread in vain gRPC itself drops only a part.
+
+        Raises:
+          ServingError: the deadline has passed, or the client has left.
+        """
+        left = self.seconds_left()
+        if left is not None and left <= 0:
+            raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the model was run")
+        if not self.is_active():
+            raise ServingError(grpc.StatusCode.CANCELLED, "the client left before the model was run")
 
 
-def regress(predictor: Predictor, request: regression_pb2.RegressionRequest) -> Any:
-    """The RegressionResponse of a request; raises as `classify`."""
-    response = regression_pb2.RegressionResponse()
-    with predictor.manager.use(_spec(request)) as (version, servable):
-        response.result.CopyFrom(_regress(predictor, servable, request.model_spec.signature_name, request.input))
-    _answer_spec(response.model_spec, request.model_spec, version)
-    return response
+@dataclass(frozen=True)
+class ServedModels:
+    """The models that are served, as requests use them.
 
-
-def multi_inference(predictor: Predictor, request: inference_pb2.MultiInferenceRequest) -> Any:
-    """The MultiInferenceResponse of a request.
-
-    Raises:
-      ServingError: as `classify`; or tasks of several models, a signature twice, or a method that is neither.
+    Attributes:
+      manager: has their versions.
+      metrics: counts what is run.
+      check_methods: refuse Classify and Regress where a signature's method_name says something else.
     """
-    if not request.tasks:
-        raise invalid("ModelSpec has no name specified.")
-    response = inference_pb2.MultiInferenceResponse()
-    first = request.tasks[0]
-    with predictor.manager.use(_spec(first)) as (version, servable):
-        seen: set[str] = set()
-        for task in request.tasks:
-            if task.model_spec.name != first.model_spec.name:
-                raise invalid(
-                    "All ModelSpecs in a MultiInferenceRequest must access the same model name. Expected model: "
-                    f"{first.model_spec.name}. Found: {task.model_spec.name}"
-                )
-            name = task.model_spec.signature_name or "serving_default"
-            if name in seen:
-                raise invalid(f"Duplicate evaluation of signature: {name}")
-            seen.add(name)
-            result = response.results.add()
-            if task.method_name == CLASSIFY:
-                result.classification_result.CopyFrom(_classify(predictor, servable, name, request.input))
-            elif task.method_name == REGRESS:
-                result.regression_result.CopyFrom(_regress(predictor, servable, name, request.input))
-            else:
-                message = f"Unsupported signature method_name: {task.method_name}"
-                raise ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
-            _answer_spec(result.model_spec, task.model_spec, version)
-    return response
+
+    manager: ModelManager
+    metrics: Metrics
+    check_methods: bool = False
+
+    @contextlib.contextmanager
+    def use(self, spec: model_pb2.ModelSpec, call: Call) -> Iterator["ModelInUse"]:
+        """The version that a request is for, which stays loaded inside the block.
+
+        Args:
+          spec: model, and version or label.
+          call: the request; the version is taken down in it.
+
+        Raises:
+          ServingError: no such version is served, or nobody waits for the answer any more.
+        """
+        with self.manager.use(spec) as (version, servable):
+            call.version = version
+            call.check_waits()
+            yield ModelInUse(spec.name, version, servable, call, self)
 
 
-def _spec(request: Any) -> model_pb2.ModelSpec:
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-    return request.model_spec
+@dataclass(frozen=True)
+class ModelInUse:
+    """A version of a model that a request is in.
+
+    Attributes:
+      name: the model's.
+      version: its number.
+      servable: what is loaded.
+      call: the request.
+      models: all that is served.
+    """
+
+    name: str
+    version: int
+    servable: Servable
+    call: Call
+    models: ServedModels
+
+    def spec(self, signature_name: str | None = None) -> model_pb2.ModelSpec:
+        """The ModelSpec of the answer; "" for a signature stands for serving_default, None for no signature."""
+        version = wrappers_pb2.Int64Value(value=self.version)
+        if signature_name is not None:
+            signature_name = signature_name or "serving_default"
+        return model_pb2.ModelSpec(name=self.name, version=version, signature_name=signature_name)
+
+    def run(
+        self, signature: Signature, inputs: dict[str, np.ndarray], wanted: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature, unless nobody waits for it any more, and counts the run.
+
+        Args:
+          signature: of this model.
+          inputs: by name. A search of ours ends once the client no longer waits: its `deadline_ms` is set here.
+          wanted: outputs to return; none for all.
+
+        Returns:
+          Outputs by name.
+
+        Raises:
+          ServingError: no such output, wrong inputs, nobody waits, or the model failed.
+        """
+        names = _outputs(signature, wanted)
+        self.call.check_waits()
+        if (left := self.call.seconds_left()) is not None:
+            _stop_in_time(signature, inputs, left)
+        begin = time.perf_counter()
+        outputs = signature.run(inputs)
+        self.models.metrics.ran(self.name, self.call.entry, time.perf_counter() - begin, outputs)
+        return {name: outputs[name] for name in names}
 
 
-def _answer_spec(answer: model_pb2.ModelSpec, asked: model_pb2.ModelSpec, version: int) -> None:
-    answer.name, answer.signature_name = asked.name, asked.signature_name or "serving_default"
-    answer.version.value = version
+def _outputs(signature: Signature, wanted: Sequence[str]) -> Sequence[str]:
+    names = sorted(signature.proto.outputs)
+    for name in wanted:
+        if name not in names:
+            raise invalid(
+                f"output tensor alias not found in signature: {name} "
+                f"Outputs expected to be in the set {{{','.join(names)}}}."
+            )
+        if list(wanted).count(name) > 1:
+            raise invalid(f"duplicate output tensor alias: {name}")
+    return wanted or names
 
 
-def _signature(predictor: Predictor, servable: Servable, name: str, kind: str, method: str) -> Signature:
-    """The signature `name`, checked to be of this kind."""
-    name = name or "serving_default"
-    if name not in servable.signatures:
-        raise invalid(f"No signature was found with the name: {name}")
-    signature = servable.signatures[name]
-    found = signature.proto.method_name
-    if predictor.check_methods and found != method:
-        raise invalid(f"Expected {kind} signature method_name to be {method}. Was: {found}")
-    _check_input(signature, kind)
-    return signature
-
-
-def _check_input(signature: Signature, kind: str) -> None:
-    proto = signature.proto
-    if len(proto.inputs) != 1:
-        raise invalid("Expected one input Tensor.")
-    if kind == "regression" and len(proto.outputs) != 1:
-        raise invalid("Expected one output Tensor.")
-    if kind == "classification" and len(proto.outputs) not in (1, 2):
-        raise invalid(f"Expected one or two output Tensors, found {len(proto.outputs)}")
-    if "inputs" not in proto.inputs:
-        raise invalid(f"No {kind} inputs found in SignatureDef: {text_format.MessageToString(proto)}")
-
-
-def _examples(given: input_pb2.Input) -> np.ndarray:
-    """The examples, serialized, as an array of bytes [n]; a context's features join every example."""
-    kind = given.WhichOneof("kind")
-    examples = getattr(given, kind).examples if kind else []
-    if not examples:
-        raise invalid("Input is empty.")
-    found = []
-    for example in examples:
-        if kind == "example_list_with_context":
-            joined = type(example)()
-            joined.CopyFrom(given.example_list_with_context.context)
-            for name, feature in example.features.feature.items():
-                joined.features.feature[name].CopyFrom(feature)
-            example = joined
-        found.append(example.SerializeToString())
-    return np.array(found, object)
-
-
-def _classify(
-    predictor: Predictor, servable: Servable, name: str, given: input_pb2.Input
-) -> classification_pb2.ClassificationResult:
-    signature = _signature(predictor, servable, name, "classification", CLASSIFY)
-    if not {"classes", "scores"} & set(signature.proto.outputs):
-        raise invalid(
-            'Expected classification signature outputs to contain at least one of "classes" or "scores". '
-            f"Signature was: {text_format.MessageToString(signature.proto)}"
-        )
-    examples = _examples(given)
-    outputs = signature.run({"inputs": examples})
-    classes, scores = outputs.get("classes"), outputs.get("scores")
-    for output in (classes, scores):
-        if output is not None and (output.ndim != 2 or len(output) != len(examples)):
-            raise invalid(f"Expected output Tensor shape: [batch_size num_classes] but got shape: {list(output.shape)}")
-    result = classification_pb2.ClassificationResult()
-    for row in range(len(examples)):
-        found = result.classifications.add()
-        for place in range((classes if classes is not None else scores).shape[1]):  # type: ignore[union-attr]
-            entry = found.classes.add()
-            if classes is not None:
-                entry.label = classes[row, place].decode(errors="replace")
-            if scores is not None:
-                entry.score = float(scores[row, place])
-    return result
-
-
-def _regress(
-    predictor: Predictor, servable: Servable, name: str, given: input_pb2.Input
-) -> regression_pb2.RegressionResult:
-    signature = _signature(predictor, servable, name, "regression", REGRESS)
-    if "outputs" not in signature.proto.outputs:
-        raise invalid(f"No regression outputs found in SignatureDef: {text_format.MessageToString(signature.proto)}")
-    examples = _examples(given)
-    values = signature.run({"inputs": examples})["outputs"]
-    if values.size != len(examples):
-        raise invalid(f"Expected output batch size to be {len(examples)}, Got: {values.size}")
-    result = regression_pb2.RegressionResult()
-    for value in values.ravel():
-        result.regressions.add(value=float(value))
-    return result
+def _stop_in_time(signature: Signature, inputs: dict[str, np.ndarray], seconds_left: float) -> None:
+    """Lets a search of ours end when its client no longer waits: `deadline_ms` becomes at most what is left."""
+    default = signature.defaults.get("deadline_ms")
+    if default is None or default.shape or default.dtype != np.int32:
+        return
+    sent = np.asarray(inputs.get("deadline_ms", default))
+    left = max(1, min(int(seconds_left * 1000), np.iinfo(np.int32).max))
+    # In row form it comes once for every user, and equal; anything else the graph refuses in its own words.
+    if (
+        sent.dtype == np.int32
+        and sent.size
+        and (sent == sent.flat[0]).all()
+        and (sent.flat[0] == 0 or sent.flat[0] > left)
+    ):
+        inputs["deadline_ms"] = np.full(sent.shape, left, np.int32)

@@ -95,9 +95,6 @@ class ModelManager:
             if servable is None:
                 raise RuntimeError(f"version {version.number} of {spec.name} is available but not loaded")
             yield version.number, servable
-        except ServingError as error:
-            error.version = version.number
-            raise
         finally:
             with self._lock:
                 version.users -= 1

@@ -66,10 +66,17 @@ class Metrics:
             self._count("request_count", _labels(model_name=model, status=status))
             self._observe("request_latency", _labels(model_name=model, API=entry), 1e6 * seconds)
 
-    def ran(self, model: str, seconds: float, outputs: Mapping[str, np.ndarray]) -> None:
-        """Counts a run of a signature, and what a search of ours says of itself."""
+    def ran(self, model: str, entry: str, seconds: float, outputs: Mapping[str, np.ndarray]) -> None:
+        """Counts a run of a signature, and what a search of ours says of itself.
+
+        Args:
+          model: its model's name.
+          entry: what was asked, such as "Predict".
+          seconds: that the run took.
+          outputs: of the signature, by name.
+        """
         with self._lock:
-            self._observe("runtime_latency", _labels(model_name=model, API="Predict", runtime="TF1"), 1e6 * seconds)
+            self._observe("runtime_latency", _labels(model_name=model, API=entry, runtime="TF1"), 1e6 * seconds)
             if "items_scored" not in outputs or "stopped" not in outputs:
                 return
             self._observe(":nann:search_latency", _labels(model_name=model), 1e6 * seconds)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2
 
 import tfserving_ext.ops  # noqa: F401 - registers the ops that models use
 from tfserving_ext.errors import NannError
@@ -30,14 +31,12 @@ class ServingError(Exception):
     Attributes:
       code: the gRPC status.
       message: its text.
-      version: of the model that refused it; None where it came to none.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-        self.version: int | None = None
 
 
 class LoadError(NannError):
@@ -168,6 +167,10 @@ class Servable:
         if name not in self.signatures:
             raise ServingError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
         return self.signatures[name]
+
+    def signature_def_map(self) -> get_model_metadata_pb2.SignatureDefMap:
+        """All signatures, as metadata tell them."""
+        return get_model_metadata_pb2.SignatureDefMap(signature_def=self.signature_defs)
 
     def close(self) -> None:
         """Gives back what the model holds."""

@@ -3,14 +3,11 @@
 import datetime
 import json
 import sys
+import time
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-import grpc
-
-from tfserving_ext.serving.predict import Predictor
+from tfserving_ext.serving.inference import Call, ServedModels
 
 MAX_NAME = 256
 MAX_ERROR = 1024
@@ -18,60 +15,29 @@ MAX_ERROR = 1024
 Log = Callable[..., None]
 
 
-@dataclass
-class Asked:
-    """A request, as far as it is known.
-
-    Attributes:
-      api: "grpc" or "rest".
-      entry: what was asked, such as "Predict".
-      client: its address.
-      model: the name that it came with.
-      version: of the model that answered, or refused.
-      signature: that was asked for.
-    """
-
-    api: str
-    entry: str
-    client: str = ""
-    model: str = ""
-    version: int | None = None
-    signature: str = ""
-
-    def of(self, spec: Any) -> None:
-        """Takes what a ModelSpec says."""
-        self.model, self.signature = spec.name, spec.signature_name
-
-
 class RequestLog:
     """Counts and logs; may be used from any thread."""
 
-    def __init__(self, predictor: Predictor, log: Log) -> None:
-        """Takes whose models are asked, and who takes the lines."""
-        self._predictor, self._log = predictor, log
+    def __init__(self, models: ServedModels, log: Log) -> None:
+        """Takes whose requests these are, and who takes the lines."""
+        self._models, self._log = models, log
 
-    def done(self, asked: Asked, status: grpc.StatusCode, seconds: float, error: str = "") -> None:
-        """Tells of a request that is answered.
-
-        Args:
-          asked: the request.
-          status: what it ended with.
-          seconds: from its arrival to its answer.
-          error: the text where it failed.
-        """
+    def done(self, call: Call) -> None:
+        """Tells of a request that is answered, or refused."""
+        seconds = time.monotonic() - call.arrival
         # Names of models that are not there come from clients: they are not counted by name.
-        known = asked.model if asked.model in self._predictor.manager.names() else ""
-        self._predictor.metrics.answered(known, asked.entry, status.name, seconds)
+        known = call.model if call.model in self._models.manager.names() else ""
+        self._models.metrics.answered(known, call.entry, call.status.name, seconds)
         self._log(
-            api=asked.api,
-            entry=asked.entry,
-            client=asked.client,
-            model=asked.model[:MAX_NAME],
-            **({} if asked.version is None else {"version": asked.version}),
-            **({"signature": asked.signature[:MAX_NAME]} if asked.signature else {}),
-            status=status.name,
+            api=call.api,
+            entry=call.entry,
+            client=call.client,
+            model=call.model[:MAX_NAME],
+            **({} if call.version is None else {"version": call.version}),
+            **({"signature": call.signature[:MAX_NAME]} if call.signature else {}),
+            status=call.status.name,
             seconds=round(seconds, 6),
-            **({"error": error[:MAX_ERROR]} if error else {}),
+            **({"error": call.error[:MAX_ERROR]} if call.error else {}),
         )
 
 

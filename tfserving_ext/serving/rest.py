@@ -8,33 +8,32 @@ import asyncio
 import json
 import re
 import socket
-import sys
 import threading
 import time
-import traceback
 import urllib.parse
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import numpy as np
 import tensorflow as tf
 import uvicorn
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from tensorflow_serving.apis import classification_pb2, model_pb2, regression_pb2
+from tensorflow_serving.apis import model_pb2
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import inference, json_examples, json_tensors
-from tfserving_ext.serving.models import Servable, ServingError, invalid
-from tfserving_ext.serving.predict import Predictor
-from tfserving_ext.serving.request_log import Asked, RequestLog
+from tfserving_ext.serving import json_examples, json_tensors
+from tfserving_ext.serving.classify_regress import classify, regress
+from tfserving_ext.serving.inference import Call, ServedModels
+from tfserving_ext.serving.models import ServingError, invalid
+from tfserving_ext.serving.request_log import RequestLog
 from tfserving_ext.serving.rest_gate import Gate
 from tfserving_ext.serving.tls import server_context
 
@@ -98,6 +97,13 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(json.dumps(value, indent=4) + "\n", status, media_type="application/json")
 
 
+def _dict(message: Message) -> dict[str, Any]:
+    """A protobuf message as JSON has it, in the proto's own names and with what is not set."""
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
 def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=urllib.parse.unquote(found["name"]))
     if found["version"]:
@@ -124,9 +130,9 @@ def _target(request: Request) -> str:
     return f"{path}?{request.url.query}" if request.url.query else path
 
 
-class _TooLongError(Exception):
+class _TooLongError(ServingError):
     def __init__(self) -> None:
-        super().__init__(f"The body has more than {MAX_BODY_BYTES} bytes")
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, f"The body has more than {MAX_BODY_BYTES} bytes")
 
 
 def _unzipped(body: bytes) -> bytes:
@@ -137,60 +143,56 @@ def _unzipped(body: bytes) -> bytes:
         return b""
 
 
+def _refusal(call: Call, error: Exception) -> Response:
+    """Takes down in `call` what a request failed with, and answers so."""
+    call.fail(error)
+    status = 413 if isinstance(error, _TooLongError) else _HTTP.get(call.status, 500)
+    return _json({"error": call.error}, status)
+
+
 class _Api:
-    def __init__(self, predictor: Predictor, options: RestOptions, log: Callable[..., None]) -> None:
-        self._predictor, self._options = predictor, options
-        self.gate, self._requests = Gate(options.threads, options.queue, MAX_BODIES_BYTES), RequestLog(predictor, log)
+    def __init__(self, models: ServedModels, options: RestOptions, log: Callable[..., None]) -> None:
+        self._models, self._options = models, options
+        self.gate, self._requests = Gate(options.threads, options.queue, MAX_BODIES_BYTES), RequestLog(models, log)
 
     async def handle(self, request: Request) -> Response:
         """Answers a request. Those for the server itself, and not for a model, never wait for a thread."""
         path = _target(request)
         if path == self._options.metrics_path:
-            return Response(await run_in_threadpool(self._predictor.metrics.text), media_type="text/plain")
+            return Response(await run_in_threadpool(self._models.metrics.text), media_type="text/plain")
         if request.method in ("GET", "HEAD") and path in ("/healthz", "/readyz"):
             return self._health(path)
         if not path.startswith("/v1/"):
             return Response(_NOT_FOUND, 404, media_type="text/html")
-        begin = time.perf_counter()
         client = "" if request.client is None else f"{request.client.host}:{request.client.port}"
-        asked = Asked("rest", _entry(request.method, path), client)
+        call = Call("rest", _entry(request.method, path), client)
+        call.deadline = call.arrival + self._options.timeout_seconds
         if found := _PREFIX.match(path):
-            asked.model = urllib.parse.unquote(found["name"])
-        status, message = grpc.StatusCode.OK, ""
+            call.model = urllib.parse.unquote(found["name"])
         try:
-            response = await asyncio.wait_for(self._respond(request, asked), self._options.timeout_seconds)
-        except ServingError as error:
-            status, message = error.code, error.message
-            asked.version = error.version or asked.version
-            response = _json({"error": message}, _HTTP.get(status, 500))
+            response = await asyncio.wait_for(self._respond(request, call), self._options.timeout_seconds)
         except asyncio.TimeoutError:
-            status, message = grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification"
-            response = _json({"error": message}, 504)
-        except _TooLongError as error:
-            status, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-            response = _json({"error": message}, 413)
+            response = _refusal(
+                call, ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+            )
         except ClientDisconnect:
-            status, message = grpc.StatusCode.CANCELLED, "the client left"
-            response = Response(status_code=400)
+            response = _refusal(call, ServingError(grpc.StatusCode.CANCELLED, "the client left"))
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            status, message = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-            response = _json({"error": message}, 500)
-        self._requests.done(asked, status, time.perf_counter() - begin, message)
+            response = _refusal(call, error)
+        self._requests.done(call)
         response.headers.update(_CORS if self._options.cors else {})
         return response
 
     def _health(self, path: str) -> Response:
         """`/healthz`: the process answers. `/readyz`: every model of the configuration has a version that serves."""
-        manager = self._predictor.manager
+        manager = self._models.manager
         missing = [name for name in manager.names() if not manager.available(name)] if path == "/readyz" else []
         text = f"no version serves of {', '.join(missing)}\n" if missing else "ok\n"
         return Response(text, 503 if missing else 200, media_type="text/plain")
 
-    async def _respond(self, request: Request, asked: Asked) -> Response:
-        end = time.monotonic() + self._options.timeout_seconds
+    async def _respond(self, request: Request, call: Call) -> Response:
         if request.method == "GET":  # Status and metadata take no time; whether a busy server is well has to be seen.
-            return await run_in_threadpool(self._answer, request, b"", asked, end)
+            return await run_in_threadpool(self._answer, request, b"", call)
         with self.gate.entered() as keep:
             body = bytearray()
             async for chunk in request.stream():
@@ -198,9 +200,9 @@ class _Api:
                     raise _TooLongError
                 keep(len(chunk))
                 body += chunk
-            return await self.gate.run(lambda: self._answer(request, bytes(body), asked, end), request.is_disconnected)
+            return await self.gate.run(lambda: self._answer(request, bytes(body), call), request.is_disconnected)
 
-    def _answer(self, request: Request, body: bytes, asked: Asked, end: float) -> Response:
+    def _answer(self, request: Request, body: bytes, call: Call) -> Response:
         method, path = request.method, _target(request)
         if request.headers.get("Content-Encoding", "").lower() == "gzip":
             body = _unzipped(body)
@@ -215,64 +217,50 @@ class _Api:
         if _NO_NAME.fullmatch(path):
             raise invalid("Missing model name in request.")
         if method == "POST" and (found := _PREDICT.fullmatch(path)):
-            return self._predict(_spec(found), body, asked, end)
+            return self._predict(_spec(found), body, call)
         if method == "POST" and (found := _OTHER_METHODS.fullmatch(path)):
-            return self._examples(_spec(found), found["method"], body, asked)
+            return self._examples(_spec(found), found["method"], body, call)
         if method == "GET" and (found := _STATUS.fullmatch(path)):
-            status = self._predictor.manager.status(_spec(found))
-            as_dict = json_format.MessageToDict(
-                status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-            )
-            return _json(as_dict)
+            return _json(_dict(self._models.manager.status(_spec(found))))
         if method == "GET" and (found := _METADATA.fullmatch(path)):
-            return self._metadata(_spec(found), asked)
+            return self._metadata(_spec(found), call)
         raise invalid(f"Malformed request: {method} {path}")
 
-    def _predict(self, spec: model_pb2.ModelSpec, body: bytes, asked: Asked, end: float) -> Response:
-        by_row = False
-
-        def read(servable: Servable) -> Mapping[str, np.ndarray]:
-            nonlocal by_row
+    def _predict(self, spec: model_pb2.ModelSpec, body: bytes, call: Call) -> Response:
+        with self._models.use(spec, call) as model:
             request = json_tensors.read_request(body)
             spec.signature_name = request.get("signature_name") or "serving_default"
-            asked.of(spec)
-            if spec.signature_name not in servable.signatures:
+            call.asks(spec)
+            signature = model.servable.signatures.get(spec.signature_name)
+            if signature is None:
                 raise invalid(f'Serving signature name: "{spec.signature_name}" not found in signature def')
-            proto = servable.signatures[spec.signature_name].proto
-            types = {name: tf.dtypes.as_dtype(info.dtype) for name, info in proto.inputs.items()}
+            types = {name: tf.dtypes.as_dtype(info.dtype) for name, info in signature.proto.inputs.items()}
             by_row = "instances" in request
-            return (
-                json_tensors.rows(request["instances"], types)
-                if by_row
-                else json_tensors.columns(request["inputs"], types)
-            )
-
-        asked.version, outputs = self._predictor.predict(spec, read, seconds_left=end - time.monotonic())
+            if by_row:
+                inputs = json_tensors.rows(request["instances"], types)
+            else:
+                inputs = json_tensors.columns(request["inputs"], types)
+            outputs = model.run(signature, inputs)
         if by_row:
             return _json({"predictions": json_tensors.row_outputs(outputs)})
         return _json({"outputs": json_tensors.column_outputs(outputs)})
 
-    def _examples(self, spec: model_pb2.ModelSpec, method: str, body: bytes, asked: Asked) -> Response:
+    def _examples(self, spec: model_pb2.ModelSpec, method: str, body: bytes, call: Call) -> Response:
         """`:classify` and `:regress`."""
-        with self._predictor.manager.use(spec) as (version, _):
-            asked.version = version  # A model that is not there is said before what the body is.
-        spec.signature_name, given = json_examples.read_examples(body, method)
-        asked.of(spec)
-        if method == "regress":
-            found = inference.regress(self._predictor, regression_pb2.RegressionRequest(model_spec=spec, input=given))
-            return _json({"results": [json_tensors.number(one.value) for one in found.result.regressions]})
-        request = classification_pb2.ClassificationRequest(model_spec=spec, input=given)
-        classified = inference.classify(self._predictor, request).result.classifications
+        with self._models.use(spec, call) as model:
+            spec.signature_name, given = json_examples.read_examples(body, method)
+            call.asks(spec)
+            if method == "regress":
+                values = regress(model, spec.signature_name, given).regressions
+                return _json({"results": [json_tensors.number(one.value) for one in values]})
+            classified = classify(model, spec.signature_name, given).classifications
         results = [[[entry.label, json_tensors.number(entry.score)] for entry in one.classes] for one in classified]
         return _json({"results": results})
 
-    def _metadata(self, spec: model_pb2.ModelSpec, asked: Asked) -> Response:
-        found, signatures = self._predictor.signature_defs(spec)
-        asked.version = found.version.value
-        as_dict = json_format.MessageToDict(
-            signatures, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
-        model_spec = {"name": found.name, "version": str(found.version.value), "signature_name": ""}
+    def _metadata(self, spec: model_pb2.ModelSpec, call: Call) -> Response:
+        with self._models.use(spec, call) as model:
+            as_dict = _dict(model.servable.signature_def_map())
+        model_spec = {"name": model.name, "version": str(model.version), "signature_name": ""}
         return _json({"model_spec": model_spec, "metadata": {"signature_def": as_dict}})
 
 
@@ -296,7 +284,7 @@ class RestServer:
     """
 
     def __init__(
-        self, predictor: Predictor, host: str, port: int, options: RestOptions, log: Callable[..., None]
+        self, models: ServedModels, host: str, port: int, options: RestOptions, log: Callable[..., None]
     ) -> None:
         """Starts it; `port` 0 is a free one.
 
@@ -317,7 +305,7 @@ class RestServer:
             self._socket.close()
             raise NannError(f"cannot listen for REST on {host}:{port}: {error.strerror or error}") from error
         self.port = self._socket.getsockname()[1]
-        self._api = _Api(predictor, options, log)
+        self._api = _Api(models, options, log)
         app = _relative(Starlette(routes=[Route("/{path:path}", self._api.handle, methods=_METHODS)]))
         # Without a limit, a client that never finishes its request would keep the server from stopping.
         # What goes wrong in a request is printed by `handle`; below that level are only the requests cut off so.

@@ -22,11 +22,11 @@ from tfserving_ext.progress import console, outcome
 from tfserving_ext.serving import grpc_service
 from tfserving_ext.serving.config_file import ConfigWatch
 from tfserving_ext.serving.grpc_service import GrpcOptions
+from tfserving_ext.serving.inference import ServedModels
 from tfserving_ext.serving.manager import ModelManager
 from tfserving_ext.serving.metrics import Metrics
 from tfserving_ext.serving.model_config import ModelConfig
 from tfserving_ext.serving.models import ModelOptions, ServingError, load_servable
-from tfserving_ext.serving.predict import Predictor
 from tfserving_ext.serving.request_log import Log, log_events
 from tfserving_ext.serving.rest import RestOptions, RestServer
 from tfserving_ext.serving.versions import LoadOptions
@@ -103,20 +103,20 @@ class LocalServer:
                 raise NannError(f"{port_name} is {port}, allowed are 0 to 65535")
         load = functools.partial(load_servable, options=options.model)
         self._manager = ModelManager(options.load, load, options.log)
-        predictor = Predictor(self._manager, Metrics(), options.check_methods)
+        served = ServedModels(self._manager, Metrics(), options.check_methods)
         # An Event's lock could be held just when a signal's handler wants it; this queue may be put to from anywhere.
         self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
         host = options.host
         try:
             self._apply({name: _config(name, model) for name, model in models.items()})
             self._grpc = _listen(
-                lambda port: grpc_service.start(predictor, host, port, options.grpc, options.log),
+                lambda port: grpc_service.start(served, host, port, options.grpc, options.log),
                 options.grpc_port,
                 GRPC_PORT,
             )
             try:
                 self._rest = _listen(
-                    lambda port: RestServer(predictor, host, port, options.rest, options.log),
+                    lambda port: RestServer(served, host, port, options.rest, options.log),
                     options.rest_port,
                     REST_PORT,
                 )

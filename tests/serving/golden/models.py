@@ -110,7 +110,8 @@ def _failing() -> dict:
     }
 
 
-def _examples(path: Path) -> None:
+def write_examples(path: Path) -> None:
+    """Writes the model that classifies and regresses examples."""
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         a = v1.get_variable("a", initializer=0.5)
@@ -162,7 +163,7 @@ def write_models(base: Path) -> str:
     tf.saved_model.save(module, str(base / "nodefault" / "1"), {"only": module.serve})
     tf.saved_model.save(tf.Module(), str(base / "types" / "1"), _types())
     tf.saved_model.save(tf.Module(), str(base / "failing" / "1"), _failing())
-    _examples(base / "examples" / "1")
+    write_examples(base / "examples" / "1")
     xla = Xla()
     tf.saved_model.save(xla, str(base / "xla" / "1"), {"serving_default": xla.serve, "plain": xla.plain})
     entries = []
