@@ -53,12 +53,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Paths `csv`, `data`, `model`, `embeddings`, `index`, `saved_model`, and the open `sequences`."""
     from export_tools import Defaults, export
     from tfserving_ext.index import build_index
-    from tfserving_ext.training import TrainingConfig, extract, train
+    from tfserving_ext.training import TrainingConfig, extract, fit
 
     root = tmp_path_factory.mktemp("world")
     csv = write_purchases(root / "purchases.csv")
     convert(csv, root / "data", Rules(min_item_count=2, validation=0.1, test=0.2))
-    train(root / "data", root / "model", TrainingConfig(steps=60, batch_size=64, negatives=50))
+    fit(root / "data", root / "model", TrainingConfig(steps=60, batch_size=64, negatives=50))
     extract(root / "model", root / "embeddings")
     arrays = (np.load(root / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(*arrays, root / "index", threads=1)

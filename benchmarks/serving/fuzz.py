@@ -144,9 +144,9 @@ def _ask_rest(port: int, request: Any, faults: list[str]) -> str:
 
 
 def _ask_well(server: Process, ids: list[int]) -> list[int]:
-    from tfserving_ext.serving.client import GrpcClient
+    from tfserving_ext.serving.client import Client
 
-    with GrpcClient(f"127.0.0.1:{server.grpc_port}", "nann") as client:
+    with Client(f"127.0.0.1:{server.grpc_port}", "nann") as client:
         return client.predict("retrieve", {"item_history": np.array([ids[:20]])})["item_ids"][0].tolist()
 
 

@@ -14,7 +14,7 @@ import typer
 
 from benchmarks.serving.load_stub import running_stub
 from tfserving_ext.artifacts import write_json
-from tfserving_ext.loadtest import ModelSpec, Scenario, run
+from tfserving_ext.loadtest import ModelSpec, Scenario, bench
 from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, progress
 
@@ -62,7 +62,7 @@ def bench_client(out: Path, quick: bool = False) -> dict[str, float]:
 
     def measure(name: str, target: str, **load: Any) -> dict[str, Any]:
         scenario = Scenario(target=target, models=[ModelSpec(name="stub")], warm_up=2, seconds=seconds, **load)
-        (levels[name],) = run(scenario)["levels"]
+        (levels[name],) = bench(scenario)["levels"]
         return levels[name]
 
     with progress("client", 2 + len(RATES)) as advance:

@@ -11,7 +11,7 @@ from tfserving_ext.evaluation import user_tensors
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.models import NannAttentionConfig
 from tfserving_ext.retrieval import BruteForce
-from tfserving_ext.training import TrainingConfig, extract, load_model, train
+from tfserving_ext.training import TrainingConfig, extract, fit, load_model
 
 CASES = 6
 FLOATS = ctypes.POINTER(ctypes.c_float)
@@ -24,7 +24,7 @@ def workload(request, world, tmp_path_factory):
     else:
         folder = tmp_path_factory.mktemp("model")
         sizes = NannAttentionConfig(history_length=60, attention_length=40, matches=3, pools=4)
-        train(world.data, folder / "model", TrainingConfig(steps=20, batch_size=32, negatives=20), sizes)
+        fit(world.data, folder / "model", TrainingConfig(steps=20, batch_size=32, negatives=20), sizes)
         extract(folder / "model", folder / "embeddings")
         arrays = (np.load(folder / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
         trained, index = load_model(folder / "model"), build_index(*arrays, folder / "index", threads=1)

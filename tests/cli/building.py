@@ -43,35 +43,35 @@ CONVERT = Command(
         "beam": Option("--runner=A --b", {"convert_by_beam.options": ["--runner=A", "--b"]}, ("--beam", "")),
     },
 )
-_SYNTH = "synthesize.config"
+_SYNTH = "synth.config"
 SYNTH = Command(
     {},
-    {"tfserving_ext.data.synth:synthesize": 1},
+    {"tfserving_ext.data.synth:synth": 1},
     {},
     {
-        "out": Option("other.csv", {"synthesize.target": Path("other.csv")}),
+        "out": Option("other.csv", {"synth.target": Path("other.csv")}),
         "rows": Option("1000", {f"{_SYNTH}.rows": 1000}),
         "users": Option("5000", {f"{_SYNTH}.users": 5000}),
         "items": Option("40", {f"{_SYNTH}.items": 40}),
         "categories": Option("30", {f"{_SYNTH}.categories": 30}),
         "seed": Option("6", {f"{_SYNTH}.seed": 6}),
-        "force": Option(None, {"synthesize.force": True}),
+        "force": Option(None, {"synth.force": True}),
     },
 )
 
 
 def _trained(value: str | None, name: str, changed: Any, *beside: str) -> Option:
-    return Option(value, {f"train_recipe.wanted.training.{name}": changed}, beside)
+    return Option(value, {f"train.recipe.training.{name}": changed}, beside)
 
 
-_WANTED = "train_recipe.wanted"
+_WANTED = "train.recipe"
 TRAIN = Command(
     arguments("data"),
-    {"tfserving_ext.training:train_recipe": {"histories": 1}, "tfserving_ext.models:import_models": None},
+    {"tfserving_ext.training:train": {"histories": 1}, "tfserving_ext.models:import_models": None},
     {},
     {
-        "data": Option("other", {"train_recipe.data": Path("other")}),
-        "out": Option("elsewhere", {"train_recipe.target": Path("elsewhere")}),
+        "data": Option("other", {"train.data": Path("other")}),
+        "out": Option("elsewhere", {"train.target": Path("elsewhere")}),
         "model": Option(
             "mine:Model",
             {
@@ -83,9 +83,9 @@ TRAIN = Command(
         "history_length": Option("60", {f"{_WANTED}.model.history_length": 60}),
         "size": Option("matches=3", {f"{_WANTED}.model.matches": 3}),
         "mask_padding": Option(None, {f"{_WANTED}.model.mask_padding": False}),
-        "start_from": Option("trained", {"train_recipe.start_from": Path("trained"), f"{_WANTED}.start": None}),
+        "start_from": Option("trained", {"train.start_from": Path("trained"), f"{_WANTED}.start": None}),
         "start_steps": Option("5", {f"{_WANTED}.start.steps": 5}),
-        "force": Option(None, {"train_recipe.force": True}),
+        "force": Option(None, {"train.force": True}),
         "seed": Option("3", {f"{_WANTED}.training.seed": 3, f"{_WANTED}.start.seed": 3}),
         "steps": _trained("7", "steps", 7),
         "batch_size": _trained("9", "batch_size", 9),

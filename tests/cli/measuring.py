@@ -91,7 +91,7 @@ PREFLIGHT = Command(
 )
 
 _RAN = {"failure": None, "stopped_by": None, "search": None, "levels": [], "conditions": []}
-_SCENARIO = "run.scenario"
+_SCENARIO = "bench.scenario"
 
 
 def _load(value: str, name: str, changed: object, *beside: str) -> Option:
@@ -107,7 +107,7 @@ def _model(value: str, **changed: object) -> Option:
 BENCH = Command(
     {"usual": "--max-seconds 60"},  # Without any flag it shows its help.
     {
-        "tfserving_ext.loadtest.run:run": _RAN,
+        "tfserving_ext.loadtest.run:bench": _RAN,
         "tfserving_ext.loadtest.template:write_template": None,
         "tfserving_ext.artifacts:write_json": None,
         "tfserving_ext.loadtest.report:write_report": None,
@@ -115,7 +115,7 @@ BENCH = Command(
     {"tfserving_ext.loadtest.live:live": contextlib.nullcontext(), "tfserving_ext.loadtest.live:print_result": None},
     {
         "config": _load("bench.yaml", "target", "grpc://10.0.0.1:1"),
-        "init": Option("new.yaml", {"run": GONE, "write_template.path": Path("new.yaml")}),
+        "init": Option("new.yaml", {"bench": GONE, "write_template.path": Path("new.yaml")}),
         "target": _load("http://127.0.0.1:3", "target", "http://127.0.0.1:3"),
         "ca": _load("ca.pem", "ca", Path("ca.pem"), "--target", "grpcs://127.0.0.1:3"),
         "cert": _load("c.pem", "cert", Path("c.pem"), "--target", "grpcs://127.0.0.1:3"),

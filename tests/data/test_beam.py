@@ -16,7 +16,7 @@ from tfserving_ext.data.beam import convert_by_beam
 from tfserving_ext.data.behavior_csv import BEHAVIORS, COLUMNS
 from tfserving_ext.data.convert import convert
 from tfserving_ext.data.rows import Rules
-from tfserving_ext.data.synth import SynthConfig, synthesize
+from tfserving_ext.data.synth import SynthConfig, synth
 from tfserving_ext.errors import NannError
 
 
@@ -34,7 +34,7 @@ def same(one: Path, other: Path) -> None:
 
 def test_a_corpus_in_parts_of_every_kind(tmp_path):
     """Split in the middle of users, so that a user's rows come from several parts."""
-    synthesize(tmp_path / "all.csv", SynthConfig(rows=12_000, items=300, seed=2))
+    synth(tmp_path / "all.csv", SynthConfig(rows=12_000, items=300, seed=2))
     lines = (tmp_path / "all.csv").read_bytes().splitlines(keepends=True)
     parts = tmp_path / "parts"
     parts.mkdir()

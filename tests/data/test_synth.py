@@ -5,16 +5,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tfserving_ext.data import synth
+from tfserving_ext.data import synth as made_up
 from tfserving_ext.data.behavior_csv import BEHAVIORS, COLUMNS, parse_lines
-from tfserving_ext.data.synth import FIRST_TIME, ITEMS, LAST_TIME, SynthConfig, synthesize
+from tfserving_ext.data.synth import FIRST_TIME, ITEMS, LAST_TIME, SynthConfig, synth
 from tfserving_ext.errors import NannError
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> pl.DataFrame:
     path = tmp_path_factory.mktemp("synth") / "a.csv"
-    users = synthesize(path, SynthConfig(rows=400_000, items=20_000, categories=300))
+    users = synth(path, SynthConfig(rows=400_000, items=20_000, categories=300))
     frame = parse_lines(path.read_bytes())
     assert frame["user_id"].n_unique() == users
     return frame
@@ -68,11 +68,11 @@ def test_a_few_rows_are_garbage_as_in_the_real_file(made):
 
 def test_the_same_file_on_any_number_of_cores_and_another_by_another_seed(tmp_path):
     config = SynthConfig(rows=30_000, items=500)
-    with mock.patch.object(synth, "_USERS_AT_ONCE", 50):
-        synthesize(tmp_path / "a.csv", config)
-        with mock.patch.object(synth, "cores", lambda: 1):
-            synthesize(tmp_path / "b.csv", config)
-        synthesize(tmp_path / "c.csv", SynthConfig(rows=30_000, items=500, seed=1))
+    with mock.patch.object(made_up, "_USERS_AT_ONCE", 50):
+        synth(tmp_path / "a.csv", config)
+        with mock.patch.object(made_up, "cores", lambda: 1):
+            synth(tmp_path / "b.csv", config)
+        synth(tmp_path / "c.csv", SynthConfig(rows=30_000, items=500, seed=1))
     text = (tmp_path / "a.csv").read_bytes()
     assert (tmp_path / "b.csv").read_bytes() == text != (tmp_path / "c.csv").read_bytes()
     assert text.count(b"\n") == 30_000
@@ -80,7 +80,7 @@ def test_the_same_file_on_any_number_of_cores_and_another_by_another_seed(tmp_pa
 
 
 def test_gzip(tmp_path):
-    synthesize(tmp_path / "a.csv.gz", SynthConfig(rows=1000, items=50))
+    synth(tmp_path / "a.csv.gz", SynthConfig(rows=1000, items=50))
     assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()).count(b"\n") == 1000
 
 
@@ -105,10 +105,10 @@ def test_refuses_sizes_out_of_range(config, words):
 
 
 def test_few_users_of_many_rows_are_made_a_few_at_a_time(tmp_path):
-    corpus = synth._Corpus(SynthConfig(rows=1_000_000, users=100))
+    corpus = made_up._Corpus(SynthConfig(rows=1_000_000, users=100))
     assert 1 <= corpus.users_at_once < 1000
     assert corpus.chunk(0)[0].height < 20 * 2_100_000
-    assert synth._Corpus(SynthConfig()).users_at_once == 20_000
+    assert made_up._Corpus(SynthConfig()).users_at_once == 20_000
     with pytest.raises(NannError, match="at most 1000000 rows a user"):
         SynthConfig(rows=2**39, users=1)
 
@@ -116,5 +116,5 @@ def test_few_users_of_many_rows_are_made_a_few_at_a_time(tmp_path):
 def test_gzip_has_the_same_bytes_at_any_time(tmp_path):
     for name, now in (("a.csv.gz", 1e9), ("b.csv.gz", 1.1e9)):
         with mock.patch("time.time", return_value=now):
-            synthesize(tmp_path / name, SynthConfig(rows=1000, items=100, categories=10))
+            synth(tmp_path / name, SynthConfig(rows=1000, items=100, categories=10))
     assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()

@@ -125,7 +125,7 @@ def test_training_is_asked_for(road, monkeypatch, options, steps):
         asked.append((target.name, config.steps))
         raise StageError
 
-    monkeypatch.setattr("tfserving_ext.training.train", noted)
+    monkeypatch.setattr("tfserving_ext.training.fit", noted)
     with pytest.raises(StageError):
         road[1](**options)
     assert asked == [("two_sided", steps)]
@@ -143,7 +143,7 @@ def test_what_was_trained_here_is_kept(road, monkeypatch):
     def not_further(*arguments):
         raise StageError
 
-    monkeypatch.setattr("tfserving_ext.training.train", noted)
+    monkeypatch.setattr("tfserving_ext.training.fit", noted)
     monkeypatch.setattr("tfserving_ext.training.extract", not_further)
     for options in ({"train": True}, {}):
         with pytest.raises(StageError):

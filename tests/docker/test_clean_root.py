@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tests.docker import engine
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient
+from tfserving_ext.serving import Client
 
 pytestmark = pytest.mark.clean_root
 
@@ -100,7 +100,7 @@ def test_a_request_from_outside_is_answered_as_in_process(world, server):
         "budget": np.int64(0),
         "deadline_ms": np.int32(0),
     }
-    with GrpcClient(server.target, "nann") as client:
+    with Client(server.target, "nann") as client:
         answer = client.predict("retrieve", request)
     loaded = tf.saved_model.load(str(world.saved_model))
     wanted = loaded.signatures["retrieve"](**{key: tf.constant(value) for key, value in request.items()})
@@ -145,5 +145,5 @@ def test_it_ends_at_sigterm(server):
     status = engine.stop(server.process, STOP_SECONDS)
     assert status == 0, server.process.communicate()[0].decode()
     assert time.monotonic() - before < STOP_SECONDS
-    with GrpcClient(server.target, "nann", timeout=2) as client, pytest.raises(NannError, match="no server answers"):
+    with Client(server.target, "nann", timeout=2) as client, pytest.raises(NannError, match="no server answers"):
         client.predict("retrieve", {"item_history": np.zeros([1, 1], np.int64)})

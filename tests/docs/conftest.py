@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tests.docs.pages import ROOT
 from tests.docs.running import DEMO, MODULE, RANKERS, model_config
-from tfserving_ext.training import TWO_SIDED, recipe, train
+from tfserving_ext.training import TWO_SIDED, fit, recipe
 
 NANN = Path(sys.executable).with_name("nann")
 SERVES = re.compile(r"gRPC 127\.0\.0\.1:(\d+), REST http://127\.0\.0\.1:(\d+)/")
@@ -75,7 +75,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (DEMO / "two_sided").exists():
         shutil.copytree(DEMO / "two_sided", folder / "two_sided")
     else:  # A demo that reads the checkpoint trains no start; the commands need one, however good.
-        train(folder / "data", folder / "two_sided", replace(TWO_SIDED, steps=2), recipe("nann_attention").started())
+        fit(folder / "data", folder / "two_sided", replace(TWO_SIDED, steps=2), recipe("nann_attention").started())
     csv = DEMO / "purchases" / "UserBehavior.csv"
     shutil.copy(csv, folder / "UserBehavior.csv")
     lines = csv.read_text().splitlines(keepends=True)[:60_000]

@@ -75,6 +75,6 @@ def test_the_recipe_is_what_nann_train_trains(monkeypatch):
     from tfserving_ext.training import recipe
 
     seen = []
-    monkeypatch.setattr("tfserving_ext.training.train_recipe", lambda *given: seen.append(given) or {"histories": 1})
+    monkeypatch.setattr("tfserving_ext.training.train", lambda *given: seen.append(given) or {"histories": 1})
     assert CliRunner().invoke(cli.app, ["train", "data"]).exit_code == 0
     assert seen[0][2] == recipe("nann_attention")

@@ -14,7 +14,7 @@ from tfserving_ext.index import build_index
 from tfserving_ext.loadtest import ModelSpec
 from tfserving_ext.loadtest.inputs import fitted, make_inputs
 from tfserving_ext.retrieval import BestFirst
-from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions, smoke
+from tfserving_ext.serving import Client, LocalServer, ServerOptions, smoke
 from tfserving_ext.serving.models import ServingError, load_servable
 from tfserving_ext.serving.warm_up import predict_requests
 
@@ -106,7 +106,7 @@ def test_it_is_served_and_answers(exported):
     scores = TABLE[inputs["history"]].mean(axis=1) @ TABLE.T
     with LocalServer({"m": exported.path.parent}, ServerOptions(grpc_port=0, rest_port=0)) as server:
         target = f"127.0.0.1:{server.grpc_port}"
-        with GrpcClient(target, "m") as client:
+        with Client(target, "m") as client:
             answer = client.predict("retrieve", inputs)
         assert smoke(target, "m")["item_ids"].shape == (1, 10)
     np.testing.assert_array_equal(np.sort(answer["item_ids"]), np.sort(np.argsort(-scores, axis=1)[:, :10]))

@@ -8,7 +8,7 @@ from export_tools import Defaults, export, verify
 from tests.export.explained import check_explained
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
-from tfserving_ext.training import Recipe, TrainingConfig, extract, load_model, train, train_recipe
+from tfserving_ext.training import Recipe, TrainingConfig, extract, fit, load_model, train
 
 
 def retrieve(served, history, pool):
@@ -28,7 +28,7 @@ def retrieve(served, history, pool):
 
 @pytest.mark.slow
 def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path):
-    train(world.data, tmp_path / "model", TrainingConfig(steps=3, batch_size=16, negatives=10), TwoSidedConfig())
+    fit(world.data, tmp_path / "model", TrainingConfig(steps=3, batch_size=16, negatives=10), TwoSidedConfig())
     extract(tmp_path / "model", tmp_path / "embeddings")
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(ids, embeddings, tmp_path / "index", threads=1)
@@ -58,7 +58,7 @@ def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
     """With matches and pools, as `nann train` makes it; the original's request carries fewer behaviours."""
     quick = TrainingConfig(steps=10, batch_size=16, negatives=20)
     sizes = NannAttentionConfig(history_length=80, attention_length=40, matches=3, pools=8)
-    train_recipe(world.data, tmp_path / "model", Recipe(sizes, quick, quick))
+    train(world.data, tmp_path / "model", Recipe(sizes, quick, quick))
     extract(tmp_path / "model", tmp_path / "embeddings")
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(ids, embeddings, tmp_path / "index", threads=1)

@@ -22,7 +22,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from benchmarks.serving.load_client import on_one_core
 from benchmarks.serving.load_stub import STALL_EVERY, STALL_SECONDS, running_stub
-from tfserving_ext.loadtest import ModelSpec, Scenario, run
+from tfserving_ext.loadtest import ModelSpec, Scenario, bench
 
 pytestmark = pytest.mark.alone
 
@@ -86,7 +86,7 @@ def check_level(kind, loop, *flags, seconds, quantiles, mean, errors):
     for left in reversed(range(ATTEMPTS)):
         with running_stub("--lead", str(lead_ms(kind, loop)), *flags) as stub:
             scenario = Scenario(target=getattr(stub, kind), models=[STUB], warm_up=0, seconds=seconds, **LOADS[loop])
-            (level,) = run(scenario)["levels"]
+            (level,) = bench(scenario)["levels"]
             with urllib.request.urlopen(f"{stub.rest}/log") as answer:
                 log = np.array(json.load(answer))
         # The first request is the one that is tried before.
@@ -141,7 +141,7 @@ def test_a_stall_shows_in_an_open_loops_high_percentiles(kind):
             scenario = Scenario(
                 target=getattr(stub, kind), models=[STUB], warm_up=0, seconds=seconds, rate="200", arrivals="constant"
             )
-            latency = run(scenario)["levels"][0]["latency_ms"]
+            latency = bench(scenario)["levels"][0]["latency_ms"]
         try:
             for name, above in (("p99", 0.01), ("p99.9", 0.001)):
                 near(latency[name], SERVICE + 1000 * STALL_SECONDS * (1 - above / part))
@@ -156,7 +156,7 @@ def test_a_stall_shows_in_an_open_loops_high_percentiles(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_client_goes_far_or_says_that_it_does_not(kind):
     with running_stub() as stub, on_one_core():
-        (level,) = run(Scenario(target=getattr(stub, kind), models=[STUB], warm_up=1, seconds=3, concurrency="16"))[
+        (level,) = bench(Scenario(target=getattr(stub, kind), models=[STUB], warm_up=1, seconds=3, concurrency="16"))[
             "levels"
         ]
     assert level["errors"] == {}

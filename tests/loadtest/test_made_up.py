@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.loadtest import results
 from tfserving_ext.cli import app
-from tfserving_ext.loadtest import InputSpec, ModelSpec, Scenario, run, trace
+from tfserving_ext.loadtest import InputSpec, ModelSpec, Scenario, bench, trace
 from tfserving_ext.loadtest import report_plots as plots
 from tfserving_ext.loadtest.inputs import make_inputs
 from tfserving_ext.serving.warm_up import FILE
@@ -84,7 +84,7 @@ def test_what_is_made_up_is_in_the_vocabularies_of_the_warm_up_records(shop):
     assert {int(each) for one in told for each in one["item"].ravel()} == {5, 6}
     blind = make_inputs(ModelSpec(), signatures, 0)
     assert max(int(one["item"].max()) for one in blind) <= 99
-    found = run(Scenario(target="session", models=[ModelSpec(path=shop)], warm_up=0, seconds=1))["levels"][0]
+    found = bench(Scenario(target="session", models=[ModelSpec(path=shop)], warm_up=0, seconds=1))["levels"][0]
     assert found["answered"] and not found["errors"]
 
 
@@ -113,7 +113,7 @@ def test_failures_decide_the_exit_status(monkeypatch, tmp_path, code, errors, wo
     if errors == 1:
         level["errors"] = {code: 1}
     result = results.result(level, failure=None)
-    monkeypatch.setattr(sys.modules["tfserving_ext.loadtest.run"], "run", lambda *_: result)
+    monkeypatch.setattr(sys.modules["tfserving_ext.loadtest.run"], "bench", lambda *_: result)
     ran = CliRunner().invoke(app, ["bench", "--rate", "100", "-o", str(tmp_path / "result.json")])
     assert (tmp_path / "result.html").exists()  # The report is there in any case.
     if words is None:

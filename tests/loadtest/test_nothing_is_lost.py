@@ -13,12 +13,12 @@ import pytest
 from benchmarks.serving.load_stub import running_stub
 from tests.loadtest.virtual import StubTarget, measure
 from tfserving_ext.errors import NannError
-from tfserving_ext.loadtest import run
+from tfserving_ext.loadtest import bench
 from tfserving_ext.loadtest.recorder import latency_figures, merged, new_histogram
 from tfserving_ext.loadtest.scenario import ModelSpec, Scenario
 
 
-def bench(*arguments):
+def nann_bench(*arguments):
     command = [sys.executable, "-c", "from tfserving_ext.cli import main; main()", "bench", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
@@ -48,7 +48,7 @@ def test_a_failure_between_levels_leaves_those_before(metrics, tmp_path):
     out = tmp_path / "r.json"
     with running_stub("--service", "fixed:5") as stub:
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--prometheus", metrics)
-        done = bench(*flags, "--concurrency", "1:2", "-o", out)
+        done = nann_bench(*flags, "--concurrency", "1:2", "-o", out)
     assert done.returncode == 1
     assert "answered 500" in done.stderr.splitlines()[-1] and "measured before is above" in done.stderr
     result = json.loads(out.read_text())
@@ -59,7 +59,7 @@ def test_a_failure_between_levels_leaves_those_before(metrics, tmp_path):
 def test_a_profiler_that_is_not_there_leaves_the_measurement(tmp_path):
     with running_stub("--service", "fixed:5") as stub:
         server = {"profile": tmp_path / "profile", "profile_server": "127.0.0.1:1"}
-        result = run(Scenario(target=stub.grpc, models=[ModelSpec(name="stub")], warm_up=0, seconds=1, **server))
+        result = bench(Scenario(target=stub.grpc, models=[ModelSpec(name="stub")], warm_up=0, seconds=1, **server))
     assert result["failure"].startswith("the profiler at 127.0.0.1:1 gave no trace")
     assert result["levels"][0]["answered"] > 50
 
@@ -67,7 +67,7 @@ def test_a_profiler_that_is_not_there_leaves_the_measurement(tmp_path):
 def test_nothing_but_failures_is_no_success(tmp_path):
     with running_stub("--service", "fixed:50") as stub:
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--timeout", 0.01)
-        done = bench(*flags)
+        done = nann_bench(*flags)
     assert done.returncode == 1
     assert done.stderr == "error: no request was answered with success at 1 clients: DEADLINE_EXCEEDED\n"
 
@@ -75,7 +75,7 @@ def test_nothing_but_failures_is_no_success(tmp_path):
 def test_a_limit_below_the_lowest_rate_is_no_success():
     with running_stub("--service", "fixed:50") as stub:
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--rate", 20)
-        done = bench(*flags, "--max-rate-with", "p50_ms <= 10")
+        done = nann_bench(*flags, "--max-rate-with", "p50_ms <= 10")
     assert done.returncode == 1
     assert done.stderr == "error: no rate from 20 a second on keeps p50_ms <= 10\n"
 
@@ -91,7 +91,7 @@ def test_a_limit_below_the_lowest_rate_is_no_success():
 )
 def test_where_nothing_can_be_written_is_said_before_the_load(tmp_path, name, message):
     os.mkfifo(tmp_path / "pipe")
-    done = bench("--target", "grpc://127.0.0.1:1", "-o", tmp_path / name)  # Where nobody answers.
+    done = nann_bench("--target", "grpc://127.0.0.1:1", "-o", tmp_path / name)  # Where nobody answers.
     assert done.returncode == 1
     assert message in done.stderr and done.stderr.count("\n") == 1
 
@@ -102,17 +102,17 @@ def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "r.json").symlink_to(tmp_path / "other" / "kept.json")
     with running_stub("--service", "fixed:5") as stub:
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1)
-        assert bench(*flags, "-o", tmp_path / "r.json").returncode == 0
+        assert nann_bench(*flags, "-o", tmp_path / "r.json").returncode == 0
     assert (tmp_path / "r.json").is_symlink() and (tmp_path / "r.html").is_file()
     assert json.loads((tmp_path / "other" / "kept.json").read_text())["levels"]
-    done = bench("report", tmp_path / "r.json", "-o", tmp_path / "r.json")
+    done = nann_bench("report", tmp_path / "r.json", "-o", tmp_path / "r.json")
     assert done.returncode == 1 and "is the result itself" in done.stderr
 
 
 def test_a_profile_that_cannot_be_written_is_said_before_the_load():
     with running_stub() as stub, pytest.raises(NannError, match="cannot write to /proc/none"):
         server = {"profile": "/proc/none", "profile_server": "127.0.0.1:1"}
-        run(Scenario(target=stub.grpc, models=[ModelSpec(name="stub")], **server))
+        bench(Scenario(target=stub.grpc, models=[ModelSpec(name="stub")], **server))
 
 
 def test_few_seconds_have_no_interval():

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from benchmarks.serving.load_stub import running_stub
 from tfserving_ext.errors import NannError
-from tfserving_ext.loadtest import ModelSpec, Scenario, run
+from tfserving_ext.loadtest import ModelSpec, Scenario, bench
 from tfserving_ext.serving import LocalServer, ServerOptions
 from tfserving_ext.serving.rest import RestOptions
 
@@ -39,7 +39,7 @@ def test_a_recording_is_sent_at_its_times(tmp_path, speed):
     recording = tmp_path / "requests.jsonl"
     recording.write_text("".join(json.dumps({"time": 7 + t, "inputs": {"x": [[1, 2, 3, 4]]}}) + "\n" for t in times))
     with running_stub() as stub:
-        result = run(Scenario(target=stub.rest, models=[STUB], replay=recording, speed=speed, warm_up=0))
+        result = bench(Scenario(target=stub.rest, models=[STUB], replay=recording, speed=speed, warm_up=0))
         with urllib.request.urlopen(f"{stub.rest}/log") as answer:
             log = np.array(json.load(answer))
     (level,) = result["levels"]
@@ -60,7 +60,7 @@ def test_the_servers_own_count_of_requests_is_told(doubling):
             warm_up=0,
             seconds=2,
         )
-        (level,) = run(scenario)["levels"]
+        (level,) = bench(scenario)["levels"]
     counted = level["prometheus"][':tensorflow:serving:request_latency_count{API="Predict",model_name="doubling"}']
     # It counts from before the first request until after the last: those that came too late for the level too.
     assert 10 < level["answered"] <= counted <= 1.05 * level["answered"] + 5
@@ -74,12 +74,12 @@ def test_a_profile_is_a_trace_for_tensorboard(doubling, tmp_path):
         warm_up=0,
         seconds=1,
     )
-    run(scenario)
+    bench(scenario)
     (trace,) = (tmp_path / "profile" / "plugins" / "profile").glob("*/*.xplane.pb")
     assert trace.stat().st_size > XPLANE_LEAST
 
 
 def test_a_server_without_a_profiler_says_so(doubling, tmp_path):
     with running_stub() as stub, pytest.raises(NannError, match="profile needs profile_server"):
-        run(Scenario(target=stub.grpc, models=[STUB], profile=tmp_path / "profile", warm_up=0, seconds=1))
+        bench(Scenario(target=stub.grpc, models=[STUB], profile=tmp_path / "profile", warm_up=0, seconds=1))
     assert not (tmp_path / "profile").exists()

@@ -18,7 +18,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from benchmarks.serving.load_stub import running_stub
 from tfserving_ext.errors import NannError
-from tfserving_ext.loadtest import InputSpec, ModelSpec, Scenario, run
+from tfserving_ext.loadtest import InputSpec, ModelSpec, Scenario, bench
 from tfserving_ext.loadtest.inputs import make_inputs
 from tfserving_ext.loadtest.targets.contract import TargetError
 from tfserving_ext.loadtest.targets.grpc_server import GrpcTarget
@@ -72,7 +72,7 @@ def test_every_target_answers_the_same_scenario(half_plus, server):
         "session",
         "function",
     ):
-        result = run(Scenario(target=target, models=[model], concurrency="2", warm_up=0, seconds=2))
+        result = bench(Scenario(target=target, models=[model], concurrency="2", warm_up=0, seconds=2))
         (level,) = result["levels"]
         assert level["answered"] == level["requests"] > 10 and not level["errors"], target
         assert result["models"][0]["inputs"] == {"x": "float32 [3]", "s": "string [1]"}
@@ -85,7 +85,7 @@ def test_a_run_with_two_models_and_swaps(half_plus, server):
         ModelSpec(name="half_plus", weight=3),
         ModelSpec(name="half_plus", weight=1, inputs={"x": InputSpec(shape=[64])}),
     ]
-    result = run(
+    result = bench(
         Scenario(
             target=f"grpc://127.0.0.1:{server.grpc_port}",
             models=models,
@@ -128,7 +128,7 @@ def test_what_cannot_be_done_is_said_at_once(server, change, message):
         | change
     )
     with pytest.raises(NannError, match=message) as caught:
-        run(scenario)
+        bench(scenario)
     assert "\n" not in str(caught.value)
 
 
@@ -173,7 +173,7 @@ def test_what_rest_cannot_carry_is_said(tmp_path):
         LocalServer({"half": tmp_path / "half"}, ServerOptions(grpc_port=0, rest_port=0)) as server,
         pytest.raises(NannError, match=r"REST cannot ask for signature 'serving_default': .*half; ask by gRPC"),
     ):
-        run(Scenario(target=f"http://127.0.0.1:{server.rest_port}", models=[ModelSpec(name="half")], seconds=1))
+        bench(Scenario(target=f"http://127.0.0.1:{server.rest_port}", models=[ModelSpec(name="half")], seconds=1))
 
 
 def nann(*arguments):

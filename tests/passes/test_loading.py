@@ -55,9 +55,9 @@ prepared = []
 """
 SERVER = """
 from pathlib import Path
-from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions
+from tfserving_ext.serving import Client, LocalServer, ServerOptions
 with LocalServer({"nann": Path(path).parent}, ServerOptions(grpc_port=0, rest_port=0)) as server:
-    with GrpcClient(f"127.0.0.1:{server.grpc_port}", "nann") as client:
+    with Client(f"127.0.0.1:{server.grpc_port}", "nann") as client:
         found = client.predict("retrieve", {"item_history": history})
 prepared = []
 """

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.serving.test_lifecycle import eventually
 from tfserving_ext import cli
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions, models
+from tfserving_ext.serving import Client, LocalServer, ServerOptions, models
 from tfserving_ext.serving.config_file import read_models
 from tfserving_ext.serving.flags import FLAGS, read_flags
 from tfserving_ext.serving.grpc_service import GrpcOptions
@@ -218,7 +218,7 @@ def test_a_unix_socket_and_arguments_of_grpc(toy, tmp_path):
     grpc_options = GrpcOptions(socket_path=str(path), channel_arguments=(("grpc.max_receive_message_length", 1000),))
     with LocalServer({"m": toy}, ServerOptions(grpc_port=0, rest_port=0, grpc=grpc_options)) as server:
         for target in (f"unix:{path}", f"127.0.0.1:{server.grpc_port}"):
-            with GrpcClient(target, "m") as client:
+            with Client(target, "m") as client:
                 assert client.predict("", X)["y"].tolist() == [3.0]
                 with pytest.raises(NannError, match="RESOURCE_EXHAUSTED"):
                     client.predict("", {"x": np.zeros(1000, np.float32)})

@@ -17,7 +17,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from tests.serving.golden.models import HalfPlus
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions
+from tfserving_ext.serving import Client, LocalServer, ServerOptions
 from tfserving_ext.serving.manager import ModelManager
 from tfserving_ext.serving.model_config import ModelConfig
 from tfserving_ext.serving.models import LoadError, ServingError, load_servable
@@ -56,7 +56,7 @@ def served(exports, tmp_path):
 
     put(1, 2)
     options = ServerOptions(grpc_port=0, rest_port=0, load=LoadOptions(poll_seconds=0.05))
-    with LocalServer({"m": base}, options) as server, GrpcClient(f"127.0.0.1:{server.grpc_port}", "m") as client:
+    with LocalServer({"m": base}, options) as server, Client(f"127.0.0.1:{server.grpc_port}", "m") as client:
 
         def states():
             with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:

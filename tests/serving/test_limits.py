@@ -15,7 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tests.serving.test_lifecycle import eventually
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions, grpc_service, server
+from tfserving_ext.serving import Client, LocalServer, ServerOptions, grpc_service, server
 from tfserving_ext.serving import rest as rest_module
 from tfserving_ext.serving.grpc_service import GrpcOptions
 from tfserving_ext.serving.models import Signature
@@ -136,7 +136,7 @@ def test_a_search_has_no_more_time_than_its_client(world, monkeypatch):
     history = {"item_history": np.asarray(world.sequences.item_ids)[None, :5]}
     with (
         LocalServer({"nann": world.saved_model.parent}, options()) as one,
-        GrpcClient(f"127.0.0.1:{one.grpc_port}", "nann", timeout=25) as client,
+        Client(f"127.0.0.1:{one.grpc_port}", "nann", timeout=25) as client,
     ):
         monkeypatch.setattr(Signature, "run", recorded)
         for sent in ({}, {"deadline_ms": np.int32(0)}, {"deadline_ms": np.int32(60_000)}):
@@ -152,9 +152,9 @@ def test_a_search_has_no_more_time_than_its_client(world, monkeypatch):
 def test_a_client_s_deadline_ends_its_wait_and_leaves_the_server_well(slow, toy):
     with LocalServer({"slow": slow, "half_plus": toy}, options()) as one:
         target = f"127.0.0.1:{one.grpc_port}"
-        with GrpcClient(target, "slow", timeout=0.1) as client, pytest.raises(NannError, match="DEADLINE_EXCEEDED"):
+        with Client(target, "slow", timeout=0.1) as client, pytest.raises(NannError, match="DEADLINE_EXCEEDED"):
             client.predict("", LONG)
-        with GrpcClient(target, "half_plus") as client:
+        with Client(target, "half_plus") as client:
             assert client.predict("", {"x": np.array([2.0], np.float32)})["y"].tolist() == [3.0]
 
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient, RestClient, smoke
+from tfserving_ext.serving import Client, RestClient, smoke
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -34,7 +34,7 @@ def request_inputs(world):
 
 @pytest.fixture
 def grpc_client(nann_server):
-    with GrpcClient(nann_server.target, "nann") as client:
+    with Client(nann_server.target, "nann") as client:
         yield client
 
 
@@ -228,14 +228,14 @@ def test_the_smoke_example(nann_server, world):
     spec.loader.exec_module(script)
     history = np.asarray(world.sequences.item_ids)[:3].tolist()
     found = script.ask(nann_server.target, history, 5)
-    with GrpcClient(nann_server.target, "nann") as client:
+    with Client(nann_server.target, "nann") as client:
         expected = client.predict("retrieve", {"item_history": np.array([history]), "k": np.int32(5)})["item_ids"]
     np.testing.assert_array_equal(found, expected)
 
 
 def test_clients_name_who_does_not_answer(request_inputs):
     with (
-        GrpcClient("127.0.0.1:1", "nann") as client,
+        Client("127.0.0.1:1", "nann") as client,
         pytest.raises(NannError, match=r"no server answers at 127.0.0.1:1"),
     ):
         client.predict("retrieve", request_inputs)
@@ -247,7 +247,7 @@ def test_clients_name_who_does_not_answer(request_inputs):
 
 def test_clients_say_what_was_refused(nann_server, request_inputs):
     with (
-        GrpcClient(nann_server.target, "other") as client,
+        Client(nann_server.target, "other") as client,
         pytest.raises(NannError, match=r"NOT_FOUND: .*Latest\(other\)"),
     ):
         client.predict("retrieve", request_inputs)

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient, LocalServer, ServerOptions
+from tfserving_ext.serving import Client, LocalServer, ServerOptions
 from tfserving_ext.serving.grpc_service import GrpcOptions
 from tfserving_ext.serving.metrics import Metrics
 from tfserving_ext.serving.model_config import parse_config, read_config
@@ -59,7 +59,7 @@ def test_tls(toy, tmp_path):
     tls = read_tls(write_ssl_config(tmp_path / "ssl.config"))
     with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(tls=tls))) as server:
         assert predict_securely(server.grpc_port) == 3.0
-        with GrpcClient(f"127.0.0.1:{server.grpc_port}", "half_plus", timeout=2) as client, pytest.raises(NannError):
+        with Client(f"127.0.0.1:{server.grpc_port}", "half_plus", timeout=2) as client, pytest.raises(NannError):
             client.predict("", X)
 
 
@@ -126,13 +126,13 @@ def test_prometheus_reads_under_tensorflow_serving_s_names(world, tmp_path):
     path = read_metrics_path(tmp_path / "monitoring.config")
     with LocalServer({"nann": world.saved_model.parent}, options(rest=RestOptions(path))) as server:
         history = {"item_history": np.asarray(world.sequences.item_ids)[None, :5]}
-        with GrpcClient(f"127.0.0.1:{server.grpc_port}", "nann") as client:
+        with Client(f"127.0.0.1:{server.grpc_port}", "nann") as client:
             client.predict("retrieve", history)
             client.predict("retrieve", history | {"budget": np.int64(3)})
             client.predict("retrieve", history | {"max_steps": np.int32(1), "frontier": np.int32(1)})
             with pytest.raises(NannError):
                 client.predict("retrieve", history | {"k": np.int32(0)})
-        with GrpcClient(f"127.0.0.1:{server.grpc_port}", "made\nup") as client, pytest.raises(NannError):
+        with Client(f"127.0.0.1:{server.grpc_port}", "made\nup") as client, pytest.raises(NannError):
             client.predict("retrieve", history)
         get(server.rest_port, "/v1/models/nann")
         found = samples(get(server.rest_port, "/metrics"))
@@ -170,7 +170,7 @@ def test_metrics_are_off_unless_asked_for(toy_server, tmp_path):
 def test_a_message_that_is_too_large_is_refused(toy):
     with (
         LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(max_message_bytes=1 << 20))) as server,
-        GrpcClient(f"127.0.0.1:{server.grpc_port}", "half_plus") as client,
+        Client(f"127.0.0.1:{server.grpc_port}", "half_plus") as client,
     ):
         with pytest.raises(NannError, match="RESOURCE_EXHAUSTED"):
             client.predict("", {"x": np.zeros(1 << 19, np.float32)})
@@ -223,7 +223,7 @@ def test_the_command_takes_tensorflow_serving_s_flags_and_files(toy, tmp_path):
         "--log_requests",
     )
     assert "a version 2 10, b version 10" in line
-    with GrpcClient(f"127.0.0.1:{grpc_port}", "b") as client:
+    with Client(f"127.0.0.1:{grpc_port}", "b") as client:
         assert client.predict("", X)["y"].tolist() == [3.0]
     assert '"version": "2"' in get(rest_port, "/v1/models/a/labels/old/metadata")
     assert "request_count" in get(rest_port, "/monitoring/prometheus/metrics")

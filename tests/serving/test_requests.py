@@ -15,7 +15,7 @@ import tensorflow as tf
 from export_tools import Defaults, export
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import build_index
-from tfserving_ext.serving import GrpcClient, LocalServer, RestClient, ServerOptions
+from tfserving_ext.serving import Client, LocalServer, RestClient, ServerOptions
 from tfserving_ext.serving.models import ServingError, load_servable
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def server(exported):
 
 @pytest.fixture(scope="module")
 def grpc_client(server):
-    with GrpcClient(f"127.0.0.1:{server.grpc_port}", "awkward") as client:
+    with Client(f"127.0.0.1:{server.grpc_port}", "awkward") as client:
         yield client
 
 
@@ -199,7 +199,7 @@ def test_a_feature_may_be_allowed_nan(servable, tmp_path, exported):
 def test_the_original_s_request_must_be_finite(nann_server):
     """First contact, line 10: half precision overflows beyond 65504; such a request is refused and goes on."""
     request = {"comm_seq": np.zeros([1, 3200], np.float16), "level_topn": np.full([6], 20, np.int32)}
-    with GrpcClient(nann_server.target, "nann") as client:
+    with Client(nann_server.target, "nann") as client:
         broken = request["comm_seq"].copy()
         broken[0, :5] = [np.nan, np.inf, -np.inf, 1, 2]
         with pytest.raises(NannError, match=r"INVALID_ARGUMENT: .*comm_seq holds NaN or infinity.*\[3\]"):

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving import GrpcClient, LocalServer, RestClient, ServerOptions, rest
+from tfserving_ext.serving import Client, LocalServer, RestClient, ServerOptions, rest
 
 FREE_PORTS = ServerOptions(grpc_port=0, rest_port=0)
 X = {"x": np.array([2.0], np.float32)}
 
 
 def ask(server):
-    with GrpcClient(f"127.0.0.1:{server.grpc_port}", "half_plus") as client:
+    with Client(f"127.0.0.1:{server.grpc_port}", "half_plus") as client:
         by_grpc = client.predict("", X)["y"].tolist()
     by_rest = RestClient(f"http://127.0.0.1:{server.rest_port}", "half_plus").predict("serving_default", X)
     return by_grpc, by_rest["output"].tolist()
@@ -69,7 +69,7 @@ def test_listens_on_this_machine_alone(toy_server):
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_listens_on_ipv6(toy):
     with LocalServer({"half_plus": toy}, ServerOptions(host="::1", grpc_port=0, rest_port=0)) as server:
-        with GrpcClient(f"[::1]:{server.grpc_port}", "half_plus") as client:
+        with Client(f"[::1]:{server.grpc_port}", "half_plus") as client:
             assert client.predict("", X)["y"].tolist() == [3.0]
         by_rest = RestClient(f"http://[::1]:{server.rest_port}", "half_plus").predict("serving_default", X)
         assert by_rest["output"].tolist() == [3.0]
@@ -146,7 +146,7 @@ def test_nann_serve_answers_and_stops_at_sigterm(toy):
             ports = re.search(r"version 10: gRPC 127\.0\.0\.1:(\d+), REST http://127\.0\.0\.1:(\d+)/", line)
             assert ports, line
             assert "TensorFlow Serving" in process.stdout.readline()
-            with GrpcClient(f"127.0.0.1:{ports[1]}", "half_plus") as client:
+            with Client(f"127.0.0.1:{ports[1]}", "half_plus") as client:
                 assert client.predict("", X)["y"].tolist() == [3.0]
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=60)

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 from tests.serving.test_options import TLS, X, options, read, write_ssl_config
 from tfserving_ext import cli
 from tfserving_ext.errors import NannError
-from tfserving_ext.loadtest.run import run
+from tfserving_ext.loadtest.run import bench
 from tfserving_ext.loadtest.scenario import ModelSpec, make_scenario
-from tfserving_ext.serving import GrpcClient, LocalServer, RestClient, smoke
+from tfserving_ext.serving import Client, LocalServer, RestClient, smoke
 from tfserving_ext.serving.grpc_service import GrpcOptions
 from tfserving_ext.serving.rest import RestOptions
 from tfserving_ext.serving.server import run_forever
@@ -64,10 +64,10 @@ def test_the_smoke_client_speaks_tls(secure):
     for tls in (ClientTls(CA), ClientTls()):
         with (
             pytest.raises(NannError, match=r"no TLS with localhost|no server answers"),
-            GrpcClient(target, "half_plus", 3, tls) as client,
+            Client(target, "half_plus", 3, tls) as client,
         ):
             client.predict("", X)
-    with pytest.raises(NannError, match="name its authority by --ca"), GrpcClient(target, "half_plus", 3) as client:
+    with pytest.raises(NannError, match="name its authority by --ca"), Client(target, "half_plus", 3) as client:
         client.predict("", X)
 
 
@@ -75,11 +75,11 @@ def test_bench_speaks_tls(secure):
     """First contact, line 22."""
     for target in (f"grpcs://localhost:{secure.grpc_port}", f"https://localhost:{secure.rest_port}"):
         fields = {"target": target, "models": [ModelSpec(name="half_plus")], "warm_up": 0, "seconds": 1, **KNOWN}
-        (level,) = run(make_scenario(fields))["levels"]
+        (level,) = bench(make_scenario(fields))["levels"]
         assert level["answered"] == level["requests"] > 0 and not level["errors"]
         unknown = {**fields, "ca": None, "cert": None, "key": None}
         with pytest.raises(NannError, match=r"no TLS with|no server answers"):
-            run(make_scenario(unknown))
+            bench(make_scenario(unknown))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import import_models
-from tfserving_ext.training import TrainingConfig, load_model, loop, train
+from tfserving_ext.training import TrainingConfig, fit, load_model, loop
 from tfserving_ext.training.cluster import Cluster, join_cluster
 
 CONFIG = {"steps": 6, "batch_size": 16, "negatives": 40, "schedule": "constant", "weight_decay": 0.0}
@@ -24,7 +24,7 @@ import json, sys
 import keras
 import tensorflow as tf
 from tfserving_ext.models import ForeignConfig, import_models
-from tfserving_ext.training import TrainingConfig, loop, train
+from tfserving_ext.training import TrainingConfig, loop, fit
 from tfserving_ext.training.cluster import Cluster
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -43,14 +43,14 @@ for options in json.loads(sys.argv[3]):
     for name, strategy in strategies.items():
         loop.join_cluster = lambda: Cluster(strategy, True)
         target = f"{sys.argv[2]}/{name}_{options['clip_norm']}"
-        report = train(sys.argv[1], target, TrainingConfig(**options), model)
+        report = fit(sys.argv[1], target, TrainingConfig(**options), model)
         print(replicas.pop(), report["softmax_loss"])
 """
 WORKER = """
 import json, os, sys, time
 from pathlib import Path
 from tfserving_ext.models import TwoSidedConfig
-from tfserving_ext.training import TrainingConfig, state, train
+from tfserving_ext.training import TrainingConfig, state, fit
 data, target, config, dies = sys.argv[1:]
 if dies:
     save = state.TrainingState.save
@@ -64,7 +64,7 @@ if dies:
                 time.sleep(0.01)
             os._exit(9)
     state.TrainingState.save = last
-report = train(data, target, TrainingConfig(**json.loads(config)), TwoSidedConfig())
+report = fit(data, target, TrainingConfig(**json.loads(config)), TwoSidedConfig())
 print(json.dumps(report))
 """
 
@@ -160,7 +160,7 @@ def test_workers_without_the_chiefs_checkpoint_are_refused(monkeypatch):
 def test_several_workers_cannot_go_by_the_clock(world, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "join_cluster", lambda: Cluster(tf.distribute.get_strategy(), True, 2))
     with pytest.raises(NannError, match=r"max_minutes is 1.0, but there are 2 workers"):
-        train(world.data, tmp_path / "model", TrainingConfig(max_minutes=1.0))
+        fit(world.data, tmp_path / "model", TrainingConfig(max_minutes=1.0))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"task": {"index": 1}}'])

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfserving_ext.models import DnnConfig, NannAttentionConfig, TwoSidedConfig, model_named
-from tfserving_ext.training import TrainingConfig, load_model, train
+from tfserving_ext.training import TrainingConfig, fit, load_model
 
 STEP = TrainingConfig(
     steps=1, batch_size=16, negatives=10, epsilon=0.0, weight_decay=0.0, schedule="constant", learning_rate=1e-2
@@ -21,7 +21,7 @@ def weights(world, tmp_path_factory):
 
     def trained(**changes):
         target = tmp_path_factory.mktemp("model") / "model"
-        train(world.data, target, dataclasses.replace(STEP, **changes), MODEL)
+        fit(world.data, target, dataclasses.replace(STEP, **changes), MODEL)
         return {each.path: np.asarray(each, np.float64) for each in load_model(target).model.trainable_variables}
 
     return trained

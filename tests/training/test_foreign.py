@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import ForeignConfig, ForeignModel, foreign, import_models
-from tfserving_ext.training import TrainingConfig, load_model, train
+from tfserving_ext.training import TrainingConfig, fit, load_model
 
 ROOT = Path(__file__).parents[2]
 NANN = Path(sys.executable).with_name("nann")
@@ -74,7 +74,7 @@ def test_training_moves_the_models_own_weights(world, tmp_path):
     import_models(TRANSFORMER.partition(":")[0])
     config = ForeignConfig(model_class=TRANSFORMER, history_length=12)
     start, end = (
-        train(world.data, tmp_path / str(steps), TrainingConfig(steps=steps, batch_size=32, negatives=30), config)
+        fit(world.data, tmp_path / str(steps), TrainingConfig(steps=steps, batch_size=32, negatives=30), config)
         for steps in (1, 80)
     )
     assert end["softmax_loss"] < start["softmax_loss"] - 0.1

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfserving_ext.data.convert import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.models import DnnConfig, TwoSidedConfig
-from tfserving_ext.training import TrainingConfig, load_model, state, train
+from tfserving_ext.training import TrainingConfig, fit, load_model, state
 from tfserving_ext.training.checkpoint import save_model
 
 CONFIG = TrainingConfig(steps=4, batch_size=8, negatives=5, targets=2, checkpoint_minutes=0, validate_every=3)
@@ -51,7 +51,7 @@ class _RestoredError(Exception):
 def left(world, tmp_path_factory):
     """What trainings leave that were killed after two steps: one from nothing, one from a start."""
     folder = tmp_path_factory.mktemp("left")
-    train(world.data, folder / "start-1", dataclasses.replace(CONFIG, steps=1, validate_every=0), MODEL)
+    fit(world.data, folder / "start-1", dataclasses.replace(CONFIG, steps=1, validate_every=0), MODEL)
     other = load_model(folder / "start-1")
     other.model.item_table.assign(other.model.item_table + 1)
     save_model(folder / "start-2", other.model, other.item_categories, other.manifest["training"])
@@ -66,7 +66,7 @@ def left(world, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(state.TrainingState, "save", dying)
             with pytest.raises(KeyboardInterrupt):
-                train(world.data, folder / name, CONFIG, MODEL, start)
+                fit(world.data, folder / name, CONFIG, MODEL, start)
     return folder
 
 
@@ -86,7 +86,7 @@ def begins(world, left, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(state.TrainingState, "restore", noted)
             with pytest.raises(_RestoredError) as restored:
-                train(data, tmp_path / name, config, model, start)
+                fit(data, tmp_path / name, config, model, start)
         return restored.value.args[0]
 
     return step

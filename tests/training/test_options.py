@@ -15,7 +15,7 @@ from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import DnnConfig, ForeignConfig, NannAttentionConfig, TwoSided, TwoSidedConfig, import_models
 from tfserving_ext.retrieval.flatness import flatness
-from tfserving_ext.training import TrainingConfig, load_model, train
+from tfserving_ext.training import TrainingConfig, fit, load_model
 from tfserving_ext.training.loss import adversarial_losses, sigmoid_loss
 from tfserving_ext.training.monitor import Monitor
 from tfserving_ext.training.samplers import LogUniformSampler, UnigramSampler
@@ -116,7 +116,7 @@ def test_learning_rates():
 
 
 def test_the_time_ends_training(world, tmp_path):
-    report = train(
+    report = fit(
         world.data, tmp_path / "model", TrainingConfig(steps=10**9, max_minutes=0.02, batch_size=8), TwoSidedConfig()
     )
     assert 0 < report["steps_done"] < 10**6
@@ -126,7 +126,7 @@ def test_the_time_ends_training(world, tmp_path):
 
 def steps_of(world, tmp_path, name, **options):
     config = TrainingConfig(steps=3, batch_size=16, negatives=10, epsilon=0, schedule="constant", **options)
-    return train(world.data, tmp_path / name, config, TwoSidedConfig())
+    return fit(world.data, tmp_path / name, config, TwoSidedConfig())
 
 
 def test_clipping_moves_weights_less_and_only_when_the_norm_is_above(world, tmp_path):
@@ -161,8 +161,8 @@ MIXED, XLA = {"mixed_precision": True}, {"xla": True, "clip_norm": 1.0}
 def test_faster_steps_give_about_the_same_loss(world, tmp_path, options, model):
     import_models(TRANSFORMER.partition(":")[0])
     config = TrainingConfig(steps=2, batch_size=8, negatives=10, loss="sigmoid")
-    plain = train(world.data, tmp_path / "plain", config, model)
-    fast = train(world.data, tmp_path / "fast", dataclasses.replace(config, **options), model)
+    plain = fit(world.data, tmp_path / "plain", config, model)
+    fast = fit(world.data, tmp_path / "fast", dataclasses.replace(config, **options), model)
     assert fast["sigmoid_loss"] == pytest.approx(plain["sigmoid_loss"], rel=0.03)
     loaded = load_model(tmp_path / "fast").model
     assert {np.asarray(value).dtype for value in loaded.trainable_variables} == {np.dtype(np.float32)}
@@ -186,7 +186,7 @@ def test_the_optimizer_sees_the_gradient_of_a_row_and_not_of_its_look_ups(world,
 
 def test_the_log_for_tensorboard(world, tmp_path):
     config = TrainingConfig(steps=6, batch_size=16, negatives=10, validate_every=3, tensorboard=str(tmp_path / "log"))
-    train(world.data, tmp_path / "model", config)
+    fit(world.data, tmp_path / "model", config)
     events = EventAccumulator(str(tmp_path / "log"))
     events.Reload()
     wanted = {"loss/total", "loss/main", "loss/auxiliary", "learning_rate", "recall", "embedding_norm"}
@@ -264,4 +264,4 @@ def test_validation_needs_validation_users(world, tmp_path):
 
     data = convert(world.csv, tmp_path / "data", Rules(validation=0, test=0.1))
     with pytest.raises(NannError, match="no validation user has two behaviours"):
-        train(data, tmp_path / "model", TrainingConfig(steps=1, validate_every=1))
+        fit(data, tmp_path / "model", TrainingConfig(steps=1, validate_every=1))

@@ -13,7 +13,7 @@ from tfserving_ext.data.convert import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import DnnConfig, NannAttentionConfig, TwoSidedConfig
-from tfserving_ext.training import Recipe, TrainingConfig, load_model, recipe, recipes, train, train_recipe
+from tfserving_ext.training import Recipe, TrainingConfig, fit, load_model, recipe, recipes, train
 
 QUICK = TrainingConfig(steps=3, batch_size=16, negatives=10, targets=2)
 START = dataclasses.replace(QUICK, steps=4, epsilon=0.0)
@@ -26,10 +26,10 @@ def weights(folder):
 
 
 def test_a_deep_model_is_trained_on_the_start_by_hand(world, tmp_path):
-    train_recipe(world.data, tmp_path / "model", Recipe(SMALL, QUICK, START))
+    train(world.data, tmp_path / "model", Recipe(SMALL, QUICK, START))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    train(world.data, tmp_path / "start", START, TwoSidedConfig(embedding_dim=8, history_length=20, pools=3))
-    train(world.data, tmp_path / "by_hand", QUICK, SMALL, tmp_path / "start")
+    fit(world.data, tmp_path / "start", START, TwoSidedConfig(embedding_dim=8, history_length=20, pools=3))
+    fit(world.data, tmp_path / "by_hand", QUICK, SMALL, tmp_path / "start")
     wanted = weights(tmp_path / "by_hand")
     found = weights(tmp_path / "model")
     assert wanted.keys() == found.keys()
@@ -45,7 +45,7 @@ def test_a_start_that_is_finished_is_not_trained_again(world, tmp_path, monkeypa
     trained = []
 
     def interrupted_at_the_end(data, target, *rest):
-        train(data, target, *rest)
+        fit(data, target, *rest)
         trained.append(target.name)
         if target.name == "model":
             raise KeyboardInterrupt
@@ -53,9 +53,9 @@ def test_a_start_that_is_finished_is_not_trained_again(world, tmp_path, monkeypa
     def once_more(wanted, data=world.data):
         trained.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(recipes, "train", interrupted_at_the_end)
+            patch.setattr(recipes, "fit", interrupted_at_the_end)
             with pytest.raises(KeyboardInterrupt):
-                train_recipe(data, tmp_path / "model", wanted)
+                train(data, tmp_path / "model", wanted)
         return trained
 
     assert once_more(wanted) == [".model.start", "model"]
@@ -67,16 +67,16 @@ def test_a_start_that_is_finished_is_not_trained_again(world, tmp_path, monkeypa
     convert(world.csv, tmp_path / "data", Rules(min_item_count=1, validation=0.1, test=0.2))
     changed = dataclasses.replace(wanted, start=dataclasses.replace(START, steps=2))
     assert once_more(changed, tmp_path / "data") == [".model.start", "model"]
-    train_recipe(tmp_path / "data", tmp_path / "model", changed)
+    train(tmp_path / "data", tmp_path / "model", changed)
     assert not (tmp_path / ".model.start").exists()
 
 
 def test_a_limit_of_minutes_is_of_both_together(world, tmp_path, monkeypatch):
     limits = []
     (tmp_path / ".model.start").mkdir()
-    monkeypatch.setattr(recipes, "train", lambda data, target, config, *_: limits.append(config.max_minutes))
+    monkeypatch.setattr(recipes, "fit", lambda data, target, config, *_: limits.append(config.max_minutes))
     limited = dataclasses.replace(QUICK, max_minutes=10.0)
-    train_recipe(world.data, tmp_path / "model", Recipe(SMALL, limited, START))
+    train(world.data, tmp_path / "model", Recipe(SMALL, limited, START))
     assert sum(limits) == pytest.approx(10)
     assert min(limits) > 3
 
@@ -85,7 +85,7 @@ def test_several_workers_train_no_start(world, tmp_path, monkeypatch):
     cluster = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
     with pytest.raises(NannError, match="--start-from"):
-        train_recipe(world.data, tmp_path / "model", Recipe(SMALL, QUICK, START))
+        train(world.data, tmp_path / "model", Recipe(SMALL, QUICK, START))
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def asked(monkeypatch):
         seen.append((wanted, start_from))
         return {"histories": 1}
 
-    monkeypatch.setattr("tfserving_ext.training.train_recipe", noted)
+    monkeypatch.setattr("tfserving_ext.training.train", noted)
 
     def run(*options):
         ran = CliRunner().invoke(app, ["train", "data", *map(str, options)])
@@ -153,7 +153,7 @@ def test_sizes_have_a_range(sizes):
 
 def test_a_model_of_before_a_size_was_added_is_read(world, tmp_path):
     """What it does not name is as it was then."""
-    train(world.data, tmp_path / "model", QUICK, NannAttentionConfig(embedding_dim=8, history_length=20))
+    fit(world.data, tmp_path / "model", QUICK, NannAttentionConfig(embedding_dim=8, history_length=20))
     manifest = json.loads((tmp_path / "model" / "model.json").read_text())
     for name in ("matches", "pools", "attention_length"):
         del manifest["config"][name]

@@ -15,13 +15,13 @@ import tensorflow as tf
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import DnnConfig, ForeignConfig, NannAttentionConfig, import_models
-from tfserving_ext.training import TrainingConfig, load_model, loop, state, train
+from tfserving_ext.training import TrainingConfig, fit, load_model, loop, state
 
 CONFIG = {"steps": 24, "batch_size": 32, "negatives": 20, "checkpoint_minutes": 0, "validate_every": 5}
 
 TRAIN = """
 import json, os, signal, sys
-from tfserving_ext.training import TrainingConfig, loop, state, train
+from tfserving_ext.training import TrainingConfig, loop, state, fit
 data, target, config, where, at = sys.argv[1:]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -41,7 +41,7 @@ elif where == "best":
     state.TrainingState._best = dying(state.TrainingState._best)
 elif where == "model":
     loop.save_model = dying(loop.save_model)
-train(data, target, TrainingConfig(**json.loads(config)))
+fit(data, target, TrainingConfig(**json.loads(config)))
 """
 
 
@@ -69,7 +69,7 @@ def finished(data, target, config, model=None) -> dict[str, np.ndarray]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state.TrainingState, "delete", recorded)
-        train(data, target, config, model or NannAttentionConfig())
+        fit(data, target, config, model or NannAttentionConfig())
     return last | variables(str(target / "weights"))
 
 
@@ -171,7 +171,7 @@ def test_dropout_of_a_foreign_model_goes_on_with_its_random_numbers(world, tmp_p
 
     with monkeypatch.context() as patch, pytest.raises(StopTrainingError):
         patch.setattr(state.TrainingState, "save", interrupted)
-        train(world.data, tmp_path / "model", config, model)
+        fit(world.data, tmp_path / "model", config, model)
     found = finished(world.data, tmp_path / "model", config, model)
     assert [name for name in found if name.startswith("last/random/")]
     assert found.keys() == expected.keys()
@@ -184,17 +184,17 @@ def test_a_damaged_checkpoint_is_named(world, tmp_path, monkeypatch):
     config = TrainingConfig(steps=6, batch_size=4, negatives=5, checkpoint_minutes=0)
     with monkeypatch.context() as patch, pytest.raises(StopTrainingError):
         patch.setattr(state.TrainingState, "exhausted", lambda self, _: int(self.step) == 3 and interrupt())
-        train(world.data, tmp_path / "model", config, DnnConfig())
+        fit(world.data, tmp_path / "model", config, DnnConfig())
     work = tmp_path / ".model.training"
     for path in work.glob("ckpt-*.data*"):
         os.truncate(path, 100)
     with pytest.raises(
         NannError, match=r"the checkpoint in .*\.model\.training is of another model or damaged"
     ) as error:
-        train(world.data, tmp_path / "model", config, DnnConfig())
+        fit(world.data, tmp_path / "model", config, DnnConfig())
     assert "\n" not in str(error.value)
     shutil.rmtree(work)
-    train(world.data, tmp_path / "model", config, DnnConfig())
+    fit(world.data, tmp_path / "model", config, DnnConfig())
 
 
 def interrupt():
@@ -236,15 +236,15 @@ def test_another_configuration_starts_anew(world, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_model", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            train(world.data, tmp_path / "model", config)
-    train(world.data, tmp_path / "model", config, NannAttentionConfig(mask_padding=False))
+            fit(world.data, tmp_path / "model", config)
+    fit(world.data, tmp_path / "model", config, NannAttentionConfig(mask_padding=False))
     assert begun == [0, 0]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_model", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            train(world.data, tmp_path / "model", config)
+            fit(world.data, tmp_path / "model", config)
     # How often checkpoints are written and where the log goes may change.
-    train(
+    fit(
         world.data,
         tmp_path / "model",
         TrainingConfig(steps=8, batch_size=16, negatives=10, tensorboard=str(tmp_path / "log")),
@@ -264,7 +264,7 @@ def test_early_stopping_keeps_the_best_weights(world, tmp_path, monkeypatch):
 
     monkeypatch.setattr(state.TrainingState, "validated", recorded)
     config = TrainingConfig(steps=50, batch_size=16, negatives=10, validate_every=3, patience=2, checkpoint_minutes=0)
-    report = train(world.data, tmp_path / "model", config, DnnConfig())
+    report = fit(world.data, tmp_path / "model", config, DnnConfig())
     assert list(seen) == [3, 6, 9, 12]
     assert (report["best_step"], report["validation_recall"], report["steps_done"]) == (6, 0.4, 12)
     for saved, best in zip(load_model(tmp_path / "model").model.get_weights(), seen[6], strict=True):
@@ -279,5 +279,5 @@ def test_a_loss_that_is_not_finite_names_its_step(world, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingConfig, "rate", lambda self, step, _=0: np.nan if step == 12 else rates(self, step))
     # The update of step 12 spoils the weights: the loss of step 13 is the first to show it.
     with pytest.raises(NannError, match=r"the loss became nan at step 13; try a lower --learning-rate"):
-        train(world.data, tmp_path / "model", config)
+        fit(world.data, tmp_path / "model", config)
     assert not (tmp_path / "model").exists()

@@ -12,7 +12,7 @@ from tfserving_ext.data.rows import Rules
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
-from tfserving_ext.training import TrainingConfig, check_match, extract, load_model, train
+from tfserving_ext.training import TrainingConfig, check_match, extract, fit, load_model
 
 
 def changed(path, at: int, value: int) -> None:
@@ -23,8 +23,8 @@ def changed(path, at: int, value: int) -> None:
 
 
 def test_training_lowers_the_loss(world, tmp_path):
-    start = train(world.data, tmp_path / "start", TrainingConfig(steps=1, batch_size=64, negatives=50, epsilon=0))
-    end = train(world.data, tmp_path / "end", TrainingConfig(steps=150, batch_size=64, negatives=50, epsilon=0))
+    start = fit(world.data, tmp_path / "start", TrainingConfig(steps=1, batch_size=64, negatives=50, epsilon=0))
+    end = fit(world.data, tmp_path / "end", TrainingConfig(steps=150, batch_size=64, negatives=50, epsilon=0))
     assert end["softmax_loss"] < start["softmax_loss"] - 0.3
 
 
@@ -38,9 +38,9 @@ def test_a_saved_model_scores_as_before(world):
 
 def test_starts_from_another_kinds_item_embeddings(world, tmp_path):
     quick = TrainingConfig(steps=3, batch_size=16, negatives=10)
-    train(world.data, tmp_path / "two_sided", quick, TwoSidedConfig())
+    fit(world.data, tmp_path / "two_sided", quick, TwoSidedConfig())
     still = dataclasses.replace(quick, steps=1, learning_rate=0)
-    report = train(world.data, tmp_path / "model", still, start_from=tmp_path / "two_sided")
+    report = fit(world.data, tmp_path / "model", still, start_from=tmp_path / "two_sided")
     start, model = (load_model(tmp_path / name).model for name in ("two_sided", "model"))
     for name in ("item_table", "category_table"):
         np.testing.assert_array_equal(*(np.asarray(getattr(one, name)) for one in (start, model)))
@@ -50,12 +50,12 @@ def test_starts_from_another_kinds_item_embeddings(world, tmp_path):
         np.testing.assert_array_equal(mine, theirs)
     assert report["start_from"]["model"] == "two_sided"
     with pytest.raises(NannError, match=r"embedding_dim of 32, this model has 8; they must be the same"):
-        train(world.data, tmp_path / "new", quick, NannAttentionConfig(embedding_dim=8), tmp_path / "two_sided")
+        fit(world.data, tmp_path / "new", quick, NannAttentionConfig(embedding_dim=8), tmp_path / "two_sided")
     convert(world.csv, tmp_path / "data", Rules(min_item_count=20, validation=0.1, test=0.2))
     with pytest.raises(NannError, match=r"two_sided knows \d+ items, the data has \d+; they must be the same"):
-        train(tmp_path / "data", tmp_path / "new", quick, start_from=tmp_path / "two_sided")
+        fit(tmp_path / "data", tmp_path / "new", quick, start_from=tmp_path / "two_sided")
     with pytest.raises(NannError, match="nowhere is not a trained model"):
-        train(world.data, tmp_path / "new", quick, start_from=tmp_path / "nowhere")
+        fit(world.data, tmp_path / "new", quick, start_from=tmp_path / "nowhere")
     assert not (tmp_path / "new").exists()
 
 
@@ -104,7 +104,7 @@ def test_refuses_a_checkpoint_of_another_model(world, tmp_path, break_it, words)
 def test_a_dot_product_that_is_started_from_stays_as_it_is(world, tmp_path):
     """A two-sided model inside the attention model: the score begins as its score, and only what is new learns."""
     quick = TrainingConfig(steps=4, batch_size=16, negatives=10)
-    train(world.data, tmp_path / "two_sided", quick, TwoSidedConfig(history_length=20))
+    fit(world.data, tmp_path / "two_sided", quick, TwoSidedConfig(history_length=20))
     sizes = NannAttentionConfig(history_length=40, attention_length=20, matches=3, pools=8)
     users = tf.constant(world.sequences.cases("test", 1, 40).histories[:3])
     rows = tf.range(1, 30)
@@ -112,7 +112,7 @@ def test_a_dot_product_that_is_started_from_stays_as_it_is(world, tmp_path):
     scores = {}
     for steps in (1, 4):
         still = dataclasses.replace(quick, steps=steps, learning_rate=0 if steps == 1 else 0.01)
-        train(world.data, tmp_path / "model", still, sizes, start_from=tmp_path / "two_sided")
+        fit(world.data, tmp_path / "model", still, sizes, start_from=tmp_path / "two_sided")
         for name in ("two_sided", "model"):
             model = load_model(tmp_path / name).model
             histories = users[:, -model.config.history_length :]
@@ -127,7 +127,7 @@ def test_a_dot_product_that_is_started_from_stays_as_it_is(world, tmp_path):
 
 
 def test_refuses_an_index_of_another_training(world, tmp_path):
-    train(world.data, tmp_path / "model", TrainingConfig(steps=5, batch_size=32, negatives=20, seed=1))
+    fit(world.data, tmp_path / "model", TrainingConfig(steps=5, batch_size=32, negatives=20, seed=1))
     extract(tmp_path / "model", tmp_path / "embeddings")
     arrays = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     other = build_index(*arrays, tmp_path / "index")

@@ -134,7 +134,8 @@ def _measure(scenario: Any, out: Path | None) -> None:
     from tfserving_ext.artifacts import write_json
     from tfserving_ext.loadtest.live import live, print_result
     from tfserving_ext.loadtest.report import write_report
-    from tfserving_ext.loadtest.run import LOST, run
+    from tfserving_ext.loadtest.run import LOST
+    from tfserving_ext.loadtest.run import bench as run
 
     files = None if out is None else _files(out)
     with live(scenario) as on_window:

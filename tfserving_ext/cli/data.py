@@ -148,10 +148,11 @@ def synth(
     force: Force = False,
 ) -> None:
     """Make up behaviours of UserBehavior's shape: for speed and memory at scale, never for accuracy."""
-    from tfserving_ext.data.synth import SynthConfig, synthesize
+    from tfserving_ext.data.synth import SynthConfig
+    from tfserving_ext.data.synth import synth as run
 
     config = SynthConfig(rows, users, items, categories, seed)
-    made = synthesize(out, config, force)
+    made = run(out, config, force)
     outcome("synth", f"{rows:,} behaviours of {made:,} users, {out.stat().st_size / 1e6:,.0f} MB: {out}")
 
 

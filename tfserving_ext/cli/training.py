@@ -136,7 +136,8 @@ def train(
     first. All GPUs of the machine are used; with TF_CONFIG, several machines.
     """
     from tfserving_ext.models import import_models
-    from tfserving_ext.training import Recipe, recipe, train_recipe
+    from tfserving_ext.training import Recipe, recipe
+    from tfserving_ext.training import train as run
 
     if ":" in model:
         import_models(model.partition(":")[0])
@@ -180,7 +181,7 @@ def train(
         start = None if no_start else dataclasses.replace(start, steps=wanted_steps, **shared)
     changed = {"history_length": history_length, "mask_padding": mask_padding}
     sizes = _sized(usual.model, model, size or [], changed)
-    report = train_recipe(data, out, Recipe(sizes, training, start), start_from, force)
+    report = run(data, out, Recipe(sizes, training, start), start_from, force)
     outcome("train", f"{report['histories']:,} histories: {out}")
 
 

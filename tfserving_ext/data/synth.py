@@ -76,7 +76,7 @@ class SynthConfig:
         return items, self.categories or min(items, max(1, round(CATEGORIES * scale)))
 
 
-def synthesize(target: str | os.PathLike[str], config: SynthConfig = SynthConfig(), force: bool = False) -> int:
+def synth(target: str | os.PathLike[str], config: SynthConfig = SynthConfig(), force: bool = False) -> int:
     """Writes behaviours as CSV, or as CSV in gzip where the name ends in `.gz`, sorted by user.
 
     The same configuration gives the same file, on any number of cores.

@@ -16,7 +16,7 @@ def serve_and_ask(sequences: Any, purchases: Path, saved_model: Path, keep_servi
     """Starts the local server and asks it by gRPC and by REST for one household that training never saw."""
     from tfserving_ext.data.catalogue import Catalogue
     from tfserving_ext.retrieval import BestFirst
-    from tfserving_ext.serving.client import GrpcClient, RestClient
+    from tfserving_ext.serving.client import Client, RestClient
     from tfserving_ext.serving.server import LocalServer
 
     names = Catalogue.open(purchases / "items.csv")
@@ -37,7 +37,7 @@ def serve_and_ask(sequences: Any, purchases: Path, saved_model: Path, keep_servi
             "budget": np.int64(0),
             "deadline_ms": np.int32(0),
         }
-        with GrpcClient(f"127.0.0.1:{server.grpc_port}", "nann") as grpc_client:
+        with Client(f"127.0.0.1:{server.grpc_port}", "nann") as grpc_client:
             by_grpc = grpc_client.predict("retrieve", inputs)
         by_rest = RestClient(f"http://127.0.0.1:{server.rest_port}", "nann").predict("retrieve", inputs)
         in_process = _in_process(saved_model, inputs)

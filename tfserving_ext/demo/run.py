@@ -162,11 +162,11 @@ class _Training:
 
     def run(self) -> Stage:
         """Trains both, as far as they are not trained."""
-        from tfserving_ext.training import train
+        from tfserving_ext.training import fit
 
         start = self._stages.run(
             *self._start_stage,
-            lambda path: train(self._data.path, path, self._start, self._start_sizes),
+            lambda path: fit(self._data.path, path, self._start, self._start_sizes),
             lambda path: f"two-sided model, {_histories(self._start)} histories, the start: {path}",
         )
         return self._stages.run(
@@ -174,7 +174,7 @@ class _Training:
             "model",
             self._parameters,
             [self._data, start],
-            lambda path: train(self._data.path, path, self._config, self._sizes, start.path),
+            lambda path: fit(self._data.path, path, self._config, self._sizes, start.path),
             lambda path: f"NANN attention, {_histories(self._config)} histories, FGSM on: {path}",
         )
 

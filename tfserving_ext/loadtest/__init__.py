@@ -1,13 +1,13 @@
 """`nann bench`: load on TensorFlow Serving, the local server or a SavedModel in process, and what came of it.
 
 Example:
-  >>> result = run(Scenario(target="grpc://127.0.0.1:8500", concurrency="1:8"))
+  >>> result = bench(Scenario(target="grpc://127.0.0.1:8500", concurrency="1:8"))
   >>> result["levels"][0]["latency_ms"]["p99"]
 
 docs/bench.md has the options and the format of the result.
 """
 
-from tfserving_ext.loadtest.run import run
+from tfserving_ext.loadtest.run import bench
 from tfserving_ext.loadtest.scenario import InputSpec, ModelSpec, Scenario, SwapSpec
 
-__all__ = ["InputSpec", "ModelSpec", "Scenario", "SwapSpec", "run"]
+__all__ = ["InputSpec", "ModelSpec", "Scenario", "SwapSpec", "bench"]

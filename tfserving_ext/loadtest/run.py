@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 OnWindow = Callable[[str, Window, str], None]
 
 
-def run(scenario: Scenario, on_window: OnWindow = lambda *_: None, target: Target | None = None) -> dict[str, Any]:
+def bench(scenario: Scenario, on_window: OnWindow = lambda *_: None, target: Target | None = None) -> dict[str, Any]:
     """Runs a scenario.
 
     Ctrl-C ends it early with what was measured so far; a second one ends it at once.
@@ -279,4 +279,4 @@ def _ctrl_c(interrupt: asyncio.Event) -> Iterator[None]:
         remove()
 
 
-__all__ = ["FORMAT", "INTERRUPTED", "LOST", "run"]
+__all__ = ["FORMAT", "INTERRUPTED", "LOST", "bench"]

@@ -1,6 +1,6 @@
 """The local server with TensorFlow Serving's interfaces, and clients for either."""
 
-from tfserving_ext.serving.client import GrpcClient, RestClient, smoke
+from tfserving_ext.serving.client import Client, RestClient, smoke
 from tfserving_ext.serving.server import LocalServer, ServerOptions
 
-__all__ = ["GrpcClient", "LocalServer", "RestClient", "ServerOptions", "smoke"]
+__all__ = ["Client", "LocalServer", "RestClient", "ServerOptions", "smoke"]

@@ -21,7 +21,7 @@ MAX_MESSAGE_BYTES = 128 << 20
 SMOKE_LEVEL_TOPN = (100, 200, 200, 200, 200, 200)
 
 
-class GrpcClient:
+class Client:
     """PredictionService.Predict of one model; a context manager."""
 
     def __init__(self, target: str, name: str, timeout: float = TIMEOUT_SECONDS, tls: ClientTls | None = None) -> None:
@@ -35,7 +35,7 @@ class GrpcClient:
         )
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
-    def __enter__(self) -> "GrpcClient":
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -153,7 +153,7 @@ def smoke(target: str = "127.0.0.1:8500", name: str = "nann", tls: ClientTls | N
     Raises:
       NannError: nobody answers, or the request is refused.
     """
-    with GrpcClient(target, name, tls=tls) as client:
+    with Client(target, name, tls=tls) as client:
         signature = client.signature("serving_default")
         if "comm_seq" in signature.inputs:
             width = signature.inputs["comm_seq"].tensor_shape.dim[1].size

@@ -1,10 +1,13 @@
-"""Training: the sampled loss, the FGSM auxiliary loss, the loop, and checkpoints."""
+"""Training: recipes, the loop, the sampled loss, the FGSM auxiliary loss, and checkpoints.
+
+`train` follows a recipe, as `nann train` does; `fit` is the loop by itself.
+"""
 
 from tfserving_ext.training.checkpoint import load_model, save_model
 from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.extract import check_match, extract
-from tfserving_ext.training.loop import train
-from tfserving_ext.training.recipes import TWO_SIDED, Recipe, recipe, train_recipe
+from tfserving_ext.training.loop import fit
+from tfserving_ext.training.recipes import TWO_SIDED, Recipe, recipe, train
 
 __all__ = [
     "TWO_SIDED",
@@ -12,9 +15,9 @@ __all__ = [
     "TrainingConfig",
     "check_match",
     "extract",
+    "fit",
     "load_model",
     "recipe",
     "save_model",
     "train",
-    "train_recipe",
 ]

@@ -34,7 +34,7 @@ LOG_STEPS = 500  # Between entries for TensorBoard.
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
-def train(
+def fit(
     data: str | os.PathLike[str],
     target: str | os.PathLike[str],
     config: TrainingConfig = TrainingConfig(),  # noqa: B008 - frozen
@@ -81,7 +81,7 @@ def train(
 
 
 class _Training:
-    """One run of `train`."""
+    """One run of `fit`."""
 
     def __init__(
         self,

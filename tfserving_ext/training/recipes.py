@@ -18,7 +18,7 @@ from tfserving_ext.outputs import MODEL, check_replaceable
 from tfserving_ext.training.checkpoint import MANIFEST
 from tfserving_ext.training.cluster import workers
 from tfserving_ext.training.config import TrainingConfig
-from tfserving_ext.training.loop import train
+from tfserving_ext.training.loop import fit
 
 TWO_SIDED = TrainingConfig(steps=8000, batch_size=128, targets=2, negatives=500, learning_rate=1e-2, epsilon=0.0)
 _ON_A_START = TrainingConfig(steps=1500, batch_size=64, targets=2, negatives=300, warmup=50)
@@ -76,10 +76,10 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def train_recipe(
+def train(
     data: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    wanted: Recipe,
+    recipe: Recipe = RECIPES["nann_attention"],
     start_from: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -91,18 +91,18 @@ def train_recipe(
     Args:
       data: a folder that `nann convert` wrote.
       target: the model's folder.
-      wanted: what to train, and how.
+      recipe: what to train, and how, such as `recipe("dnn")`.
       start_from: a trained model to start with, where the recipe has no start.
       force: replace whatever `target` holds.
 
     Returns:
-      See `train`.
+      See `fit`.
 
     Raises:
-      NannError: see `train`; or there are several workers, which do not train a start.
+      NannError: see `fit`; or there are several workers, which do not train a start.
     """
-    if wanted.start is None:
-        return train(data, target, wanted.training, wanted.model, start_from, force)
+    if recipe.start is None:
+        return fit(data, target, recipe.training, recipe.model, start_from, force)
     if workers() > 1:
         raise NannError(
             "several workers (TF_CONFIG) do not train a start: train a two-sided model by itself and name it by "
@@ -110,14 +110,14 @@ def train_recipe(
         )
     target = Path(target).resolve()
     folder = target.with_name(f".{target.name}.start")
-    start, training = wanted.start, wanted.training
+    start, training = recipe.start, recipe.training
     if training.max_minutes:
         start = dataclasses.replace(start, max_minutes=_START_SHARE * training.max_minutes)
         training = dataclasses.replace(training, max_minutes=(1 - _START_SHARE) * training.max_minutes)
     check_replaceable(target, MODEL, force, [data])
-    if not _is(folder, data, start, wanted.started()):
-        train(data, folder, start, wanted.started())
-    report = train(data, target, training, wanted.model, folder, force)
+    if not _is(folder, data, start, recipe.started()):
+        fit(data, folder, start, recipe.started())
+    report = fit(data, target, training, recipe.model, folder, force)
     shutil.rmtree(folder)
     return report
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from benchmarks.search.peers.contract import Workload
 from tfserving_ext.models import TwoSidedConfig
 from tfserving_ext.retrieval.metrics import recall
-from tfserving_ext.training import TrainingConfig, train
+from tfserving_ext.training import TrainingConfig, fit
 from tfserving_ext.training.checkpoint import TrainedModel, load_model
 
 # Cheap per step, so it can have more negatives and a higher learning rate than the attention model; the best of what
@@ -81,7 +81,7 @@ def _trained(workload: Workload, training: TrainingConfig) -> TrainedModel:
         same_items = np.array_equal(trained.item_ids, workload.trained.item_ids)
         if same_items and wanted <= trained.manifest["training"].items():
             return trained
-    train(workload.sequences.folder, folder, training, TwoSidedConfig())
+    fit(workload.sequences.folder, folder, training, TwoSidedConfig())
     return load_model(folder)
 
 
