@@ -34,6 +34,11 @@ def explain(
 ) -> Explanation:
     """Shows a scorer before and after the passes; neither the model nor its index is loaded or run.
 
+    Example:
+      >>> found = nann.explain("models/nann/1", "scorer.html")
+      >>> found.at_export
+      True
+
     Args:
       saved_model: what `nann export` wrote, or any SavedModel with a function `score` or a search in it.
       output: a file for the drawing, .html or .svg.

@@ -48,6 +48,10 @@ def export(
 ) -> Path:
     """Exports a model and its index to the SavedModel `target`, whole or not at all.
 
+    Example:
+      >>> nann.export("model", "index", "models/nann/2").name
+      '2'
+
     Args:
       model: a folder that `nann train` wrote, a SavedModel with functions `user` and `score`, a .keras archive, a
         folder of alibaba/nann with frozen_graph.pb, `MODULE:NAME`, or an object with `user` and `score`.

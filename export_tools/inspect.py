@@ -16,6 +16,10 @@ from tfserving_ext.serving.warm_up import read_warm_up
 def inspect(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a SavedModel; nothing in it is run, so that a stranger's model may be looked at.
 
+    Example:
+      >>> nann.inspect("models/nann/1")["signatures"]["serving_default"]["outputs"]
+      {'top_k': 'int64 [1, ?]'}
+
     Returns:
       `bytes` of the graph, the variables, the assets and all; `signatures`: inputs with dtype, shape and default, and
       outputs; `ops`: names of the ops used that do not come with TensorFlow; `warm_up_records`; and, for an export of

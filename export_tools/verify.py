@@ -33,6 +33,10 @@ def verify(saved_model: str | os.PathLike[str], least_coverage: float = LEAST_CO
     kernel lets us, with the model on a read-only file system: every warm-up record is replayed, every signature run,
     and for a few made-up users the answers of `retrieve` are held against brute force by the exported scorer.
 
+    Example:
+      >>> list(nann.verify("models/nann/1")["signatures"])
+      ['retrieve', 'retrieve_rounds', 'retrieve_trace', 'serving_default']
+
     Returns:
       `signatures`: per signature, shape and type of each output. `warm_up_records` and `read_only`. For an export of
       ours also `files` and `coverage`, of the sample users against brute force.

@@ -1,3 +1,123 @@
-"""Top-k of millions of items under your own ranking model, served by TensorFlow Serving."""
+"""Top-k of millions of items under your own ranking model, served by TensorFlow Serving.
+
+From recorded behaviours to a served model, one function a stage; `nann NAME` is the same on the command line:
+
+  convert      turn behaviours of users into sequences
+  synth        make up behaviours, to try things at scale
+  train        train a model by its recipe
+  extract      write the item embeddings of a trained model
+  build_index  build the HNSW graph over item embeddings (`nann index`)
+  evaluate     measure recall and coverage against brute force, on held-out users
+  tune         find search parameters for a wanted coverage or latency
+  preflight    check whether an index can be trusted for a model
+  export       write one SavedModel with user tower, search and scorer
+  verify       check an exported model in a fresh process
+  inspect      show what is in a SavedModel
+  explain      show what the graph passes did to its scorer
+  bench        measure throughput and latency of a server
+
+The parts, for programs of your own:
+
+  Index        an index on disk: item ids, embeddings and graph
+  NeuralTopK   top-k under a model's score, by walking the graph
+  BruteForce   its exact twin, which scores every item
+  LocalServer  a server with TensorFlow Serving's interfaces (`nann serve`)
+  Client       a client by gRPC, for this server and TensorFlow Serving
+
+Example:
+  >>> import numpy as np
+  >>> import tensorflow as tf
+  >>> import tfserving_ext as nann
+  >>> embeddings = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+  >>> index = nann.build_index(np.arange(1000), embeddings, "made_up")
+  >>> def score(user, items):  # Any TensorFlow function of user tensors and items [B, N, 16]; this one is simple.
+  ...     return -tf.norm(user[0][:, None] - items, axis=-1)
+  >>> scores, item_ids = nann.NeuralTopK(index, score)([tf.constant(embeddings[:1])], k=3)
+  >>> int(item_ids[0, 0])
+  0
+
+All of this is imported when it is first used: `import tfserving_ext` itself imports neither TensorFlow nor NumPy.
+`help(tfserving_ext.train)` tells the arguments of one of them, docs/python.md has all of them with their commands.
+"""
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export_tools.explain import explain
+    from export_tools.export import export
+    from export_tools.inspect import inspect
+    from export_tools.verify import verify
+    from tfserving_ext.data.convert import convert
+    from tfserving_ext.data.synth import synth
+    from tfserving_ext.evaluation.preflight import preflight
+    from tfserving_ext.evaluation.run import evaluate
+    from tfserving_ext.evaluation.tune import tune
+    from tfserving_ext.index.build import build_index
+    from tfserving_ext.index.format import Index
+    from tfserving_ext.loadtest.run import bench
+    from tfserving_ext.retrieval.brute_force import BruteForce
+    from tfserving_ext.retrieval.neural_top_k import NeuralTopK
+    from tfserving_ext.serving.client import Client
+    from tfserving_ext.serving.server import LocalServer
+    from tfserving_ext.training.extract import extract
+    from tfserving_ext.training.recipes import train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BruteForce",
+    "Client",
+    "Index",
+    "LocalServer",
+    "NeuralTopK",
+    "bench",
+    "build_index",
+    "convert",
+    "evaluate",
+    "explain",
+    "export",
+    "extract",
+    "inspect",
+    "preflight",
+    "synth",
+    "train",
+    "tune",
+    "verify",
+]
+
+# Where each is defined; a test holds this against the imports above, which type checkers and editors read.
+_HOMES = {
+    "BruteForce": "tfserving_ext.retrieval.brute_force",
+    "Client": "tfserving_ext.serving.client",
+    "Index": "tfserving_ext.index.format",
+    "LocalServer": "tfserving_ext.serving.server",
+    "NeuralTopK": "tfserving_ext.retrieval.neural_top_k",
+    "bench": "tfserving_ext.loadtest.run",
+    "build_index": "tfserving_ext.index.build",
+    "convert": "tfserving_ext.data.convert",
+    "evaluate": "tfserving_ext.evaluation.run",
+    "explain": "export_tools.explain",
+    "export": "export_tools.export",
+    "extract": "tfserving_ext.training.extract",
+    "inspect": "export_tools.inspect",
+    "preflight": "tfserving_ext.evaluation.preflight",
+    "synth": "tfserving_ext.data.synth",
+    "train": "tfserving_ext.training.recipes",
+    "tune": "tfserving_ext.evaluation.tune",
+    "verify": "export_tools.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    # help() loads all that dir() tells it, and would import TensorFlow: it gets what is there, and the table above.
+    reads_all = sys._getframe(1).f_globals.get("__name__") == "inspect"
+    return sorted(globals() if reads_all else globals().keys() | set(__all__))

@@ -1,4 +1,4 @@
-"""docs/python.md: which function is behind each command, and that their defaults agree. First contact, line 26."""
+"""docs/python.md: what Python offers, which function is behind each command, and that their defaults agree."""
 
 import importlib
 import inspect
@@ -8,20 +8,26 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+import tfserving_ext
 from tests.cli.entries import FILES
 from tests.cli.test_options import COMMANDS
 from tests.docs.pages import ROOT
 from tfserving_ext import cli
 
-ROWS = re.findall(
-    r"^\| `nann (.*?)` \| `([\w.]+)` \| (.*?) ?\|$", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE
-)
+PAGE = (ROOT / "docs" / "python.md").read_text()
+ROWS = re.findall(r"^\| `nann (.*?)` \| `([\w.]+)` \| (.*?) ?\|$", PAGE, re.MULTILINE)
 
 
 def resolved(name):
     module, _, function = name.rpartition(".")
+    if module == "nann":
+        return getattr(tfserving_ext, function)
     importlib.import_module(module)
-    return sys.modules[module], function
+    return getattr(sys.modules[module], function)
+
+
+def test_all_that_python_offers_is_in_one_of_the_tables():
+    assert sorted(re.findall(r"^\| .*?`nann\.(\w+)` \|", PAGE, re.MULTILINE)) == tfserving_ext.__all__
 
 
 def test_every_command_has_a_row():
@@ -34,8 +40,8 @@ def test_the_command_calls_that_function_with_its_own_defaults(name, function, o
     for file, text in FILES.items():
         (tmp_path / file).write_text(text)
     command = COMMANDS[name]
-    module, attribute = resolved(function)
-    signature = inspect.signature(getattr(module, attribute))
+    wanted = resolved(function)
+    signature = inspect.signature(wanted)
     given = {}
 
     def recorder(result, records):
@@ -50,7 +56,7 @@ def test_the_command_calls_that_function_with_its_own_defaults(name, function, o
     for where, result in (command.behind | command.around).items():
         path, _, behind = where.partition(":")
         importlib.import_module(path)
-        is_it = getattr(sys.modules[path], behind) is getattr(module, attribute)
+        is_it = getattr(sys.modules[path], behind) is wanted
         found |= is_it
         monkeypatch.setattr(sys.modules[path], behind, recorder(result, is_it))
     assert found, f"tests/cli knows no {function} behind `nann {name}`"

@@ -1,1 +1,13 @@
 """Behaviours of users: reading them, converting them to sequences, drawing training batches and test cases."""
+
+__all__ = [
+    "beam",
+    "complete_journey",
+    "convert",
+    "original_format",
+    "original_windows",
+    "rows",
+    "sequences",
+    "synth",
+    "synthetic",
+]

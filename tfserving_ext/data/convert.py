@@ -70,6 +70,12 @@ def convert(
 
     A conversion that was interrupted goes on where it was when it is called again with the same arguments.
 
+    Example:
+      >>> from tfserving_ext.data.rows import Rules
+      >>> rules = Rules(min_item_count=2, validation=0.1, test=0.2)
+      >>> nann.convert("UserBehavior.csv", "converted", rules).name
+      'converted'
+
     Args:
       sources: files (CSV, plain, gzip or zip; Parquet) or folders of them, of rows user_id, item_id, category_id,
         behavior_type, timestamp, in any order.

@@ -81,6 +81,12 @@ def synth(target: str | os.PathLike[str], config: SynthConfig = SynthConfig(), f
 
     The same configuration gives the same file, on any number of cores.
 
+    Example:
+      >>> from tfserving_ext.data.synth import SynthConfig
+      >>> users = nann.synth("made_up.csv", SynthConfig(rows=10_000, items=500))
+      >>> 0 < users < 10_000
+      True
+
     Args:
       target: the file; it appears whole or not at all.
       config: what to make.

@@ -51,6 +51,10 @@ def preflight(
 ) -> dict[str, Any]:
     """Judges an index for a model.
 
+    Example:
+      >>> nann.preflight("data", "model", "index")["verdict"] in ("PASS", "WARN", "FAIL")
+      True
+
     Args:
       data: a folder that `nann convert` wrote.
       model: a folder that `nann train` wrote.

@@ -53,6 +53,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures recall, coverage and the scored fraction at k on held-out users (docs/evaluation.md).
 
+    Example:
+      >>> figures = nann.evaluate("data", "model", "index", "evaluation.json")
+      >>> list(figures["searches"])
+      ['best_first', 'rounds']
+
     Args:
       data: a folder that `nann convert` wrote.
       model: a folder that `nann train` wrote.

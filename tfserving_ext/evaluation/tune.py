@@ -56,6 +56,11 @@ def tune(
 ) -> dict[str, Any]:
     """Measures a grid of search parameters and writes those that no other beats to `tuning.json` in the index's folder.
 
+    Example:
+      >>> found = nann.tune("data", "model", "index", latency_ms=1000)
+      >>> found["chosen"] in found["table"]
+      True
+
     Args:
       data: a folder that `nann convert` wrote.
       model: a folder that `nann train` wrote.

@@ -50,6 +50,12 @@ def build_index(
     manifest says how many items share another's embedding (`copies`), and how many of each layer, ground layer first,
     no walk met before they were linked to their nearest neighbour and afterwards (`unreachable`).
 
+    Example:
+      >>> ids, embeddings = np.load("embeddings/item_ids.npy"), np.load("embeddings/item_embs.npy")
+      >>> index = nann.build_index(ids, embeddings, "index")
+      >>> len(index.item_ids) == len(ids)
+      True
+
     Args:
       item_ids: int [n], the data's own ids.
       item_embeddings: float [n, dim], the model's e_v.

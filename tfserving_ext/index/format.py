@@ -39,6 +39,11 @@ def _file_names(layers: int, dtype: str) -> list[str]:
 class Index:
     """An index that was opened: every offset and neighbour is within its bounds.
 
+    Example:
+      >>> index = nann.Index.open("index")
+      >>> index.embeddings([0, 1]).shape == (2, index.dim)
+      True
+
     Attributes:
       folder: where it lies.
       manifest: what `manifest.json` holds.

@@ -1,9 +1,5 @@
 """`nann bench`: load on TensorFlow Serving, the local server or a SavedModel in process, and what came of it.
 
-Example:
-  >>> result = bench(Scenario(target="grpc://127.0.0.1:8500", concurrency="1:8"))
-  >>> result["levels"][0]["latency_ms"]["p99"]
-
 docs/bench.md has the options and the format of the result.
 """
 

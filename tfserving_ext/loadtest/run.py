@@ -37,6 +37,13 @@ def bench(scenario: Scenario, on_window: OnWindow = lambda *_: None, target: Tar
 
     Ctrl-C ends it early with what was measured so far; a second one ends it at once.
 
+    Example:
+      >>> from tfserving_ext.loadtest import ModelSpec, Scenario
+      >>> model = ModelSpec(path="models/nann/1", signature="retrieve")
+      >>> result = nann.bench(Scenario(target="session", models=[model], warm_up=0, seconds=1))
+      >>> result["levels"][0]["errors"]
+      {}
+
     Args:
       scenario: what to do.
       on_window: told of each second that is finished.

@@ -20,8 +20,14 @@ class BruteForce(tf.Module):
     corpus.
 
     Example:
-      >>> exact = BruteForce(Index.open("index"), model.score)
-      >>> scores, item_ids = exact(model.user(features), k=200)
+      >>> from tfserving_ext.training import load_model
+      >>> model = load_model("model").model
+      >>> history = tf.constant([[100031, 100062]], tf.int64)
+      >>> user = model.user({"item_history": history, "category_history": history % 31})
+      >>> exact = nann.BruteForce(nann.Index.open("index"), model.score)
+      >>> scores, item_ids = exact(user, k=5)
+      >>> item_ids.shape
+      TensorShape([1, 5])
     """
 
     def __init__(

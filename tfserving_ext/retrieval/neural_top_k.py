@@ -47,8 +47,14 @@ class NeuralTopK(tf.Module):
     """Top-k items of an index under a model's score; the approximate twin of `BruteForce`.
 
     Example:
-      >>> search = NeuralTopK(Index.open("index"), model.score)
-      >>> scores, item_ids = search(model.user(features), k=200, seeds=features["item_history"])
+      >>> from tfserving_ext.training import load_model
+      >>> model = load_model("model").model
+      >>> history = tf.constant([[100031, 100062]], tf.int64)
+      >>> user = model.user({"item_history": history, "category_history": history % 31})
+      >>> search = nann.NeuralTopK(nann.Index.open("index"), model.score)
+      >>> scores, item_ids = search(user, k=5, seeds=history)
+      >>> item_ids.shape
+      TensorShape([1, 5])
 
     Attributes:
       index: the mapped index; a SavedModel that tracks this object carries its files as assets.

@@ -22,7 +22,15 @@ SMOKE_LEVEL_TOPN = (100, 200, 200, 200, 200, 200)
 
 
 class Client:
-    """PredictionService.Predict of one model; a context manager."""
+    """PredictionService.Predict of one model; a context manager.
+
+    Example:
+      >>> with nann.LocalServer({"nann": "models/nann"}) as server:
+      ...     with nann.Client(f"127.0.0.1:{server.grpc_port}", "nann") as client:
+      ...         found = client.predict("retrieve", {"item_history": np.int64([[100031, 100062]]), "k": 3})
+      >>> found["item_ids"].shape
+      (1, 3)
+    """
 
     def __init__(self, target: str, name: str, timeout: float = TIMEOUT_SECONDS, tls: ClientTls | None = None) -> None:
         """Takes HOST:PORT, the model's name, seconds to wait for an answer, and TLS where the server speaks it."""

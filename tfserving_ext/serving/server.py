@@ -76,8 +76,9 @@ class LocalServer:
     """Serves models, from construction to `stop`; also a context manager.
 
     Example:
-      >>> with LocalServer({"nann": "models/nann"}) as server:
-      ...     print(server.grpc_port, server.rest_port)
+      >>> with nann.LocalServer({"nann": "models/nann"}) as server:
+      ...     server.versions
+      {'nann': [1]}
 
     Attributes:
       grpc_port: where PredictionService, ModelService, health and reflection listen.

@@ -21,6 +21,11 @@ EMBEDDINGS = "item_embs.npy"
 def extract(model: str | os.PathLike[str], target: str | os.PathLike[str], force: bool = False) -> tuple[int, int]:
     """Writes `item_ids.npy` int64 [n] and `item_embs.npy` float32 [n, d] into the folder `target`, whole or not at all.
 
+    Example:
+      >>> items, width = nann.extract("model", "embeddings")
+      >>> np.load("embeddings/item_embs.npy").shape == (items, width)
+      True
+
     Args:
       model: a folder that `nann train` wrote.
       target: the folder; embeddings there are replaced.

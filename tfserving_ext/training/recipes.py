@@ -88,6 +88,14 @@ def train(
     The start lies beside the target, in `.<name>.start`, until the model is written. `max_minutes` holds for both
     together.
 
+    Example:
+      >>> from dataclasses import replace
+      >>> from tfserving_ext.training import recipe
+      >>> usual = recipe("two_sided")
+      >>> quick = replace(usual, training=replace(usual.training, steps=5))
+      >>> nann.train("data", "two_sided", quick)["steps_done"]
+      5
+
     Args:
       data: a folder that `nann convert` wrote.
       target: the model's folder.
