@@ -16,7 +16,7 @@ from export_tools.graphs.scorers import Argument, Part, Scorers, read_meta_graph
 from export_tools.graphs.tables import TOP, clean
 from export_tools.manifest import FILE, read_manifest
 from tfserving_ext.errors import NannError
-from tfserving_ext.ops._scorer import PassReport, Scorer, compile_scorer
+from tfserving_ext.ops._scorer import PassReport, Scorer, rewrite_scorer
 from tfserving_ext.outputs import PAGE_MARK, PICTURE_MARK, check_file_replaceable
 
 # Elements of a variable: what a stranger's file makes us allocate is bounded.
@@ -103,7 +103,7 @@ def _explained(scorers: Scorers, recorded: _Recorded | None, fold_items: bool) -
     assert original is not None
     before = costed(library, original)
     try:
-        report, score, prepare, fold = _compiled(original, scorers, fold_items)
+        report, score, prepare, fold = _rewritten(original, scorers, fold_items)
     except (tf.errors.OpError, ValueError, TypeError) as error:
         return Explanation(False, f"the passes leave the scorer as it is: {_first_line(error)}", (), before, None)
     note = "not rewritten at export; `after` is what " + (
@@ -112,7 +112,7 @@ def _explained(scorers: Scorers, recorded: _Recorded | None, fold_items: bool) -
     return Explanation(False, note, report, before, costed(library, score, prepare, fold))
 
 
-def _compiled(
+def _rewritten(
     part: Part, scorers: Scorers, fold_items: bool
 ) -> tuple[tuple[PassReport, ...], Part, Part | None, Part | None]:
     """What the passes make of a scorer: report, score, prepare and fold."""
@@ -125,7 +125,7 @@ def _compiled(
     handles = [one.handle if isinstance(one, tf.Variable) else one for one in stand_ins]
     specs = [*user_specs, _spec(items[0]), *(tf.TensorSpec(handle.shape, handle.dtype) for handle in handles)]
     dim = (items[0].shape or (-1,))[-1]
-    made = compile_scorer(Scorer(as_function(graph, specs), handles), user_specs, dim, fold_items)
+    made = rewrite_scorer(Scorer(as_function(graph, specs), handles), user_specs, dim, fold_items)
     rows = items[0]._replace(shape=(1, -1, made.row_dim))
     prepared = [] if made.scorer.prepare is None else list(made.scorer.prepare.outputs)
     given = [Argument("prepared", f"prepared {number}", 0, None) for number in range(len(prepared))]

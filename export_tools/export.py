@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from export_tools.items import check_index, write_sample
 from export_tools.manifest import read_figures, write_manifest
-from export_tools.scorer import optimize_scorer, write_rows
+from export_tools.scorer import rewrite_and_check, write_rows
 from export_tools.served_model import ServedModel
 from export_tools.signatures import Defaults
 from export_tools.sources import open_source
@@ -88,12 +88,12 @@ def export(
         opened = work.enter_context(_opened(Path(index), embeddings))
         sample = check_index(source, opened, str(index))
         try:
-            scorer = optimize_scorer(source, opened, fold_items) if optimize else None
-            compiled = None if scorer is None else scorer.compiled
-            if compiled is not None and compiled.fold is not None:
+            scorer = rewrite_and_check(source, opened, fold_items) if optimize else None
+            rewritten = None if scorer is None else scorer.rewritten
+            if rewritten is not None and rewritten.fold is not None:
                 rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))
-                opened = write_rows(opened, compiled.fold, compiled.row_dim, Path(rows))
-            served = ServedModel(source, opened, defaults, compiled, allow_non_finite)
+                opened = write_rows(opened, rewritten.fold, rewritten.row_dim, Path(rows))
+            served = ServedModel(source, opened, defaults, rewritten, allow_non_finite)
             signatures = served.signatures()
             concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
             functions = {name: function.get_concrete_function() for name, function in served.functions().items()}
@@ -127,8 +127,8 @@ def export(
     if graphs is not None:
         shown = {name: functions[name] for name in ("user", "score")}
         made = {name: function.graph.as_graph_def() for name, function in {**shown, **concrete}.items()}
-        if compiled is not None:
-            made |= {f"scorer_{name}": graph for name, graph in compiled.graphs.items() if graph.node}
+        if rewritten is not None:
+            made |= {f"scorer_{name}": graph for name, graph in rewritten.graphs.items() if graph.node}
         _write_graphs(Path(graphs), made)
     return Path(target)
 

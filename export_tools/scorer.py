@@ -25,28 +25,28 @@ ROWS_AT_ONCE = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizedScorer:
+class CheckedScorer:
     """A scorer after the passes.
 
     Attributes:
-      compiled: see `ops.compile_scorer`.
+      rewritten: see `ops.rewrite_scorer`.
       difference: the largest difference from the model's own scores that was seen, by the largest score.
     """
 
-    compiled: ops.CompiledScorer
+    rewritten: ops.RewrittenScorer
     difference: float
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of it."""
         return {
-            "folded": self.compiled.fold is not None,
-            "row_dim": self.compiled.row_dim,
+            "folded": self.rewritten.fold is not None,
+            "row_dim": self.rewritten.row_dim,
             "difference": self.difference,
-            "report": [report._asdict() for report in self.compiled.report],
+            "report": [report._asdict() for report in self.rewritten.report],
         }
 
 
-def optimize_scorer(source: Source, index: Index, fold_items: bool) -> OptimizedScorer | None:
+def rewrite_and_check(source: Source, index: Index, fold_items: bool) -> CheckedScorer | None:
     """Runs the passes and compares the scores with the model's own, on items of the index and on random ones.
 
     Returns:
@@ -66,21 +66,21 @@ def optimize_scorer(source: Source, index: Index, fold_items: bool) -> Optimized
     users.append(tuple(_noise(tensor) for tensor in users[0]))
     scorer = ops.trace_scorer(lambda *tensors: source.score(tensors[:-1], tensors[-1]), specs, index.dim)
     try:
-        compiled = ops.compile_scorer(scorer, specs, index.dim, fold_items=fold_items)
-        difference, tolerance = _difference(scorer, compiled, users, index)
+        rewritten = ops.rewrite_scorer(scorer, specs, index.dim, fold_items=fold_items)
+        difference, tolerance = _difference(scorer, rewritten, users, index)
     except (tf.errors.OpError, ValueError) as error:
         outcome("export", f"the scorer stays as it is: {(str(error).splitlines() or [''])[0]}")
         return None
     if not difference <= tolerance:
         outcome("export", f"the scorer stays as it is: rewritten, its scores differ by {difference:.1e} of the largest")
         return None
-    before, after = compiled.report[0], compiled.report[-1]
+    before, after = rewritten.report[0], rewritten.report[-1]
     outcome(
         "export",
         f"scorer: {before.multiply_adds_before:,.0f} multiply-adds per item, {after.multiply_adds_after:,.0f} after "
         f"the passes; {before.nodes_before} nodes per batch, {after.nodes_after} after",
     )
-    return OptimizedScorer(compiled, difference)
+    return CheckedScorer(rewritten, difference)
 
 
 def _noise(tensor: tf.Tensor) -> tf.Tensor:
@@ -91,7 +91,7 @@ def _noise(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def _difference(
-    scorer: ops.Scorer, compiled: ops.CompiledScorer, users: list[tuple[tf.Tensor, ...]], index: Index
+    scorer: ops.Scorer, rewritten: ops.RewrittenScorer, users: list[tuple[tf.Tensor, ...]], index: Index
 ) -> tuple[float, float]:
     """The largest difference by the largest score, and what is allowed."""
     sample = np.unique(np.linspace(0, len(index.item_ids) - 1, SAMPLE_ITEMS).astype(np.int64))
@@ -101,11 +101,11 @@ def _difference(
     for user in users:
         for items in (tf.constant(real[None]), tf.constant(random[None])):
             wanted = scorer.plain(*user, items).numpy()
-            rows = items if compiled.fold is None else compiled.fold(items)
-            found = compiled.scorer(user, rows).numpy()
+            rows = items if rewritten.fold is None else rewritten.fold(items)
+            found = rewritten.scorer(user, rows).numpy()
             scale = max(np.abs(wanted).max(initial=0), 1e-30)
             largest = max(largest, float(np.abs(found - wanted).max(initial=0) / scale))
-    dtypes = {node.attr["T"].type for node in compiled.graphs["score"].node}
+    dtypes = {node.attr["T"].type for node in rewritten.graphs["score"].node}
     narrow = dtypes & {tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum}
     return largest, NARROW_TOLERANCE if narrow else TOLERANCE
 

@@ -37,7 +37,7 @@ class ServedModel(tf.Module):
         source: Source,
         index: Index,
         defaults: Defaults,
-        compiled: ops.CompiledScorer | None = None,
+        rewritten: ops.RewrittenScorer | None = None,
         non_finite: Collection[str] = (),
     ) -> None:
         """Puts the parts together.
@@ -46,7 +46,7 @@ class ServedModel(tf.Module):
           source: the model.
           index: what is searched; of rows where the scorer was folded.
           defaults: what a request may leave out.
-          compiled: the scorer after the passes; None leaves it to the op, at the first request.
+          rewritten: the scorer after the passes; None leaves it to the op, at the first request.
           non_finite: features in which the model wants NaN or infinity; others are refused with them.
 
         Raises:
@@ -61,7 +61,7 @@ class ServedModel(tf.Module):
                     f"{', '.join(floats) or 'none'}"
                 )
         self._untracked = SimpleNamespace(source=source, defaults=defaults, non_finite=frozenset(non_finite))
-        self.search = NeuralTopK(index, source.score, scorer=None if compiled is None else compiled.scorer)
+        self.search = NeuralTopK(index, source.score, scorer=None if rewritten is None else rewritten.scorer)
         self.search.check(defaults.best_first, defaults.k)
         self.search.check(defaults.rounds)
         specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in source.features.items()}
@@ -73,24 +73,24 @@ class ServedModel(tf.Module):
         tensors = user.get_concrete_function().structured_outputs
         one = tuple(tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in tensors)
 
-        item_dim = index.dim if compiled is None else compiled.item_dim
+        item_dim = index.dim if rewritten is None else rewritten.item_dim
 
         @tf.function(input_signature=[one, tf.TensorSpec([1, None, item_dim], tf.float32)], autograph=False)
         def score(user: UserTensors, items: tf.Tensor) -> tf.Tensor:
             return source.score(user, items)
 
         self.user, self.score = user, score
-        if compiled is None:
+        if rewritten is None:
             return
 
         @tf.function(input_signature=[one, tf.TensorSpec([1, None, index.dim], tf.float32)], autograph=False)
         def score_rows(user: UserTensors, rows: tf.Tensor) -> tf.Tensor:
-            return compiled.scorer(user, rows)
+            return rewritten.scorer(user, rows)
 
         self.score_rows = score_rows
-        if compiled.fold is not None:
+        if rewritten.fold is not None:
             self.fold = tf.function(
-                compiled.fold, input_signature=[tf.TensorSpec([1, None, item_dim], tf.float32)], autograph=False
+                rewritten.fold, input_signature=[tf.TensorSpec([1, None, item_dim], tf.float32)], autograph=False
             )
 
     def functions(self) -> dict[str, Any]:

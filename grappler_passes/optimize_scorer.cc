@@ -60,7 +60,7 @@ absl::StatusOr<std::vector<PassReport>> RunPasses(std::unique_ptr<ScorerGraph>& 
                                                   absl::Span<const std::string> names) {
   std::vector<std::string> known;
   for (const NamedPass& pass : Passes()) known.push_back(pass.name);
-  known.insert(known.end(), {"item_fold", "user_hoist"});  // Which CompileScorer runs, after these.
+  known.insert(known.end(), {"item_fold", "user_hoist"});  // Which RewriteScorer runs, after these.
   for (const std::string& name : names) {
     if (std::find(known.begin(), known.end(), name) == known.end()) {
       return absl::InvalidArgumentError(

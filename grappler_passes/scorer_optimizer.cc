@@ -13,8 +13,8 @@
 #include "absl/log/log.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "grappler_passes/compile_scorer.h"
 #include "grappler_passes/pass.h"
+#include "grappler_passes/rewrite_scorer.h"
 #include "grappler_passes/scorer_function.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/node_def_util.h"
@@ -171,10 +171,10 @@ class ScorerOptimizer : public grappler::CustomGraphOptimizer {
     if (function == nullptr) return absl::NotFoundError("its function is not in the library");
     std::vector<Argument> arguments;
     TF_RETURN_IF_ERROR(Arguments(origins, place, *node, *function, &arguments));
-    auto compiled = CompileScorer(scorer, *library, arguments, {passes_, false});
-    TF_RETURN_IF_ERROR(compiled.status());
+    auto rewritten = RewriteScorer(scorer, *library, arguments, {passes_, false});
+    TF_RETURN_IF_ERROR(rewritten.status());
     int rewrites = 0;
-    for (const PassReport& report : compiled->reports) rewrites += report.rewrites;
+    for (const PassReport& report : rewritten->reports) rewrites += report.rewrites;
     if (rewrites == 0) return absl::OkStatus();
     const auto add = [&](const GraphDef& graph, absl::string_view kind) {
       auto added = ToFunction(
@@ -189,12 +189,12 @@ class ScorerOptimizer : public grappler::CustomGraphOptimizer {
       made->push_back(*added);
       return added;
     };
-    if (!compiled->prepared.empty()) {
-      auto prepare = add(compiled->prepare, "prepare");
+    if (!rewritten->prepared.empty()) {
+      auto prepare = add(rewritten->prepare, "prepare");
       TF_RETURN_IF_ERROR(prepare.status());
       attributes["prepare"].mutable_list()->add_func()->set_name(prepare->signature().name());
     }
-    auto score = add(compiled->score, "score");
+    auto score = add(rewritten->score, "score");
     TF_RETURN_IF_ERROR(score.status());
     NameAttrList replaced;
     replaced.set_name(score->signature().name());

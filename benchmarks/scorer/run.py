@@ -2,7 +2,7 @@
 
     python -m benchmarks.scorer.run --folder demo
 
-Of every reference model of `bench.scorers`: the original, with XLA and without, and what `ops.compile_scorer` makes of
+Of every reference model of `bench.scorers`: the original, with XLA and without, and what `ops.rewrite_scorer` makes of
 it. All take turns on the same random items, a batch at a time, and the fastest time of each counts. Then the whole
 search of the demo's model, where there is one.
 """
@@ -84,8 +84,8 @@ def _bench_model(model: ReferenceScorer, rows: Rows, quick: bool) -> dict[str, A
         Contender("xla", scorer, True, embeddings, model.dim),
         Contender("tensorflow", scorer, False, embeddings, model.dim),
     ]
-    made = {"passes": ops.compile_scorer(scorer, model.user, model.dim)}
-    folded = ops.compile_scorer(scorer, model.user, model.dim, fold_items=True)
+    made = {"passes": ops.rewrite_scorer(scorer, model.user, model.dim)}
+    folded = ops.rewrite_scorer(scorer, model.user, model.dim, fold_items=True)
     if folded.fold is not None:
         made["passes+fold"] = folded
     for name, one in made.items():

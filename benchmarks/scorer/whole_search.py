@@ -69,8 +69,8 @@ def _folded(workload: Workload, folder: Path) -> NeuralTopK:
     score, dim = workload.trained.model.score, workload.index.dim
     user = [tensor[:1] for tensor in workload.user]
     scorer = ops.trace_scorer(lambda *tensors: score(tensors[:-1], tensors[-1]), user, dim)
-    compiled = ops.compile_scorer(scorer, user, dim, fold_items=True)
-    if compiled.fold is None:
+    rewritten = ops.rewrite_scorer(scorer, user, dim, fold_items=True)
+    if rewritten.fold is None:
         raise NannError(f"nothing of the scorer of {workload.scratch.parent / 'model'} was folded into rows")
-    index = write_rows(workload.index, compiled.fold, compiled.row_dim, folder)
-    return NeuralTopK(index, score, scorer=compiled.scorer)
+    index = write_rows(workload.index, rewritten.fold, rewritten.row_dim, folder)
+    return NeuralTopK(index, score, scorer=rewritten.scorer)

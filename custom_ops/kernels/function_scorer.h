@@ -23,9 +23,9 @@ namespace nann_ops {
 // The scorer in one function library, as instantiated. Thread-safe.
 struct ScorerFunctions {
   FunctionLibraryRuntime* library;
-  // What was made of the scorer when it was met; the handles below lean on it. Null where they are
-  // the model's own.
-  std::unique_ptr<FunctionLibraryDefinition> optimized;
+  // The functions that the passes made of the scorer at its first call; the handles below lean on
+  // it. Null where they are the model's own.
+  std::unique_ptr<FunctionLibraryDefinition> rewritten;
   FunctionLibraryRuntime::Handle prepare = kInvalidHandle;  // Once per user; absent in many models.
   FunctionLibraryRuntime::Handle plain = kInvalidHandle;
   FunctionLibraryRuntime::Handle compiled = kInvalidHandle;  // By XLA; the same function.

@@ -12,7 +12,7 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// What is known of the arguments of a scorer, f(user..., items, captured...), for the compiler.
+// What is known of the arguments of a scorer, f(user..., items, captured...), for the passes.
 // `user` are types and shapes, the first extent of which, the batch, is not read; captured
 // variables are looked up.
 std::vector<nann_passes::Argument> ScorerArguments(

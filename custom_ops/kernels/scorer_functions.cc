@@ -6,7 +6,7 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "custom_ops/kernels/scorer_arguments.h"
-#include "grappler_passes/compile_scorer.h"
+#include "grappler_passes/rewrite_scorer.h"
 #include "grappler_passes/scorer_function.h"
 
 namespace tensorflow {
@@ -82,15 +82,15 @@ absl::StatusOr<std::vector<nann_passes::Argument>> Arguments(OpKernelContext* ct
   return ScorerArguments(ctx, shapes, (*index)->view().dim(), captured);
 }
 
-// Compiles the scorer and instantiates what was made of it.
-absl::Status Optimize(OpKernelContext* ctx, const ScorerDefinition& definition,
-                      ScorerFunctions* functions) {
+// Runs the passes over the scorer and instantiates the rewritten functions.
+absl::Status Rewrite(OpKernelContext* ctx, const ScorerDefinition& definition,
+                     ScorerFunctions* functions) {
   auto arguments = Arguments(ctx, definition.scorer.name());
   TF_RETURN_IF_ERROR(arguments.status());
   FunctionLibraryRuntime* const library = functions->library;
   const FunctionLibraryDefinition& known = *library->GetFunctionLibraryDefinition();
-  auto compiled = nann_passes::CompileScorer(definition.scorer, known, *arguments, {});
-  TF_RETURN_IF_ERROR(compiled.status());
+  auto rewritten = nann_passes::RewriteScorer(definition.scorer, known, *arguments, {});
+  TF_RETURN_IF_ERROR(rewritten.status());
   auto definitions = std::make_unique<FunctionLibraryDefinition>(known);
   FunctionLibraryRuntime::InstantiateOptions options;
   options.lib_def = definitions.get();
@@ -100,11 +100,11 @@ absl::Status Optimize(OpKernelContext* ctx, const ScorerDefinition& definition,
     return library->Instantiate(function.signature().name(), AttrSlice(), options, handle);
   };
   const std::string& name = definition.scorer.name();
-  auto score = nann_passes::ToFunction(compiled->score, absl::StrCat(name, "_nann_score"));
+  auto score = nann_passes::ToFunction(rewritten->score, absl::StrCat(name, "_nann_score"));
   TF_RETURN_IF_ERROR(score.status());
   FunctionLibraryRuntime::Handle prepared = kInvalidHandle, plain, by_xla = kInvalidHandle;
-  if (!compiled->prepared.empty()) {
-    auto prepare = nann_passes::ToFunction(compiled->prepare, absl::StrCat(name, "_nann_prepare"));
+  if (!rewritten->prepared.empty()) {
+    auto prepare = nann_passes::ToFunction(rewritten->prepare, absl::StrCat(name, "_nann_prepare"));
     TF_RETURN_IF_ERROR(prepare.status());
     TF_RETURN_IF_ERROR(instantiate(*prepare, &prepared));
   }
@@ -122,10 +122,10 @@ absl::Status Optimize(OpKernelContext* ctx, const ScorerDefinition& definition,
   functions->plain = plain;
   functions->compiled = by_xla;
   functions->compiles = by_xla != kInvalidHandle;
-  functions->optimized = std::move(definitions);
+  functions->rewritten = std::move(definitions);
   int rewrites = 0;
-  for (const auto& report : compiled->reports) rewrites += report.rewrites;
-  const auto &first = compiled->reports.front().before, &last = compiled->reports.back().after;
+  for (const auto& report : rewritten->reports) rewrites += report.rewrites;
+  const auto &first = rewritten->reports.front().before, &last = rewritten->reports.back().after;
   LOG(INFO) << absl::StrCat("Passes rewrote the scorer ", name, " ", rewrites,
                             " times; multiply-adds per item ", first.multiply_adds, " -> ",
                             last.multiply_adds);
@@ -148,9 +148,9 @@ absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
   auto functions = std::make_unique<ScorerFunctions>();
   FunctionLibraryRuntime* const library = functions->library = ctx->function_library();
   if (definition.optimize && definition.prepare.empty()) {
-    const absl::Status optimized = Optimize(ctx, definition, functions.get());
-    if (optimized.ok()) return functions;
-    LOG(WARNING) << "The scorer runs as it is, without the passes: " << optimized.message();
+    const absl::Status rewritten = Rewrite(ctx, definition, functions.get());
+    if (rewritten.ok()) return functions;
+    LOG(WARNING) << "The scorer runs as it is, without the passes: " << rewritten.message();
   }
   if (!definition.prepare.empty()) {
     LOG(INFO) << "The scorer " << definition.scorer.name() << " was rewritten by passes before.";

@@ -22,8 +22,8 @@ struct ScorerDefinition {
 
 absl::Status ReadScorerDefinition(OpKernelConstruction* ctx, ScorerDefinition* definition);
 
-// Instantiates the scorer for a call's function library, optimised where the definition asks for
-// it. A scorer that the passes cannot read runs as it is; the log says why.
+// Instantiates the scorer for a call's function library, rewritten by the passes where the
+// definition asks for it. A scorer that the passes cannot read runs as it is; the log says why.
 absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
     OpKernelContext* ctx, const ScorerDefinition& definition);
 

@@ -6,7 +6,7 @@ namespace {
 
 using shape_inference::InferenceContext;
 
-REGISTER_OP("Nann>CompileScorer")
+REGISTER_OP("Nann>RewriteScorer")
     .Input("captured: Tcaptured")
     .Output("fold: string")
     .Output("prepare: string")

@@ -22,7 +22,7 @@ from tests.export.sources import DIM, Ranker
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index
-from tfserving_ext.ops._scorer import compile_scorer
+from tfserving_ext.ops._scorer import rewrite_scorer
 
 NANN = Path(sys.executable).with_name("nann")
 
@@ -47,20 +47,20 @@ def folded(world, tmp_path_factory):
     return target
 
 
-def compiled(saved_model, fold_items):
+def rewritten(saved_model, fold_items):
     """The passes' own report on the function `score` of a SavedModel."""
     loaded = tf.saved_model.load(str(saved_model))  # Keeps the variables.
     score = loaded.score
     *user, items = tf.nest.flatten(score.concrete_functions[0].structured_input_signature[0])
     user = [tf.TensorSpec([1, *spec.shape[1:]], spec.dtype) for spec in user]
     scorer = ops.trace_scorer(lambda *tensors: score(tensors[:-1], tensors[-1]), user, items.shape[-1])
-    return compile_scorer(scorer, user, items.shape[-1], fold_items)
+    return rewrite_scorer(scorer, user, items.shape[-1], fold_items)
 
 
 @pytest.mark.parametrize("fold_items", [False, True])
 def test_the_table_is_what_the_passes_report(plain, fold_items):
     found = explain(plain, fold_items=fold_items)
-    assert found.report == compiled(plain, fold_items).report
+    assert found.report == rewritten(plain, fold_items).report
     assert not found.at_export
     sums_agree_with_the_report(found)
     assert bool(found.costs(found.after).at_export) == fold_items
@@ -137,7 +137,7 @@ def test_variables_of_any_rank(tmp_path, fold_items):
     """First contact, line 13: a scalar among them, and the demo's own model could not be explained."""
     tf.saved_model.save(Scaled(), str(tmp_path / "model"))
     found = explain(tmp_path / "model", tmp_path / "x.svg", fold_items=fold_items)
-    assert found.report == compiled(tmp_path / "model", fold_items).report
+    assert found.report == rewritten(tmp_path / "model", fold_items).report
     sums_agree_with_the_report(found)
     assert any(weight.endswith(" []") for node in found.before for weight in node.weights)
 
@@ -173,7 +173,7 @@ def test_exports_with_and_without_passes(plain, folded, tmp_path):
 def test_a_model_that_was_not_exported_yet(world, tmp_path):
     tf.saved_model.save(Ranker(Index.open(world.index)), str(tmp_path / "ranker"))
     found = explain(tmp_path / "ranker")
-    assert found.report == compiled(tmp_path / "ranker", fold_items=False).report
+    assert found.report == rewritten(tmp_path / "ranker", fold_items=False).report
     sums_agree_with_the_report(found)
 
 

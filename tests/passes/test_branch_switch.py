@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.passes.patterns import DIM, one_score, rows_of
-from tests.passes.scorers import compile_and_check, numbers, ops_of, rewrites, run, weights
+from tests.passes.scorers import numbers, ops_of, rewrite_and_check, rewrites, run, weights
 
 PASS = ["branch_switch"]
 VECTOR, SCENARIOS = numbers(1, 4, seed=3), 2
@@ -59,14 +59,14 @@ def test_one_network_of_chosen_weights_is_left(name):
     def score(u, s, items):
         return one_score(SWITCHES[name](s, items) * u[:, :2])
 
-    compiled = compile_and_check(score, user(0), DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 1
-    assert ops_of(compiled)["MatMul"] == 2
-    assert ops_of(compiled)["DynamicPartition"] == 0
+    rewritten = rewrite_and_check(score, user(0), DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 1
+    assert ops_of(rewritten)["MatMul"] == 2
+    assert ops_of(rewritten)["DynamicPartition"] == 0
     items = numbers(1, 5, DIM)
     for scenario in range(SCENARIOS):
         wanted = score(*user(scenario), items)
-        np.testing.assert_allclose(run(compiled, user(scenario), items), wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(run(rewritten, user(scenario), items), wanted, rtol=1e-4, atol=1e-4)
 
 
 def _squared(which, x, depth=60):
@@ -79,10 +79,10 @@ def _squared(which, x, depth=60):
 
 def test_a_network_that_needs_its_parts_again_and_again_is_looked_through_once():
     """First contact, line 12: the work is bounded by the graph's size, not by its ways."""
-    compiled = compile_and_check(
+    rewritten = rewrite_and_check(
         lambda u, s, i: one_score(switched(i, repeated(s, i), _squared)), user(1), DIM, ["branch_switch"]
     )
-    assert rewrites(compiled, PASS[0]) == 1
+    assert rewrites(rewritten, PASS[0]) == 1
 
 
 def _by_item(items):
@@ -122,8 +122,8 @@ UNTOUCHED = {
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_near_misses_stay(name):
     """First contact, line 27: what a pass must not take for its pattern."""
-    compiled = compile_and_check(lambda u, s, i: one_score(UNTOUCHED[name](s, i)), user(0), DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 0
+    rewritten = rewrite_and_check(lambda u, s, i: one_score(UNTOUCHED[name](s, i)), user(0), DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 0
     items = numbers(1, 6, DIM)
     wanted = one_score(UNTOUCHED[name](user(1)[1], items))
-    np.testing.assert_allclose(run(compiled, user(1), items), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(rewritten, user(1), items), wanted, rtol=1e-4, atol=1e-4)

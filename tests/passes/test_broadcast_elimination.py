@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.passes.patterns import DIM, USER, one_score, rows_of, tiled
-from tests.passes.scorers import compile_and_check, numbers, ops_of, rewrites, weights
+from tests.passes.scorers import numbers, ops_of, rewrite_and_check, rewrites, weights
 
 PASS = ["broadcast_elimination"]
 W, BIAS = weights(4, 5), weights(5)
@@ -33,10 +33,10 @@ def test_what_is_repeated_is_multiplied_once(name):
         x = tf.nn.relu(tf.matmul(REPEATED[name](u, items), W)) + BIAS
         return one_score(x + tf.matmul(rows_of(items), W))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert not {"Tile", "BroadcastTo", "GatherV2", "OnesLike"} & set(ops_of(compiled))
-    assert rewrites(compiled, PASS[0]) >= 4
-    product = next(row for row in compiled.report if row.name == PASS[0])
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert not {"Tile", "BroadcastTo", "GatherV2", "OnesLike"} & set(ops_of(rewritten))
+    assert rewrites(rewritten, PASS[0]) >= 4
+    product = next(row for row in rewritten.report if row.name == PASS[0])
     assert (product.multiply_adds_before, product.multiply_adds_after) == (40, 20)
 
 
@@ -45,9 +45,9 @@ def test_a_batched_product_takes_the_one_matrix():
         several = tf.tile(tf.reshape(u, [1, 4, 1]), [count(items), 1, 1])
         return tf.reshape(tf.matmul(tf.reshape(items, [-1, 1, 4]), several), [1, -1])
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert ops_of(compiled)["Tile"] == 0
-    assert ops_of(compiled)["BatchMatMulV2"] == 1
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert ops_of(rewritten)["Tile"] == 0
+    assert ops_of(rewritten)["BatchMatMulV2"] == 1
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -56,7 +56,7 @@ def test_a_batched_product_on_the_left_too(transposed):
         several = tf.tile(tf.reshape(u, [1, 4, 1] if transposed else [1, 1, 4]), [count(items), 1, 1])
         return tf.reshape(tf.matmul(several, tf.reshape(items, [-1, 4, 1]), transpose_a=transposed), [1, -1])
 
-    assert ops_of(compile_and_check(score, USER, DIM, PASS))["Tile"] == 0
+    assert ops_of(rewrite_and_check(score, USER, DIM, PASS))["Tile"] == 0
 
 
 REPEATS = {
@@ -72,18 +72,18 @@ def test_tf_repeat_repeats_no_more(name):
     def score(u, items):
         return one_score(tf.nn.relu(tf.matmul(REPEATS[name](u, items), W)) + tf.matmul(rows_of(items), W))
 
-    compiled = compile_and_check(score, USER, DIM, ["flatten_rows", *PASS])
-    assert ops_of(compiled)["Tile"] == 0
-    assert compiled.report[-2].multiply_adds_after == 20
+    rewritten = rewrite_and_check(score, USER, DIM, ["flatten_rows", *PASS])
+    assert ops_of(rewritten)["Tile"] == 0
+    assert rewritten.report[-2].multiply_adds_after == 20
 
 
 def test_a_result_that_nothing_else_repeats_is_repeated_at_the_end():
     def score(u, items):
         return one_score(tf.nn.softmax(tf.nn.relu(tiled(u, items)) * u)) + 0.0 * items[..., 0]
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert ops_of(compiled)["Tile"] == 0
-    assert ops_of(compiled)["BroadcastTo"] == 1
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert ops_of(rewritten)["Tile"] == 0
+    assert ops_of(rewritten)["BroadcastTo"] == 1
 
 
 def test_masks_and_whole_numbers_are_repeated_no_more():
@@ -92,12 +92,12 @@ def test_masks_and_whole_numbers_are_repeated_no_more():
         mask = tf.cast(tf.greater(big, 10), tf.float32)
         return one_score(mask * rows_of(items))
 
-    assert ops_of(compile_and_check(score, USER, DIM, PASS))["Tile"] == 0
+    assert ops_of(rewrite_and_check(score, USER, DIM, PASS))["Tile"] == 0
 
 
 def test_a_tile_of_nothing_is_taken_away():
-    compiled = compile_and_check(lambda u, i: one_score(tf.tile(i, [1, 1, 1]) * u), USER, DIM, PASS)
-    assert (rewrites(compiled, PASS[0]), ops_of(compiled)["Tile"]) == (1, 0)
+    rewritten = rewrite_and_check(lambda u, i: one_score(tf.tile(i, [1, 1, 1]) * u), USER, DIM, PASS)
+    assert (rewrites(rewritten, PASS[0]), ops_of(rewritten)["Tile"]) == (1, 0)
 
 
 def _tiled_along_the_last(u, items):
@@ -120,8 +120,8 @@ UNTOUCHED = {
 
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_what_is_no_repetition_stays(name):
-    compiled = compile_and_check(lambda u, i: one_score(UNTOUCHED[name](u, i)), USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 0
+    rewritten = rewrite_and_check(lambda u, i: one_score(UNTOUCHED[name](u, i)), USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 0
 
 
 def test_a_softmax_along_what_is_repeated_is_of_all():
@@ -130,9 +130,9 @@ def test_a_softmax_along_what_is_repeated_is_of_all():
     def score(u, items):
         return one_score(tf.nn.softmax(_tiled_along_the_last(u, items)) * rows_of(items))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    softmax = next(node for node in compiled.graphs["score"].node if node.op == "Softmax")
-    assert softmax.input[0] in {node.name for node in compiled.graphs["score"].node if node.op == "Tile"}
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    softmax = next(node for node in rewritten.graphs["score"].node if node.op == "Softmax")
+    assert softmax.input[0] in {node.name for node in rewritten.graphs["score"].node if node.op == "Tile"}
 
 
 def test_who_else_takes_the_repeated_tensor_still_has_it():
@@ -142,6 +142,6 @@ def test_who_else_takes_the_repeated_tensor_still_has_it():
         repeated = tiled(u, items)
         return one_score(tf.tanh(repeated) * rows_of(items)) + tf.reduce_mean(repeated)
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert ops_of(compiled)["Tile"] == 1
-    assert ops_of(compiled)["BroadcastTo"] == 0
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert ops_of(rewritten)["Tile"] == 1
+    assert ops_of(rewritten)["BroadcastTo"] == 0

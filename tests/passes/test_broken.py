@@ -14,7 +14,7 @@ from tests.ops.reference import Graph
 from tests.passes.patterns import DIM, USER, one_score
 from tests.passes.scorers import check, numbers, specs, weights
 from tfserving_ext import ops
-from tfserving_ext.ops import Scorer, compile_scorer, trace_scorer
+from tfserving_ext.ops import Scorer, rewrite_scorer, trace_scorer
 
 W, LAST = numbers(4, 6), numbers(6, 1, seed=1)
 LINE = Graph(np.arange(6) * 10, [0], [[[1], [2], [3], [4], [5], []]])
@@ -121,7 +121,7 @@ def test_a_broken_node_is_named(name):
     change, message = BROKEN[name]
     scorer = changed(name, change)
     with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.NotFoundError), match=f"(?s){message}"):
-        compile_scorer(scorer, specs(USER), DIM)
+        rewrite_scorer(scorer, specs(USER), DIM)
 
 
 def test_extents_of_zero_are_left_alone():
@@ -139,9 +139,9 @@ def test_extents_of_zero_are_left_alone():
     user = [USER[0], tf.zeros([1, 0, 4])]
     for passes in ([], *([name] for name in ("flatten_rows", "concat_matmul_split", "broadcast_elimination"))):
         for fold_items in (False, True):
-            compiled = compile_scorer(trace_scorer(nothing, specs(user), DIM), specs(user), DIM, fold_items, passes)
-            assert [row.reason for row in compiled.report if row.name != "item_fold" and row.reason] == []
-            check(compiled, nothing, user, DIM)
+            rewritten = rewrite_scorer(trace_scorer(nothing, specs(user), DIM), specs(user), DIM, fold_items, passes)
+            assert [row.reason for row in rewritten.report if row.name != "item_fold" and row.reason] == []
+            check(rewritten, nothing, user, DIM)
 
 
 def test_a_cycle_is_an_error():
@@ -149,12 +149,12 @@ def test_a_cycle_is_an_error():
         node(function, "first").input[0] = "second:product:0"
 
     with pytest.raises(tf.errors.InvalidArgumentError, match="cycle"):
-        compile_scorer(changed("cycle", cycle), specs(USER), DIM)
+        rewrite_scorer(changed("cycle", cycle), specs(USER), DIM)
 
 
 def test_a_function_that_does_not_exist():
     with pytest.raises(tf.errors.NotFoundError, match="never_defined"):
-        compile_scorer(Scorer("never_defined", []), specs(USER), DIM)
+        rewrite_scorer(Scorer("never_defined", []), specs(USER), DIM)
 
 
 @pytest.mark.parametrize("passes", [[], ["flatten_rows"], ["projection_absorption"]])
@@ -167,20 +167,20 @@ def test_attributes_that_are_left_out_have_their_defaults(passes):
                 if name in each.attr and not each.attr[name].b and not each.attr[name].i:
                     del each.attr[name]
 
-    compiled = compile_scorer(
+    rewritten = rewrite_scorer(
         changed(f"attributes {len(passes and passes[0])}", strip), specs(USER), DIM, passes=passes
     )
-    check(compiled, score, USER, DIM)
+    check(rewritten, score, USER, DIM)
 
 
 def test_more_user_tensors_than_the_function_takes():
     with pytest.raises(tf.errors.InvalidArgumentError):
-        compile_scorer(trace_scorer(score, specs(USER), DIM), [*specs(USER), *specs(USER)], DIM)
+        rewrite_scorer(trace_scorer(score, specs(USER), DIM), [*specs(USER), *specs(USER)], DIM)
 
 
 def test_another_width_than_the_function_was_traced_for():
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"evenly divisible by 4 but is 5000015.*node Reshape"):
-        compile_scorer(trace_scorer(score, specs(USER), DIM), specs(USER), DIM + 1)
+        rewrite_scorer(trace_scorer(score, specs(USER), DIM), specs(USER), DIM + 1)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_branches_between_nodes_are_an_error_that_names_one():
     with pytest.raises(
         tf.errors.UnimplementedError, match=r"node \w+ is a \w+: control flow between nodes is not read"
     ):
-        compile_scorer(scorer, specs(USER), DIM)
+        rewrite_scorer(scorer, specs(USER), DIM)
 
 
 def test_a_search_whose_scorer_cannot_be_read_answers(line):
@@ -230,8 +230,8 @@ def test_a_search_whose_scorer_cannot_be_read_answers(line):
 
 
 def test_a_loop_that_is_a_node_is_kept():
-    compiled = compile_scorer(trace_scorer(looped, specs(USER), DIM), specs(USER), DIM)
-    check(compiled, looped, USER, DIM)
+    rewritten = rewrite_scorer(trace_scorer(looped, specs(USER), DIM), specs(USER), DIM)
+    check(rewritten, looped, USER, DIM)
 
 
 def test_a_search_whose_scorer_only_fits_one_number_of_items(line):

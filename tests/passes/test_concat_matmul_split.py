@@ -5,23 +5,23 @@ import pytest
 import tensorflow as tf
 
 from tests.passes.patterns import DIM, USER, one_score, rows_of, tiled
-from tests.passes.scorers import compile_and_check, nodes_of, numbers, ops_of, rewrites, weights
+from tests.passes.scorers import nodes_of, numbers, ops_of, rewrite_and_check, rewrites, weights
 
 PASS = ["concat_matmul_split"]
 W, BESIDE, THREE = weights(4, 5), weights(8, 5), weights(12, 5)
 HISTORY = numbers(1, 3, 4, seed=8)
 
 
-def report(compiled):
-    return next(row for row in compiled.report if row.name == PASS[0])
+def report(rewritten):
+    return next(row for row in rewritten.report if row.name == PASS[0])
 
 
 def test_the_user_s_part_is_multiplied_once():
-    compiled = compile_and_check(
+    rewritten = rewrite_and_check(
         lambda u, i: one_score(tf.matmul(tf.concat([tiled(u, i), rows_of(i)], 1), BESIDE)), USER, DIM, PASS
     )
-    assert (report(compiled).multiply_adds_before, report(compiled).multiply_adds_after) == (40, 20)
-    slices = [node.input[0] for node in nodes_of(compiled, "Slice")]
+    assert (report(rewritten).multiply_adds_before, report(rewritten).multiply_adds_after) == (40, 20)
+    slices = [node.input[0] for node in nodes_of(rewritten, "Slice")]
     assert len(slices) == 2
 
 
@@ -32,8 +32,8 @@ def test_neighbours_of_one_kind_stay_side_by_side():
         x = tf.concat([tiled(u, items), tiled(u * 2, items), rows_of(items)], -1)
         return one_score(tf.matmul(x, THREE))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert (ops_of(compiled)["MatMul"], ops_of(compiled)["ConcatV2"]) == (2, 1)
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert (ops_of(rewritten)["MatMul"], ops_of(rewritten)["ConcatV2"]) == (2, 1)
 
 
 @pytest.mark.parametrize("operation", ["add", "subtract", "concat"])
@@ -50,10 +50,10 @@ def test_items_with_behaviours_are_multiplied_apart(operation):
         x = tf.nn.relu(tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), BESIDE if operation == "concat" else W))
         return one_score(tf.reshape(x, [1, n, 15]))
 
-    compiled = compile_and_check(score, [HISTORY], DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 1
+    rewritten = rewrite_and_check(score, [HISTORY], DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 1
     before = 120 if operation == "concat" else 60
-    assert (report(compiled).multiply_adds_before, report(compiled).multiply_adds_after) == (before, 20)
+    assert (report(rewritten).multiply_adds_before, report(rewritten).multiply_adds_after) == (before, 20)
 
 
 def test_tensors_that_are_repeated_along_different_axes_are_not_joined():
@@ -66,8 +66,8 @@ def test_tensors_that_are_repeated_along_different_axes_are_not_joined():
         x = tf.nn.relu(tf.matmul(tf.reshape(x, [-1, 12]), THREE))
         return one_score(tf.reshape(x, [1, -1, 45]))
 
-    compiled = compile_and_check(score, [HISTORY, numbers(1, 3, 4, seed=9)], DIM, PASS)
-    assert ops_of(compiled)["MatMul"] == 3
+    rewritten = rewrite_and_check(score, [HISTORY, numbers(1, 3, 4, seed=9)], DIM, PASS)
+    assert ops_of(rewritten)["MatMul"] == 3
 
 
 def test_weights_of_the_user_are_cut_as_well():
@@ -75,7 +75,7 @@ def test_weights_of_the_user_are_cut_as_well():
         weights = tf.reshape(tf.tile(u, [1, 4]), [8, 2])
         return one_score(tf.matmul(tf.concat([rows_of(items), tiled(u, items)], 1), weights))
 
-    assert rewrites(compile_and_check(score, USER, DIM, PASS), PASS[0]) == 1
+    assert rewrites(rewrite_and_check(score, USER, DIM, PASS), PASS[0]) == 1
 
 
 def test_a_concat_that_is_needed_elsewhere_is_kept():
@@ -83,8 +83,8 @@ def test_a_concat_that_is_needed_elsewhere_is_kept():
         x = tf.concat([rows_of(items), tiled(u, items)], 1)
         return one_score(tf.matmul(x, BESIDE)) + one_score(tf.tanh(x))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert (rewrites(compiled, PASS[0]), ops_of(compiled)["ConcatV2"]) == (1, 1)
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert (rewrites(rewritten, PASS[0]), ops_of(rewritten)["ConcatV2"]) == (1, 1)
 
 
 def test_one_concat_before_two_products_is_split_for_both():
@@ -93,8 +93,8 @@ def test_one_concat_before_two_products_is_split_for_both():
         return one_score(tf.matmul(x, BESIDE)) * one_score(tf.matmul(x, weights_of_two))
 
     weights_of_two = weights(8, 2)
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert (rewrites(compiled, PASS[0]), ops_of(compiled)["ConcatV2"], ops_of(compiled)["MatMul"]) == (2, 0, 4)
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert (rewrites(rewritten, PASS[0]), ops_of(rewritten)["ConcatV2"], ops_of(rewritten)["MatMul"]) == (2, 0, 4)
 
 
 def test_whole_numbers_are_split_too():
@@ -103,7 +103,7 @@ def test_whole_numbers_are_split_too():
         product = tf.matmul(tf.concat(parts, 1), tf.constant(np.arange(16).reshape(8, 2), tf.int32))
         return one_score(tf.cast(product, tf.float32))
 
-    compile_and_check(score, USER, DIM, PASS)
+    rewrite_and_check(score, USER, DIM, PASS)
 
 
 def _both(u, items):
@@ -137,5 +137,5 @@ UNTOUCHED = {
 
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_near_misses_stay(name):
-    compiled = compile_and_check(lambda u, i: one_score(UNTOUCHED[name](u, i)), USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 0
+    rewritten = rewrite_and_check(lambda u, i: one_score(UNTOUCHED[name](u, i)), USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 0

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.passes.patterns import DIM, USER, one_score
-from tests.passes.scorers import compile_and_check, numbers, ops_of, rewrites, weights
+from tests.passes.scorers import numbers, ops_of, rewrite_and_check, rewrites, weights
 
 PASS = ["flatten_rows"]
 W, STACK, BIAS = weights(4, 5), weights(1, 4, 5), weights(5)
@@ -17,9 +17,9 @@ def test_a_chain_of_layers_has_one_reshape_at_either_end():
         x = tf.nn.relu(tf.concat([x, tf.tanh(x)], -1)) * u[:, :1]
         return one_score(tf.nn.softmax(x))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert ops_of(compiled)["BatchMatMulV2"] == 0
-    assert ops_of(compiled)["Reshape"] == 2
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert ops_of(rewritten)["BatchMatMulV2"] == 0
+    assert ops_of(rewritten)["Reshape"] == 2
 
 
 def test_attention_over_the_behaviours_is_of_matrices():
@@ -27,9 +27,9 @@ def test_attention_over_the_behaviours_is_of_matrices():
         weights = tf.nn.softmax(tf.matmul(items, history, transpose_b=True) * 0.5)
         return one_score(tf.matmul(weights, history))
 
-    compiled = compile_and_check(score, [*USER, HISTORY], DIM, PASS)
-    assert ops_of(compiled)["BatchMatMulV2"] == 0
-    assert ops_of(compiled)["MatMul"] == 2
+    rewritten = rewrite_and_check(score, [*USER, HISTORY], DIM, PASS)
+    assert ops_of(rewritten)["BatchMatMulV2"] == 0
+    assert ops_of(rewritten)["MatMul"] == 2
 
 
 def test_reshapes_back_to_what_it_was_are_none():
@@ -37,9 +37,9 @@ def test_reshapes_back_to_what_it_was_are_none():
         x = tf.squeeze(tf.expand_dims(tf.reshape(items, [-1, 2, 2]), 0), 0)
         return one_score(tf.reshape(tf.reshape(x, [-1, 4, 1]), tf.shape(items)) * u)
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert not {"ExpandDims", "Squeeze"} & set(ops_of(compiled))
-    assert ops_of(compiled)["Reshape"] == 0
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert not {"ExpandDims", "Squeeze"} & set(ops_of(rewritten))
+    assert ops_of(rewritten)["Reshape"] == 0
 
 
 PRODUCTS = {
@@ -55,13 +55,13 @@ PRODUCTS = {
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_of_three_dimensions_are_of_matrices(name):
-    compiled = compile_and_check(
+    rewritten = rewrite_and_check(
         lambda u, history, items: one_score(PRODUCTS[name](items, history) * u[:, :1]), [*USER, HISTORY], DIM, PASS
     )
-    assert not {"Einsum", "BatchMatMulV2", "GatherV2"} & set(ops_of(compiled))
-    assert ops_of(compiled)["Transpose"] == ("transposed" in name)  # Of the weights alone.
-    assert ops_of(compiled)["MatMul"] == (2 if "values" in name else 1)
-    row = compiled.report[0]
+    assert not {"Einsum", "BatchMatMulV2", "GatherV2"} & set(ops_of(rewritten))
+    assert ops_of(rewritten)["Transpose"] == ("transposed" in name)  # Of the weights alone.
+    assert ops_of(rewritten)["MatMul"] == (2 if "values" in name else 1)
+    row = rewritten.report[0]
     assert row.multiply_adds_before == row.multiply_adds_after > 0
 
 
@@ -77,8 +77,8 @@ EINSUMS = {
 
 @pytest.mark.parametrize("name", EINSUMS)
 def test_other_einsums_stay(name):
-    compiled = compile_and_check(lambda u, i: EINSUMS[name](u, i) + u[:, :1], USER, DIM, PASS)
-    assert ops_of(compiled)["Einsum"] == 1
+    rewritten = rewrite_and_check(lambda u, i: EINSUMS[name](u, i) + u[:, :1], USER, DIM, PASS)
+    assert ops_of(rewritten)["Einsum"] == 1
 
 
 UNTOUCHED = {
@@ -107,9 +107,9 @@ UNTOUCHED = {
 
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_a_product_of_another_kind_stays(name):
-    compiled = compile_and_check(UNTOUCHED[name], USER, DIM, PASS)
-    assert ops_of(compiled)["MatMul"] == 0
-    assert ops_of(compiled)["BatchMatMulV2"] == 1
+    rewritten = rewrite_and_check(UNTOUCHED[name], USER, DIM, PASS)
+    assert ops_of(rewritten)["MatMul"] == 0
+    assert ops_of(rewritten)["BatchMatMulV2"] == 1
 
 
 def test_whole_numbers_are_flattened_too():
@@ -117,7 +117,7 @@ def test_whole_numbers_are_flattened_too():
         x = tf.matmul(tf.cast(items * 100.0, tf.int32), tf.cast(u[..., None] * 100.0, tf.int32))
         return tf.cast(x[..., 0], tf.float32)
 
-    assert ops_of(compile_and_check(score, USER, DIM, PASS))["MatMul"] == 1
+    assert ops_of(rewrite_and_check(score, USER, DIM, PASS))["MatMul"] == 1
 
 
 OF_OTHER_COUNTS = {
@@ -151,8 +151,8 @@ def test_rows_that_are_no_multiple_of_the_items_are_right(name, passes):
         return OF_OTHER_COUNTS[name](u, padded)[:, :-1]
 
     for fold_items in (False, True):
-        compile_and_check(score, USER, DIM, passes, fold_items)
-        compile_and_check(OF_OTHER_COUNTS[name], USER, DIM, passes, fold_items)
+        rewrite_and_check(score, USER, DIM, passes, fold_items)
+        rewrite_and_check(OF_OTHER_COUNTS[name], USER, DIM, passes, fold_items)
 
 
 def test_a_concat_on_another_axis_stays():
@@ -160,8 +160,8 @@ def test_a_concat_on_another_axis_stays():
         x = tf.concat([tf.matmul(items, STACK), tf.matmul(items, STACK) * u[:, None, :1]], 1)
         return one_score(x[:, : tf.shape(items)[1]])
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    (concat,) = [node for node in compiled.graphs["score"].node if node.op == "ConcatV2"]
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    (concat,) = [node for node in rewritten.graphs["score"].node if node.op == "ConcatV2"]
     assert not concat.name.startswith("nann_")
 
 
@@ -169,9 +169,9 @@ def test_what_does_not_depend_on_the_items_stays():
     def score(u, items):
         return one_score(items) + tf.reduce_sum(tf.matmul(tf.reshape(u, [1, 1, 4]), STACK))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert ops_of(compiled)["BatchMatMulV2"] == 1
-    assert rewrites(compiled, PASS[0]) == 1  # The reshape at the end.
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert ops_of(rewritten)["BatchMatMulV2"] == 1
+    assert rewrites(rewritten, PASS[0]) == 1  # The reshape at the end.
 
 
 def test_what_scales_and_shifts_a_product_s_input_is_of_matrices():
@@ -180,9 +180,9 @@ def test_what_scales_and_shifts_a_product_s_input_is_of_matrices():
         x = x * numbers(2 * DIM) + numbers(1, 2 * DIM)
         return one_score(tf.tensordot(x, numbers(2 * DIM, 3), 1))
 
-    compiled = compile_and_check(score, USER, DIM, [*PASS, "concat_matmul_split", "batch_norm_folding"])
-    assert not {"Tile", "ConcatV2", "BroadcastTo"} & set(ops_of(compiled))
-    assert compiled.report[-1].multiply_adds_after == 3 * DIM
+    rewritten = rewrite_and_check(score, USER, DIM, [*PASS, "concat_matmul_split", "batch_norm_folding"])
+    assert not {"Tile", "ConcatV2", "BroadcastTo"} & set(ops_of(rewritten))
+    assert rewritten.report[-1].multiply_adds_after == 3 * DIM
 
 
 def test_fields_side_by_side_are_rows():
@@ -192,9 +192,9 @@ def test_fields_side_by_side_are_rows():
         x = tf.reshape(tf.concat([of_user, fields], 2), [1, -1, 2 * DIM])
         return one_score(tf.tensordot(x, numbers(2 * DIM, 3), 1))
 
-    compiled = compile_and_check(score, USER, DIM, [*PASS, "concat_matmul_split"])
-    assert not {"Tile", "ConcatV2", "BroadcastTo"} & set(ops_of(compiled))
-    assert compiled.report[-1].multiply_adds_after == 3 * DIM
+    rewritten = rewrite_and_check(score, USER, DIM, [*PASS, "concat_matmul_split"])
+    assert not {"Tile", "ConcatV2", "BroadcastTo"} & set(ops_of(rewritten))
+    assert rewritten.report[-1].multiply_adds_after == 3 * DIM
 
 
 def test_fields_in_turns_stay():
@@ -203,4 +203,4 @@ def test_fields_in_turns_stay():
         x = tf.reshape(tf.concat([fields, fields * u[0, 0]], 3), [1, -1, 2 * DIM])
         return one_score(tf.tensordot(x, numbers(2 * DIM, 3), 1))
 
-    assert ops_of(compile_and_check(score, USER, DIM, PASS))["ConcatV2"] == 1
+    assert ops_of(rewrite_and_check(score, USER, DIM, PASS))["ConcatV2"] == 1

@@ -7,17 +7,17 @@ import tensorflow as tf
 from tests.passes.patterns import USER, one_score
 from tests.passes.scorers import (
     check,
-    compile_and_check,
     nodes_of,
     numbers,
     ops_of,
     reason,
+    rewrite_and_check,
     rewrites,
     run,
     specs,
     weights,
 )
-from tfserving_ext.ops import compile_scorer, trace_scorer
+from tfserving_ext.ops import rewrite_scorer, trace_scorer
 
 # Wide enough that a product costs more than the reading of a row.
 DIM, WIDE = 32, 64
@@ -30,19 +30,19 @@ def tower(items):
 
 
 def folded(score, user=USER, passes=()):
-    compiled = compile_and_check(score, user, DIM, passes, fold_items=True)
-    assert rewrites(compiled, "item_fold") == 1
-    assert reason(compiled, "item_fold") == ""
-    return compiled
+    rewritten = rewrite_and_check(score, user, DIM, passes, fold_items=True)
+    assert rewrites(rewritten, "item_fold") == 1
+    assert reason(rewritten, "item_fold") == ""
+    return rewritten
 
 
 def refused(score, user=USER):
-    compiled = compile_and_check(score, user, DIM, fold_items=True)
-    assert rewrites(compiled, "item_fold") == 0
-    assert compiled.fold is None
-    assert compiled.row_dim == DIM
-    assert len(compiled.graphs["fold"].node) == 0
-    return reason(compiled, "item_fold")
+    rewritten = rewrite_and_check(score, user, DIM, fold_items=True)
+    assert rewrites(rewritten, "item_fold") == 0
+    assert rewritten.fold is None
+    assert rewritten.row_dim == DIM
+    assert len(rewritten.graphs["fold"].node) == 0
+    return reason(rewritten, "item_fold")
 
 
 def two_towers(u, items):
@@ -51,29 +51,29 @@ def two_towers(u, items):
 
 @pytest.mark.parametrize("passes", [["item_fold"], ["item_fold", "user_hoist"], []])
 def test_a_single_tensor_is_the_row(passes):
-    compiled = folded(two_towers, passes=passes)
-    assert compiled.row_dim == 8
+    rewritten = folded(two_towers, passes=passes)
+    assert rewritten.row_dim == 8
     items = numbers(1, 7, DIM)
-    np.testing.assert_allclose(compiled.fold(items), tower(items), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(rewritten.fold(items), tower(items), rtol=1e-4, atol=1e-4)
 
 
 def test_the_scorer_needs_no_more_of_an_item_than_its_row():
-    compiled = folded(two_towers)
-    (rows,) = [node for node in nodes_of(compiled, "_Arg") if node.attr["index"].i == len(USER) + 1]
-    assert [node for node in compiled.graphs["score"].node if rows.name in node.input]
-    assert ops_of(compiled, "fold")["Relu"] == 1
-    assert ops_of(compiled)["Relu"] == 0
+    rewritten = folded(two_towers)
+    (rows,) = [node for node in nodes_of(rewritten, "_Arg") if node.attr["index"].i == len(USER) + 1]
+    assert [node for node in rewritten.graphs["score"].node if rows.name in node.input]
+    assert ops_of(rewritten, "fold")["Relu"] == 1
+    assert ops_of(rewritten)["Relu"] == 0
 
 
 def test_without_being_asked_nothing_is_folded():
-    compiled = compile_and_check(two_towers, USER, DIM)
-    assert compiled.fold is None
-    assert "item_fold" not in {row.name for row in compiled.report}
+    rewritten = rewrite_and_check(two_towers, USER, DIM)
+    assert rewritten.fold is None
+    assert "item_fold" not in {row.name for row in rewritten.report}
 
 
 def test_scores_that_depend_on_the_item_alone_are_the_rows():
-    compiled = folded(lambda u, i: one_score(tower(i)))
-    assert compiled.row_dim == 1
+    rewritten = folded(lambda u, i: one_score(tower(i)))
+    assert rewritten.row_dim == 1
 
 
 def test_items_raw_beside_what_is_folded():
@@ -82,10 +82,10 @@ def test_items_raw_beside_what_is_folded():
     def score(u, items):
         return two_towers(u, items) + one_score(tf.nn.relu(items + u[:, :1]))
 
-    compiled = folded(score)
-    assert compiled.row_dim == 8 + DIM
+    rewritten = folded(score)
+    assert rewritten.row_dim == 8 + DIM
     items = numbers(1, 5, DIM)
-    rows = compiled.fold(items).numpy()
+    rows = rewritten.fold(items).numpy()
     parts = np.split(rows, [8], -1), np.split(rows, [DIM], -1)
     assert any(np.array_equal(part, items) for pair in parts for part in pair)
 
@@ -109,11 +109,11 @@ def test_a_tensor_of_more_axes_is_a_row_as_well():
 
 
 def test_a_row_does_not_depend_on_the_others():
-    compiled = folded(lambda u, i: two_towers(u, i) + one_score(tf.tanh(i * u[:, :1])))
+    rewritten = folded(lambda u, i: two_towers(u, i) + one_score(tf.tanh(i * u[:, :1])))
     items = numbers(1, 16, DIM)
-    together = compiled.fold(items).numpy()
+    together = rewritten.fold(items).numpy()
     for number in range(16):
-        alone = compiled.fold(items[:, number : number + 1]).numpy()
+        alone = rewritten.fold(items[:, number : number + 1]).numpy()
         np.testing.assert_allclose(together[:, number], alone[:, 0], rtol=1e-5, atol=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_the_number_of_items_is_asked_for(name, passes):
         x = tf.nn.relu(tower(items) + tf.matmul(tf.reshape(SHAPES[name](u, items), [-1, 4]), USERS))
         return tf.reshape(tf.matmul(tf.reshape(x, [-1, 8]), LAST), [1, tf.shape(items)[1]])
 
-    compile_and_check(score, USER, DIM, passes, fold_items=True)
+    rewrite_and_check(score, USER, DIM, passes, fold_items=True)
 
 
 def test_the_shape_of_what_is_folded_is_that_of_the_rows():
@@ -148,8 +148,8 @@ def test_the_shape_of_what_is_folded_is_that_of_the_rows():
         wide = tf.cast(tf.shape(items)[2], tf.float32)
         return two_towers(u, items) * wide + tf.cast(tf.shape(items)[1], tf.float32) * tf.reduce_sum(u)
 
-    compiled = folded(score)
-    assert compiled.row_dim == 8
+    rewritten = folded(score)
+    assert rewritten.row_dim == 8
 
 
 def test_refused_where_nothing_is_computed_of_the_item_alone():
@@ -215,24 +215,24 @@ def test_assertions_on_what_is_folded_still_fire():
         tf.debugging.assert_less(x, 1e6, "the tower is too high")
         return one_score(tf.nn.relu(x * u[:, :1]))
 
-    compiled = compile_and_check(score, USER, DIM, fold_items=True)
+    rewritten = rewrite_and_check(score, USER, DIM, fold_items=True)
     with pytest.raises(tf.errors.InvalidArgumentError, match="the tower is too high"):
-        run(compiled, USER, numbers(1, 3, DIM) * 1e7)
+        run(rewritten, USER, numbers(1, 3, DIM) * 1e7)
 
 
 def test_random_numbers_are_drawn_at_every_call():
     def score(u, items):
         return one_score(tf.nn.relu(tower(items) * tf.random.uniform([1, 1, 8]) * u[:, :1]))
 
-    compiled = compile_scorer(trace_scorer(score, specs(USER), DIM), specs(USER), DIM, True)
-    assert rewrites(compiled, "item_fold") == 1
-    assert ops_of(compiled, "fold")["RandomUniform"] == 0
-    assert ops_of(compiled)["RandomUniform"] == 1
+    rewritten = rewrite_scorer(trace_scorer(score, specs(USER), DIM), specs(USER), DIM, True)
+    assert rewrites(rewritten, "item_fold") == 1
+    assert ops_of(rewritten, "fold")["RandomUniform"] == 0
+    assert ops_of(rewritten)["RandomUniform"] == 1
 
 
 def test_a_folded_scorer_is_folded_no_further():
-    compiled = folded(two_towers, passes=["item_fold"])
-    again = compile_scorer(compiled.scorer, specs(USER), compiled.row_dim, True)
+    rewritten = folded(two_towers, passes=["item_fold"])
+    again = rewrite_scorer(rewritten.scorer, specs(USER), rewritten.row_dim, True)
     assert "nothing is computed of the items alone" in reason(again, "item_fold")
 
 
@@ -244,10 +244,10 @@ def test_biases_join_the_item_s_side():
         x = tf.reshape(tower(items), [-1, 8])
         return one_score(tf.nn.relu(tf.matmul(u, USERS) + x + bias))
 
-    compiled = folded(score, passes=["item_fold"])
+    rewritten = folded(score, passes=["item_fold"])
     items = numbers(1, 3, DIM)
-    np.testing.assert_allclose(compiled.fold(items), tower(items) + bias, rtol=1e-4, atol=1e-4)
-    check(compiled, score, USER, DIM)
+    np.testing.assert_allclose(rewritten.fold(items), tower(items) + bias, rtol=1e-4, atol=1e-4)
+    check(rewritten, score, USER, DIM)
 
 
 UNKNOWN_SIDES = {
@@ -269,8 +269,8 @@ def test_a_bias_beside_what_has_no_known_shape(name, passes):
         return one_score(tf.nn.relu(tf.concat([side, side], -1) * 0.5 + x + bias))
 
     history = [tf.TensorSpec([1, None, 4])]
-    compiled = compile_scorer(trace_scorer(score, history, DIM), history, DIM, True, passes)
-    assert [row.reason for row in compiled.report if row.reason] == []
-    assert rewrites(compiled, "item_fold") == 1
+    rewritten = rewrite_scorer(trace_scorer(score, history, DIM), history, DIM, True, passes)
+    assert [row.reason for row in rewritten.report if row.reason] == []
+    assert rewrites(rewritten, "item_fold") == 1
     for length in (1, 3):
-        check(compiled, score, [numbers(1, length, 4)], DIM)
+        check(rewritten, score, [numbers(1, length, 4)], DIM)

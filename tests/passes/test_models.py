@@ -24,16 +24,16 @@ def made(name: str) -> ReferenceScorer:
 
 
 @functools.cache
-def compiled(name: str, fold_items: bool) -> ops.CompiledScorer:
+def rewritten(name: str, fold_items: bool) -> ops.RewrittenScorer:
     model = made(name)
-    return ops.compile_scorer(ops.trace_scorer(model, model.user, model.dim), model.user, model.dim, fold_items)
+    return ops.rewrite_scorer(ops.trace_scorer(model, model.user, model.dim), model.user, model.dim, fold_items)
 
 
 def items_of(dim: int, n: int = ITEMS) -> np.ndarray:
     return np.random.default_rng(11).normal(size=[n, dim]).astype(np.float32)
 
 
-def scores_of(found: ops.CompiledScorer, user: tuple[tf.Tensor, ...], items: np.ndarray) -> np.ndarray:
+def scores_of(found: ops.RewrittenScorer, user: tuple[tf.Tensor, ...], items: np.ndarray) -> np.ndarray:
     """As a search runs it: `prepare` once, then the scorer on what the index holds, batch by batch."""
     scorer = found.scorer
     prepared = [] if scorer.prepare is None else scorer.prepare(*user, *scorer.captured)
@@ -64,19 +64,19 @@ def error(found: np.ndarray, wanted: np.ndarray) -> float:
 def test_scores_are_the_original_s(name, fold_items):
     model, items = made(name), items_of(made(name).dim)
     assert (
-        error(scores_of(compiled(name, fold_items), model.user, items), original_scores(model, items)) < FLOAT32_BOUND
+        error(scores_of(rewritten(name, fold_items), model.user, items), original_scores(model, items)) < FLOAT32_BOUND
     )
 
 
 @pytest.mark.parametrize("fold_items", [False, True])
 @pytest.mark.parametrize("name", SCORERS)
 def test_another_user_s_scores_are_the_original_s_as_well(name, fold_items):
-    """Nothing of the user whom the scorer was compiled for may have become a part of it."""
+    """Nothing of the user whom the scorer was rewritten for may have become a part of it."""
     model, items = made(name), items_of(made(name).dim, CHUNK)
     other = ReferenceScorer(model.name, model.dim, SCORERS[name](1).user, model.score)
     assert any(np.any(mine != its) for mine, its in zip(model.user, other.user, strict=True))
     assert (
-        error(scores_of(compiled(name, fold_items), other.user, items), original_scores(other, items)) < FLOAT32_BOUND
+        error(scores_of(rewritten(name, fold_items), other.user, items), original_scores(other, items)) < FLOAT32_BOUND
     )
 
 
@@ -86,7 +86,7 @@ def test_every_scenario_of_the_mixture_of_experts_has_its_own_towers():
     for scenario in range(3):
         user = (model.user[0], tf.constant([scenario], tf.int32))
         wanted = original_scores(ReferenceScorer(model.name, model.dim, user, model.score), items)
-        assert error(scores_of(compiled("mmoe", False), user, items), wanted) < FLOAT32_BOUND
+        assert error(scores_of(rewritten("mmoe", False), user, items), wanted) < FLOAT32_BOUND
         scores.append(wanted)
     assert np.abs(scores[0] - scores[1]).max() > 0.05
     assert np.abs(scores[1] - scores[2]).max() > 0.05
@@ -100,7 +100,7 @@ def test_scores_with_products_in_bfloat16_are_close(name, fold_items):
     wanted = original_scores(model, items)
     assert 1e-4 < error(wanted, original_scores(made(name), items)) < 5e-2  # They are bfloat16's.
     scorer = ops.trace_scorer(model, model.user, model.dim)
-    found = ops.compile_scorer(scorer, model.user, model.dim, fold_items)
+    found = ops.rewrite_scorer(scorer, model.user, model.dim, fold_items)
     assert error(scores_of(found, model.user, items), wanted) < BFLOAT16_BOUND
 
 
@@ -118,8 +118,8 @@ def indexes(tmp_path_factory):
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_a_search_finds_the_same(name, indexes, tmp_path):
-    """Of the original, of the scorer that the search compiles, and of rows: the same items in the same order."""
-    model, index, folded = made(name), indexes(made(name).dim), compiled(name, True)
+    """Of the original, of the scorer that the search rewrites, and of rows: the same items in the same order."""
+    model, index, folded = made(name), indexes(made(name).dim), rewritten(name, True)
     mapped = MappedIndex(index)
     wanted = ops.beam_search(mapped.resource_handle, model.user, model, model.dim, optimize=False, **SEARCH)
     found = ops.beam_search(mapped.resource_handle, model.user, model, model.dim, optimize=True, **SEARCH)
@@ -152,16 +152,16 @@ SHRINK = {
 def test_products_shrink(name):
     before, unfolded, folded = SHRINK[name]
     for fold_items, most in ((False, unfolded), (True, folded)):
-        report = compiled(name, fold_items).report
+        report = rewritten(name, fold_items).report
         assert report[0].multiply_adds_before == before
         assert report[-1].multiply_adds_after <= most
-    assert compiled(name, True).fold is not None
+    assert rewritten(name, True).fold is not None
 
 
 @pytest.mark.parametrize("fold_items", [False, True])
 @pytest.mark.parametrize("name", SCORERS)
 def test_no_pass_adds_products(name, fold_items):
-    for one in compiled(name, fold_items).report:
+    for one in rewritten(name, fold_items).report:
         # Towers behind a partition have an unknown number of rows and count for nothing, until branch_switch has them
         # run on all items.
         if one.name != "branch_switch":

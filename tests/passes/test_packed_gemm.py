@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.passes.patterns import DIM, USER, rows_of
-from tests.passes.scorers import compile_and_check, ops_of, rewrites, weights
+from tests.passes.scorers import ops_of, rewrite_and_check, rewrites, weights
 
 PASS = ["packed_gemm"]
 A, B, AT, BT = weights(2, 3), weights(2, 3, seed=1), weights(3, 2), weights(3, 2, seed=1)
@@ -36,9 +36,9 @@ PACKED = {
 
 @pytest.mark.parametrize("name", PACKED)
 def test_products_of_parts_are_one_batched_product(name):
-    compiled = compile_and_check(lambda u, i: over_parts(tf.stack(PACKED[name](u, i))), USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 1
-    ops = ops_of(compiled)
+    rewritten = rewrite_and_check(lambda u, i: over_parts(tf.stack(PACKED[name](u, i))), USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 1
+    ops = ops_of(rewritten)
     assert (ops["BatchMatMulV2"], ops["MatMul"], ops["Unpack"]) == (1, 0, 0)
 
 
@@ -74,8 +74,8 @@ UNTOUCHED = {
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_near_misses_stay(name):
     """First contact, line 27: what a pass must not take for its pattern."""
-    compiled = compile_and_check(lambda u, i: UNTOUCHED[name](halves(i), i) * u[:, :1], USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 0
+    rewritten = rewrite_and_check(lambda u, i: UNTOUCHED[name](halves(i), i) * u[:, :1], USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 0
 
 
 DEEP = 32
@@ -89,11 +89,11 @@ def columns(*products):
 
 def test_narrow_products_of_one_input_are_one():
     widths = [NARROW[0], NARROW[1][:, :1], NARROW[2]]
-    compiled = compile_and_check(
+    rewritten = rewrite_and_check(
         lambda u, i: (lambda x: columns(*(tf.matmul(x, w) for w in widths)))(rows_of(i)), USER, DEEP, PASS
     )
-    assert rewrites(compiled, PASS[0]) == 1
-    assert ops_of(compiled)["MatMul"] == 1
+    assert rewrites(rewritten, PASS[0]) == 1
+    assert ops_of(rewritten)["MatMul"] == 1
 
 
 APART = {
@@ -112,5 +112,5 @@ APART = {
 
 @pytest.mark.parametrize("name", APART)
 def test_products_that_stay_apart(name):
-    compiled = compile_and_check(lambda u, i: APART[name](rows_of(i)) * u[:, :1], USER, DEEP, PASS)
-    assert rewrites(compiled, PASS[0]) == 0
+    rewritten = rewrite_and_check(lambda u, i: APART[name](rows_of(i)) * u[:, :1], USER, DEEP, PASS)
+    assert rewrites(rewritten, PASS[0]) == 0

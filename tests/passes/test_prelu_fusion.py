@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.passes.patterns import DIM, USER, one_score, rows_of
-from tests.passes.scorers import compile_and_check, nodes_of, ops_of, rewrites, run, weights
+from tests.passes.scorers import nodes_of, ops_of, rewrite_and_check, rewrites, run, weights
 
 PASS = ["prelu_fusion"]
 SLOPE = weights(4, seed=1)
@@ -27,16 +27,16 @@ RECTIFIERS = {
 
 @pytest.mark.parametrize("name", RECTIFIERS)
 def test_a_rectifier_is_fused(name):
-    compiled = compile_and_check(lambda u, i: one_score(RECTIFIERS[name](u, rows_of(i))), USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 1
-    assert (ops_of(compiled)["Relu"], ops_of(compiled)["Minimum"]) == (1, 1)
+    rewritten = rewrite_and_check(lambda u, i: one_score(RECTIFIERS[name](u, rows_of(i))), USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 1
+    assert (ops_of(rewritten)["Relu"], ops_of(rewritten)["Minimum"]) == (1, 1)
 
 
 def test_keras_prelu_is_fused():
     layer = tf.keras.layers.PReLU(alpha_initializer="random_normal", shared_axes=[1])
     layer.build([None, None, DIM])
-    compiled = compile_and_check(lambda u, i: one_score(layer(i) * u), USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 1
+    rewritten = rewrite_and_check(lambda u, i: one_score(layer(i) * u), USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 1
 
 
 def test_three_axes_and_behaviours():
@@ -44,7 +44,7 @@ def test_three_axes_and_behaviours():
         x = items[:, :, None] - tf.reshape(u, [1, 1, 2, 2])[..., :1]
         return one_score(tf.reduce_sum(relu(x) - SLOPE * relu(-x), 2))
 
-    assert rewrites(compile_and_check(score, USER, DIM, PASS), PASS[0]) == 1
+    assert rewrites(rewrite_and_check(score, USER, DIM, PASS), PASS[0]) == 1
 
 
 UNTOUCHED = {
@@ -65,9 +65,9 @@ UNTOUCHED = {
 
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_near_misses_stay(name):
-    compiled = compile_and_check(lambda u, i: one_score(UNTOUCHED[name](u, rows_of(i))), USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 0
-    assert ops_of(compiled)["Minimum"] == 0
+    rewritten = rewrite_and_check(lambda u, i: one_score(UNTOUCHED[name](u, rows_of(i))), USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 0
+    assert ops_of(rewritten)["Minimum"] == 0
 
 
 def test_parts_that_are_needed_elsewhere_are_kept():
@@ -76,8 +76,8 @@ def test_parts_that_are_needed_elsewhere_are_kept():
         positive, negative = relu(x), relu(-x)
         return one_score(positive - SLOPE * negative) + one_score(tf.tanh(positive) + tf.exp(-negative))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert (rewrites(compiled, PASS[0]), len(nodes_of(compiled, "Relu"))) == (1, 2)
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert (rewrites(rewritten, PASS[0]), len(nodes_of(rewritten, "Relu"))) == (1, 2)
 
 
 def test_zeros_and_nan_come_out_as_they_did():
@@ -85,7 +85,7 @@ def test_zeros_and_nan_come_out_as_they_did():
         x = items[..., 0]
         return relu(x) - 0.25 * relu(-x)
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
     items = np.zeros([1, 5, DIM], np.float32)
     items[0, :, 0] = [0.0, -0.0, np.nan, np.inf, -np.inf]
-    np.testing.assert_array_equal(run(compiled, USER, tf.constant(items)), score(*USER, items))
+    np.testing.assert_array_equal(run(rewritten, USER, tf.constant(items)), score(*USER, items))

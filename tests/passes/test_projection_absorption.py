@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.passes.patterns import DIM, USER, one_score, rows_of, tiled
-from tests.passes.scorers import compile_and_check, numbers, rewrites, weights
+from tests.passes.scorers import numbers, rewrite_and_check, rewrites, weights
 
 PASS = ["projection_absorption"]
 W, WT, K, KT = weights(4, 9), weights(9, 4), weights(9, 2), weights(2, 9)
@@ -12,8 +12,8 @@ BIAS, ROW = weights(9, seed=1), weights(1, 9, seed=2)
 HISTORY = numbers(1, 2, 4, seed=8)
 
 
-def costs(compiled):
-    row = next(row for row in compiled.report if row.name == PASS[0])
+def costs(rewritten):
+    row = next(row for row in rewritten.report if row.name == PASS[0])
     return row.multiply_adds_before, row.multiply_adds_after
 
 
@@ -32,9 +32,9 @@ CHAINS = {
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_chain_is_one_product(name):
-    compiled = compile_and_check(lambda u, i: one_score(CHAINS[name](u, i)), USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 1
-    assert costs(compiled) == (4 * 9 + 9 * 2, 4 * 2)
+    rewritten = rewrite_and_check(lambda u, i: one_score(CHAINS[name](u, i)), USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 1
+    assert costs(rewritten) == (4 * 9 + 9 * 2, 4 * 2)
 
 
 def test_a_chain_of_three_is_one_product():
@@ -43,8 +43,8 @@ def test_a_chain_of_three_is_one_product():
     def score(u, items):
         return one_score(tf.matmul(tf.matmul(tf.matmul(rows_of(items), W) + BIAS, K), last))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert costs(compiled) == (4 * 9 + 9 * 2 + 2, 4)
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert costs(rewritten) == (4 * 9 + 9 * 2 + 2, 4)
 
 
 def test_the_query_disappears_into_the_keys():
@@ -53,8 +53,8 @@ def test_the_query_disappears_into_the_keys():
         keys = tf.matmul(history[0], W) + BIAS
         return one_score(tf.nn.softmax(tf.matmul(query, keys, transpose_b=True)) * [[1.0, 2.0]])
 
-    compiled = compile_and_check(score, [HISTORY], DIM, PASS)
-    assert costs(compiled) == (4 * 9 + 9 * 2, 4 * 2)
+    rewritten = rewrite_and_check(score, [HISTORY], DIM, PASS)
+    assert costs(rewritten) == (4 * 9 + 9 * 2, 4 * 2)
 
 
 UNTOUCHED = {
@@ -83,8 +83,8 @@ UNTOUCHED = {
 
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_near_misses_stay(name):
-    compiled = compile_and_check(lambda u, i: one_score(UNTOUCHED[name](u, i)), USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 0
+    rewritten = rewrite_and_check(lambda u, i: one_score(UNTOUCHED[name](u, i)), USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 0
 
 
 @pytest.mark.parametrize(("width", "wanted"), [(8, 0), (7, 1), (1, 1)])
@@ -96,14 +96,14 @@ def test_a_product_that_is_needed_elsewhere_is_not_absorbed_where_that_costs_mor
         x = tf.matmul(tf.concat([items, items, items[..., :1]], -1)[0], first)
         return one_score(tf.matmul(x, second)) + one_score(tf.tanh(x))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 0
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 0
 
     def alone(u, items):
         x = tf.matmul(tf.concat([items, items, items[..., :1]], -1)[0], first)
         return one_score(tf.matmul(x, second))
 
-    assert rewrites(compile_and_check(alone, USER, DIM, PASS), PASS[0]) == wanted
+    assert rewrites(rewrite_and_check(alone, USER, DIM, PASS), PASS[0]) == wanted
 
 
 def test_two_products_of_one_projection_both_take_it_in():
@@ -113,9 +113,9 @@ def test_two_products_of_one_projection_both_take_it_in():
         x = tf.matmul(rows_of(items), W) + BIAS
         return one_score(tf.matmul(x, K)) * one_score(tf.matmul(x, KT, transpose_b=True))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert rewrites(compiled, PASS[0]) == 2
-    assert costs(compiled) == (4 * 9 + 2 * 9 * 2, 2 * 4 * 2)
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert rewrites(rewritten, PASS[0]) == 2
+    assert costs(rewritten) == (4 * 9 + 2 * 9 * 2, 2 * 4 * 2)
 
 
 def test_whole_numbers_are_absorbed_exactly():
@@ -123,4 +123,4 @@ def test_whole_numbers_are_absorbed_exactly():
         x, w, k = (tf.cast(part * 10.0, tf.int32) for part in (rows_of(items), W, K))
         return one_score(tf.cast(tf.matmul(tf.matmul(x, w), k), tf.float32))
 
-    compile_and_check(score, USER, DIM, PASS)
+    rewrite_and_check(score, USER, DIM, PASS)

@@ -9,9 +9,9 @@ import tensorflow as tf
 from tests.ops.conftest import Searcher
 from tests.ops.reference import Graph
 from tests.passes.patterns import DIM, USER, one_score, rows_of, tiled
-from tests.passes.scorers import check, compile_and_check, numbers, ops_of, rewrites, run, specs, weights
+from tests.passes.scorers import check, numbers, ops_of, rewrite_and_check, rewrites, run, specs, weights
 from tfserving_ext import ops
-from tfserving_ext.ops import compile_scorer, trace_scorer
+from tfserving_ext.ops import rewrite_scorer, trace_scorer
 
 PASS = ["user_hoist"]
 W, KEYS, LAST = weights(4, 4), weights(4, 4, seed=1), weights(4, 1)
@@ -30,12 +30,12 @@ def searched(found: ops.SearchResult, row: int) -> np.ndarray:
     return found.scores.numpy()[row][np.argsort(found.item_ids.numpy()[row])]
 
 
-def depends_on_items(compiled: ops.CompiledScorer) -> set[str]:
+def depends_on_items(rewritten: ops.RewrittenScorer) -> set[str]:
     """Names of the nodes of `score` that the items reach."""
     found: set[str] = set()
-    nodes = {node.name: node for node in compiled.graphs["score"].node}
+    nodes = {node.name: node for node in rewritten.graphs["score"].node}
     count = len(nodes)
-    items = len(compiled.scorer.prepare.outputs if compiled.scorer.prepare else []) + len(USER)
+    items = len(rewritten.scorer.prepare.outputs if rewritten.scorer.prepare else []) + len(USER)
     for _ in range(count):
         for node in nodes.values():
             inputs = {name.lstrip("^").split(":")[0] for name in node.input}
@@ -53,13 +53,13 @@ def test_the_user_s_side_is_prepared_and_nothing_else(passes):
     def score(u, items):
         return one_score(tf.tanh(tf.matmul(rows_of(items), W) + user_tower(u)))
 
-    compiled = compile_and_check(score, USER, DIM, passes)
-    assert rewrites(compiled, "user_hoist") >= 1
-    assert ops_of(compiled, "prepare")["Relu"] == 1
-    assert ops_of(compiled, "prepare")["Tanh"] == 0
-    assert (ops_of(compiled)["Relu"], ops_of(compiled)["Tanh"]) == (0, 1)
-    reached = depends_on_items(compiled)
-    left = [node for node in compiled.graphs["score"].node if node.name not in reached]
+    rewritten = rewrite_and_check(score, USER, DIM, passes)
+    assert rewrites(rewritten, "user_hoist") >= 1
+    assert ops_of(rewritten, "prepare")["Relu"] == 1
+    assert ops_of(rewritten, "prepare")["Tanh"] == 0
+    assert (ops_of(rewritten)["Relu"], ops_of(rewritten)["Tanh"]) == (0, 1)
+    reached = depends_on_items(rewritten)
+    left = [node for node in rewritten.graphs["score"].node if node.name not in reached]
     assert {node.op for node in left} <= {"_Arg", "Const"}
 
 
@@ -69,16 +69,16 @@ def test_what_is_prepared_takes_no_items():
     def score(u, items):
         return one_score(tf.tanh(tf.matmul(rows_of(items), W) + user_tower(u)))
 
-    compiled = compile_and_check(score, USER, DIM)
-    arguments = [node for node in compiled.graphs["prepare"].node if node.op == "_Arg"]
-    assert len(arguments) == len(USER) + len(compiled.scorer.captured)
+    rewritten = rewrite_and_check(score, USER, DIM)
+    arguments = [node for node in rewritten.graphs["prepare"].node if node.op == "_Arg"]
+    assert len(arguments) == len(USER) + len(rewritten.scorer.captured)
 
 
 def test_nothing_is_prepared_where_everything_depends_on_the_items():
-    compiled = compile_and_check(lambda u, i: one_score(tf.tanh(i)), USER, DIM)
-    assert rewrites(compiled, "user_hoist") == 0
-    assert compiled.scorer.prepare is None
-    assert len(compiled.graphs["prepare"].node) == 0
+    rewritten = rewrite_and_check(lambda u, i: one_score(tf.tanh(i)), USER, DIM)
+    assert rewrites(rewritten, "user_hoist") == 0
+    assert rewritten.scorer.prepare is None
+    assert len(rewritten.graphs["prepare"].node) == 0
 
 
 def test_a_search_without_anything_to_prepare(line):
@@ -87,15 +87,15 @@ def test_a_search_without_anything_to_prepare(line):
 
 
 def test_the_user_s_own_tensors_are_not_prepared_again():
-    compiled = compile_and_check(lambda u, i: one_score(tf.tanh(i * u)), USER, DIM)
-    assert compiled.scorer.prepare is None
+    rewritten = rewrite_and_check(lambda u, i: one_score(tf.tanh(i * u)), USER, DIM)
+    assert rewritten.scorer.prepare is None
 
 
 def test_scores_that_do_not_depend_on_the_items_but_for_their_number():
-    compiled = compile_and_check(
+    rewritten = rewrite_and_check(
         lambda u, i: tf.tile(tf.reduce_sum(user_tower(u), 1, keepdims=True), [1, tf.shape(i)[1]]), USER, DIM
     )
-    assert ops_of(compiled, "prepare")["Relu"] == 1
+    assert ops_of(rewritten, "prepare")["Relu"] == 1
 
 
 def test_a_tensor_with_several_outputs_is_prepared_part_by_part():
@@ -104,9 +104,9 @@ def test_a_tensor_with_several_outputs_is_prepared_part_by_part():
         _, top = tf.unstack(tf.stack([first, second]))
         return one_score(tf.tanh(rows_of(items) * third + top))
 
-    compiled = compile_and_check(score, USER, DIM, PASS)
-    assert ops_of(compiled)["Split"] == 0
-    assert ops_of(compiled, "prepare")["Split"] == 1
+    rewritten = rewrite_and_check(score, USER, DIM, PASS)
+    assert ops_of(rewritten)["Split"] == 0
+    assert ops_of(rewritten, "prepare")["Split"] == 1
 
 
 def test_strings_and_whole_numbers_are_prepared():
@@ -120,8 +120,8 @@ def test_strings_and_whole_numbers_are_prepared():
     def cast(words, numbers_, items):
         return score(words, tf.cast(numbers_, tf.int32), items)
 
-    compiled = compile_and_check(cast, user, DIM, PASS)
-    assert ops_of(compiled)["StringLength"] == 0
+    rewritten = rewrite_and_check(cast, user, DIM, PASS)
+    assert ops_of(rewritten)["StringLength"] == 0
 
 
 RANDOM = {
@@ -138,17 +138,17 @@ def test_random_numbers_are_drawn_for_every_batch(name, passes):
     def score(u, items):
         return one_score(tf.tanh(items * RANDOM[name](u)))
 
-    compiled = compile_scorer(trace_scorer(score, specs(USER), DIM), specs(USER), DIM, passes=passes)
-    random = {op for op in ops_of(compiled) if op.startswith("Random")}
+    rewritten = rewrite_scorer(trace_scorer(score, specs(USER), DIM), specs(USER), DIM, passes=passes)
+    random = {op for op in ops_of(rewritten) if op.startswith("Random")}
     assert len(random) == 1
-    assert not [op for op in ops_of(compiled, "prepare") if op.startswith("Random")]
+    assert not [op for op in ops_of(rewritten, "prepare") if op.startswith("Random")]
 
 
 def test_random_numbers_that_are_stateless_are_the_same_and_prepared():
     def score(u, items):
         return one_score(tf.tanh(items * tf.random.stateless_uniform([1, 4], [1, 2]) * u))
 
-    compile_and_check(score, USER, DIM)
+    rewrite_and_check(score, USER, DIM)
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -158,14 +158,14 @@ def test_assertions_on_the_user_run_with_every_batch(line, beside):
         with tf.control_dependencies([] if beside else [limit]):
             return one_score(tf.tanh(items * user_tower(u)))
 
-    compiled = compile_and_check(score, USER, DIM)
-    assert ops_of(compiled)["If"] + ops_of(compiled)["Assert"] == 1
-    assert ops_of(compiled, "prepare")["If"] + ops_of(compiled, "prepare")["Assert"] == 0
+    rewritten = rewrite_and_check(score, USER, DIM)
+    assert ops_of(rewritten)["If"] + ops_of(rewritten)["Assert"] == 1
+    assert ops_of(rewritten, "prepare")["If"] + ops_of(rewritten, "prepare")["Assert"] == 0
     large = tf.ones([1, 4]) * 100.0
     for function in (
-        lambda: run(compiled, [large], numbers(1, 3, DIM)),
+        lambda: run(rewritten, [large], numbers(1, 3, DIM)),
         lambda: ops.beam_search(line, [large], score, DIM, **ALL),
-        lambda: ops.beam_search(line, [large], compiled.scorer, DIM, **ALL),
+        lambda: ops.beam_search(line, [large], rewritten.scorer, DIM, **ALL),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match="the user is too large"):
             function()
@@ -179,9 +179,9 @@ def test_assertions_on_the_user_run_with_every_batch(line, beside):
 
 def test_variables_are_read_for_every_user():
     weight = tf.Variable(1.0)
-    compiled = compile_and_check(lambda u, i: one_score(tf.tanh(i * tf.exp(weight * u))), USER, DIM)
+    rewritten = rewrite_and_check(lambda u, i: one_score(tf.tanh(i * tf.exp(weight * u))), USER, DIM)
     weight.assign(-0.5)
-    check(compiled, lambda u, i: one_score(tf.tanh(i * tf.exp(weight * u))), USER, DIM)
+    check(rewritten, lambda u, i: one_score(tf.tanh(i * tf.exp(weight * u))), USER, DIM)
 
 
 def attention(u, history, items):
@@ -216,8 +216,8 @@ def test_extents_that_change_from_call_to_call(line, optimize):
 
 
 @pytest.mark.parametrize("fold_items", [False, True])
-def test_extents_that_change_after_compilation(fold_items):
-    compiled = compile_scorer(trace_scorer(attention, UNKNOWN, DIM), UNKNOWN, DIM, fold_items)
-    assert ops_of(compiled, "prepare")["BatchMatMulV2"] == 1  # The keys.
+def test_extents_that_change_after_the_passes(fold_items):
+    rewritten = rewrite_scorer(trace_scorer(attention, UNKNOWN, DIM), UNKNOWN, DIM, fold_items)
+    assert ops_of(rewritten, "prepare")["BatchMatMulV2"] == 1  # The keys.
     for length in (1, 5, 2):
-        check(compiled, attention, [*USER, numbers(1, length, 4, seed=length)], DIM)
+        check(rewritten, attention, [*USER, numbers(1, length, 4, seed=length)], DIM)

@@ -8,7 +8,7 @@ loadable:
 """
 
 from tfserving_ext.ops._library import load
-from tfserving_ext.ops._scorer import CompiledScorer, PassReport, Scorer, compile_scorer, trace_scorer
+from tfserving_ext.ops._scorer import PassReport, RewrittenScorer, Scorer, rewrite_scorer, trace_scorer
 from tfserving_ext.ops._search import (
     DEFAULT_BATCH_SIZES,
     MAX_ROUNDS,
@@ -26,18 +26,18 @@ __all__ = [
     "DEFAULT_BATCH_SIZES",
     "MAX_ROUNDS",
     "MAX_WIDTH",
-    "CompiledScorer",
     "PassReport",
+    "RewrittenScorer",
     "Scorer",
     "SearchResult",
     "beam_search",
-    "compile_scorer",
     "index_gather",
     "index_handle",
     "index_items",
     "index_open",
     "load",
     "metric_search",
+    "rewrite_scorer",
     "trace_scorer",
 ]
 

@@ -33,7 +33,7 @@ class Scorer(NamedTuple):
           user: user tensors, each [1, ...].
           items: float32 [1, n, d].
         """
-        # What `trace_scorer` made holds what it captured; what `compile_scorer` made takes it.
+        # What `trace_scorer` made holds what it captured; what `rewrite_scorer` made takes it.
         captured = [] if self.plain.captured_inputs else self.captured
         prepared = [] if self.prepare is None else self.prepare(*user, *captured)
         if not isinstance(prepared, (list, tuple)):
@@ -85,8 +85,8 @@ class PassReport(NamedTuple):
     reason: str
 
 
-class CompiledScorer(NamedTuple):
-    """What `compile_scorer` made.
+class RewrittenScorer(NamedTuple):
+    """What `rewrite_scorer` made.
 
     Attributes:
       scorer: the rewritten scorer; where something was folded, of rows instead of items.
@@ -105,13 +105,13 @@ class CompiledScorer(NamedTuple):
     graphs: dict[str, Any]
 
 
-def compile_scorer(
+def rewrite_scorer(
     scorer: Scorer,
     user: Sequence[tf.Tensor],
     dim: int,
     fold_items: bool = False,
     passes: Sequence[str] = (),
-) -> CompiledScorer:
+) -> RewrittenScorer:
     """Rewrites a scorer by the passes of `grappler_passes/` (docs/scorer.md).
 
     Args:
@@ -125,7 +125,7 @@ def compile_scorer(
       tf.errors.InvalidArgumentError: there is no such pass.
       tf.errors.OpError: the function cannot be read as a scorer, such as one with loops.
     """
-    made = load().nann_compile_scorer(
+    made = load().nann_rewrite_scorer(
         captured=list(scorer.captured),
         scorer=scorer.plain,
         user_types=[tensor.dtype for tensor in user],
@@ -160,7 +160,9 @@ def compile_scorer(
     specs = [*_one_user(user), *prepared, tf.TensorSpec([1, None, row_dim]), *captured]
     plain = _concrete(graphs["score"], specs)
     compiled = None if scorer.compiled is None else _for_xla(_imported(graphs["score"]), specs)
-    return CompiledScorer(Scorer(plain, scorer.captured, compiled, prepare, scorer), fold, dim, row_dim, report, graphs)
+    return RewrittenScorer(
+        Scorer(plain, scorer.captured, compiled, prepare, scorer), fold, dim, row_dim, report, graphs
+    )
 
 
 def _one_user(user: Sequence[tf.Tensor]) -> list[tf.TensorSpec]:

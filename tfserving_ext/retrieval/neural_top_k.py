@@ -77,7 +77,7 @@ class NeuralTopK(tf.Module):
           batch_sizes: sizes that scorer batches are padded to, increasing.
           xla: have XLA compile the scorer, once per batch size; `warm_up` does it ahead of the first request. Where
             the runtime has no XLA the scorer runs as it is.
-          scorer: `score` as a function of the index's rows that was traced or compiled before (`ops.compile_scorer`);
+          scorer: `score` as a function of the index's rows that was traced or rewritten before (`ops.rewrite_scorer`);
             user tensors must be as it was traced for.
           optimize: let the passes (docs/scorer.md) rewrite the scorer when a search first runs.
         """

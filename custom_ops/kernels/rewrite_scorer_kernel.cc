@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "custom_ops/kernels/scorer_arguments.h"
-#include "grappler_passes/compile_scorer.h"
+#include "grappler_passes/rewrite_scorer.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace tensorflow {
@@ -17,9 +17,9 @@ absl::Status SetString(OpKernelContext* ctx, int output, const GraphDef& graph) 
   return absl::OkStatus();
 }
 
-class CompileScorerOp : public OpKernel {
+class RewriteScorerOp : public OpKernel {
  public:
-  explicit CompileScorerOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit RewriteScorerOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("scorer", &scorer_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("user_types", &types_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("user_shapes", &shapes_));
@@ -39,20 +39,20 @@ class CompileScorerOp : public OpKernel {
     OP_REQUIRES(ctx, library != nullptr, absl::InternalError("no function library is available"));
     std::vector<std::pair<DataType, PartialTensorShape>> user;
     for (size_t i = 0; i < types_.size(); ++i) user.emplace_back(types_[i], shapes_[i]);
-    const auto compiled =
-        nann_passes::CompileScorer(scorer_, *library->GetFunctionLibraryDefinition(),
+    const auto rewritten =
+        nann_passes::RewriteScorer(scorer_, *library->GetFunctionLibraryDefinition(),
                                    ScorerArguments(ctx, user, dim_, captured), options_);
-    OP_REQUIRES_OK(ctx, compiled.status());
-    OP_REQUIRES_OK(ctx, SetString(ctx, 0, compiled->fold));
-    OP_REQUIRES_OK(ctx, SetString(ctx, 1, compiled->prepare));
-    OP_REQUIRES_OK(ctx, SetString(ctx, 2, compiled->score));
-    const int64_t count = compiled->reports.size();
+    OP_REQUIRES_OK(ctx, rewritten.status());
+    OP_REQUIRES_OK(ctx, SetString(ctx, 0, rewritten->fold));
+    OP_REQUIRES_OK(ctx, SetString(ctx, 1, rewritten->prepare));
+    OP_REQUIRES_OK(ctx, SetString(ctx, 2, rewritten->score));
+    const int64_t count = rewritten->reports.size();
     Tensor *passes, *reasons, *figures;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(3, {count}, &passes));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(4, {count}, &reasons));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(5, {count, 5}, &figures));
     for (int64_t i = 0; i < count; ++i) {
-      const nann_passes::PassReport& report = compiled->reports[i];
+      const nann_passes::PassReport& report = rewritten->reports[i];
       passes->vec<tstring>()(i) = report.pass;
       reasons->vec<tstring>()(i) = report.reason;
       auto row = figures->matrix<double>();
@@ -69,10 +69,10 @@ class CompileScorerOp : public OpKernel {
   std::vector<DataType> types_;
   std::vector<PartialTensorShape> shapes_;
   int64_t dim_;
-  nann_passes::CompileOptions options_;
+  nann_passes::RewriteOptions options_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("Nann>CompileScorer").Device(DEVICE_CPU), CompileScorerOp);
+REGISTER_KERNEL_BUILDER(Name("Nann>RewriteScorer").Device(DEVICE_CPU), RewriteScorerOp);
 
 }  // namespace
 }  // namespace nann_ops

@@ -1,5 +1,5 @@
-#ifndef GRAPPLER_PASSES_COMPILE_SCORER_H_
-#define GRAPPLER_PASSES_COMPILE_SCORER_H_
+#ifndef GRAPPLER_PASSES_REWRITE_SCORER_H_
+#define GRAPPLER_PASSES_REWRITE_SCORER_H_
 
 #include <string>
 #include <vector>
@@ -13,13 +13,13 @@
 namespace tensorflow {
 namespace nann_passes {
 
-struct CompileOptions {
+struct RewriteOptions {
   std::vector<std::string> passes;  // By name; all where it is empty.
   bool fold_items = false;          // Changes what the items are; for exports.
 };
 
 // A scorer f(user..., items, captured...) as what runs once per user and what runs per batch.
-struct CompiledScorer {
+struct RewrittenScorer {
   GraphDef fold;     // (items, captured...) -> rows; no node where nothing was folded.
   GraphDef prepare;  // (user..., captured...) -> prepared...; no node where nothing is prepared.
   GraphDef score;    // (user..., prepared..., items or rows, captured...) -> scores.
@@ -29,12 +29,12 @@ struct CompiledScorer {
 
 // Runs the passes on the function and splits it. Fails where it cannot be read as a scorer's graph;
 // what a pass does not understand it leaves.
-absl::StatusOr<CompiledScorer> CompileScorer(const NameAttrList& function,
-                                             const FunctionLibraryDefinition& library,
-                                             const std::vector<Argument>& arguments,
-                                             const CompileOptions& options);
+absl::StatusOr<RewrittenScorer> RewriteScorer(const NameAttrList& function,
+                                              const FunctionLibraryDefinition& library,
+                                              const std::vector<Argument>& arguments,
+                                              const RewriteOptions& options);
 
 }  // namespace nann_passes
 }  // namespace tensorflow
 
-#endif  // GRAPPLER_PASSES_COMPILE_SCORER_H_
+#endif  // GRAPPLER_PASSES_REWRITE_SCORER_H_

@@ -1,4 +1,4 @@
-#include "grappler_passes/compile_scorer.h"
+#include "grappler_passes/rewrite_scorer.h"
 
 #include <algorithm>
 #include <memory>
@@ -11,13 +11,13 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-bool Wanted(const CompileOptions& options, const std::string& pass) {
+bool Wanted(const RewriteOptions& options, const std::string& pass) {
   return options.passes.empty() ||
          std::find(options.passes.begin(), options.passes.end(), pass) != options.passes.end();
 }
 
 // Folds, and leaves the scorer of rows in `scorer`; where that is refused, leaves it as it was.
-absl::Status Fold(std::unique_ptr<ScorerGraph>& scorer, CompiledScorer* compiled) {
+absl::Status Fold(std::unique_ptr<ScorerGraph>& scorer, RewrittenScorer* rewritten) {
   PassReport report{"item_fold", 0, CostsOf(*scorer), CostsOf(*scorer), ""};
   auto copy = ScorerGraph::Create(scorer->ToGraphDef(), scorer->arguments());
   TF_RETURN_IF_ERROR(copy.status());
@@ -32,7 +32,7 @@ absl::Status Fold(std::unique_ptr<ScorerGraph>& scorer, CompiledScorer* compiled
     auto made = ScorerGraph::Create(folded.score, std::move(arguments));
     TF_RETURN_IF_ERROR(made.status());
     scorer = *std::move(made);
-    compiled->fold = std::move(folded.fold);
+    rewritten->fold = std::move(folded.fold);
     report.rewrites = 1;
     report.after = CostsOf(*scorer);
   } else if (absl::IsFailedPrecondition(rows.status())) {
@@ -40,39 +40,39 @@ absl::Status Fold(std::unique_ptr<ScorerGraph>& scorer, CompiledScorer* compiled
   } else {
     return rows.status();
   }
-  compiled->reports.push_back(std::move(report));
+  rewritten->reports.push_back(std::move(report));
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<CompiledScorer> CompileScorer(const NameAttrList& function,
-                                             const FunctionLibraryDefinition& library,
-                                             const std::vector<Argument>& arguments,
-                                             const CompileOptions& options) {
+absl::StatusOr<RewrittenScorer> RewriteScorer(const NameAttrList& function,
+                                              const FunctionLibraryDefinition& library,
+                                              const std::vector<Argument>& arguments,
+                                              const RewriteOptions& options) {
   auto flat = FlatGraph(function, library);
   TF_RETURN_IF_ERROR(flat.status());
   auto scorer = ScorerGraph::Create(*flat, arguments);
   TF_RETURN_IF_ERROR(scorer.status());
-  CompiledScorer compiled;
+  RewrittenScorer rewritten;
   auto reports = RunPasses(*scorer, options.passes);
   TF_RETURN_IF_ERROR(reports.status());
-  compiled.reports = *std::move(reports);
+  rewritten.reports = *std::move(reports);
   if (options.fold_items && Wanted(options, "item_fold")) {
-    TF_RETURN_IF_ERROR(Fold(*scorer, &compiled));
+    TF_RETURN_IF_ERROR(Fold(*scorer, &rewritten));
   }
   PassReport hoist{"user_hoist", 0, CostsOf(**scorer), CostsOf(**scorer), ""};
   if (Wanted(options, "user_hoist")) {
     SplitScorer split = SplitByUser(**scorer);
     hoist.rewrites = split.prepared.size();
-    if (!split.prepared.empty()) compiled.prepare = std::move(split.prepare);
-    compiled.score = std::move(split.score);
-    compiled.prepared = std::move(split.prepared);
+    if (!split.prepared.empty()) rewritten.prepare = std::move(split.prepare);
+    rewritten.score = std::move(split.score);
+    rewritten.prepared = std::move(split.prepared);
   } else {
-    compiled.score = (*scorer)->ToGraphDef();
+    rewritten.score = (*scorer)->ToGraphDef();
   }
-  compiled.reports.push_back(std::move(hoist));
-  return compiled;
+  rewritten.reports.push_back(std::move(hoist));
+  return rewritten;
 }
 
 }  // namespace nann_passes
