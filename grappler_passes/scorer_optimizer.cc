@@ -1,6 +1,6 @@
 // The passes as Grappler knows them: `nann_scorer` runs all that need no new index, `nann_<pass>`
 // one of them. A ConfigProto names them in `graph_options.rewrite_options.custom_optimizers`. They
-// rewrite the scorers of `Nann>BeamSearch` nodes, in the graph and in the bodies of functions.
+// rewrite the scorers of search nodes, in the graph and in the bodies of functions.
 //
 // The op does the same when it first meets a scorer, so a configuration is for those who want a
 // choice of passes. Shapes of variables are followed to their handles; where one is not found, the
@@ -13,6 +13,7 @@
 #include "absl/log/log.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/ops/search_interface.h"
 #include "grappler_passes/pass.h"
 #include "grappler_passes/rewrite_scorer.h"
 #include "grappler_passes/scorer_function.h"
@@ -26,9 +27,7 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-constexpr char kSearch[] = "Nann>BeamSearch";
-constexpr int kFirstOwnInput = 8;  // `user`, after what all searches take.
-constexpr int kMaxSteps = 64;      // From a handle's use to its making.
+constexpr int kMaxSteps = 64;  // From a handle's use to its making.
 
 // A place in a graph: in the body of `function`, or in the graph itself where it is null.
 struct Place {
@@ -100,6 +99,14 @@ class Origins {
   const GraphDef& graph_;
 };
 
+// The search op that a node runs, or null.
+const nann_ops::SearchInterface* FindSearch(const NodeDef& node) {
+  for (const nann_ops::SearchInterface* search : nann_ops::kSearches) {
+    if (node.op() == search->op) return search;
+  }
+  return nullptr;
+}
+
 // The traced shape of an argument, the batch set to one user; false where it was not noted.
 bool TracedShape(const FunctionDef& function, int index, int64_t many, Argument* argument) {
   const auto attributes = function.arg_attr().find(index);
@@ -160,13 +167,16 @@ class ScorerOptimizer : public grappler::CustomGraphOptimizer {
  private:
   absl::Status Rewrite(const Origins& origins, const FunctionDef* place, NodeDef* node,
                        FunctionLibraryDefinition* library, std::vector<FunctionDef>* made) const {
-    if (node->op() != kSearch) return absl::OkStatus();
+    if (FindSearch(*node) == nullptr) return absl::OkStatus();
+    const auto functions = [node](const std::string& attribute) {
+      const auto found = node->attr().find(attribute);  // Saved graphs leave defaults out.
+      return found == node->attr().end() ? 0 : found->second.list().func_size();
+    };
+    if (functions("scorer") != 1) return absl::OkStatus();  // A metric scores.
+    if (functions("prepare") > 0) return absl::OkStatus();  // It was rewritten before.
+    if (functions("compiled_scorer") > 0) return absl::UnimplementedError("XLA compiles it");
     auto& attributes = *node->mutable_attr();
-    if (attributes["prepare"].list().func_size() > 0) return absl::OkStatus();  // It was before.
-    if (attributes["compiled_scorer"].list().func_size() > 0) {
-      return absl::UnimplementedError("XLA compiles it");
-    }
-    const NameAttrList& scorer = attributes["scorer"].func();
+    const NameAttrList& scorer = attributes["scorer"].list().func(0);
     const FunctionDef* function = library->Find(scorer.name());
     if (function == nullptr) return absl::NotFoundError("its function is not in the library");
     std::vector<Argument> arguments;
@@ -198,7 +208,7 @@ class ScorerOptimizer : public grappler::CustomGraphOptimizer {
     TF_RETURN_IF_ERROR(score.status());
     NameAttrList replaced;
     replaced.set_name(score->signature().name());
-    *attributes["scorer"].mutable_func() = replaced;
+    *attributes["scorer"].mutable_list()->mutable_func(0) = replaced;
     return absl::OkStatus();
   }
 
@@ -207,9 +217,9 @@ class ScorerOptimizer : public grappler::CustomGraphOptimizer {
     std::vector<DataType> users, captured;
     TF_RETURN_IF_ERROR(GetNodeAttr(node, "Tuser", &users));
     TF_RETURN_IF_ERROR(GetNodeAttr(node, "Tcaptured", &captured));
-    const int items = users.size();
+    const int items = users.size(), first_user = FindSearch(node)->first_list_input();
     if (function.signature().input_arg_size() != items + 1 + captured.size() ||
-        NumInputs(node) != kFirstOwnInput + users.size() + captured.size()) {
+        NumInputs(node) != first_user + users.size() + captured.size()) {
       return absl::InvalidArgumentError("it takes another number of arguments than the search has");
     }
     for (int i = 0; i < items; ++i) {
@@ -226,7 +236,7 @@ class ScorerOptimizer : public grappler::CustomGraphOptimizer {
       Argument argument{kModel, captured[i], {}};
       argument.shaped = false;
       if (captured[i] == DT_RESOURCE) {
-        const NodeDef* variable = origins.Variable({place, node.input(kFirstOwnInput + items + i)});
+        const NodeDef* variable = origins.Variable({place, node.input(first_user + items + i)});
         TensorShapeProto shape;
         if (variable == nullptr || !GetNodeAttr(*variable, "shape", &shape).ok() ||
             shape.unknown_rank()) {

@@ -42,7 +42,7 @@ def bench_whole_search(folder: Path, quick: bool = False) -> dict[str, dict[str,
         peers = {
             name: BestFirst(workload, neural)
             for name, neural in {
-                AS_IT_IS: NeuralTopK(index, score, optimize=False),
+                AS_IT_IS: NeuralTopK(index, score, rewrite=False),
                 AT_LOAD: NeuralTopK(index, score),
                 SHIPPED: _folded(workload, Path(rows)),
             }.items()

@@ -146,7 +146,9 @@ def _engines(items: np.ndarray, queries: np.ndarray, cache: Path) -> Iterator[tu
     built = _faiss_graph(items, cache / "faiss.index")
     mapped = MappedIndex(_our_index(built, items, cache / "ours"))
     search = tf.function(
-        lambda frontier, pool: ops.metric_search(mapped.resource_handle, queries, "dot", K, [frontier, pool]).item_ids
+        lambda frontier, pool: (
+            ops.best_first_search(mapped.resource_handle, [queries], "dot", K, frontier, pool, max_steps=1000).item_ids
+        )
     )
 
     def ours(frontier: int) -> Engine:

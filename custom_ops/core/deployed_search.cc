@@ -10,18 +10,18 @@
 
 namespace nann {
 
-absl::StatusOr<std::unique_ptr<Search>> DeployedSearch::Create(absl::Span<const int32_t> widths,
+absl::StatusOr<std::unique_ptr<Search>> DeployedSearch::Create(absl::Span<const int32_t> level_topn,
                                                                int num_layers) {
-  if (widths.size() <= static_cast<size_t>(num_layers)) {
+  if (level_topn.size() < static_cast<size_t>(num_layers) + 2) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "level_topn has ", widths.size() + 1, " entries; this index needs at least ",
+        "level_topn has ", level_topn.size(), " entries; this index needs at least ",
         num_layers + 2, ": one per layer above the ground, one per ground round, and k"));
   }
-  for (size_t i = 0; i < widths.size(); ++i) {
-    absl::Status status = CheckWidth(absl::StrCat("level_topn[", i, "]"), widths[i]);
+  for (size_t i = 0; i < level_topn.size(); ++i) {
+    absl::Status status = CheckWidth(absl::StrCat("level_topn[", i, "]"), level_topn[i]);
     if (!status.ok()) return status;
   }
-  return absl::WrapUnique<Search>(new DeployedSearch(widths));
+  return absl::WrapUnique<Search>(new DeployedSearch(level_topn.first(level_topn.size() - 1)));
 }
 
 absl::Status DeployedSearch::WalkGraph(const IndexView& index, const SearchRequest& request,

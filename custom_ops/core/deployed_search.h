@@ -17,9 +17,9 @@ namespace nann {
 // excluded items.
 class DeployedSearch : public Search {
  public:
-  // `widths` is the original's level_topn without its last entry: the beam of every layer above the
-  // ground, start layer first, then the picks of each ground round (at least one).
-  static absl::StatusOr<std::unique_ptr<Search>> Create(absl::Span<const int32_t> widths,
+  // `level_topn` is the original's: the beam of every layer above the ground, start layer first, then
+  // the picks of each ground round (at least one), then how many items are wanted of the answer.
+  static absl::StatusOr<std::unique_ptr<Search>> Create(absl::Span<const int32_t> level_topn,
                                                         int num_layers);
 
  private:

@@ -173,7 +173,8 @@ std::vector<std::unique_ptr<Search>> Searches(Input& input, int num_layers) {
   const auto ef = Widths(input, num_layers + 1, 20);
   auto rounds = Widths(input, num_layers + 1, 5);
   rounds[0] = 1;
-  const auto level_topn = Widths(input, num_layers + 1 + input.Below(4), 20);
+  auto level_topn = Widths(input, num_layers + 1 + input.Below(4), 20);
+  level_topn.push_back(10);
   absl::StatusOr<std::unique_ptr<Search>> searches[] = {
       RoundsSearch::Create(ef, rounds, num_layers), DeployedSearch::Create(level_topn, num_layers),
       BestFirstSearch::Create(ef[0], ef[1], input.Below(10))};

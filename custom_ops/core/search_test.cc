@@ -71,9 +71,11 @@ std::unique_ptr<Search> RandomSearch(Random& random, int num_layers) {
     ef.push_back(Draw(random, 1, 20));
     rounds.push_back(i == 0 ? 1 : Draw(random, 1, 4));
   }
+  std::vector<int32_t> level_topn = ef;
+  level_topn.push_back(10);
   const int kind = Draw(random, 0, 2);
   auto search = kind == 0   ? RoundsSearch::Create(ef, rounds, num_layers)
-                : kind == 1 ? DeployedSearch::Create(ef, num_layers)
+                : kind == 1 ? DeployedSearch::Create(level_topn, num_layers)
                             : BestFirstSearch::Create(ef[0], ef[1], Draw(random, 0, 9));
   CHECK_THAT(search.ok());
   return *std::move(search);

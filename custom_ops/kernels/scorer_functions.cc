@@ -70,7 +70,7 @@ absl::StatusOr<std::vector<nann_passes::Argument>> Arguments(OpKernelContext* ct
   TF_RETURN_IF_ERROR(ctx->input_list("user", &user));
   TF_RETURN_IF_ERROR(ctx->input_list("captured", &captured));
   core::RefCountPtr<IndexResource> resource;
-  TF_RETURN_IF_ERROR(LookupResource(ctx, HandleFromInput(ctx, 0), &resource));
+  TF_RETURN_IF_ERROR(LookupResource(ctx, HandleFromInput(ctx, kIndex), &resource));
   const auto index = resource->Get();
   TF_RETURN_IF_ERROR(index.status());
   const auto record = ctx->function_library()->GetFunctionLibraryDefinition()->FindRecord(scorer);
@@ -135,10 +135,16 @@ absl::Status Rewrite(OpKernelContext* ctx, const ScorerDefinition& definition,
 }  // namespace
 
 absl::Status ReadScorerDefinition(OpKernelConstruction* ctx, ScorerDefinition* definition) {
-  TF_RETURN_IF_ERROR(ctx->GetAttr("scorer", &definition->scorer));
+  std::vector<NameAttrList> scorer;
+  TF_RETURN_IF_ERROR(ctx->GetAttr("scorer", &scorer));
+  if (scorer.size() != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("scorer holds ", scorer.size(),
+                                                   " functions; without a metric it must hold 1"));
+  }
+  definition->scorer = scorer.front();
   TF_RETURN_IF_ERROR(ctx->GetAttr("compiled_scorer", &definition->compiled_scorer));
   TF_RETURN_IF_ERROR(ctx->GetAttr("prepare", &definition->prepare));
-  TF_RETURN_IF_ERROR(ctx->GetAttr("optimize", &definition->optimize));
+  TF_RETURN_IF_ERROR(ctx->GetAttr("rewrite", &definition->rewrite));
   TF_RETURN_IF_ERROR(CheckOne("compiled_scorer", definition->compiled_scorer));
   return CheckOne("prepare", definition->prepare);
 }
@@ -147,7 +153,7 @@ absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
     OpKernelContext* ctx, const ScorerDefinition& definition) {
   auto functions = std::make_unique<ScorerFunctions>();
   FunctionLibraryRuntime* const library = functions->library = ctx->function_library();
-  if (definition.optimize && definition.prepare.empty()) {
+  if (definition.rewrite && definition.prepare.empty()) {
     const absl::Status rewritten = Rewrite(ctx, definition, functions.get());
     if (rewritten.ok()) return functions;
     LOG(WARNING) << "The scorer runs as it is, without the passes: " << rewritten.message();

@@ -15,9 +15,9 @@ namespace nann_ops {
 // The attributes of a search that say what its scorer is.
 struct ScorerDefinition {
   NameAttrList scorer;
-  std::vector<NameAttrList> compiled_scorer;  // At most one, and so
-  std::vector<NameAttrList> prepare;          // here.
-  bool optimize;
+  // Zero or one function: attributes have no optional functions.
+  std::vector<NameAttrList> compiled_scorer, prepare;
+  bool rewrite;
 };
 
 absl::Status ReadScorerDefinition(OpKernelConstruction* ctx, ScorerDefinition* definition);

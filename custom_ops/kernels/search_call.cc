@@ -7,9 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "custom_ops/core/best_first_search.h"
-#include "custom_ops/core/deployed_search.h"
-#include "custom_ops/core/rounds_search.h"
 #include "custom_ops/core/scoped_timer.h"
 
 namespace tensorflow {
@@ -22,71 +19,40 @@ constexpr int64_t kMaxAnswerEntries = int64_t{1} << 26;
 // What an answer holds for NaN, and where there is no item.
 constexpr float kWorst = -std::numeric_limits<float>::infinity();
 
-// The search that `algorithm` and its parameters describe, for answers of k items.
-absl::StatusOr<std::unique_ptr<nann::Search>> MakeSearch(const std::string& algorithm, int32_t k,
-                                                         absl::Span<const int32_t> ef,
-                                                         absl::Span<const int32_t> rounds,
-                                                         int num_layers) {
-  if (algorithm == "deployed") return nann::DeployedSearch::Create(ef, num_layers);
-  if (algorithm == "rounds") return nann::RoundsSearch::Create(ef, rounds, num_layers);
-  if (ef.size() != 2 || rounds.size() != 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("ef has ", ef.size(), " entries and rounds has ", rounds.size(),
-                     "; best_first needs ef = [frontier, pool] and rounds = [max_steps]"));
-  }
-  TF_RETURN_IF_ERROR(nann::CheckWidth("pool", ef[1]));
-  return nann::BestFirstSearch::Create(ef[0], std::max(ef[1], k), rounds[0]);
-}
-
-absl::Span<const int32_t> AsSpan(const Tensor& tensor) {
-  return {tensor.flat<int32_t>().data(), static_cast<size_t>(tensor.NumElements())};
-}
-
 // Rounded down, so that a search's parts never add up to more than it.
 int64_t Microseconds(std::chrono::nanoseconds time) {
   return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
 }
 
-}  // namespace
-
-absl::Status CheckRank(absl::string_view name, const Tensor& tensor, int rank) {
-  if (tensor.dims() == rank) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(name, " has shape ", tensor.shape().DebugString(),
-                                                 ", it must have rank ", rank));
+absl::Status CheckRanks(OpKernelContext* ctx, absl::Span<const SearchArg> inputs, int first) {
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Tensor& tensor = ctx->input(first + i);
+    if (tensor.dims() == inputs[i].rank) continue;
+    return absl::InvalidArgumentError(absl::StrCat(inputs[i].name, " has shape ",
+                                                   tensor.shape().DebugString(),
+                                                   ", it must have rank ", inputs[i].rank));
+  }
+  return absl::OkStatus();
 }
 
-absl::Status SearchCall::Prepare(const std::string& algorithm) {
-  parts_us_.resize(ctx_->num_outputs() - kFirstPart);
-  if (parts_us_.size() > kMaxParts) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("num_parts is ", parts_us_.size(), ", allowed are 0 to ", kMaxParts));
-  }
+}  // namespace
+
+absl::Status SearchCall::Prepare(const SearchKind& kind) {
+  TF_RETURN_IF_ERROR(CheckRanks(ctx_, kSharedInputs, 0));
+  TF_RETURN_IF_ERROR(CheckRanks(ctx_, kind.inputs, kFirstOwnInput));
   core::RefCountPtr<IndexResource> resource;
-  TF_RETURN_IF_ERROR(LookupResource(ctx_, HandleFromInput(ctx_, 0), &resource));
+  TF_RETURN_IF_ERROR(LookupResource(ctx_, HandleFromInput(ctx_, kIndex), &resource));
   auto index = resource->Get();
   TF_RETURN_IF_ERROR(index.status());
   index_ = *std::move(index);
-  const Tensor& k = ctx_->input(1);
-  const Tensor& ef = ctx_->input(2);
-  const Tensor& rounds = ctx_->input(3);
-  exclude_ = ctx_->input(4);
-  seeds_ = ctx_->input(5);
-  const Tensor& budget = ctx_->input(6);
-  const Tensor& deadline_ms = ctx_->input(7);
-  TF_RETURN_IF_ERROR(CheckRank("k", k, 0));
-  TF_RETURN_IF_ERROR(CheckRank("ef", ef, 1));
-  TF_RETURN_IF_ERROR(CheckRank("rounds", rounds, 1));
-  TF_RETURN_IF_ERROR(CheckRank("exclude", exclude_, 2));
-  TF_RETURN_IF_ERROR(CheckRank("seeds", seeds_, 2));
-  TF_RETURN_IF_ERROR(CheckRank("budget", budget, 0));
-  TF_RETURN_IF_ERROR(CheckRank("deadline_ms", deadline_ms, 0));
-  TF_RETURN_IF_ERROR(SetLimits(budget.scalar<int64_t>()(), deadline_ms.scalar<int32_t>()()));
-  k_ = k.scalar<int32_t>()();
-  TF_RETURN_IF_ERROR(nann::CheckWidth("k", k_));
-  const int layers = index_->view().num_layers();
-  auto search = MakeSearch(algorithm, k_, AsSpan(ef), AsSpan(rounds), layers);
-  TF_RETURN_IF_ERROR(search.status());
-  search_ = *std::move(search);
+  exclude_ = ctx_->input(kExclude);
+  seeds_ = ctx_->input(kSeeds);
+  TF_RETURN_IF_ERROR(SetLimits(ctx_->input(kBudget).scalar<int64_t>()(),
+                               ctx_->input(kDeadlineMs).scalar<int32_t>()()));
+  auto plan = kind.plan(ctx_, index_->view().num_layers());
+  TF_RETURN_IF_ERROR(plan.status());
+  k_ = plan->k;
+  search_ = std::move(plan->search);
 
   batch_ = exclude_.dim_size(0);
   if (seeds_.dim_size(0) != batch_) {
@@ -95,23 +61,20 @@ absl::Status SearchCall::Prepare(const std::string& algorithm) {
                                                    " users"));
   }
   TF_RETURN_IF_ERROR(PrepareScorers());
+  return AllocateOutputs();
+}
+
+absl::Status SearchCall::AllocateOutputs() {
   if (batch_ * k_ > kMaxAnswerEntries) {
     return absl::InvalidArgumentError(absl::StrCat("an answer of ", batch_, " users x k = ", k_,
                                                    " is above ", kMaxAnswerEntries, " entries"));
   }
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(0, TensorShape({batch_, k_}), &item_ids_));
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(1, TensorShape({batch_, k_}), &scores_));
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(2, TensorShape({batch_}), &items_scored_));
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(3, TensorShape({batch_}), &rounds_run_));
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(4, TensorShape({batch_}), &nan_scores_));
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(5, TensorShape({batch_}), &unknown_ids_));
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(6, TensorShape({batch_}), &stopped_));
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(7, TensorShape({batch_}), &search_us_));
-  TF_RETURN_IF_ERROR(ctx_->allocate_output(8, TensorShape({batch_}), &scorer_us_));
-  for (size_t part = 0; part < parts_us_.size(); ++part) {
-    TF_RETURN_IF_ERROR(
-        ctx_->allocate_output(kFirstPart + part, TensorShape({batch_}), &parts_us_[part]));
+  const int64_t extents[] = {batch_, k_};
+  for (int i = 0; i < kNumSearchOutputs; ++i) {
+    const TensorShape shape(absl::MakeConstSpan(extents, kSearchOutputs[i].rank));
+    TF_RETURN_IF_ERROR(ctx_->allocate_output(i, shape, &outputs_[i]));
   }
+  outputs_[kIndexSequence]->vec<int64_t>().setZero();
   return absl::OkStatus();
 }
 
@@ -187,27 +150,26 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
         return scorer->Score(items, scores);
       },
       worker.workspace, statistics));
-  items_scored_->vec<int64_t>()(user) = statistics.items_scored;
-  rounds_run_->vec<int32_t>()(user) = statistics.rounds;
-  nan_scores_->vec<int64_t>()(user) = statistics.nan_scores;
-  unknown_ids_->vec<int64_t>()(user) = unknown;
-  stopped_->vec<int32_t>()(user) = static_cast<int32_t>(statistics.stopped);
+  outputs_[kItemsScored]->vec<int64_t>()(user) = statistics.items_scored;
+  outputs_[kRoundsRun]->vec<int32_t>()(user) = statistics.rounds;
+  outputs_[kNanScores]->vec<int64_t>()(user) = statistics.nan_scores;
+  outputs_[kUnknownIds]->vec<int64_t>()(user) = unknown;
+  outputs_[kStopped]->vec<int32_t>()(user) = static_cast<int32_t>(statistics.stopped);
   {
     const nann::ScopedTimer timer(statistics.merging);
     WriteAnswer(user, worker.workspace.results);
   }
-  scorer_us_->vec<int64_t>()(user) = Microseconds(scorer->scoring());
-  const std::chrono::nanoseconds parts[kMaxParts] = {scorer->gathering(), statistics.merging};
-  for (size_t part = 0; part < parts_us_.size(); ++part) {
-    parts_us_[part]->vec<int64_t>()(user) = Microseconds(parts[part]);
-  }
-  search_us_->vec<int64_t>()(user) = Microseconds(std::chrono::steady_clock::now() - begin);
+  outputs_[kScorerUs]->vec<int64_t>()(user) = Microseconds(scorer->scoring());
+  outputs_[kGatherUs]->vec<int64_t>()(user) = Microseconds(scorer->gathering());
+  outputs_[kMergeUs]->vec<int64_t>()(user) = Microseconds(statistics.merging);
+  outputs_[kSearchUs]->vec<int64_t>()(user) =
+      Microseconds(std::chrono::steady_clock::now() - begin);
   return absl::OkStatus();
 }
 
 void SearchCall::WriteAnswer(int64_t user, const std::vector<nann::Scored>& results) {
-  auto item_ids = item_ids_->matrix<int64_t>();
-  auto scores = scores_->matrix<float>();
+  auto item_ids = outputs_[kItemIds]->matrix<int64_t>();
+  auto scores = outputs_[kScores]->matrix<float>();
   const int64_t count = std::min<int64_t>(k_, results.size());
   int64_t rank = 0;
   for (; rank < count; ++rank) {

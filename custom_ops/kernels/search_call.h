@@ -1,19 +1,21 @@
 #ifndef CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
 #define CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "custom_ops/core/search.h"
 #include "custom_ops/kernels/index_resource.h"
 #include "custom_ops/kernels/worker_pool.h"
+#include "custom_ops/ops/search_interface.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace tensorflow {
@@ -30,28 +32,34 @@ class Scorer {
   virtual std::chrono::nanoseconds scoring() const { return {}; }
 };
 
-// The inputs before it, from `index` to `deadline_ms`, are common to all search ops.
-inline constexpr int kFirstOwnInput = 8;
-// The outputs before it are those of every call, from it on those that a graph asks for.
-inline constexpr int kFirstPart = 9;
-inline constexpr int kMaxParts = 2;
+// A search and the number of items per user that it answers, as a call asks for them.
+struct SearchPlan {
+  int32_t k;
+  std::unique_ptr<nann::Search> search;
+};
 
-// One call of a search op: what its users' searches share. The ops share their first
-// inputs and their outputs; they differ in what scores.
+// What one search op has of its own: its parameters, and the search that these describe over an
+// index of `num_layers` layers.
+struct SearchKind {
+  absl::Span<const SearchArg> inputs;
+  absl::StatusOr<SearchPlan> (*plan)(OpKernelContext* ctx, int num_layers);
+};
+
+// One call of a search op: what its users' searches share. Subclasses differ in what scores.
 class SearchCall {
  public:
   explicit SearchCall(OpKernelContext* ctx) : ctx_(ctx) {}
   virtual ~SearchCall() = default;
 
   // Reads and checks all inputs and allocates the outputs.
-  absl::Status Prepare(const std::string& algorithm);
+  absl::Status Prepare(const SearchKind& kind);
 
   // Searches for every user, the first on this thread, and calls `done` after the last. `call` must
   // be prepared.
   static void Start(std::unique_ptr<SearchCall> call, AsyncOpKernel::DoneCallback done);
 
  protected:
-  // Reads and checks the inputs after the common ones; index() and batch() are known.
+  // Reads and checks the lists of inputs; index() and batch() are known.
   virtual absl::Status PrepareScorers() = 0;
   virtual std::unique_ptr<Scorer> MakeScorer(int64_t user, Worker& worker) = 0;
 
@@ -61,6 +69,7 @@ class SearchCall {
 
  private:
   absl::Status SetLimits(int64_t budget, int32_t deadline_ms);
+  absl::Status AllocateOutputs();
   std::vector<int32_t> Items(const Tensor& ids, int64_t user, int64_t& unknown) const;
   void SearchFor(int64_t user);
   absl::Status Search(int64_t user, Worker& worker);
@@ -76,18 +85,12 @@ class SearchCall {
   nann::SearchRequest limits_;  // Without seeds, which are each user's own.
   int32_t k_ = 0;
   int64_t batch_ = 0;
-  Tensor *item_ids_ = nullptr, *scores_ = nullptr, *items_scored_ = nullptr, *rounds_run_ = nullptr;
-  Tensor *nan_scores_ = nullptr, *unknown_ids_ = nullptr, *stopped_ = nullptr;
-  Tensor *search_us_ = nullptr, *scorer_us_ = nullptr;
-  std::vector<Tensor*> parts_us_;
+  std::array<Tensor*, kNumSearchOutputs> outputs_{};
 
   absl::Mutex mu_;
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   int64_t left_ ABSL_GUARDED_BY(mu_) = 0;
 };
-
-// InvalidArgument where `tensor`, the input called `name`, is of another rank.
-absl::Status CheckRank(absl::string_view name, const Tensor& tensor, int rank);
 
 }  // namespace nann_ops
 }  // namespace tensorflow

@@ -31,7 +31,7 @@ REGISTER_OP("Nann>RewriteScorer")
       return absl::OkStatus();
     })
     .Doc(R"doc(
-Rewrites a scorer, see `Nann>BeamSearch`, by the passes of grappler_passes/ and splits it.
+Rewrites a scorer, see `Nann>BestFirstSearch`, by the passes of grappler_passes/ and splits it.
 
 captured: what the scorer captured; shapes of variables are looked up.
 fold: a serialized GraphDef of a function (items, captured...) -> rows [1, N, width], to be computed once

@@ -9,12 +9,13 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import op_def_registry
 
 from export_tools.graphs.flat import Library, flat_function, flat_graph, split
 from tfserving_ext.errors import NannError
 from tfserving_ext.ops._library import load
 
-SEARCH, OWN_INPUTS = "Nann>BeamSearch", 8  # The op, and how many inputs come before the user tensors.
+SEARCHES = ("Nann>BestFirstSearch", "Nann>RoundsSearch", "Nann>DeployedSearch")
 
 
 class Argument(NamedTuple):
@@ -100,7 +101,7 @@ def read_scorers(meta_graph: Any) -> Scorers:
         fold = _part(*named["fold"], library, lambda own: ["item"] if len(own) == 1 else None)
     searched, prepare = _searched(meta_graph.graph_def, library)
     if original is None and searched is None:
-        raise NannError(f"it has no scorer: neither a function `score` of user tensors and items nor an op {SEARCH}")
+        raise NannError("it has no scorer: neither a function `score` of user tensors and items nor a search op")
     return Scorers(original, searched, prepare, fold, library)
 
 
@@ -169,15 +170,15 @@ def _captured(held: Any, number: int) -> Argument:
 def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | None]:
     """What the first search runs of a scorer, and what it runs of it once per user."""
     bodies = [graph_def.node, *(function.node_def for function in library.values())]
-    if not any(node.op == SEARCH for body in bodies for node in body):
+    if not any(_scores(node) for body in bodies for node in body):
         return None, None
     nodes = {node.name: node for node in flat_graph(graph_def.node, library)}
-    search = next((node for node in nodes.values() if node.op == SEARCH), None)
+    search = next((node for node in nodes.values() if _scores(node)), None)
     if search is None:  # In the body of a loop, or of a function that no signature calls.
         return None, None
     users = len(search.attr["Tuser"].list.type)
     types = search.attr["Tcaptured"].list.type
-    inputs = [tensor for tensor in search.input if not tensor.startswith("^")][OWN_INPUTS + users :]
+    inputs = [tensor for tensor in search.input if not tensor.startswith("^")][_inputs_before_user(search.op) + users :]
     if len(inputs) != len(types):
         raise NannError(f"{search.name} has {len(inputs)} captured tensors and {len(types)} types of them")
     captured = [
@@ -188,9 +189,10 @@ def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | Non
         prepared = len(own) - users - 1
         return None if prepared < 0 else ["user"] * users + ["prepared"] * prepared + ["item"]
 
-    function = library.get(search.attr["scorer"].func.name)
+    name = search.attr["scorer"].list.func[0].name
+    function = library.get(name)
     if function is None:
-        raise NannError(f"{search.name} scores with {search.attr['scorer'].func.name!r}, which is not in its library")
+        raise NannError(f"{search.name} scores with {name!r}, which is not in its library")
     scorer, prepare = _part(function, captured, library, kinds), None
     if scorer is None:
         raise NannError(f"{search.name} scores with {function.signature.name}, which takes too few tensors")
@@ -199,6 +201,15 @@ def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | Non
             raise NannError(f"{search.name} prepares with {each.name!r}, which is not in its library")
         prepare = _part(library[each.name], captured, library, lambda own: ["user"] * len(own))
     return scorer, prepare
+
+
+def _scores(node: node_def_pb2.NodeDef) -> bool:
+    """Whether a node is a search under a function; a metric is no scorer that could be read."""
+    return node.op in SEARCHES and "scorer" in node.attr and len(node.attr["scorer"].list.func) > 0
+
+
+def _inputs_before_user(op: str) -> int:
+    return [argument.name for argument in op_def_registry.get(op).input_arg].index("user")
 
 
 def _source(nodes: Mapping[str, node_def_pb2.NodeDef], tensor: str, dtype: int, number: int) -> Argument:

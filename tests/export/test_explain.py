@@ -234,8 +234,8 @@ def changed(folded, what, name):
     saved = saved_model_pb2.SavedModel.FromString((folded / "saved_model.pb").read_bytes())
     for function in saved.meta_graphs[0].graph_def.library.function:
         for node in function.node_def:
-            if what == "scorer" and node.op == "Nann>BeamSearch":
-                node.attr["scorer"].func.name = name
+            if what == "scorer" and node.op == "Nann>BestFirstSearch":
+                node.attr["scorer"].list.func[0].name = name
             elif what == "endless" and node.op == "StatefulPartitionedCall":
                 node.attr["f"].func.name = function.signature.name
     return saved.SerializeToString()

@@ -109,7 +109,7 @@ def test_grappler_leaves_the_tower_between_the_reads_of_the_clock(traced, root):
     for work in by_op["MatMul"] + by_op["ReadVariableOp"]:
         assert begin in waits[work]
         assert work in waits[end]
-    assert end in waits[by_op["Nann>BeamSearch"][0]]
+    assert end in waits[by_op["Nann>BestFirstSearch"][0]]
     # What a request is checked for is done before.
     assert set(by_op["Assert"]) <= waits[begin]
 

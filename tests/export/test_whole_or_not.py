@@ -14,6 +14,7 @@ from google.protobuf import text_format
 from tensorflow.core.framework import graph_pb2
 
 from export_tools import Defaults, export, inspect
+from export_tools.graphs.scorers import SEARCHES
 from export_tools.manifest import check_files, read_manifest
 from tfserving_ext.artifacts import read_json
 
@@ -163,7 +164,7 @@ def test_inspect_shows_what_is_inside(world):
     assert retrieve["inputs"]["k"] == {"type": "int32 of any shape", "default": 20}
     assert retrieve["outputs"]["scores"] == "float32 [?, ?]"
     assert found["signatures"]["serving_default"]["inputs"]["comm_seq"] == {"type": "float16 [1, 3200]"}
-    assert set(found["ops"]) == {"Nann>BeamSearch", "Nann>IndexHandle", "Nann>IndexOpen"}
+    assert set(found["ops"]) == {*SEARCHES, "Nann>IndexHandle", "Nann>IndexOpen"}
     files = [path for path in world.saved_model.rglob("*") if path.is_file()]
     assert found["bytes"]["all"] == sum(path.stat().st_size for path in files)
     # Tables are assets: the graph does not grow with them.

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.index.conftest import DIM, N, csr
+from tests.ops.searching import any_search
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, write_index
@@ -181,7 +182,7 @@ def test_without_validation_a_broken_edge_ends_the_search_and_not_the_process(in
     handle = ops.index_handle(shared_name=str(index.folder))
 
     def search(ef):
-        return ops.beam_search(handle, [tf.zeros([1, 1])], lambda user, items: items[..., 0], DIM, 3, ef, [1, 1, 9])
+        return any_search(handle, [tf.zeros([1, 1])], lambda user, items: items[..., 0], DIM, 3, ef, [1, 1, 9])
 
     with pytest.raises(tf.errors.DataLossError, match="item 1 has the neighbour 1073741824 in layer 0"):
         search([9, 9, 9])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfserving_ext import ops
+from tests.ops.searching import any_search
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.index import build as build_module
@@ -104,7 +104,7 @@ def test_tiny_corpora(tmp_path, n):
     levels = [graph.hnsw.levels.at(item) for item in range(n)]
     highest = min(2, max(levels) - 1)
     assert index.entry_points.tolist() == [item for item in range(n) if levels[item] > highest]
-    found = ops.beam_search(
+    found = any_search(
         (mapped := MappedIndex(index)).resource_handle,
         [tf.ones([1, 3])],
         lambda user, items: tf.reduce_sum(items * user[:, None], -1),

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.index.test_reach import rows_of
-from tfserving_ext import ops
+from tests.ops.searching import any_search
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.index import copies as copies_module
 from tfserving_ext.index.copies import find_copies
@@ -74,7 +74,7 @@ def test_copies_lead_where_their_item_leads(tmp_path):
 def answers(index: Index, users: np.ndarray, seeds: np.ndarray | None, k: int) -> np.ndarray:
     """Scores of the best-first search, float32 [users, k], by squared distance."""
     mapped = MappedIndex(index)
-    found = ops.beam_search(
+    found = any_search(
         mapped.resource_handle,
         [tf.constant(users)],
         lambda user, items: -tf.reduce_sum(tf.square(items - user[:, None]), -1),

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.ops.reference import Graph
+from tests.ops.searching import any_search
 from tfserving_ext import ops
 
 # The user tensor is a table of this many scores, one an item; a row of floats as long as this is no multiple of a
@@ -73,8 +74,9 @@ class Searcher:
         """The search as a tf.function of scores [B, ITEMS] and its parameters; traced at its first use."""
 
         def search(user, k, ef, rounds, exclude, seeds, budget, deadline_ms):
-            parameters = k, ef, rounds, exclude, algorithm, batch_sizes, seeds, budget, deadline_ms
-            return ops.beam_search(self.index, [user], self.score, self.dim, *parameters)
+            given = {"exclude": exclude, "seeds": seeds, "budget": budget, "deadline_ms": deadline_ms}
+            options = {"algorithm": algorithm, "batch_sizes": batch_sizes, **given}
+            return any_search(self.index, [user], self.score, self.dim, k, ef, rounds, **options)
 
         signature = [
             tf.TensorSpec([None, ITEMS], tf.float32),

@@ -158,7 +158,7 @@ def test_no_users(searcher, algorithm, limits):
     ef, rounds = {"rounds": ([3] * 3, [1] * 3), "deployed": ([3] * 4, ()), "best_first": ([2, 4], [9])}[algorithm]
     searcher.open(GRAPHS["no edges"])
     found = searcher(np.zeros([0, 6]), 4, ef, rounds, none, algorithm, seeds=none, **limits)
-    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 9]
+    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 10]
 
 
 @pytest.mark.parametrize("algorithm", ["rounds", "deployed"])
@@ -207,7 +207,7 @@ def test_queries_that_are_no_numbers(tmp_path, metric, value):
     with np.errstate(invalid="ignore"):
         scores = numpy_scores(metric, query, rows).astype(np.float32)
     wanted = best_first_search(graph, scores, 4, 2, 4, 9, [])
-    found = ops.metric_search(index, query[None], metric, 4, [2, 4], [9])
+    found = ops.best_first_search(index, [query[None]], metric, 4, 2, 4, 9)
     assert found.item_ids.numpy().tolist() == [wanted.ids]
     assert found.scores.numpy().tolist() == [wanted.scores]
     assert found.nan_scores.numpy().tolist() == [wanted.nan_scores]

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.eager import cancellation
 
 from tests.ops.conftest import ITEMS, table_embeddings, table_score
 from tests.ops.reference import Graph, rounds_search
+from tests.ops.searching import any_search
 from tfserving_ext import ops
 from tfserving_ext.index import Layer, write_index
 from tfserving_ext.index.resource import MappedIndex
@@ -59,7 +59,7 @@ class Searching(tf.Module):
         def score(user, items):
             return table_score(user, items) + self.shift
 
-        found = ops.beam_search(self.index.resource_handle, [users], score, 2, k, EF, ROUNDS)
+        found = any_search(self.index.resource_handle, [users], score, 2, k, EF, ROUNDS)
         return found._asdict()
 
 
@@ -92,20 +92,20 @@ def test_shapes_are_static_where_they_are_known(index, users_shape, exclude_shap
     )
     def search(users, exclude, some_k):
         exclude = None if exclude_shape is None else exclude
-        found = ops.beam_search(
+        found = any_search(
             index.resource_handle, [users], table_score, 2, k or some_k, EF, ROUNDS, exclude, batch_sizes=(8,)
         )
         seen.append([part.shape.as_list() for part in found])
         return found
 
     search.get_concrete_function()
-    assert seen == [[[batch, width], [batch, width], *[[batch]] * 9]]
+    assert seen == [[[batch, width], [batch, width], *[[batch]] * 10]]
 
 
 def test_batches_that_cannot_agree_are_refused_when_traced(index):
     with pytest.raises(ValueError, match="Dimensions must be equal, but are 3 and 2"):
         tf.function(
-            lambda: ops.beam_search(
+            lambda: any_search(
                 index.resource_handle,
                 [tf.zeros([2, ITEMS])],
                 table_score,
@@ -119,7 +119,7 @@ def test_batches_that_cannot_agree_are_refused_when_traced(index):
 
 
 def test_eagerly_and_in_a_function(index, users, expected):
-    eager = ops.beam_search(index.resource_handle, [tf.constant(users)], table_score, 2, 5, EF, ROUNDS)
+    eager = any_search(index.resource_handle, [tf.constant(users)], table_score, 2, 5, EF, ROUNDS)
     agree(eager._asdict(), expected)
     module = Searching(index)
     agree(module.search(tf.constant(users), 5), expected)
@@ -154,38 +154,6 @@ def test_in_a_session_as_serving_loads_it(index, users, expected, tmp_path):
             agree(session.run(outputs, feed), expected)
 
 
-def test_a_module_saved_before_an_output_was_added(index, users, expected, tmp_path):
-    """A search without `num_parts`, and as many outputs as there were then."""
-    module = tf.Module()
-    module.index = index
-
-    @tf.function(input_signature=[tf.TensorSpec([None, ITEMS])])
-    def old(users):
-        found = ops.beam_search(index.resource_handle, [users], table_score, 2, 5, EF, ROUNDS)
-        return {name: getattr(found, name) for name in ("item_ids", "scores", "items_scored", "rounds")}
-
-    module.old = old
-    tf.saved_model.save(module, str(tmp_path), signatures={"old": old})
-    saved = saved_model_pb2.SavedModel.FromString((tmp_path / "saved_model.pb").read_bytes())
-    (search,) = [op for op in saved.meta_graphs[0].meta_info_def.stripped_op_list.op if op.name == "Nann>BeamSearch"]
-    assert search.output_arg.pop().name == "parts_us"
-    search.attr.remove(next(attr for attr in search.attr if attr.name == "num_parts"))
-    nodes = [node for function in saved.meta_graphs[0].graph_def.library.function for node in function.node_def]
-    searches = [node for node in nodes if node.op == "Nann>BeamSearch"]
-    assert searches
-    for node in searches:
-        del node.attr["num_parts"]
-        # TensorFlow compares their number with the node's outputs.
-        del node.attr["_output_shapes"].list.shape[9:]
-    (tmp_path / "saved_model.pb").write_bytes(saved.SerializeToString())
-    loaded = tf.saved_model.load(str(tmp_path))
-    agree(loaded.old(tf.constant(users)), expected)
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path)).signature_def["old"]
-        outputs = {name: info.name for name, info in signature.outputs.items()}
-        agree(session.run(outputs, {signature.inputs["users"].name: users}), expected)
-
-
 def test_many_threads_at_once(index, users, expected):
     """Workers are lent to one search at a time, whoever asks."""
     module = Searching(index)
@@ -211,7 +179,7 @@ def test_an_index_is_replaced_under_running_searches(index, graph, users, expect
 
     @tf.function(input_signature=[tf.TensorSpec([None, ITEMS])])
     def search(users):
-        return ops.beam_search(handle, [users], table_score, 2, 5, EF, ROUNDS).item_ids
+        return any_search(handle, [users], table_score, 2, 5, EF, ROUNDS).item_ids
 
     old = [answer.ids for answer in expected]
     new = [[item + 10**6 for item in answer.ids] for answer in expected]
@@ -291,7 +259,7 @@ def test_a_cancelled_request_stops_between_rounds(tmp_path, graph, users):
 
     @tf.function
     def search(users):
-        return ops.beam_search(handle, [users], score, 2, 5, EF, ROUNDS).item_ids
+        return any_search(handle, [users], score, 2, 5, EF, ROUNDS).item_ids
 
     function = search.get_concrete_function(tf.TensorSpec([1, ITEMS]))
     with pytest.raises(tf.errors.CancelledError):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ops.reference import Answer, Graph, best_first_search, rounds_search
+from tests.ops.searching import any_search
 from tfserving_ext import ops
 
 METRICS = ["dot", "l2", "cosine"]
@@ -58,8 +59,8 @@ def test_best_first_and_rounds_answer_as_the_reference(index, world, metric, k, 
     graph, embeddings, queries = world
     index.open(graph, embeddings)
     ef, rounds = [pool] * (len(graph.layers) + 1), [1] + [2] * len(graph.layers)
-    best_first = ops.metric_search(index.handle, queries, metric, k, [3, pool], [50])
-    paper = ops.metric_search(index.handle, queries, metric, k, ef, rounds, algorithm="rounds")
+    best_first = any_search(index.handle, [queries], metric, 0, k, [3, pool], [50], algorithm="best_first")
+    paper = any_search(index.handle, [queries], metric, 0, k, ef, rounds)
     for row, query in enumerate(queries):
         scores = numpy_scores(metric, query, embeddings).astype(np.float32)
         check(best_first, row, best_first_search(graph, scores, k, 3, pool, 50, []))
@@ -81,7 +82,7 @@ def test_scores_are_those_of_numpy(index, metric, dim):
     embeddings, queries = (rng.normal(size=[count, dim]).astype(np.float32) for count in (50, 4))
     embeddings[7], queries[2] = 0, 0
     index.open(Graph(np.arange(50), list(range(50)), [[[]] * 50]), embeddings)
-    found = ops.metric_search(index.handle, queries, metric, 50, [1, 50], [1])
+    found = ops.best_first_search(index.handle, [queries], metric, 50, 1, 50, 1)
     for row, query in enumerate(queries):
         scores = numpy_scores(metric, query, embeddings)
         np.testing.assert_allclose(found.scores.numpy()[row], np.sort(scores)[::-1], rtol=1e-4, atol=1e-5)
@@ -93,10 +94,10 @@ def test_queries_of_another_shape_are_refused(index, shape):
     index.open(Graph(np.arange(4), [0], [[[]] * 4]), np.ones([4, 2], np.float32))
     none = np.zeros([2, 0], np.int64)
     with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=r"queries|rank"):
-        ops.metric_search(index.handle, tf.zeros(shape), "dot", 1, [1, 1], [1], exclude=none, seeds=none)
+        ops.best_first_search(index.handle, [tf.zeros(shape)], "dot", 1, 1, 1, exclude=none, seeds=none)
 
 
 def test_an_unknown_metric_is_refused(index):
     index.open(Graph(np.arange(4), [0], [[[]] * 4]), np.ones([4, 2], np.float32))
     with pytest.raises(tf.errors.InvalidArgumentError, match="not in the list of allowed values"):
-        ops.metric_search(index.handle, tf.zeros([1, 2]), "hamming", 1, [1, 1], [1])
+        ops.best_first_search(index.handle, [tf.zeros([1, 2])], "hamming", 1, 1, 1)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tests.ops.conftest import ITEMS, table_embeddings, table_score
 from tests.ops.reference import Graph, rounds_search
-from tfserving_ext import ops
+from tests.ops.searching import any_search
 from tfserving_ext.index import Layer, write_index
 from tfserving_ext.index.resource import MappedIndex
 
@@ -90,7 +90,7 @@ class Searching(tf.Module):
 
     def found(self, score: Callable[..., tf.Tensor]) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
         return lambda users: {
-            "item_ids": ops.beam_search(self.index.resource_handle, [users], score, 2, K, EF, ROUNDS).item_ids
+            "item_ids": any_search(self.index.resource_handle, [users], score, 2, K, EF, ROUNDS).item_ids
         }
 
 

@@ -95,8 +95,6 @@ def test_exclude_and_users_must_agree(small):
         ({"ef": [6_000_000, 5]}, "frontier is 6000000, allowed are 1 to 1000000"),
         ({"rounds": [-1]}, "max_steps is -1, allowed are 1 to 10000, and 0 for no limit"),
         ({"rounds": [10_001]}, "max_steps is 10001, allowed are 1 to 10000, and 0 for no limit"),
-        ({"ef": [2, 3, 4]}, "best_first needs ef = [frontier, pool] and rounds = [max_steps]"),
-        ({"rounds": []}, "best_first needs ef = [frontier, pool] and rounds = [max_steps]"),
         ({"budget": -1}, "budget is -1 and deadline_ms is 0, allowed are 0 (no limit) and above"),
         ({"deadline_ms": -7}, "budget is 0 and deadline_ms is -7, allowed are 0 (no limit) and above"),
     ],
@@ -138,9 +136,8 @@ def test_wrong_ranks(small, name, value, message, known):
 
     @tf.function(input_signature=[{key: tf.TensorSpec(shape[key], tensors[key].dtype) for key in tensors}])
     def search(given):
-        return ops.load().nann_beam_search(
-            index=small.index, **given | {"user": [given["user"]]}, captured=[], scorer=score, batch_sizes=[8]
-        )
+        lists = {"user": [given["user"]], "captured": [], "filters": []}
+        return ops.load().nann_rounds_search(index=small.index, **given | lists, scorer=[score], batch_sizes=[8])
 
     with pytest.raises(ValueError if known else InvalidArgumentError) as refused:
         search(tensors)
@@ -148,18 +145,42 @@ def test_wrong_ranks(small, name, value, message, known):
     assert not known or re.search(r"Shape must be (at least )?rank \d but is rank \d", str(refused.value))
 
 
-@pytest.mark.parametrize("grid", [(0,), (-1, 4), (8, 8), (16, 4), (1_000_001,)])
+def best_first(index, **changed):
+    """The op itself, for what the Python functions never ask of it."""
+    none = tf.zeros([1, 0], tf.int64)
+    shared = {"index": index, "exclude": none, "seeds": none, "budget": 0, "deadline_ms": 0}
+    own = {"k": 3, "frontier": 2, "pool": 5, "max_steps": 9}
+    lists = {"user": [tf.zeros([1, 2])], "captured": [], "filters": []}
+    return ops.load().nann_best_first_search(**shared | own | lists | {"metric": "dot"} | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"filters": [[1, 2], [3]]}, "filters holds 2 tensors, but this version of nann has no filters"),
+        ({"placement": "gpu"}, 'Value for attr \'placement\' of "gpu" is not in the list of allowed values: "cpu"'),
+        ({"metric": "none"}, "scorer holds 0 functions; without a metric it must hold 1"),
+        ({"user": [tf.zeros([1, 2])] * 2}, "user has the types [float, float]; the metric dot needs none and one"),
+        ({"user": [tf.zeros([1, 2], tf.float64)]}, "user has the types [double]; the metric dot needs none and one"),
+    ],
+)
+def test_what_this_version_does_not_know_is_refused(small, changed, message):
+    with pytest.raises((InvalidArgumentError, tf.errors.UnimplementedError), match=re.escape(message)):
+        best_first(small.index, **changed)
+    assert best_first(small.index).index_sequence.numpy().tolist() == [0]
+
+
+def test_a_metric_and_a_function_at_once_are_refused(small):
+    scorer = ops.trace_scorer(lambda user, items: items[..., 0], [tf.zeros([1, 2])], 2)
+    with pytest.raises(InvalidArgumentError, match="there are 1 functions in scorer"):
+        best_first(small.index, scorer=[scorer.plain])
+
+
+@pytest.mark.parametrize("grid", [(), (0,), (-1, 4), (8, 8), (16, 4), (1_000_001,)])
 def test_a_grid_of_batch_sizes_must_increase(small, grid):
     listed = re.escape(", ".join(map(str, grid)))
     with pytest.raises(InvalidArgumentError, match=rf"batch_sizes is \[{listed}\], it must increase from 1 to at most"):
         small(ONE_USER, **GOOD, batch_sizes=grid)
-
-
-def test_an_empty_grid_and_an_unknown_algorithm_are_refused(small):
-    with pytest.raises(ValueError, match="batch_sizes"):
-        small(ONE_USER, **GOOD, batch_sizes=())
-    with pytest.raises(ValueError, match=r'algorithm.*greedy.*"rounds", "deployed", "best_first"'):
-        small(ONE_USER, **GOOD, algorithm="greedy")
 
 
 def test_an_index_that_was_never_opened_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.ops.conftest import Searcher, timeless
 from tests.ops.reference import Graph
-from tfserving_ext import ops
+from tests.ops.searching import any_search
 
 LINE = Graph(np.arange(6) * 10, [0], [[[1], [2], [3], [4], [5], []]])
 EMBEDDINGS = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -39,7 +39,7 @@ def test_users_of_any_types_and_ranks_reach_the_scorer_one_at_a_time(line):
         dots = tf.einsum("bd,bnd->bn", vector, items)
         return dots * tf.cast(factor[0, 0], tf.float32) + tf.cast(shift, tf.float32)[:, None] + same
 
-    found = ops.beam_search(line.index, users, score, 2, **ROUNDS)
+    found = any_search(line.index, users, score, 2, **ROUNDS)
     dots = EMBEDDINGS @ np.array([[1, 2], [3, -4]], np.float32).T
     expected = dots * [2, 5] + [1, 100] + [1, 2]
     order = np.argsort(-expected, axis=0, kind="stable")
@@ -53,7 +53,7 @@ def test_a_captured_variable_is_read_at_every_call(line):
 
     @tf.function
     def search(user):
-        return ops.beam_search(
+        return any_search(
             line.index, [user], lambda user, items: tf.linalg.matvec(items, weight) * user + bias, 2, **ROUNDS
         )
 
@@ -74,7 +74,7 @@ def test_a_scorer_may_call_functions_loops_and_conditions(line):
     def score(user, items):
         return tf.cond(user[0, 0] > 0, lambda: doubled(items[..., 0]), lambda: -doubled(items[..., 0]))
 
-    found = ops.beam_search(line.index, [tf.constant([[1.0], [-1.0]])], score, 2, **ROUNDS)
+    found = any_search(line.index, [tf.constant([[1.0], [-1.0]])], score, 2, **ROUNDS)
     assert found.item_ids.numpy().tolist() == [[50, 40, 30, 20, 10, 0], [0, 10, 20, 30, 40, 50]]
     assert found.scores.numpy()[0].tolist() == [80, 64, 48, 32, 16, 0]
 
@@ -88,7 +88,7 @@ def test_a_failing_scorer_fails_the_request_and_not_the_next(line, bad_user):
         with tf.control_dependencies([limit]):
             return items[..., 0] * 1
 
-    search = tf.function(lambda user: ops.beam_search(line.index, [user], score, 2, **ROUNDS))
+    search = tf.function(lambda user: any_search(line.index, [user], score, 2, **ROUNDS))
     users = np.zeros([8, 1], np.float32)
     fine = search(tf.constant(users))
     users[bad_user] = 1
@@ -121,19 +121,15 @@ def test_a_failing_scorer_fails_the_request_and_not_the_next(line, bad_user):
 )
 def test_a_scorer_must_return_one_score_an_item(line, score, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        ops.beam_search(line.index, [tf.zeros([2, 1])], score, 2, **ROUNDS)
+        any_search(line.index, [tf.zeros([2, 1])], score, 2, **ROUNDS)
 
 
 def test_a_scorer_that_expects_another_width_fails_with_tensorflow_s_error(line):
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=r"Matrix size-incompatible|must be equal"):
-        ops.beam_search(
-            line.index, [tf.zeros([1, 3])], lambda user, items: tf.linalg.matvec(items, user[0]), 2, **ROUNDS
-        )
+        any_search(line.index, [tf.zeros([1, 3])], lambda user, items: tf.linalg.matvec(items, user[0]), 2, **ROUNDS)
 
 
 def test_a_dim_that_is_not_the_index_s_is_refused(line):
     """The scorer was traced for items of width 3, the index holds 2: nothing is read beyond an item's embedding."""
     with pytest.raises(tf.errors.InvalidArgumentError):
-        ops.beam_search(
-            line.index, [tf.zeros([1, 3])], lambda user, items: tf.linalg.matvec(items, user[0]), 3, **ROUNDS
-        )
+        any_search(line.index, [tf.zeros([1, 3])], lambda user, items: tf.linalg.matvec(items, user[0]), 3, **ROUNDS)

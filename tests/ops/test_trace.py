@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tests.ops.reference import Graph
+from tests.ops.searching import any_search
 from tfserving_ext import ops
-from tfserving_ext.ops._library import load
 
 N, DIM, K = 3000, 8, 100
 RUNS = 5
@@ -90,7 +90,7 @@ def searching(
 
     @tf.function
     def search() -> ops.SearchResult:
-        return ops.beam_search(index, [users], score, width, k, ef, rounds, algorithm=algorithm, optimize=False)
+        return any_search(index, [users], score, width, k, ef, rounds, algorithm=algorithm, rewrite=False)
 
     return search
 
@@ -139,7 +139,7 @@ def test_a_wide_beam_is_seen_in_merging_alone(users, tmp_path, algorithm, metric
     def search(width: int) -> Callable[[], ops.SearchResult]:
         parameters = BEAMS[algorithm](width)
         if metric:
-            return lambda: ops.metric_search(index, users[:1], "dot", width, *parameters, algorithm=algorithm)
+            return lambda: any_search(index, [users[:1]], "dot", DIM, width, *parameters, algorithm=algorithm)
         return searching(index, users[:1], dot, algorithm, parameters, k=width)
 
     only_one_grew("merge", least(search(10)), least(search(n)), times=2)
@@ -147,27 +147,9 @@ def test_a_wide_beam_is_seen_in_merging_alone(users, tmp_path, algorithm, metric
 
 def test_a_metric_is_a_part_of_the_walk(index, users):
     for algorithm, (ef, rounds) in SEARCHES.items():
-        found = ops.metric_search(index, users, "dot", K, ef, rounds, algorithm=algorithm)
+        found = any_search(index, [users], "dot", DIM, K, ef, rounds, algorithm=algorithm)
         walk, gather, scorer, merge = parts_of(found)
         assert not gather.any()
         assert not scorer.any()
         assert (walk > 0).all()
         assert (merge >= 0).all()
-
-
-@pytest.mark.parametrize("wanted", [0, 1, 2])
-def test_a_graph_has_as_many_parts_as_it_asks_for(index, users, wanted):
-    *always, parts = by_metric(index, users, num_parts=wanted)
-    assert len(always) == 9
-    assert [part.shape for part in parts] == [[3]] * wanted
-
-
-def test_more_parts_than_there_are_are_refused(index, users):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="num_parts is 3, allowed are 0 to 2"):
-        by_metric(index, users, num_parts=3)
-
-
-def by_metric(index: tf.Tensor, users: tf.Tensor, num_parts: int) -> tuple:
-    none = tf.zeros([3, 0], tf.int64)
-    common = {"k": K, "ef": [16, K], "rounds": [50], "exclude": none, "seeds": none, "budget": 0, "deadline_ms": 0}
-    return load().nann_metric_search(index=index, queries=users, metric="dot", num_parts=num_parts, **common)

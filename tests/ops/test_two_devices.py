@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tests.ops.conftest import ITEMS, Searcher, table_score
 from tests.ops.reference import Graph, rounds_search
+from tests.ops.searching import any_search
 from tfserving_ext import ops
 
 N, USERS = 30, 64
@@ -70,8 +71,8 @@ def failing(user, items):
 
 
 def search(searcher, scorer, users):
-    return ops.beam_search(
-        searcher.index, [tf.constant(users)], scorer, 2, K, EF, ROUNDS, batch_sizes=(4, 8), optimize=False
+    return any_search(
+        searcher.index, [tf.constant(users)], scorer, 2, K, EF, ROUNDS, batch_sizes=(4, 8), rewrite=False
     ).item_ids.numpy()
 
 

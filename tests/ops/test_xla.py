@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from tests.ops.conftest import ITEMS, table_embeddings, table_score, timeless
 from tests.ops.reference import Graph
+from tests.ops.searching import any_search
 from tests.ops.test_batches import PARAMETERS, random_graph
-from tfserving_ext import ops
 from tfserving_ext.index import Layer, write_index
 from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.retrieval import NeuralTopK
@@ -63,7 +63,7 @@ class Searching(tf.Module):
         self.index = index
 
         def search(users):
-            found = ops.beam_search(
+            found = any_search(
                 index.resource_handle, [users], score, DIM, k=7, batch_sizes=GRID, xla=xla, **PARAMETERS[algorithm]
             )
             return {str(number): part for number, part in enumerate(timeless(found))}
@@ -125,7 +125,7 @@ def run(scratch: Path) -> None:
     for name, xla in (("plain", False), ("XLA", True)):
         facts.note(
             f"network, {name}",
-            [lambda xla=xla: timeless(ops.beam_search(handle, [vectors], network.score, xla=xla, **common))],
+            [lambda xla=xla: timeless(any_search(handle, [vectors], network.score, xla=xla, **common))],
         )
     facts.noted["network, NumPy"] = [network.numpy(user).tolist() for user in vectors.numpy()]
 

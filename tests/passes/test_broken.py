@@ -11,6 +11,7 @@ from tensorflow.python.eager import context
 
 from tests.ops.conftest import Searcher
 from tests.ops.reference import Graph
+from tests.ops.searching import any_search
 from tests.passes.patterns import DIM, USER, one_score
 from tests.passes.scorers import check, numbers, specs, weights
 from tfserving_ext import ops
@@ -199,7 +200,7 @@ def test_a_search_whose_scorer_has_a_loop_in_a_v1_session(line):
         index = ops.index_handle(shared_name="v1")
         opened = ops.index_open(index, LINE.write(line.folder, EMBEDDINGS), dim=DIM)
         user = tf.compat.v1.placeholder(tf.float32, [None, 4])
-        found = ops.beam_search(index, [user], looped, DIM, **ALL)
+        found = any_search(index, [user], looped, DIM, **ALL)
         session.run(opened)
         scores, ids = session.run([found.scores, found.item_ids], {user: USER[0].numpy()})
     wanted = EMBEDDINGS.sum(1) * 8 * USER[0].numpy()[0, 0]
@@ -224,7 +225,7 @@ def test_branches_between_nodes_are_an_error_that_names_one():
 
 def test_a_search_whose_scorer_cannot_be_read_answers(line):
     for user in (tf.ones([1, 4]), -tf.ones([1, 4])):
-        found = ops.beam_search(line.index, [user], switched, DIM, **ALL)
+        found = any_search(line.index, [user], switched, DIM, **ALL)
         wanted = EMBEDDINGS.sum(1) * (2 if user[0, 0] > 0 else 1)
         np.testing.assert_allclose(found.scores[0], -np.sort(-wanted), rtol=1e-5)
 
@@ -242,6 +243,6 @@ def test_a_search_whose_scorer_only_fits_one_number_of_items(line):
         x = tf.reshape(items, [4, 4, 4])
         return tf.reshape(tf.reduce_sum(tf.matmul(x, wide), -1), [1, 16]) * u[:, :1]
 
-    found = ops.beam_search(line.index, USER, sixteen, DIM, **ALL, batch_sizes=[16])
+    found = any_search(line.index, USER, sixteen, DIM, **ALL, batch_sizes=[16])
     wanted = (EMBEDDINGS @ wide.numpy()).sum(1) * USER[0].numpy()[0, 0]
     np.testing.assert_allclose(found.scores[0], -np.sort(-wanted), rtol=1e-4, atol=1e-5)

@@ -41,7 +41,7 @@ with tf.compat.v1.Session(graph=tf.Graph(), config=config) as session:
     found = session.run(fetches, feeds, options=options, run_metadata=metadata)
 nodes = [node for graph in metadata.partition_graphs for node in graph.node]
 nodes += [node for graph in metadata.partition_graphs for f in graph.library.function for node in f.node_def]
-prepared = [len(node.attr["prepare"].list.func) for node in nodes if node.op == "Nann>BeamSearch"]
+prepared = [len(node.attr["prepare"].list.func) for node in nodes if node.op == "Nann>BestFirstSearch"]
 """
 FUNCTION = """
 from tensorflow.core.protobuf import saved_model_pb2

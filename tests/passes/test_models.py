@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.scorer.models import MIXED, SCORERS, ReferenceScorer
+from tests.ops.searching import any_search
 from tfserving_ext import ops
 from tfserving_ext.index import build_index, write_index
 from tfserving_ext.index.resource import MappedIndex
@@ -121,8 +122,8 @@ def test_a_search_finds_the_same(name, indexes, tmp_path):
     """Of the original, of the scorer that the search rewrites, and of rows: the same items in the same order."""
     model, index, folded = made(name), indexes(made(name).dim), rewritten(name, True)
     mapped = MappedIndex(index)
-    wanted = ops.beam_search(mapped.resource_handle, model.user, model, model.dim, optimize=False, **SEARCH)
-    found = ops.beam_search(mapped.resource_handle, model.user, model, model.dim, optimize=True, **SEARCH)
+    wanted = any_search(mapped.resource_handle, model.user, model, model.dim, rewrite=False, **SEARCH)
+    found = any_search(mapped.resource_handle, model.user, model, model.dim, rewrite=True, **SEARCH)
     np.testing.assert_array_equal(found.item_ids, wanted.item_ids)
     np.testing.assert_array_equal(found.items_scored, wanted.items_scored)
     assert int(wanted.items_scored[0]) > SEARCH["k"]
@@ -132,7 +133,7 @@ def test_a_search_finds_the_same(name, indexes, tmp_path):
         of_rows = MappedIndex(
             write_index(tmp_path / "rows", index.item_ids, rows, index.entry_points, index.layers, {})
         )
-        found = ops.beam_search(of_rows.resource_handle, model.user, folded.scorer, folded.row_dim, **SEARCH)
+        found = any_search(of_rows.resource_handle, model.user, folded.scorer, folded.row_dim, **SEARCH)
         np.testing.assert_array_equal(found.item_ids, wanted.item_ids)
 
 

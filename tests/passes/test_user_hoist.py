@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests.ops.conftest import Searcher
 from tests.ops.reference import Graph
+from tests.ops.searching import any_search
 from tests.passes.patterns import DIM, USER, one_score, rows_of, tiled
 from tests.passes.scorers import check, numbers, ops_of, rewrite_and_check, rewrites, run, specs, weights
 from tfserving_ext import ops
@@ -82,7 +83,7 @@ def test_nothing_is_prepared_where_everything_depends_on_the_items():
 
 
 def test_a_search_without_anything_to_prepare(line):
-    found = ops.beam_search(line, USER, lambda u, i: one_score(tf.tanh(i)), DIM, **ALL)
+    found = any_search(line, USER, lambda u, i: one_score(tf.tanh(i)), DIM, **ALL)
     np.testing.assert_allclose(searched(found, 0), np.tanh(EMBEDDINGS).sum(1), rtol=1e-5, atol=1e-6)
 
 
@@ -164,13 +165,13 @@ def test_assertions_on_the_user_run_with_every_batch(line, beside):
     large = tf.ones([1, 4]) * 100.0
     for function in (
         lambda: run(rewritten, [large], numbers(1, 3, DIM)),
-        lambda: ops.beam_search(line, [large], score, DIM, **ALL),
-        lambda: ops.beam_search(line, [large], rewritten.scorer, DIM, **ALL),
+        lambda: any_search(line, [large], score, DIM, **ALL),
+        lambda: any_search(line, [large], rewritten.scorer, DIM, **ALL),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match="the user is too large"):
             function()
     np.testing.assert_allclose(
-        searched(ops.beam_search(line, USER, score, DIM, **ALL), 0),
+        searched(any_search(line, USER, score, DIM, **ALL), 0),
         score(*USER, EMBEDDINGS[None]).numpy()[0],
         rtol=1e-4,
         atol=1e-5,
@@ -200,11 +201,11 @@ def attention(u, history, items):
 UNKNOWN = [tf.TensorSpec([None, 4]), tf.TensorSpec([None, None, 4])]
 
 
-@pytest.mark.parametrize("optimize", [True, False])
-def test_extents_that_change_from_call_to_call(line, optimize):
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_extents_that_change_from_call_to_call(line, rewrite):
     @tf.function(input_signature=UNKNOWN)
     def search(u, history):
-        return ops.beam_search(line, [u, history], attention, DIM, **ALL, optimize=optimize)
+        return any_search(line, [u, history], attention, DIM, **ALL, rewrite=rewrite)
 
     for length in (3, 1, 7, 2, 3):
         users, history = numbers(2, 4, seed=length), numbers(2, length, 4, seed=length + 1)

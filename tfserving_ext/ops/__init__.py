@@ -13,13 +13,15 @@ from tfserving_ext.ops._search import (
     DEFAULT_BATCH_SIZES,
     MAX_ROUNDS,
     MAX_WIDTH,
+    SearchOptions,
     SearchResult,
-    beam_search,
+    best_first_search,
+    deployed_search,
     index_gather,
     index_handle,
     index_items,
     index_open,
-    metric_search,
+    rounds_search,
 )
 
 __all__ = [
@@ -29,15 +31,17 @@ __all__ = [
     "PassReport",
     "RewrittenScorer",
     "Scorer",
+    "SearchOptions",
     "SearchResult",
-    "beam_search",
+    "best_first_search",
+    "deployed_search",
     "index_gather",
     "index_handle",
     "index_items",
     "index_open",
     "load",
-    "metric_search",
     "rewrite_scorer",
+    "rounds_search",
     "trace_scorer",
 ]
 

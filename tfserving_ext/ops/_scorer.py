@@ -42,13 +42,15 @@ class Scorer(NamedTuple):
 
 
 def trace_scorer(score: Callable[..., tf.Tensor], user: Sequence[tf.Tensor], dim: int, xla: bool = False) -> Scorer:
-    """Traces a score function; `beam_search` does so by itself, at every call.
+    """Traces a score function, for the searches to call.
 
     Args:
-      score: as in `beam_search`.
+      score: called as score(*user, items), with user tensors [1, ...] and items float32 [1, N, dim]; returns float32
+        [1, N]. It must treat items independently: padded rows hold anything.
       user: user tensors, or their `tf.TensorSpec`s; the first dimension, the batch, does not matter.
       dim: width of an item embedding.
-      xla: trace it for XLA as well.
+      xla: trace it for XLA as well, which compiles it once per batch size at its first use. Where the runtime has no
+        XLA, or XLA cannot compile it, it runs as it is.
 
     Raises:
       ValueError: the second trace, for XLA, captured other tensors than the first.

@@ -1,12 +1,13 @@
 """Python faces of the index and search ops. The ops' own docs are in `custom_ops/ops/`."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfserving_ext.ops._library import load
-from tfserving_ext.ops._scorer import Scorer, trace_scorer
+from tfserving_ext.ops._scorer import Scorer
 
 # Scorer batches are padded to these sizes: 16, 32, 48, then four to every doubling. Fewer would waste a fifth of the
 # time on padding (benchmarks/README.md); a scorer that is compiled for each size wants fewer.
@@ -15,8 +16,6 @@ DEFAULT_BATCH_SIZES = (16, 32, 48, *(quarter << power for power in range(4, 10) 
 # The op's own limits (custom_ops/core/search.h), for those who want to refuse earlier.
 MAX_WIDTH = 1_000_000
 MAX_ROUNDS = 10_000
-# What the ops tell of their time when asked: `gather_us` and `merge_us`.
-_PARTS = 2
 
 
 class SearchResult(NamedTuple):
@@ -36,6 +35,8 @@ class SearchResult(NamedTuple):
       gather_us: int64 [B], microseconds of these in collecting the candidates' rows for the model; 0 beside a metric.
       merge_us: int64 [B], microseconds of these in putting scored items in order and writing the answer. The rest of
         `search_us` is the walk (docs/search.md).
+      index_sequence: int64 [B], the sequence number of the last update that the searched index holds; 0 for an index as
+        it was built, which is every index in this version.
     """
 
     item_ids: tf.Tensor
@@ -49,6 +50,7 @@ class SearchResult(NamedTuple):
     scorer_us: tf.Tensor
     gather_us: tf.Tensor
     merge_us: tf.Tensor
+    index_sequence: tf.Tensor
 
 
 def index_handle(shared_name: str = "") -> tf.Tensor:
@@ -96,49 +98,52 @@ def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:
     return load().nann_index_gather(index=index, items=items, dim=dim)
 
 
-def beam_search(
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """What every search takes beside its own parameters.
+
+    Attributes:
+      exclude: int64 [B, x], ids that are walked through but never returned, and take no room in any beam or pool; None
+        for none. Unknown ids do nothing.
+      seeds: int64 [B, s], ids to start from as well, such as the user's history; None for none. Unknown ids do nothing.
+      budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
+      deadline_ms: int32 [], milliseconds after which no further batch is begun; 0 for no limit.
+      batch_sizes: sizes that scorer batches are padded to, increasing. Not read where a metric scores.
+      rewrite: let the passes (docs/scorer.md) rewrite the scorer when the search first runs, where that was not done
+        before.
+    """
+
+    exclude: Any = None
+    seeds: Any = None
+    budget: Any = 0
+    deadline_ms: Any = 0
+    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES
+    rewrite: bool = True
+
+
+def best_first_search(
     index: tf.Tensor,
     user: Sequence[tf.Tensor],
-    score: Callable[..., tf.Tensor] | Scorer,
-    dim: int,
+    scorer: Scorer | str,
     k: Any,
-    ef: Any,
-    rounds: Any = (),
-    exclude: Any = None,
-    algorithm: str = "rounds",
-    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
-    seeds: Any = None,
-    budget: Any = 0,
-    deadline_ms: Any = 0,
-    xla: bool = False,
-    optimize: bool = True,
+    frontier: Any,
+    pool: Any,
+    max_steps: Any = 0,
+    **options: Any,
 ) -> SearchResult:
-    """Top-k items under `score` by beam search over the index's graph (arXiv 2202.10226, Algorithms 1 and 2).
+    """Top-k items by expanding the best of a pool until all of it is expanded (docs/search.md).
 
     Args:
       index: resource [], an open index.
-      user: the user tensors, each [B, ...]; all dimensions but the first should be static.
-      score: called as score(*user, items), traced once with user tensors [1, ...] and items float32 [1, N, dim];
-        returns float32 [1, N]. It must treat items independently: padded rows hold anything. Or a `Scorer`, which is
-        not traced again.
-      dim: width of an item embedding.
+      user: the user tensors, each [B, ...]; all dimensions but the first should be static. For a metric one float32
+        [B, dim], the queries.
+      scorer: the model's score function, from `trace_scorer` or `rewrite_scorer`; or a metric of query and item
+        embedding, higher is better: "dot", "l2" (minus the squared distance) or "cosine".
       k: int32 [], items wanted per user, 1 to 1,000,000.
-      ef: int32, beam widths, start layer first. "rounds": one per layer. "deployed": one per layer above the ground,
-        then the picks of each ground round, that is `level_topn` without its last entry. "best_first": [frontier,
-        pool]; a pool below k counts as k.
-      rounds: int32, for "rounds" the rounds per layer, start layer first; for "best_first" [max_steps], 0
-        for no limit.
-      exclude: int64 [B, x], ids that are walked through but never returned, and take no room in `ef`; None for none.
-      algorithm: "rounds" (the paper's), "deployed" (the original's deployed graph), or "best_first" (expand the best of
-        a pool until all of it is expanded).
-      batch_sizes: sizes that scorer batches are padded to, increasing.
-      seeds: int64 [B, s], ids to start from as well, such as the user's history; None for none. Unknown ids do nothing.
-      budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
-      deadline_ms: int32 [], milliseconds after which no further round is begun; 0 for no limit.
-      xla: have XLA compile `score`, once per batch size at its first use. Where the runtime has no XLA, or XLA cannot
-        compile it, it runs as it is. Not read where `score` is a `Scorer`.
-      optimize: let the passes (docs/scorer.md) rewrite the scorer when the search first runs, where that was not done
-        before.
+      frontier: int32 [], items expanded per step.
+      pool: int32 [], scored items that are kept; below k it counts as k.
+      max_steps: int32 [], steps in a layer after which the walk ends as well; 0 for no limit.
+      **options: see `SearchOptions`.
 
     Returns:
       A `SearchResult`. Ties are broken by the lower item index; NaN comes after every number, as -inf.
@@ -146,85 +151,73 @@ def beam_search(
     Raises:
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
-    scorer = score if isinstance(score, Scorer) else trace_scorer(score, user, dim, xla)
-    return _result(
-        load().nann_beam_search(
-            user=list(user),
-            captured=list(scorer.captured),
-            scorer=scorer.plain,
-            compiled_scorer=[scorer.compiled] if scorer.compiled else [],
-            prepare=[scorer.prepare] if scorer.prepare else [],
-            batch_sizes=list(batch_sizes),
-            optimize=optimize and scorer.origin is None,
-            **_common(index, tf.shape(user[0])[0], k, ef, rounds, exclude, algorithm, seeds, budget, deadline_ms),
-        )
-    )
+    own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
+    return _search(load().nann_best_first_search, index, user, scorer, own, SearchOptions(**options))
 
 
-def metric_search(
-    index: tf.Tensor,
-    queries: tf.Tensor,
-    metric: str,
-    k: Any,
-    ef: Any,
-    rounds: Any = (1000,),
-    exclude: Any = None,
-    algorithm: str = "best_first",
-    seeds: Any = None,
-    budget: Any = 0,
-    deadline_ms: Any = 0,
+def rounds_search(
+    index: tf.Tensor, user: Sequence[tf.Tensor], scorer: Scorer | str, k: Any, ef: Any, rounds: Any, **options: Any
 ) -> SearchResult:
-    """Top-k items by a metric of a query and the item embeddings: the same walk without a model.
+    """Top-k items by the paper's beam search (arXiv 2202.10226, Algorithms 1 and 2).
 
     Args:
       index: resource [], an open index.
-      queries: float32 [B, dim].
-      metric: what scores, higher is better: "dot", "l2" (minus the squared distance) or "cosine".
-      k: int32 [], as in `beam_search`, and so are all that follow.
-      ef: int32.
-      rounds: int32.
-      exclude: int64 [B, x].
-      algorithm: "best_first", "rounds" or "deployed".
-      seeds: int64 [B, s].
-      budget: int64 [].
-      deadline_ms: int32 [].
-
-    Raises:
-      tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
+      user: see `best_first_search`.
+      scorer: see `best_first_search`.
+      k: int32 [], items wanted per user, 1 to 1,000,000.
+      ef: int32 [layers + 1], beam widths, start layer first.
+      rounds: int32 [layers + 1], rounds per layer, start layer first, which has one.
+      **options: see `SearchOptions`.
     """
-    batch = tf.shape(queries)[0]
-    common = _common(index, batch, k, ef, rounds, exclude, algorithm, seeds, budget, deadline_ms)
-    return _result(load().nann_metric_search(queries=queries, metric=metric, **common))
+    own = {"k": k, "ef": ef, "rounds": rounds}
+    return _search(load().nann_rounds_search, index, user, scorer, own, SearchOptions(**options))
 
 
-def _result(outputs: Sequence[Any]) -> SearchResult:
-    *always, parts = outputs
-    return SearchResult(*always, *parts)
+def deployed_search(
+    index: tf.Tensor, user: Sequence[tf.Tensor], scorer: Scorer | str, level_topn: Any, **options: Any
+) -> SearchResult:
+    """Top-k items by the search of the original's deployed graph.
+
+    Args:
+      index: resource [], an open index.
+      user: see `best_first_search`.
+      scorer: see `best_first_search`.
+      level_topn: int32 [layers + ground rounds + 1]: the beam of every layer above the ground, the picks of every
+        ground round, and k.
+      **options: see `SearchOptions`.
+    """
+    own = {"level_topn": level_topn}
+    return _search(load().nann_deployed_search, index, user, scorer, own, SearchOptions(**options))
 
 
-def _common(
+def _search(
+    op: Callable[..., Any],
     index: tf.Tensor,
-    batch: tf.Tensor,
-    k: Any,
-    ef: Any,
-    rounds: Any,
-    exclude: Any,
-    algorithm: str,
-    seeds: Any,
-    budget: Any,
-    deadline_ms: Any,
-) -> dict[str, Any]:
-    """The inputs and attributes that all search ops have."""
-    none = tf.zeros([batch, 0], tf.int64)
-    return {
-        "index": index,
-        "k": k,
-        "ef": ef,
-        "rounds": tf.cast(rounds, tf.int32),
-        "exclude": none if exclude is None else exclude,
-        "seeds": none if seeds is None else seeds,
-        "budget": tf.cast(budget, tf.int64),
-        "deadline_ms": deadline_ms,
-        "algorithm": algorithm,
-        "num_parts": _PARTS,
-    }
+    user: Sequence[tf.Tensor],
+    scorer: Scorer | str,
+    parameters: Mapping[str, Any],
+    options: SearchOptions,
+) -> SearchResult:
+    none = tf.zeros([tf.shape(user[0])[0], 0], tf.int64)
+    scored: dict[str, Any] = {"captured": [], "metric": scorer}
+    if isinstance(scorer, Scorer):
+        scored = {
+            "captured": list(scorer.captured),
+            "scorer": [scorer.plain],
+            "compiled_scorer": [scorer.compiled] if scorer.compiled else [],
+            "prepare": [scorer.prepare] if scorer.prepare else [],
+            "rewrite": options.rewrite and scorer.origin is None,
+            "batch_sizes": list(options.batch_sizes),
+        }
+    outputs = op(
+        index=index,
+        exclude=none if options.exclude is None else options.exclude,
+        seeds=none if options.seeds is None else options.seeds,
+        budget=tf.cast(options.budget, tf.int64),
+        deadline_ms=options.deadline_ms,
+        **{name: tf.cast(value, tf.int32) for name, value in parameters.items()},
+        user=list(user),
+        filters=[],
+        **scored,
+    )
+    return SearchResult(*outputs)

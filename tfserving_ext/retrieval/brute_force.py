@@ -96,6 +96,7 @@ class BruteForce(tf.Module):
             scorer_us=tf.zeros([batch], tf.int64),
             gather_us=tf.zeros([batch], tf.int64),
             merge_us=tf.zeros([batch], tf.int64),
+            index_sequence=tf.zeros([batch], tf.int64),
         )
 
     def _best(self, user: tuple[tf.Tensor, ...], k: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -67,7 +67,7 @@ class NeuralTopK(tf.Module):
         batch_sizes: Sequence[int] = ops.DEFAULT_BATCH_SIZES,
         xla: bool = False,
         scorer: ops.Scorer | None = None,
-        optimize: bool = True,
+        rewrite: bool = True,
     ) -> None:
         """Takes what is searched and how it is scored.
 
@@ -79,15 +79,15 @@ class NeuralTopK(tf.Module):
             the runtime has no XLA the scorer runs as it is.
           scorer: `score` as a function of the index's rows that was traced or rewritten before (`ops.rewrite_scorer`);
             user tensors must be as it was traced for.
-          optimize: let the passes (docs/scorer.md) rewrite the scorer when a search first runs.
+          rewrite: let the passes (docs/scorer.md) rewrite the scorer when a search first runs.
         """
         super().__init__()
         self.index = MappedIndex(index)
         self._layers = len(index.layers)
         self._batch_sizes = tuple(batch_sizes)
-        self._optimize = optimize
         # Traced functions are no part of what a SavedModel tracks: they are kept out of sight.
-        self._untracked = SimpleNamespace(score=score, xla=xla, scorer=scorer, scorers={})
+        options = {"batch_sizes": self._batch_sizes, "rewrite": rewrite}
+        self._untracked = SimpleNamespace(score=score, xla=xla, scorer=scorer, scorers={}, options=options)
 
     def _scorer(self, user: Sequence[tf.Tensor]) -> ops.Scorer:
         """The score function for user tensors of these shapes, traced once: XLA compiles it once for all searches."""
@@ -104,16 +104,8 @@ class NeuralTopK(tf.Module):
                 scorers[key] = ops.trace_scorer(flat_score, user, self.index.dim, self._untracked.xla)
         return scorers[key]
 
-    def _search(self, user: Sequence[tf.Tensor], **parameters: Any) -> SearchResult:
-        return ops.beam_search(
-            self.index.resource_handle,
-            user,
-            self._scorer(user),
-            self.index.dim,
-            batch_sizes=self._batch_sizes,
-            optimize=self._optimize,
-            **parameters,
-        )
+    def _search(self, op: Callable[..., SearchResult], user: Sequence[tf.Tensor], **parameters: Any) -> SearchResult:
+        return op(self.index.resource_handle, user, self._scorer(user), **self._untracked.options, **parameters)
 
     def __call__(
         self, user: Sequence[tf.Tensor], k: Any = 200, seeds: Any = None, **parameters: Any
@@ -156,9 +148,8 @@ class NeuralTopK(tf.Module):
         Raises:
           tf.errors.InvalidArgumentError: a parameter is out of its range.
         """
-        return self._search(
-            user, k=k, ef=[frontier, pool], rounds=[max_steps], seeds=seeds, algorithm="best_first", **limits
-        )
+        own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
+        return self._search(ops.best_first_search, user, **own, seeds=seeds, **limits)
 
     def rounds(
         self,
@@ -178,7 +169,7 @@ class NeuralTopK(tf.Module):
             left.
           **options: `seeds`, which join when the ground layer is entered, and the limits of `best_first`.
         """
-        return self._search(user, k=k, ef=ef, rounds=rounds, **options)
+        return self._search(ops.rounds_search, user, k=k, ef=ef, rounds=rounds, **options)
 
     def deployed(self, user: Sequence[tf.Tensor], level_topn: tf.Tensor, **options: Any) -> SearchResult:
         """The search of the original's deployed graph.
@@ -189,7 +180,7 @@ class NeuralTopK(tf.Module):
             ground round, and k. The original's has 6 entries.
           **options: `seeds`, which join when the ground layer is entered, and the limits of `best_first`.
         """
-        return self._search(user, k=level_topn[-1], ef=level_topn[:-1], algorithm="deployed", **options)
+        return self._search(ops.deployed_search, user, level_topn=level_topn, **options)
 
     def warm_up(self, user: Sequence[tf.Tensor]) -> None:
         """Runs the scorer once at every batch size that the index has items for.
