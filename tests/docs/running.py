@@ -23,6 +23,7 @@ ELSEWHERE = {
     "pytest -m alone": "a part of make test",
     "make bench-paper": "two hours; run by hand, its page is docs/paper_tables.md",
     "python -m benchmarks.": "minutes to hours; run by hand, what they print is in benchmarks/README.md",
+    "python -m tests.compatibility.": "run once for every version of the op interface; it replaces nothing",
     ".venv/bin/pre-commit install": "changes the clone's hooks",
     "make image": "needs Docker; what it looks at first is held by tests/docker/test_scripts.py",
     "make compose": "needs Docker; what it looks at first is held by tests/docker/test_scripts.py",
