@@ -41,7 +41,7 @@ def export(
     embeddings: str | os.PathLike[str] | None = None,
     evaluation: str | os.PathLike[str] | None = None,
     graphs: str | os.PathLike[str] | None = None,
-    optimize: bool = True,
+    rewrite: bool = True,
     fold_items: bool = True,
     allow_non_finite: Collection[str] = (),
     force: bool = False,
@@ -66,7 +66,7 @@ def export(
       embeddings: where item_ids.npy and item_embs.npy of an index of alibaba/nann lie; by default beside it.
       evaluation: a JSON file of figures, such as `nann evaluate` writes, to keep in the manifest.
       graphs: a folder for the GraphDefs of all functions, binary and as text, for those who inspect them.
-      optimize: have the passes rewrite the scorer (docs/scorer.md); its scores are compared with the model's own.
+      rewrite: have the passes rewrite the scorer (docs/scorer.md); its scores are compared with the model's own.
       fold_items: let them keep what the scorer computes of an item alone in the index, where reading wider rows costs
         less than computing it.
       allow_non_finite: features in which the model wants NaN or infinity, such as NaN for a value that is missing; in
@@ -88,7 +88,7 @@ def export(
         opened = work.enter_context(_opened(Path(index), embeddings))
         sample = check_index(source, opened, str(index))
         try:
-            scorer = rewrite_and_check(source, opened, fold_items) if optimize else None
+            scorer = rewrite_and_check(source, opened, fold_items) if rewrite else None
             rewritten = None if scorer is None else scorer.rewritten
             if rewritten is not None and rewritten.fold is not None:
                 rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))

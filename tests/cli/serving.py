@@ -22,7 +22,7 @@ EXPORT = Command(
         "embeddings": Option("vectors", {"export.embeddings": Path("vectors")}),
         "evaluation": Option("figures.json", {"export.evaluation": Path("figures.json")}),
         "graphs": Option("drawn", {"export.graphs": Path("drawn")}),
-        "optimize": Option(None, {"export.optimize": False}),
+        "rewrite": Option(None, {"export.rewrite": False}),
         "fold_items": Option(None, {"export.fold_items": False}),
         "allow_non_finite": Option("age", {"export.allow_non_finite": ["age"]}),
         "force": Option(None, {"export.force": True}),

@@ -36,7 +36,7 @@ def nann(*arguments):
 def plain(world, tmp_path_factory):
     """An export whose scorer is the model's own."""
     target = tmp_path_factory.mktemp("plain") / "nann" / "1"
-    return export(world.model, world.index, target, Defaults(k=20), optimize=False)
+    return export(world.model, world.index, target, Defaults(k=20), rewrite=False)
 
 
 @pytest.fixture(scope="module")

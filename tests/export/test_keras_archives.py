@@ -135,7 +135,7 @@ def test_a_name_that_no_request_can_carry_is_told_with_the_way_out(index, tmp_pa
         new, _, old = re.search(r"--feature '(.*)'", str(error.value))[1].partition("=")
         rename[new] = old
     assert set(rename.values()) == set(NAMES)
-    target = export(tmp_path / "ranker.keras", index, tmp_path / "1", WIDE, rename=rename, optimize=False)
+    target = export(tmp_path / "ranker.keras", index, tmp_path / "1", WIDE, rename=rename, rewrite=False)
     assert answers(target, dict.fromkeys(rename, "taste"))["item_ids"].shape == (2, ITEMS)
 
 
@@ -236,6 +236,6 @@ def test_a_module_and_a_saved_model_have_outputs_and_names_too(index, tmp_path):
         scores = source.score(source.user_tensors({"taste": tf.constant(VALUES["taste"])}), items)
         np.testing.assert_allclose(scores, -VALUES["taste"] @ EMBEDDINGS.T, rtol=1e-4, atol=1e-5)
         with pytest.raises(NannError, match=r"name one \(--output\) of 'click' float32"):
-            export(each, index, tmp_path / "1", WIDE, rename={"taste": "k"}, optimize=False)
+            export(each, index, tmp_path / "1", WIDE, rename={"taste": "k"}, rewrite=False)
     with pytest.raises(NannError, match="--item-input is 'x', which only a Keras archive has"):
         open_source(model, item_input="x")

@@ -88,13 +88,13 @@ def test_the_passes_leave_the_scores(index, tmp_path, name, fold_items):
         check(checked.rewritten, lambda *given: source.score(given[:-1], given[-1]), user, DIM)
 
 
-@pytest.mark.parametrize("optimize", [True, False])
-def test_an_export_of_one_answers_and_is_explained(index, tmp_path, optimize):
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_an_export_of_one_answers_and_is_explained(index, tmp_path, rewrite):
     """First contact, lines 12 and 13: by whole exports."""
     model = masked()
     model.save(tmp_path / "ranker.keras")
     defaults = Defaults(k=ITEMS, best_first=BestFirst(pool=ITEMS))
-    target = export(tmp_path / "ranker.keras", index, tmp_path / "models" / "1", defaults, optimize=optimize)
+    target = export(tmp_path / "ranker.keras", index, tmp_path / "models" / "1", defaults, rewrite=rewrite)
     check_explained(target, tmp_path, exact=False)
     assert explain(target, fold_items=True).after is not None
     servable = load_servable(target)

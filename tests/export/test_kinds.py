@@ -71,7 +71,7 @@ def test_the_way_out_of_a_ragged_feature_gives_its_answers(tmp_path):
     spec, code = str(error.value).split("take ")[1].split(" and make of it what it needs: ")
     dense = Pooled(eval(spec, {"tf": tf}), eval(f"lambda features: {code}", {"tf": tf}))
     build_index(np.arange(50), TABLE, tmp_path / "index", threads=1)
-    target = export(dense, tmp_path / "index", tmp_path / "1", Defaults(k=50), optimize=False)
+    target = export(dense, tmp_path / "index", tmp_path / "1", Defaults(k=50), rewrite=False)
     request = {"history": ragged.to_tensor(-1).numpy(), "pool": np.int32(50)}
     found = load_servable(target).signature("retrieve").run(request)
     np.testing.assert_allclose(found["scores"], -np.sort(-wanted, axis=1), rtol=1e-4, atol=1e-5)

@@ -192,10 +192,10 @@ def of_this_process():
         (of_this_process, "cannot be served, so nothing is kept: "),
     ],
 )
-@pytest.mark.parametrize("optimize", [False, True])
-def test_what_cannot_be_exported_is_named_and_leaves_nothing(index, tmp_path, make, words, optimize):
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_what_cannot_be_exported_is_named_and_leaves_nothing(index, tmp_path, make, words, rewrite):
     """First contact, line 14: an export loads and answers in a session of its own before its folder gets its name."""
     with pytest.raises(NannError) as error:
-        export(With(make()), index, tmp_path / "models" / "1", Defaults(k=5), optimize=optimize)
+        export(With(make()), index, tmp_path / "models" / "1", Defaults(k=5), rewrite=rewrite)
     assert words in str(error.value)
     assert not (tmp_path / "models").exists() or not list((tmp_path / "models").iterdir())

@@ -61,7 +61,7 @@ def traced(vectors, root):
     for name, model in {"fast": Slow(), "tower": Slow(tower=True), "scorer": Slow(scorer=True)}.items():
         # Unoptimised: the passes would take the work out of the scorer's batches.
         graphs = root / name / "graphs"
-        target = export(model, root / "index", root / name / "1", Defaults(k=50), optimize=False, graphs=graphs)
+        target = export(model, root / "index", root / name / "1", Defaults(k=50), rewrite=False, graphs=graphs)
         trace = load_servable(target).signature("retrieve_trace")
         answers = [trace.run({"vector": vectors[:3]}) for _ in range(RUNS)]
         found[name] = {part: np.min([answer[part] for answer in answers], axis=0) for part in PARTS}

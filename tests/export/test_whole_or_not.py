@@ -34,7 +34,7 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         # The passes write nothing to the target.
-        export(sys.argv[1], sys.argv[2], sys.argv[3], Defaults(k=int(k)), optimize=False)
+        export(sys.argv[1], sys.argv[2], sys.argv[3], Defaults(k=int(k)), rewrite=False)
         os._exit(0)
     begin = time.monotonic()
     ended = 0

@@ -70,7 +70,7 @@ print(json.dumps({"item_ids": found["item_ids"].tolist(), "scores": found["score
 def exports(world, tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("loading")
     for name in ("as_it_is", "rewritten"):
-        export(world.model, world.index, root / name / "1", Defaults(k=20), optimize=name == "rewritten")
+        export(world.model, world.index, root / name / "1", Defaults(k=20), rewrite=name == "rewritten")
     return {name: root / name / "1" for name in ("as_it_is", "rewritten")}
 
 

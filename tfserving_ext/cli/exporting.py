@@ -50,7 +50,7 @@ def export(
     ] = None,
     evaluation: Annotated[Path | None, typer.Option(help="JSON of figures to keep in the manifest.")] = None,
     graphs: Annotated[Path | None, typer.Option(help="Also write the GraphDefs of all functions here.")] = None,
-    optimize: Annotated[bool, typer.Option(help="Have the passes rewrite the scorer; its scores are compared.")] = True,
+    rewrite: Annotated[bool, typer.Option(help="Have the passes rewrite the scorer; its scores are compared.")] = True,
     fold_items: Annotated[
         bool, typer.Option(help="Let them keep what is computed of an item alone in the index, where that is faster.")
     ] = True,
@@ -92,7 +92,7 @@ def export(
             embeddings=embeddings,
             evaluation=evaluation,
             graphs=graphs,
-            optimize=optimize,
+            rewrite=rewrite,
             fold_items=fold_items,
             allow_non_finite=allow_non_finite or (),
             force=force,
