@@ -86,7 +86,6 @@ def _some_cases(*arguments, **options):
     return evaluation.run.evaluate(*arguments, **options, max_cases=30)
 
 
-@pytest.mark.slow
 def test_the_fast_road(road, capsys):
     """First contact, line 2: the checkpoint answers a request, says that it was not trained here, and how to train."""
     folder, run = road

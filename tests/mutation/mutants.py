@@ -78,12 +78,13 @@ def _of_python(path: str, text: str) -> Iterator[Mutant]:
             column, old = len(raw[: node.col_offset].decode()), raw[node.col_offset : node.end_col_offset].decode()
             yield Mutant(path, node.lineno, column, old, new.format(old), kind)
 
+    tree = ast.parse(text)
     documentation = {
         id(node.body[0].value)
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(tree)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             operands = [node.left, *node.comparators]
             for first, second in itertools.pairwise(operands):

@@ -89,8 +89,9 @@ def convert_by_beam(
     Raises:
       NannError: a source is missing or bad, or nothing is left.
     """
-    parts, target = find_parts(sources), Path(target).resolve()
+    parts = find_parts(sources)
     check_replaceable(target, SEQUENCES, force, [part.path for part in parts])
+    target = Path(target).resolve()
     with atomic_folder(target, SEQUENCES, force) as folder:
         work = folder / _WORK
         work.mkdir()

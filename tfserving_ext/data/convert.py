@@ -95,8 +95,9 @@ def convert(
         allowed = f"allowed are {MIN_MEMORY_BYTES / 2**30:.0f} GB and more"
         raise NannError(f"memory is {memory_bytes / 2**30:.2f} GB, {allowed}")
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    parts, target = find_parts(listed), Path(target).resolve()
+    parts = find_parts(listed)
     check_replaceable(target, SEQUENCES, force, [part.path for part in parts])
+    target = Path(target).resolve()
     free = memory_bytes - MIN_MEMORY_BYTES // 2
     block_bytes = min(64 << 20, free // (2 * (cores() + 1) * _BYTES_PER_CSV_BYTE))
     identity = {

@@ -51,8 +51,8 @@ def write_original(
     Raises:
       NannError: the data are not there or damaged, no training user is long enough, or `target` cannot be written.
     """
+    check_replaceable(target, WINDOWS, force, [data])
     target = Path(target).resolve()
-    check_replaceable(target, WINDOWS, force, [Path(data)])
     sequences = Sequences.open(data)
     places = {split: _targets(sequences, split) for split in SPLITS}
     if not places["train"][0].size:

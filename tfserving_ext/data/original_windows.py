@@ -58,8 +58,8 @@ def convert_original(source: str | os.PathLike[str], target: str | os.PathLike[s
     Raises:
       NannError: a file is missing or damaged, or an id is not in the item table.
     """
-    source, target = Path(source), Path(target).resolve()
     check_replaceable(target, SEQUENCES, force, [source])
+    source, target = Path(source), Path(target).resolve()
     length = _max_length(source)
     item_ids, categories = _items(source / ITEMS_NAME)
     splits: dict[str, dict[str, int]] = {}

@@ -18,6 +18,7 @@ import polars as pl
 
 from tfserving_ext.data.behavior_csv import COLUMNS, BadLineError, check_frame, parse_lines, without_header
 from tfserving_ext.errors import NannError
+from tfserving_ext.local_paths import check_local
 
 MAX_LINE_BYTES = 1 << 20
 # What a row of Parquet counts as, where blocks are measured in bytes of CSV.
@@ -103,7 +104,9 @@ def find_parts(paths: Sequence[str | os.PathLike[str]]) -> list[Part]:
       NannError: a path is missing, a folder has no part, or an archive is damaged, encrypted or without CSV.
     """
     parts: list[Part] = []
-    for path in map(Path, paths):
+    for given in paths:
+        check_local(given)
+        path = Path(given)
         if not path.exists():
             raise NannError(f"{path} does not exist")
         files = [path]

@@ -18,6 +18,7 @@ from tfserving_ext import __version__
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
+from tfserving_ext.local_paths import check_local
 from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, TwoSidedConfig, model_named
 from tfserving_ext.outputs import MODEL, check_replaceable
 from tfserving_ext.progress import console, progress
@@ -69,6 +70,7 @@ def fit(
             f"max_minutes is {config.max_minutes}, but there are {cluster.workers} workers, whose clocks differ; "
             "limit the steps instead"
         )
+    check_local(target)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     policy = keras.mixed_precision.dtype_policy()

@@ -13,6 +13,7 @@ from typing import Any
 
 from tfserving_ext.artifacts import read_json, sha256
 from tfserving_ext.errors import NannError
+from tfserving_ext.local_paths import check_local
 from tfserving_ext.models import DnnConfig, ForeignConfig, NannAttentionConfig, SequenceConfig, TwoSidedConfig
 from tfserving_ext.outputs import MODEL, check_replaceable
 from tfserving_ext.training.checkpoint import MANIFEST
@@ -116,6 +117,7 @@ def train(
             "several workers (TF_CONFIG) do not train a start: train a two-sided model by itself and name it by "
             "--start-from, or give --start-steps 0"
         )
+    check_local(target)
     target = Path(target).resolve()
     folder = target.with_name(f".{target.name}.start")
     start, training = recipe.start, recipe.training
