@@ -13,10 +13,12 @@ import pytest
 import tensorflow as tf
 
 from export_tools import Defaults, export
+from tests.serving.test_options import get, samples
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import build_index
 from tfserving_ext.serving import Client, LocalServer, RestClient, ServerOptions
 from tfserving_ext.serving.models import ServingError, load_servable
+from tfserving_ext.serving.rest import RestOptions
 
 ROOT = Path(__file__).parents[2]
 ITEMS, DIM = 7, 4  # Fewer items than are asked for.
@@ -68,7 +70,8 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(exported):
-    with LocalServer({"awkward": exported.parent}, ServerOptions(grpc_port=0, rest_port=0)) as running:
+    options = ServerOptions(grpc_port=0, rest_port=0, rest=RestOptions(metrics_path="/metrics"))
+    with LocalServer({"awkward": exported.parent}, options) as running:
         yield running
 
 
@@ -175,6 +178,22 @@ def test_scores_that_are_infinite_or_nan_are_json_too(servable, post):
         same = servable.signature(name).run({**FEATURES, "factor": np.array([1, 0, -1], np.float32)})
         np.testing.assert_array_equal(same["nan_scores"], found["nan_scores"])
         assert np.isfinite(same["scores"]).all()
+
+
+def test_an_operator_sees_a_model_whose_scores_are_nan(server, grpc_client):
+    """Counted per model, whichever outputs were asked for, and there from the first search on."""
+
+    def counted():
+        return samples(get(server.rest_port, "/metrics"))[':nann:nan_scores{model_name="awkward"}']
+
+    grpc_client.predict("retrieve", FEATURES)
+    before = counted()
+    grpc_client.predict("retrieve", FEATURES)
+    assert counted() == before
+    broken = {**FEATURES, "factor": np.array([1, -1, -1], np.float32)}
+    grpc_client.predict("retrieve", broken)
+    grpc_client.predict("retrieve_rounds", broken)
+    assert counted() == before + 4 * ITEMS
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -17,6 +17,7 @@ _HELP = {
     ":tensorflow:serving:runtime_latency": "Microseconds that TensorFlow took to run a signature.",
     ":nann:search_latency": "Microseconds that TensorFlow took to run a signature with a search.",
     ":nann:items_scored": "Items that the scorer was asked for in one user's search.",
+    ":nann:nan_scores": "Scores that were NaN: the model is broken, or was asked what it cannot score.",
     ":nann:rounds": "Rounds of one user's search that met a fresh item.",
     ":nann:search_stopped": "Users' searches by what ended them.",
 }
@@ -83,6 +84,8 @@ class Metrics:
             for name in ("items_scored", "rounds"):
                 for count in outputs[name].ravel() if name in outputs else ():  # Older exports have no rounds.
                     self._observe(f":nann:{name}", _labels(model_name=model), float(count), _COUNT_BOUNDS)
+            if "nan_scores" in outputs:  # From the first search on, so that a rise from zero is seen.
+                self._count(":nann:nan_scores", _labels(model_name=model), int(outputs["nan_scores"].sum()))
             for stopped in outputs["stopped"].ravel():
                 reason = _STOPPED.get(int(stopped), str(stopped))
                 self._count(":nann:search_stopped", _labels(model_name=model, reason=reason))
@@ -102,10 +105,10 @@ class Metrics:
                 lines += histogram.lines(name, labels)
         return "\n".join(lines) + "\n"
 
-    def _count(self, name: str, labels: str) -> None:
+    def _count(self, name: str, labels: str, by: int = 1) -> None:
         key = (_full(name), labels)
         if key in self._counters or len(self._counters) < _MAX_SERIES:
-            self._counters[key] = self._counters.get(key, 0) + 1
+            self._counters[key] = self._counters.get(key, 0) + by
 
     def _observe(self, name: str, labels: str, value: float, bounds: Sequence[float] = _LATENCY_BOUNDS) -> None:
         key = (_full(name), labels)
