@@ -149,9 +149,9 @@ def tensorflow_writes(what: str) -> Iterator[None]:
         raise OSError(f"TensorFlow could not write the {what}: {error.message.splitlines()[0]}") from error
 
 
-def to_json(value: Any) -> str:
-    """`value` as indented JSON. NaN and infinities, which JSON has not, are null: no figure."""
-    return json.dumps(_without_non_finite(value), indent=2, allow_nan=False)
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """`value` as JSON, on one line where `indent` is None. NaN and infinities, which JSON has not, are null."""
+    return json.dumps(_without_non_finite(value), indent=indent, allow_nan=False)
 
 
 def _without_non_finite(value: Any) -> Any:

@@ -159,3 +159,15 @@ def test_lines(capsys):
     assert re.fullmatch(r"\S+\+00:00 m version 3: serving, seconds 0.5", first)
     assert re.fullmatch(r"\S+\+00:00 model config not applied, path /a, error no", second)
     assert json.loads(third)["model"] == "a\nb"
+
+
+def test_lines_are_strict_json(capsys):
+    """Collectors of logs refuse NaN and Infinity, which Python writes bare."""
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    log_json(event="failed", retry_after_seconds=float("inf"), seconds=float("nan"), more=[{"a": float("-inf")}, 1.5])
+    (line,) = capsys.readouterr().err.splitlines()
+    found = json.loads(line, parse_constant=refuse)
+    assert (found["retry_after_seconds"], found["seconds"], found["more"]) == (None, None, [{"a": None}, 1.5])

@@ -1,12 +1,12 @@
 """What is told of requests and versions: counted for Prometheus, and written as lines of a log."""
 
 import datetime
-import json
 import sys
 import time
 import urllib.parse
 from collections.abc import Callable
 
+from tfserving_ext.artifacts import to_json
 from tfserving_ext.serving.inference import Call, ServedModels
 
 MAX_NAME = 256
@@ -48,7 +48,7 @@ def address(peer: str) -> str:
 
 def log_json(**facts: object) -> None:
     """Writes one line of JSON to standard error."""
-    print(json.dumps({"time": _now(), **facts}), file=sys.stderr, flush=True)
+    print(to_json({"time": _now(), **facts}, indent=None), file=sys.stderr, flush=True)
 
 
 def log_events(**facts: object) -> None:
