@@ -13,10 +13,10 @@ from tfserving_ext.data.sequences import Cases, Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import user_tensors
 from tfserving_ext.index.format import Index
+from tfserving_ext.models.checkpoint import load_model
 from tfserving_ext.progress import progress
 from tfserving_ext.retrieval.brute_force import BruteForce
 from tfserving_ext.retrieval.metrics import coverage, recall
-from tfserving_ext.training.checkpoint import load_model
 
 BATCH = 16  # Cases per call of a peer.
 LEAST_COVERAGE = 0.98  # What "at equal coverage" means.

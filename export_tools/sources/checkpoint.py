@@ -8,8 +8,7 @@ import tensorflow as tf
 from export_tools.sources.contract import Sequence, Source
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.models import SequenceModel, UserTensors
-from tfserving_ext.training.checkpoint import load_model
-from tfserving_ext.training.extract import item_categories, item_function
+from tfserving_ext.models.checkpoint import item_categories, item_function, load_model
 
 # As many as a request of the original carries; a model of longer histories sees padding before them.
 ORIGINAL_BEHAVIORS = 50

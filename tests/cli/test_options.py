@@ -41,10 +41,13 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
+OF_TYPER = ("help", "install_completion", "show_completion")
+
+
 def _parameters(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """All commands' parameters, as Typer has them."""
     for parameter in command.params:
-        if parameter.name != "help":
+        if parameter.name not in OF_TYPER:
             yield name, parameter
     for under, each in getattr(command, "commands", {}).items():
         yield from _parameters(each, f"{name} {under}".strip())

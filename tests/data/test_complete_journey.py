@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tfserving_ext import extras
 from tfserving_ext.data import complete_journey
 from tfserving_ext.data.catalogue import Catalogue
-from tfserving_ext.errors import NannError
 
 
 def test_counts(journey_csv, journey):
@@ -41,8 +41,8 @@ def test_answers_are_readable(journey_csv, journey):
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(complete_journey, "PACKAGE", "no_such_package")
-    with pytest.raises(NannError, match=r"pip install 'tfserving-ext\[demo\]'"):
+    monkeypatch.setattr(extras, "EXTRAS", {"demo": ("the demo", ["no_such_package"])})
+    with pytest.raises(ImportError, match=r"pip install 'tfserving-ext\[demo\]'"):
         complete_journey.write_csv(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

@@ -8,7 +8,7 @@ from tests.docs.pages import ROOT
 from tfserving_ext.artifacts import read_json
 from tfserving_ext.data import sequence_format
 from tfserving_ext.index import format as index_format
-from tfserving_ext.training import checkpoint
+from tfserving_ext.models import checkpoint
 
 PAGE = (ROOT / "docs" / "format.md").read_text()
 # What a name stands for that has a number or a part of its own in it.

@@ -12,9 +12,9 @@ from tfserving_ext.evaluation.preflight import Limits, preflight
 from tfserving_ext.evaluation.subject import Setting
 from tfserving_ext.index import Index, build_index
 from tfserving_ext.index.format import Layer, write_index
+from tfserving_ext.models.checkpoint import save_model
 from tfserving_ext.retrieval import BestFirst, Rounds
 from tfserving_ext.training import extract, load_model
-from tfserving_ext.training.checkpoint import save_model
 
 
 def by_name(found):

@@ -10,12 +10,14 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
 
 from tests.install.tree import ROOT, tree_files
+from tfserving_ext.demo.checkpoint import _weights, facts
 
 pytestmark = pytest.mark.install
 
@@ -107,11 +109,15 @@ def test_the_wheel_is_for_any_python_and_one_tensorflow(built, tmp_path):
         names = file.namelist()
         (metadata,) = (file.read(name).decode() for name in names if name.endswith("/METADATA"))
         library = file.extract(f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so", tmp_path)
+        checkpoint = Path(file.extract("tfserving_ext/demo/nann_attention.npz", tmp_path))
     assert [name for name in names if name.endswith(".so")] == [f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so"]
     # The TensorFlow that it was built against is nowhere on a user's machine.
     assert "RUNPATH" not in run("readelf", "-d", library, cwd=tmp_path)
-    for line in (f"tensorflow<{NEXT},>={MINOR}", f"tensorflow-serving-api<{NEXT},>={MINOR}", "tensorboard>=2.20"):
+    for line in (f"tensorflow<{NEXT},>={MINOR}", f"tensorflow-serving-api<{NEXT},>={MINOR}"):
         assert f"Requires-Dist: {line}\n" in metadata
+    for line in ('polars>=1.30; extra == "train"', 'tensorboard>=2.20; extra == "train"'):
+        assert f"Requires-Dist: {line}\n" in metadata
+    assert len(_weights(checkpoint, facts()["sha256"])) > 40
     ours = {str(path) for path in tree_files("tfserving_ext", "export_tools")}
     assert ours <= set(names)
     assert {name.split("/")[0] for name in names} == {"tfserving_ext", "export_tools", "tfserving_ext-0.1.0.dist-info"}
@@ -127,8 +133,7 @@ def test_the_installed_wheel_exports_serves_and_answers(built, world, tmp_path):
     run(nann, "export", world.model, world.index, "-o", saved_model, "-k", 20, cwd=tmp_path)
     where = run(environment / "bin" / "python", "-c", "import tfserving_ext as t; print(t.__file__)", cwd=tmp_path)
     assert where.startswith(str(environment))
-    code = "from tfserving_ext.demo.checkpoint import FOLDER, _weights, facts; "
-    code += "print(len(_weights(FOLDER / 'nann_attention.npz', facts()['sha256'])))"
-    assert int(run(environment / "bin" / "python", "-c", code, cwd=tmp_path)) > 40
+    refused = subprocess.run([nann, "train", world.data], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert refused.returncode == 1 and "pip install 'tfserving-ext[train]'" in refused.stderr
     with served(nann, saved_model.parent, tmp_path) as port:
         assert "smoke" in run(nann, "smoke", f"127.0.0.1:{port}", cwd=tmp_path)

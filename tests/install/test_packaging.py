@@ -11,9 +11,11 @@ import tensorflow as tf
 from packaging.requirements import Requirement
 
 from tests.install.tree import ROOT, tree_files
+from tfserving_ext.extras import EXTRAS
 from tfserving_ext.ops import _library
 
 PACKAGES = ("tfserving_ext", "export_tools")
+BENCHMARKS = "benchmarks"
 MINOR = ".".join(tf.__version__.split(".")[:2])
 
 
@@ -21,13 +23,15 @@ def names(lines):
     return {re.split(r"[^\w-]", line)[0].replace("_", "-").lower() for line in lines}
 
 
-def required(**environment):
-    """The requirements of the installed distribution: of every extra, or of none."""
+def required(extra=""):
+    """What the installed distribution requires, with this extra, and with those that it names, or with none."""
     # Of this environment: what setuptools leaves in the tree is that of the last build, perhaps for another TensorFlow.
     places = [sysconfig.get_paths()["purelib"]]
     (ours,) = importlib.metadata.distributions(name="tfserving-ext", path=places)
     found = [Requirement(line) for line in ours.requires or []]
-    return [one for one in found if one.marker is None or one.marker.evaluate(environment)]
+    chosen = [one for one in found if one.marker is None or one.marker.evaluate({"extra": extra})]
+    named = {name for one in chosen if one.name == "tfserving-ext" for name in one.extras}
+    return [one for one in chosen if one.name != "tfserving-ext"] + [one for name in named for one in required(name)]
 
 
 def imports(path):
@@ -41,15 +45,16 @@ def imports(path):
 
 def test_all_that_is_imported_is_required():
     """First contact, line 1: what another distribution happens to bring, as TensorFlow did TensorBoard, is named."""
-    ours = {line for line in (ROOT / "requirements.in").read_text().splitlines() if line and line[0] != "#"}
-    declared = names(ours) | names(str(one) for extra in ("demo", "beam", "bench") for one in required(extra=extra))
+    peers = (ROOT / "benchmarks" / "requirements.in").read_text().splitlines()
+    declared = names(line for line in peers if line and line[0] != "#")
+    declared |= names(str(one) for extra in ("all", "beam") for one in required(extra))
     declared |= {"keras"}  # TensorFlow's own, of the version that it was tested with.
     brought_by = importlib.metadata.packages_distributions()
     missing = set()
-    for path in [path for path in tree_files(*PACKAGES) if path.suffix == ".py"]:
+    for path in [path for path in tree_files(*PACKAGES, BENCHMARKS) if path.suffix == ".py"]:
         for module in imports(ROOT / path):
             top = module.split(".")[0]
-            if top in sys.stdlib_module_names or top in PACKAGES:
+            if top in sys.stdlib_module_names or top in (*PACKAGES, BENCHMARKS):
                 continue
             found = {name.replace("_", "-").lower() for name in brought_by.get(top, [])}
             if top == "google":  # A namespace that several share.
@@ -59,9 +64,25 @@ def test_all_that_is_imported_is_required():
     assert not missing
 
 
+def test_nothing_that_is_shipped_imports_a_benchmark():
+    files = [path for path in tree_files(*PACKAGES) if path.suffix == ".py"]
+    assert not [path for path in files if any(name.split(".")[0] == BENCHMARKS for name in imports(ROOT / path))]
+
+
+def test_few_packages_are_mandatory_and_the_extras_have_what_the_code_asks_for():
+    mandatory = names(str(one) for one in required())
+    assert len(mandatory) <= 12
+    brought_by = importlib.metadata.packages_distributions()
+    for extra, (_, modules) in EXTRAS.items():
+        asked_for = {name.replace("_", "-").lower() for module in modules for name in brought_by[module]}
+        assert asked_for == names(str(one) for one in required(extra)) - mandatory
+    every = {name for extra in EXTRAS if extra != "beam" for name in names(str(one) for one in required(extra))}
+    assert names(str(one) for one in required("all")) == every
+
+
 def test_what_is_installed_requires_the_tensorflow_that_it_was_built_against():
     """First contact, line 1: by construction, for every TensorFlow that it is built against."""
-    found = {one.name: one.specifier for one in required(extra="")}
+    found = {one.name: one.specifier for one in required()}
     for name in ("tensorflow", "tensorflow-serving-api"):
         major, minor = MINOR.split(".")
         assert {str(part) for part in found[name]} == {f">={MINOR}", f"<{major}.{int(minor) + 1}"}

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tfserving_ext.data.convert import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.models import DnnConfig, TwoSidedConfig
+from tfserving_ext.models.checkpoint import save_model
 from tfserving_ext.training import TrainingConfig, fit, load_model, state
-from tfserving_ext.training.checkpoint import save_model
 
 CONFIG = TrainingConfig(steps=4, batch_size=8, negatives=5, targets=2, checkpoint_minutes=0, validate_every=3)
 MODEL = TwoSidedConfig(embedding_dim=4, history_length=10, pools=2)

@@ -9,6 +9,7 @@ import typer
 
 from tfserving_ext.cli.options import Force, Out
 from tfserving_ext.errors import NannError
+from tfserving_ext.extras import require
 from tfserving_ext.progress import outcome
 
 _CONVERT_EXAMPLES = """Example: nann convert UserBehavior.csv.zip -o data --time-range 2017-11-25..2017-12-04
@@ -115,10 +116,9 @@ def convert(
     if whole:
         convert_original(sources[0], out, force)
     elif beam is not None:
-        try:
-            from tfserving_ext.data.beam import convert_by_beam
-        except ImportError as error:
-            raise NannError(f"--beam needs Apache Beam: pip install 'tfserving-ext[beam]' ({error})") from error
+        require("beam")
+        from tfserving_ext.data.beam import convert_by_beam
+
         try:
             options = shlex.split(beam)
         except ValueError as error:

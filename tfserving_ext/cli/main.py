@@ -20,7 +20,6 @@ from tfserving_ext.local_paths import check_local
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`nann demo` runs all stages on real purchases.",

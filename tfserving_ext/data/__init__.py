@@ -1,5 +1,7 @@
 """Behaviours of users: reading them, converting them to sequences, drawing training batches and test cases."""
 
+from tfserving_ext.extras import require
+
 __all__ = [
     "beam",
     "complete_journey",
@@ -11,3 +13,5 @@ __all__ = [
     "synth",
     "synthetic",
 ]
+
+require("train")

@@ -13,6 +13,7 @@ import polars as pl
 
 from tfserving_ext.artifacts import atomic_folder, sha256, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.extras import require
 from tfserving_ext.outputs import PURCHASES
 
 FORMAT = "nann-behavior-csv"
@@ -74,9 +75,9 @@ def write_csv(folder: str | os.PathLike[str]) -> Path:
 
 def _package_folder() -> Path:
     """Where the package lies; its code is not run, since that would import pandas."""
+    require("demo")
     spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise NannError(f"the package {PACKAGE} is not installed; run: pip install 'tfserving-ext[demo]'")
+    assert spec is not None and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0])
 
 

@@ -1,5 +1,9 @@
 """The whole road on real purchases, `nann demo`."""
 
-from tfserving_ext.demo.run import HOUSEHOLDS_HELD_OUT, run_demo
+from tfserving_ext.extras import require
+
+require("demo")  # Before the modules that import its packages.
+
+from tfserving_ext.demo.run import HOUSEHOLDS_HELD_OUT, run_demo  # noqa: E402
 
 __all__ = ["HOUSEHOLDS_HELD_OUT", "run_demo"]

@@ -80,7 +80,7 @@ def restore(data: str | os.PathLike[str], target: str | os.PathLike[str], folder
       NannError: the checkpoint is damaged, or was trained on other data.
     """
     from tfserving_ext.models import model_named
-    from tfserving_ext.training.checkpoint import read_config, save_model
+    from tfserving_ext.models.checkpoint import read_config, save_model
 
     known = facts(folder)
     sequences = Sequences.open(data)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfserving_ext.data.sequences import Cases, Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
-from tfserving_ext.training.checkpoint import TrainedModel
+from tfserving_ext.models.checkpoint import TrainedModel
 
 GROUPS = 5
 

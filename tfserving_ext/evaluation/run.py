@@ -26,6 +26,7 @@ from tfserving_ext.evaluation.figures import (
 )
 from tfserving_ext.evaluation.intervals import LEVEL, RESAMPLES, Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
+from tfserving_ext.extras import require
 from tfserving_ext.outputs import check_beside, check_json
 from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
 
@@ -84,9 +85,12 @@ def evaluate(
 
     Raises:
       NannError: artefacts that do not belong together, parameters that do not fit, or a file cannot be written.
+      ImportError: a report is wanted, and the packages of the extra `reports` are missing.
     """
     files = None if target is None else beside(target)
     if files is not None:
+        if html:
+            require("reports")
         check_json(files["json"], "figures of `nann evaluate`", "format", FORMAT)
         check_beside(files["json"], files["npz"], *([files["html"]] if html else []))
     subject = Subject(data, model, index, k, positions_per_user, max_cases, split)

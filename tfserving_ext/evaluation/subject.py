@@ -14,12 +14,12 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.cases import choose_cases, part, user_tensors
 from tfserving_ext.index.format import Index
 from tfserving_ext.models import UserTensors
+from tfserving_ext.models.checkpoint import load_model
 from tfserving_ext.ops import SearchResult
 from tfserving_ext.progress import progress
 from tfserving_ext.retrieval.brute_force import BruteForce
 from tfserving_ext.retrieval.metrics import coverage, target_ranks
 from tfserving_ext.retrieval.neural_top_k import BestFirst, NeuralTopK, Rounds
-from tfserving_ext.training.checkpoint import load_model
 from tfserving_ext.training.extract import check_match
 
 BATCH = 32

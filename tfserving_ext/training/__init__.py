@@ -3,7 +3,7 @@
 `train` follows a recipe, as `nann train` does; `fit` is the loop by itself.
 """
 
-from tfserving_ext.training.checkpoint import load_model, save_model
+from tfserving_ext.models.checkpoint import load_model, save_model
 from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.extract import check_match, extract
 from tfserving_ext.training.loop import fit

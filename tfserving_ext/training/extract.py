@@ -1,7 +1,6 @@
 """Writes the item embeddings of a trained model: what the index is built from."""
 
 import os
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +10,8 @@ from tfserving_ext.artifacts import atomic_folder
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.match import check_embeddings
+from tfserving_ext.models.checkpoint import TrainedModel, item_function, load_model
 from tfserving_ext.progress import progress
-from tfserving_ext.training.checkpoint import TrainedModel, load_model
 
 CHUNK = 1 << 15
 EMBEDDINGS = "item_embs.npy"
@@ -58,18 +57,6 @@ def extract(model: str | os.PathLike[str], target: str | os.PathLike[str], force
         embeddings.flush()
         np.save(new / "item_ids.npy", np.asarray(trained.item_ids))
     return n, dim
-
-
-def item_function(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Embeddings float32 [n, d] of the items with these ids, int64 [n], in the categories that they had in training."""
-    categories = item_categories(trained)
-    return lambda ids: trained.model.item({"item_id": ids, "category_id": categories(ids)})
-
-
-def item_categories(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Category ids of items by their ids, int64 of any shape, as they were in training; -1 of an unknown one."""
-    held = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
-    return lambda ids: tf.gather(held, trained.model.items.rows(ids))
 
 
 def check_match(trained: TrainedModel, index: Index) -> None:

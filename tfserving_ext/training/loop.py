@@ -20,9 +20,9 @@ from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 from tfserving_ext.models import NannAttentionConfig, SequenceConfig, SequenceModel, TwoSidedConfig, model_named
+from tfserving_ext.models.checkpoint import TrainedModel, load_model, save_model
 from tfserving_ext.outputs import MODEL, check_replaceable
 from tfserving_ext.progress import console, progress
-from tfserving_ext.training.checkpoint import TrainedModel, load_model, save_model
 from tfserving_ext.training.cluster import Cluster, join_cluster
 from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.loss import Losses

@@ -15,8 +15,8 @@ from tfserving_ext.artifacts import read_json, sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 from tfserving_ext.models import DnnConfig, ForeignConfig, NannAttentionConfig, SequenceConfig, TwoSidedConfig
+from tfserving_ext.models.checkpoint import MANIFEST
 from tfserving_ext.outputs import MODEL, check_replaceable
-from tfserving_ext.training.checkpoint import MANIFEST
 from tfserving_ext.training.cluster import workers
 from tfserving_ext.training.config import TrainingConfig
 from tfserving_ext.training.loop import fit

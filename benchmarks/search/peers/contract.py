@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.index.format import Index
-from tfserving_ext.training.checkpoint import TrainedModel
+from tfserving_ext.models.checkpoint import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from benchmarks.search.peers.contract import Workload
 from tfserving_ext.models import TwoSidedConfig
+from tfserving_ext.models.checkpoint import TrainedModel, load_model
 from tfserving_ext.retrieval.metrics import recall
 from tfserving_ext.training import TrainingConfig, fit
-from tfserving_ext.training.checkpoint import TrainedModel, load_model
 
 # Cheap per step, so it can have more negatives and a higher learning rate than the attention model; the best of what
 # was tried on the validation households.

@@ -9,7 +9,7 @@ weights.*               a TensorFlow checkpoint
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,3 +135,15 @@ def read_config(config_type: type[SequenceConfig], values: Any, file: Path) -> S
         return config_type(**fields)
     except NannError as error:
         raise NannError(f"{file}: {error}") from error
+
+
+def item_function(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Embeddings float32 [n, d] of the items with these ids, int64 [n], in the categories that they had in training."""
+    categories = item_categories(trained)
+    return lambda ids: trained.model.item({"item_id": ids, "category_id": categories(ids)})
+
+
+def item_categories(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Category ids of items by their ids, int64 of any shape, as they were in training; -1 of an unknown one."""
+    held = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
+    return lambda ids: tf.gather(held, trained.model.items.rows(ids))
