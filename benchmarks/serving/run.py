@@ -4,29 +4,25 @@ python -m benchmarks.serving.run --folder demo
 """
 
 import json
-import logging
-import multiprocessing
 import os
 import sys
-import threading
-import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from benchmarks.serving.served import Load, histories_of, make_requests, percentile_ms, running
+from benchmarks.serving.served import asking, histories_of, running
 from benchmarks.serving.swaps import bench_swaps
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest import ModelSpec, Scenario, bench
 from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, progress
 
 CLIENTS = 8
 ROUNDS, QUICK_ROUNDS = 5, 2
-SECONDS = 6.0
+SECONDS, WARM_UP_SECONDS = 6.0, 2.0
 HISTORIES = 64
 SWAP_CLIENTS, SWAP_SECONDS, SWAPS = 32, 120.0, 20
 
@@ -41,8 +37,8 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
 
     Returns:
       server_efficiency: requests per second of the server and 8 concurrent clients by gRPC, all on this machine, over
-      those of 8 threads that call the same SavedModel in one process; both at TensorFlow's default threads. And what
-      `bench_swaps` says.
+      those of the same clients that call the same SavedModel in one process; both at TensorFlow's default threads. And
+      what `bench_swaps` says.
 
     Raises:
       NannError: the folder lacks the export, or the server does not serve.
@@ -52,9 +48,9 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
         raise NannError(f"{saved_model} does not exist; make it with `nann demo --folder {folder}`")
     histories = histories_of(saved_model, HISTORIES)
     figures: dict[str, Any] = {**provenance(), "quick": quick, "clients": CLIENTS}
-    figures["rounds"] = _race(saved_model, histories, QUICK_ROUNDS if quick else ROUNDS)
     scratch = folder / "bench" / "swaps"
     scratch.mkdir(parents=True, exist_ok=True)
+    figures["rounds"] = _race(saved_model, histories, scratch, QUICK_ROUNDS if quick else ROUNDS)
     figures["swaps"] = bench_swaps(
         saved_model,
         folder / "index",
@@ -80,69 +76,37 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
         "swap_assets_most_to_quiet": figures["swaps"]["memory_most_mb"]["assets"]
         / max(figures["swaps"]["memory_quiet_mb"]["assets"], 1e-9),
     }
-    figures["summary"] = {key: round(float(value), 4) for key, value in summary.items()}
+    figures["summary"] = {key: round(float(value), 4) for key, value in summary.items() if value is not None}
     write_json(out, figures)
     return figures["summary"]
 
 
-def _race(saved_model: Path, histories: np.ndarray, rounds: int) -> list[dict[str, Any]]:
-    """Server and process by turns; each idles while the other is measured."""
-    context = multiprocessing.get_context("spawn")
-    parent, child = context.Pipe()
-    process = context.Process(target=_in_process, args=(saved_model, histories, child), daemon=True)
-    process.start()
-    parent.recv()
+def _race(saved_model: Path, histories: np.ndarray, scratch: Path, rounds: int) -> list[dict[str, Any]]:
+    """Server and model in this process by turns; each idles while the other is measured."""
+    model = asking(histories, scratch, path=saved_model)
     found = []
-    try:
-        with running(saved_model.parent) as server, progress("server and process by turns", rounds) as advance:
-            requests = make_requests(histories)
-            Load(server.grpc_port, requests, CLIENTS).stop()
-            for _ in range(rounds):
-                parent.send(SECONDS)
-                in_process = parent.recv()
-                load = Load(server.grpc_port, requests, CLIENTS)
-                begin = time.monotonic()
-                time.sleep(SECONDS)
-                answers, seconds = load.stop(), time.monotonic() - begin
-                if any(one.version < 0 for one in answers):
-                    raise NannError(f"the server refuses: {next(one.wrong for one in answers if one.version < 0)}")
-                by_server = {"per_second": len(answers) / seconds, "p99_ms": percentile_ms(answers, 99)}
-                found.append({"server": by_server, "in_process": in_process})
-                advance(note=f"{by_server['per_second']:.0f} and {in_process['per_second']:.0f} per second")
-    finally:
-        parent.send(0.0)
-        process.join(30)
-        process.terminate()
+    with running(saved_model.parent) as server, progress("server and process by turns", rounds) as advance:
+        targets = {"in_process": "session", "server": f"grpc://127.0.0.1:{server.grpc_port}"}
+        for _ in range(rounds):
+            one = {name: _measure(target, model) for name, target in targets.items()}
+            found.append(one)
+            advance(note=" and ".join(f"{one[name]['per_second']:.0f}" for name in targets) + " per second")
     return found
 
 
-def _in_process(saved_model: Path, histories: np.ndarray, pipe: Connection) -> None:
-    """Calls the model from as many threads as the server has clients, for as long as the pipe says."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    from tfserving_ext.serving.models import load_servable
-
-    retrieve = load_servable(saved_model).signature("retrieve")
-    pipe.send("ready")
-    while seconds := pipe.recv():
-        latencies: list[float] = []
-        end = time.monotonic() + seconds
-
-        def call(number: int, end: float = end, latencies: list[float] = latencies) -> None:
-            place = number
-            while (begin := time.monotonic()) < end:
-                place = (place + 1) % len(histories)
-                retrieve.run({"item_history": histories[place][None]})
-                latencies.append(time.monotonic() - begin)
-
-        threads = [threading.Thread(target=call, args=(number,)) for number in range(CLIENTS)]
-        begin = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        taken = time.monotonic() - begin
-        pipe.send({"per_second": len(latencies) / taken, "p99_ms": 1000 * float(np.percentile(latencies, 99))})
+def _measure(target: str, model: ModelSpec) -> dict[str, float]:
+    scenario = Scenario(
+        target=target,
+        models=[model],
+        concurrency=str(CLIENTS),
+        warm_up=WARM_UP_SECONDS,
+        seconds=SECONDS,
+        trace=0,
+    )
+    (level,) = bench(scenario)["levels"]
+    if level["errors"]:
+        raise NannError(f"{target} refuses: {level['error_examples']}")
+    return {"per_second": level["per_second"], "p99_ms": level["latency_ms"]["p99"]}
 
 
 def main(

@@ -1,4 +1,4 @@
-"""A local server in a process of its own, and clients that load it; what the benchmarks of the server share."""
+"""A local server in a process of its own, and what it is asked; what the benchmarks of the server share."""
 
 import contextlib
 import os
@@ -7,16 +7,15 @@ import re
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import grpc
 import numpy as np
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest import ModelSpec
 
 START_SECONDS = 120.0
 _PORTS = re.compile(r"gRPC 127\.0\.0\.1:(\d+), REST http://127\.0\.0\.1:(\d+)/")
@@ -100,88 +99,6 @@ def running(base_path: Path, *flags: str) -> Iterator[Process]:
             process.kill()
 
 
-class Answer(NamedTuple):
-    """What came of one request.
-
-    Attributes:
-      sent: when, on the monotonic clock.
-      seconds: until the answer.
-      version: that answered; -1 where none did.
-      wrong: what is wrong with it, "" where nothing is.
-    """
-
-    sent: float
-    seconds: float
-    version: int
-    wrong: str
-
-
-class Load:
-    """Clients that send one request after another until `stop`; each thread is a client with a channel of its own."""
-
-    def __init__(
-        self,
-        port: int,
-        requests: Sequence[bytes],
-        clients: int,
-        expected: Mapping[int, Sequence[np.ndarray]] | None = None,
-    ) -> None:
-        """Starts to send.
-
-        Args:
-          port: of the gRPC server.
-          requests: serialized PredictRequests, asked by turns.
-          clients: how many at once.
-          expected: by version, the `item_ids` that each request must be answered with.
-        """
-        self._port, self._requests, self._expected = port, requests, expected
-        self._stop = threading.Event()
-        self.answers: list[Answer] = []
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> list[Answer]:
-        """Waits for what is on its way; returns all answers."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        return self.answers
-
-    def _run(self, number: int) -> None:
-        from tensorflow_serving.apis import predict_pb2
-
-        # Clients in one process would share one connection, and with it one thread of the server's.
-        with grpc.insecure_channel(f"127.0.0.1:{self._port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            call = channel.unary_unary(
-                "/tensorflow.serving.PredictionService/Predict", None, predict_pb2.PredictResponse.FromString
-            )
-            place = number
-            while not self._stop.is_set():
-                place = (place + 1) % len(self._requests)
-                begin = time.monotonic()
-                try:
-                    response = call(self._requests[place], timeout=60)
-                except grpc.RpcError as error:
-                    self.answers.append(
-                        Answer(begin, time.monotonic() - begin, -1, f"{error.code()}: {error.details()}")
-                    )
-                    continue
-                seconds = time.monotonic() - begin
-                version = response.model_spec.version.value
-                self.answers.append(Answer(begin, seconds, version, self._fault(response, version, place)))
-
-    def _fault(self, response: Any, version: int, place: int) -> str:
-        import tensorflow as tf
-
-        if self._expected is None:
-            return ""
-        if version not in self._expected:
-            return f"version {version} answered, which was never there"
-        found = tf.make_ndarray(response.outputs["item_ids"])
-        return "" if np.array_equal(found, self._expected[version][place]) else f"not what version {version} answers"
-
-
 def histories_of(saved_model: Path, count: int) -> np.ndarray:
     """Histories of 20 items of an export, int64 [count, 20], the same every time."""
     ids = np.fromfile(saved_model / "assets" / "item_ids.bin", "<i8")
@@ -202,6 +119,14 @@ def make_requests(histories: np.ndarray, name: str = "nann") -> list[bytes]:
     return requests
 
 
-def percentile_ms(answers: Sequence[Answer], percent: float) -> float:
-    """A percentile of the latencies, in milliseconds."""
-    return 1000 * float(np.percentile([one.seconds for one in answers], percent)) if answers else float("nan")
+def asking(histories: np.ndarray, folder: Path, **fields: Any) -> ModelSpec:
+    """Has `nann bench` ask for the items of these histories, by turns.
+
+    Args:
+      histories: int64 [N, L].
+      folder: where they are written for it.
+      **fields: more of the model's.
+    """
+    requests = folder / "histories.npz"
+    np.savez(requests, item_history=histories)
+    return ModelSpec(name="nann", signature="retrieve", input_data=requests, **fields)

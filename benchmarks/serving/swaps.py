@@ -1,22 +1,65 @@
 """Versions swapped under load: does any request fail, does every answer come from one whole version, what does it cost?
 
 Two indexes of one model take turns: all items, and two thirds of them, so that an answer tells which version gave it.
+`nann bench` sends and swaps; its target is replaced by one that checks the answers too.
 """
 
-import os
 import shutil
+import statistics
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorflow_serving.apis import predict_pb2
 
-from benchmarks.serving.served import Answer, Load, make_requests, percentile_ms, running
+from benchmarks.serving.served import Process, asking, running
+from tfserving_ext.artifacts import link_or_copy
 from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest import ModelSpec, Scenario, SwapSpec, bench
+from tfserving_ext.loadtest.targets import TargetError
+from tfserving_ext.loadtest.targets.grpc_server import GrpcTarget
 from tfserving_ext.progress import progress
+from tfserving_ext.serving.tensors import parse_tensor
 
 KEPT = 3  # Versions on disk; the older are removed, as operators do.
-SETTLE_SECONDS = 1.0  # After a version serves; what comes later is quiet time.
+SETTLE_SECONDS = 30.0  # Until the server has given back what the last versions took.
+WRONG = "WRONG_ANSWER"
+
+
+class CheckedTarget(GrpcTarget):
+    """A gRPC server whose wrong answers are errors, of the code `WRONG`.
+
+    Attributes:
+      answered: the versions that did.
+    """
+
+    def __init__(self, address: str, expected: Callable[[int], Mapping[bytes, np.ndarray] | None]) -> None:
+        """Takes HOST:PORT and, by version, the item ids that every history must be answered with, None for none."""
+        super().__init__(address)
+        self.answered: set[int] = set()
+        self._expected = expected
+        self._histories: dict[bytes, bytes] = {}
+
+    def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> bytes:
+        """See `Target`."""
+        request = super().prepare(model, inputs)
+        self._histories[request] = inputs["item_history"].tobytes()
+        return request
+
+    async def send(self, request: bytes, timeout: float) -> bytes:
+        """See `Target`."""
+        raw = await super().send(request, timeout)
+        answer = predict_pb2.PredictResponse.FromString(raw)
+        version = answer.model_spec.version.value
+        self.answered.add(version)
+        expected = self._expected(version)
+        if expected is None:
+            raise TargetError(WRONG, f"version {version} answered, which never served")
+        if not np.array_equal(parse_tensor(answer.outputs["item_ids"]), expected[self._histories[request]]):
+            raise TargetError(WRONG, f"not what version {version} answers")
+        return raw
 
 
 def bench_swaps(
@@ -40,43 +83,60 @@ def bench_swaps(
       swaps: versions put in place, the broken one among them.
 
     Returns:
-      requests, failed, wrong; `p99_quiet_ms`, `p99_swap_ms` and their ratio; memory of the server when quiet, at most,
-      and at the end.
+      requests, failed, wrong; `p99_quiet_ms`, `p99_swap_ms` (the median over swaps) and their ratio; memory of the
+      server when quiet, at most, and at the end.
 
     Raises:
       NannError: a version does not begin to serve in its time.
     """
     exports = _two_exports(saved_model, index, scratch)
-    expected = [_answers(export, histories) for export in exports]
+    answers = [_answers(export, histories) for export in exports]
     base = scratch / "versions"
     shutil.rmtree(base, ignore_errors=True)
-    _put(exports[0], base, 1)
-    broken, by_version = swaps // 2 + 2, {1: expected[0]}
-    windows: list[tuple[float, float]] = []
+    _copy(saved_model, base / "1")
+    broken = swaps // 2 + 2  # New versions count from 2.
+
+    def side(version: int) -> int:
+        """Which export the version is; `nann bench` begins with the first again after the last."""
+        return 0 if version == 1 else ((version - 2) % swaps + 1) % 2
+
+    spec = SwapSpec(
+        base_path=base,
+        every=seconds / (swaps + 1),
+        exports=[
+            _broken(saved_model, scratch) if version == broken else exports[side(version)]
+            for version in range(2, swaps + 2)
+        ],
+        keep=KEPT,
+    )
     with running(base, "--file_system_poll_wait_seconds", "0.2") as server:
+        target = CheckedTarget(
+            f"127.0.0.1:{server.grpc_port}", lambda version: None if version == broken else answers[side(version)]
+        )
+        scenario = Scenario(
+            models=[asking(histories, scratch)],
+            concurrency=str(clients),
+            warm_up=0,
+            seconds=seconds,
+            timeout=60,
+            swap=spec,
+            trace=0,
+        )
         memory = [server.memory_mb()]
-        load = Load(server.grpc_port, make_requests(histories), clients, by_version)
-        step = seconds / (swaps + 1)
-        with progress("swaps", swaps) as advance:
-            time.sleep(step / 2)
-            memory.append(server.memory_mb())
-            begin = time.monotonic()
-            for number in range(2, swaps + 2):
-                side = number % 2
-                by_version[number] = expected[side]
-                started = time.monotonic()
-                _put(exports[side], base, number, number == broken)
-                if number != broken:
-                    _wait_for(load, number, step)
-                windows.append((started, time.monotonic() + SETTLE_SECONDS))
+        with progress("seconds of swaps", int(seconds)) as advance:
+
+            def look(*_: object) -> None:
                 memory.append(server.memory_mb())
-                if number - KEPT >= 1 and number - KEPT != broken - 1:
-                    shutil.rmtree(base / str(number - KEPT))
                 advance()
-                time.sleep(max(0.0, begin + (number - 1) * step - time.monotonic()))
-        answers = load.stop()
-        memory.append(server.memory_mb())
-    return _figures(answers, windows, memory, by_version, broken)
+
+            (level,) = bench(scenario, look, target)["levels"]
+        quiet = memory[max(1, int(spec.every) - 1)]
+        memory.append(_settled(server, quiet))
+    return _figures(level, target.answered, broken) | {
+        "memory_quiet_mb": quiet,
+        "memory_most_mb": {key: max(one[key] for one in memory) for key in quiet},
+        "memory_end_mb": memory[-1],
+    }
 
 
 def _two_exports(saved_model: Path, index: Path, scratch: Path) -> tuple[Path, Path]:
@@ -90,61 +150,55 @@ def _two_exports(saved_model: Path, index: Path, scratch: Path) -> tuple[Path, P
     return saved_model, reuse(saved_model, made.folder, scratch / "export_two_thirds")
 
 
-def _answers(export: Path, histories: np.ndarray) -> list[np.ndarray]:
+def _answers(export: Path, histories: np.ndarray) -> dict[bytes, np.ndarray]:
+    """The item ids that the export answers, by the bytes of the history."""
     from tfserving_ext.serving.models import load_servable
 
     retrieve = load_servable(export).signature("retrieve")
-    return [retrieve.run({"item_history": history[None]})["item_ids"] for history in histories]
+    return {history.tobytes(): retrieve.run({"item_history": history[None]})["item_ids"] for history in histories}
 
 
-def _put(export: Path, base: Path, version: int, broken: bool = False) -> None:
-    """Puts a version in place, in one step; its files are links, as between exports that share a model."""
-    made = base.parent / "putting"
+def _broken(saved_model: Path, scratch: Path) -> Path:
+    made = scratch / "broken"
     shutil.rmtree(made, ignore_errors=True)
-    shutil.copytree(export, made, copy_function=os.link)
-    if broken:
-        (made / "saved_model.pb").unlink()
-        (made / "saved_model.pb").write_bytes(b"\xff\xff broken")
-    base.mkdir(exist_ok=True)
-    made.rename(base / str(version))
+    _copy(saved_model, made)
+    (made / "saved_model.pb").unlink()  # It may be a link to the export's.
+    (made / "saved_model.pb").write_bytes(b"\xff\xff broken")
+    return made
 
 
-def _wait_for(load: Load, version: int, seconds: float) -> None:
-    end = time.monotonic() + max(seconds, 30)
-    while not any(one.version == version for one in load.answers[-200:]):
-        if time.monotonic() > end:
-            raise NannError(f"version {version} did not begin to serve in {max(seconds, 30):.0f} s")
-        time.sleep(0.02)
+def _copy(export: Path, target: Path) -> None:
+    """Shares the files, as exports do that share a model."""
+    shutil.copytree(export, target, copy_function=lambda source, goal: link_or_copy(Path(source), Path(goal)))
 
 
-def _figures(
-    answers: list[Answer],
-    windows: list[tuple[float, float]],
-    memory: list[dict[str, float]],
-    by_version: dict[int, Any],
-    broken: int,
-) -> dict[str, Any]:
-    failed = [one for one in answers if one.version < 0]
-    wrong = [one for one in answers if one.version >= 0 and one.wrong]
-    good = [one for one in answers if one.version >= 0]
-    swapping = [
-        one for one in good if any(one.sent < last and one.sent + one.seconds > first for first, last in windows)
-    ]
-    inside = set(map(id, swapping))
-    quiet = [one for one in good if id(one) not in inside]
-    p99_quiet, p99_swap = percentile_ms(quiet, 99), percentile_ms(swapping, 99)
+def _settled(server: Process, quiet: Mapping[str, float]) -> dict[str, float]:
+    """The server's memory once it maps no more than when it was quiet, or after `SETTLE_SECONDS`."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while (memory := server.memory_mb())["mapped"] > quiet["mapped"] * 1.01 and time.monotonic() < end:
+        time.sleep(0.2)
+    return memory
+
+
+def _figures(level: Mapping[str, Any], answered: set[int], broken: int) -> dict[str, Any]:
+    """What `bench_swaps` returns, but for the memory; of the level that `nann bench` measured."""
+    # The last may have been put in place as the time ended.
+    late = [one["version"] for one in level["swaps"][:-1] if one["served"] is None and one["version"] != broken]
+    if late:
+        raise NannError(f"version {late[0]} did not begin to serve in its time")
+    around = [one["latency_ms"]["p99"] for one in level["swaps"] if one["latency_ms"]["p99"] is not None]
+    quiet = level["quiet_latency_ms"]["p99"]
+    swapping = statistics.median(around) if around else None
     return {
-        "requests": len(answers),
-        "failed": len(failed),
-        "wrong": len(wrong),
-        "faults": sorted({one.wrong for one in (*failed, *wrong)})[:5],
-        "versions_that_answered": len({one.version for one in good}),
-        "versions": len(by_version) - 1,
-        "broken_version_answered": any(one.version == broken for one in good),
-        "p99_quiet_ms": p99_quiet,
-        "p99_swap_ms": p99_swap,
-        "p99_swap_to_quiet": p99_swap / p99_quiet,
-        "memory_quiet_mb": memory[1],
-        "memory_most_mb": {key: max(one[key] for one in memory) for key in memory[0]},
-        "memory_end_mb": memory[-1],
+        "requests": level["requests"],
+        "failed": sum(count for code, count in level["errors"].items() if code != WRONG),
+        "wrong": level["errors"].get(WRONG, 0),
+        "faults": sorted({message for messages in level["error_examples"].values() for message in messages}),
+        "versions_that_answered": len(answered),
+        "versions": len(level["swaps"]),
+        "versions_served": sum(one["served"] is not None for one in level["swaps"]),
+        "broken_version_answered": broken in answered,
+        "p99_quiet_ms": quiet,
+        "p99_swap_ms": swapping,
+        "p99_swap_to_quiet": None if swapping is None or not quiet else swapping / quiet,
     }

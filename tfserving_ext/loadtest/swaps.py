@@ -73,8 +73,9 @@ class Swapper:
         end = loop.time() + max(self._spec.every, LEAST_WAIT_SECONDS)
         while loop.time() < end:
             try:
-                if version in await self._target.versions(self.model):
-                    return True
+                serves = (await self._target.versions(self.model)).get(version)
+                if serves is not None:
+                    return serves
             except TargetError:
                 pass  # The load notices a server that is gone, and ends the run.
             await asyncio.sleep(LOOK_SECONDS)

@@ -87,8 +87,11 @@ class Target(Protocol):
     def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> Any:
         """A request, encoded ahead of time as far as can be."""
 
-    async def send(self, request: Any, timeout: float) -> None:
-        """Sends a request and waits for the whole answer, which is not decoded.
+    async def send(self, request: Any, timeout: float) -> Any:
+        """Sends a request and waits for the whole answer.
+
+        Returns:
+          The answer as it came, not decoded.
 
         Raises:
           TargetError: it was not answered with success within `timeout` seconds.
@@ -101,8 +104,8 @@ class Target(Protocol):
           TargetError: as `send`.
         """
 
-    async def versions(self, model: str) -> list[int]:
-        """The versions that serve; empty where the target cannot tell.
+    async def versions(self, model: str) -> dict[int, bool]:
+        """The versions that serve (True), and those that failed to load (False); empty where the target cannot tell.
 
         Raises:
           TargetError: nobody answers.

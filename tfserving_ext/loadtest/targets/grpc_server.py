@@ -83,9 +83,9 @@ class GrpcTarget:
             request.inputs[name].CopyFrom(make_tensor(array))
         return request.SerializeToString()
 
-    async def send(self, request: bytes, timeout: float) -> None:
+    async def send(self, request: bytes, timeout: float) -> bytes:
         """See `Target`."""
-        await self._call(next(self._calls), request, timeout)
+        return await self._call(next(self._calls), request, timeout)
 
     async def ask(self, model: ModelSpec, inputs: Mapping[str, np.ndarray], timeout: float) -> dict[str, np.ndarray]:
         """See `Target`."""
@@ -94,14 +94,18 @@ class GrpcTarget:
             name: parse_tensor(value) for name, value in predict_pb2.PredictResponse.FromString(raw).outputs.items()
         }
 
-    async def versions(self, model: str) -> list[int]:
+    async def versions(self, model: str) -> dict[int, bool]:
         """See `Target`."""
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = model
         raw = await self._admin(_MODEL + "GetModelStatus", request)
         status = get_model_status_pb2.GetModelStatusResponse.FromString(raw)
         available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-        return [one.version for one in status.model_version_status if one.state == available]
+        return {
+            one.version: one.state == available
+            for one in status.model_version_status
+            if one.state == available or one.status.error_code
+        }
 
     async def _admin(self, method: str, request: Any) -> bytes:
         return await self._call(self._channels[0].unary_unary(method), request.SerializeToString(), ADMIN_SECONDS)

@@ -77,18 +77,18 @@ class InProcessTarget:
 
         return Call(run, tensors)
 
-    async def send(self, request: Call, timeout: float) -> None:
+    async def send(self, request: Call, timeout: float) -> dict[str, np.ndarray]:
         """See `Target`."""
-        await self._run(request, timeout)
+        return await self._run(request, timeout)
 
     async def ask(self, model: ModelSpec, inputs: Mapping[str, np.ndarray], timeout: float) -> dict[str, np.ndarray]:
         """See `Target`."""
         return await self._run(self.prepare(model, inputs), timeout)
 
-    async def versions(self, model: str) -> list[int]:
+    async def versions(self, model: str) -> dict[int, bool]:
         """None: the model was loaded from its path."""
         del model
-        return []
+        return {}
 
     async def _run(self, request: Call, timeout: float) -> dict[str, np.ndarray]:
         import tensorflow as tf

@@ -88,9 +88,9 @@ class RestTarget:
         body = {"signature_name": model.signature, "inputs": columns}
         return RestRequest(f"{self._model(model)}:predict", json.dumps(body).encode())
 
-    async def send(self, request: RestRequest, timeout: float) -> None:
+    async def send(self, request: RestRequest, timeout: float) -> bytes:
         """See `Target`."""
-        await self._call("POST", request.url, request.body, timeout)
+        return await self._call("POST", request.url, request.body, timeout)
 
     async def ask(self, model: ModelSpec, inputs: Mapping[str, np.ndarray], timeout: float) -> dict[str, np.ndarray]:
         """See `Target`."""
@@ -101,11 +101,15 @@ class RestTarget:
             return {name: np.asarray(value) for name, value in outputs.items()}
         return {"output": np.asarray(outputs)}  # A signature with one output answers it without a name.
 
-    async def versions(self, model: str) -> list[int]:
+    async def versions(self, model: str) -> dict[int, bool]:
         """See `Target`."""
         answer = await self._get(f"{self.address}/v1/models/{model}")
         found = answer.get("model_version_status", [])
-        return [int(one["version"]) for one in found if one.get("state") == "AVAILABLE"]
+        return {
+            int(one["version"]): one.get("state") == "AVAILABLE"
+            for one in found
+            if one.get("state") == "AVAILABLE" or one.get("status", {}).get("error_code", "OK") != "OK"
+        }
 
     def _model(self, model: ModelSpec) -> str:
         version = "" if model.version is None else f"/versions/{model.version}"
