@@ -6,7 +6,7 @@ from typing import Any
 
 from tfserving_ext.artifacts import read_json
 from tfserving_ext.evaluation.compare import compare, load
-from tfserving_ext.evaluation.report import title_of
+from tfserving_ext.evaluation.evaluation_report import title_of
 
 HEAD = """<!-- Written by `make bench-paper`; do not edit. docs/paper.md says what it means. -->
 

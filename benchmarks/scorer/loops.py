@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfserving_ext import ops
 from tfserving_ext.index import Layer, write_index
 from tfserving_ext.index.resource import MappedIndex
-from tfserving_ext.models.contract import UserTensors
+from tfserving_ext.models.retrieval_model import UserTensors
 from tfserving_ext.ops import Scorer
 
 CHUNK = 20_000  # Rows that are made, or read, at a time.

@@ -1,6 +1,6 @@
 """The best-first search on a corpus of 1.3 million items: against brute force, and what opening its index costs.
 
-The items are a trained model's, widened (`data.synthetic.widen`), so that its own users and histories can ask for them:
+The items are a trained model's, widened (widen.py), so that its own users and histories can ask for them:
 
     python -m benchmarks.search.large --folder demo -o large.json
 """
@@ -69,7 +69,7 @@ def bench_large(folder: Path, items: int = ITEMS, cases: int = CASES) -> dict[st
 
 def build_large(folder: Path, items: int) -> Any:
     """The index of the widened corpus, built once; ids of the made items follow the largest real one."""
-    from tfserving_ext.data.synthetic import widen
+    from benchmarks.search.widen import widen
     from tfserving_ext.index import Index, build_index
 
     small = Index.open(folder / "index")

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.search.report import TITLES
 from benchmarks.suite.page_tables import table
-from tfserving_ext.evaluation.report import title_of
+from tfserving_ext.evaluation.evaluation_report import title_of
 
 Found = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ from export_tools.signatures.answer import answer, timed
 from export_tools.signatures.parameters import spec_of
 from export_tools.signatures.request import Defaults, Request, finite, read
 from export_tools.sources import Source
-from export_tools.sources.contract import Sequence
+from export_tools.sources.source import Sequence
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
 from tfserving_ext.retrieval import NeuralTopK

@@ -8,11 +8,11 @@ from typing import Any
 import tensorflow as tf
 
 from export_tools.sources.checkpoint import checkpoint_source
-from export_tools.sources.contract import Source
 from export_tools.sources.keras_archive import keras_source
 from export_tools.sources.module import import_module_source, module_source
 from export_tools.sources.original import original_source
 from export_tools.sources.saved_model import saved_model_source
+from export_tools.sources.source import Source
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from export_tools.sources.contract import Sequence, Source
+from export_tools.sources.source import Sequence, Source
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.models import SequenceModel, UserTensors
 from tfserving_ext.models.checkpoint import item_categories, item_function, load_model

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from export_tools.sources.contract import Source
+from export_tools.sources.source import Source
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors

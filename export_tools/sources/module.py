@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from export_tools.sources.contract import Source, any_batch, batched, check_dense, one_output
 from export_tools.sources.items import item_of_ids
+from export_tools.sources.source import Source, any_batch, batched, check_dense, one_output
 from tfserving_ext.errors import NannError
 
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export_tools.manifest import FILE, read_manifest
-from export_tools.sources.contract import Source, any_batch, batched, check_dense, one_output
 from export_tools.sources.items import item_of_ids, item_of_signature
+from export_tools.sources.source import Source, any_batch, batched, check_dense, one_output
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors

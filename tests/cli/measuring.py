@@ -110,7 +110,7 @@ BENCH = Command(
         "tfserving_ext.loadtest.run:bench": _RAN,
         "tfserving_ext.loadtest.template:write_template": None,
         "tfserving_ext.artifacts:write_json": None,
-        "tfserving_ext.loadtest.report:write_report": None,
+        "tfserving_ext.loadtest.bench_report:write_report": None,
     },
     {"tfserving_ext.loadtest.live:live": contextlib.nullcontext(), "tfserving_ext.loadtest.live:print_result": None},
     {
@@ -170,7 +170,7 @@ BENCH_COMPARE = Command(
 )
 BENCH_REPORT = Command(
     {"result": "result.json"},
-    {"tfserving_ext.loadtest.report:write_report": None},
+    {"tfserving_ext.loadtest.bench_report:write_report": None},
     {"tfserving_ext.loadtest.result:read_result": lambda path: path},
     {
         "result": Option("x.json", {"write_report.result": Path("x.json"), "write_report.path": Path("x.html")}),

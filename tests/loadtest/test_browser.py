@@ -8,7 +8,7 @@ import pytest
 
 from tests import browser
 from tests.loadtest import results
-from tfserving_ext.loadtest.report import write_report
+from tfserving_ext.loadtest.bench_report import write_report
 
 pytestmark = pytest.mark.browser
 

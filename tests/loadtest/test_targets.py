@@ -20,8 +20,8 @@ from benchmarks.serving.load_stub import running_stub
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest import InputSpec, ModelSpec, Scenario, bench
 from tfserving_ext.loadtest.inputs import make_inputs
-from tfserving_ext.loadtest.targets.contract import TargetError
 from tfserving_ext.loadtest.targets.grpc_server import GrpcTarget
+from tfserving_ext.loadtest.targets.target import TargetError
 from tfserving_ext.serving import LocalServer, ServerOptions
 
 STUB = ModelSpec(name="stub")

@@ -132,8 +132,8 @@ def _add_model(fields: dict[str, Any], given: dict[str, Any]) -> None:
 
 def _measure(scenario: Any, out: Path | None) -> None:
     from tfserving_ext.artifacts import write_json
+    from tfserving_ext.loadtest.bench_report import write_report
     from tfserving_ext.loadtest.live import live, print_result
-    from tfserving_ext.loadtest.report import write_report
     from tfserving_ext.loadtest.run import LOST
     from tfserving_ext.loadtest.run import bench as run
 
@@ -229,7 +229,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; beside the JSON by default.")] = None,
 ) -> None:
     """Write the report of a result anew."""
-    from tfserving_ext.loadtest.report import write_report
+    from tfserving_ext.loadtest.bench_report import write_report
     from tfserving_ext.loadtest.result import read_result
 
     target = out or result.with_suffix(".html")

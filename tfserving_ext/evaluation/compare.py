@@ -15,9 +15,9 @@ import numpy as np
 
 from tfserving_ext.artifacts import read_json, sha256
 from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation.evaluation_report import colors_of, title_of, write_page, write_report
 from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.intervals import Bootstrap
-from tfserving_ext.evaluation.report import colors_of, title_of, write_page, write_report
 from tfserving_ext.evaluation.run import FORMAT, FORMAT_VERSION
 from tfserving_ext.outputs import check_page
 from tfserving_ext.reports.drawing import Plot, Series

@@ -149,7 +149,7 @@ def evaluate(
         figures["cases_file"] = {"name": files["npz"].name, "sha256": sha256(files["npz"])}
         write_json(files["json"], figures)  # After the cases: who finds it finds them.
         if html:
-            from tfserving_ext.evaluation.report import write_report  # Matplotlib takes a second to import.
+            from tfserving_ext.evaluation.evaluation_report import write_report  # Matplotlib takes a second to import.
 
             write_report(files["html"], figures)
     return figures

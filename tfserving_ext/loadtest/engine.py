@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tfserving_ext.loadtest.recorder import Recorder
-from tfserving_ext.loadtest.targets.contract import Target, TargetError
+from tfserving_ext.loadtest.targets.target import Target, TargetError
 
 _BLOCK = 4096
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from tfserving_ext.loadtest.recorder import (
     to_window,
 )
 from tfserving_ext.loadtest.scenario import Scenario
-from tfserving_ext.loadtest.targets.contract import UNREACHABLE, Target
+from tfserving_ext.loadtest.targets.target import UNREACHABLE, Target
 
 LEAST_WINDOWS = 5  # Before an interval means anything.
 STEADY_WINDOWS, STEADY = 3, 0.1  # Warm when so many windows in a row differ by less than this part of their mean.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
-from tfserving_ext.loadtest.targets.contract import OK
+from tfserving_ext.loadtest.targets.target import OK
 
 MICROSECONDS = 1e6
 MAX_LATENCY_US = 3_600_000_000  # One hour.

@@ -8,7 +8,7 @@ from typing import Any
 from tfserving_ext.artifacts import link_or_copy
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import Scenario
-from tfserving_ext.loadtest.targets.contract import Target, TargetError
+from tfserving_ext.loadtest.targets.target import Target, TargetError
 
 LOOK_SECONDS = 0.05
 LEAST_WAIT_SECONDS = 60.0  # For a version to serve.

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfserving_ext.loadtest.inputs import Inputs
 from tfserving_ext.loadtest.scenario import ModelSpec
-from tfserving_ext.loadtest.targets.contract import Target, TargetError
+from tfserving_ext.loadtest.targets.target import Target, TargetError
 
 SIGNATURE = "retrieve_trace"
 STAGES = {"user": "user tower", "walk": "walk", "gather": "gather", "scorer": "scorer", "merge": "merge"}

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.models.contract import UserTensors
+from tfserving_ext.models.retrieval_model import UserTensors
 from tfserving_ext.models.sequence_model import (
     SequenceConfig,
     SequenceModel,

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.models.contract import RetrievalModel, UserTensors
 from tfserving_ext.models.histories import last_known
+from tfserving_ext.models.retrieval_model import RetrievalModel, UserTensors
 from tfserving_ext.models.sequence_model import SequenceConfig
 from tfserving_ext.models.vocabulary import Vocabulary
 

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.models.contract import UserTensors
 from tfserving_ext.models.histories import last_known
+from tfserving_ext.models.retrieval_model import UserTensors
 from tfserving_ext.models.vocabulary import Vocabulary
 
 MAX_SIZE = 1 << 16

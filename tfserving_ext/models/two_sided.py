@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.models.contract import UserTensors
+from tfserving_ext.models.retrieval_model import UserTensors
 from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, UserTower, dot_products
 
 

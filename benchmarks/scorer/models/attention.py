@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.scorer.models.contract import ReferenceScorer, built, history_of, normal, randomise
-from tfserving_ext.models.contract import UserTensors
+from tfserving_ext.models.retrieval_model import UserTensors
 
 DIN_DIM, DIM = 32, 64
 

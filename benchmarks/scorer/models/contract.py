@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfserving_ext.models.contract import UserTensors
+from tfserving_ext.models.retrieval_model import UserTensors
 
 BEHAVIOURS = 50  # Of the user's history, L.
 DTYPES = ("float32", "bfloat16")  # Of matrix products; scores are float32.

@@ -1,7 +1,7 @@
 """Whom `nann bench` asks: a gRPC server, a REST server, or a SavedModel in this process, all by one contract."""
 
 from tfserving_ext.loadtest.scenario import Scenario
-from tfserving_ext.loadtest.targets.contract import Target, TargetError
+from tfserving_ext.loadtest.targets.target import Target, TargetError
 
 __all__ = ["Target", "TargetError", "make_target"]
 

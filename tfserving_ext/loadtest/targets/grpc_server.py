@@ -11,7 +11,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
-from tfserving_ext.loadtest.targets.contract import UNREACHABLE, TargetError
+from tfserving_ext.loadtest.targets.target import UNREACHABLE, TargetError
 from tfserving_ext.serving.client import MAX_MESSAGE_BYTES, no_answer
 from tfserving_ext.serving.tensors import make_tensor, parse_tensor
 from tfserving_ext.serving.tls import ClientTls

@@ -11,7 +11,7 @@ import numpy as np
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.ranges import MAX_CONCURRENCY, parse_range
 from tfserving_ext.loadtest.scenario import ModelSpec, Scenario
-from tfserving_ext.loadtest.targets.contract import TIMED_OUT, TargetError, with_defaults
+from tfserving_ext.loadtest.targets.target import TIMED_OUT, TargetError, with_defaults
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 

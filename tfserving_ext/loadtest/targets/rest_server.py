@@ -12,7 +12,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
-from tfserving_ext.loadtest.targets.contract import TIMED_OUT, UNREACHABLE, TargetError, with_defaults
+from tfserving_ext.loadtest.targets.target import TIMED_OUT, UNREACHABLE, TargetError, with_defaults
 from tfserving_ext.serving.client import no_answer
 from tfserving_ext.serving.json_tensors import to_json
 from tfserving_ext.serving.models import ServingError

@@ -6,8 +6,8 @@ import yaml
 from tests.evaluation.pages import Page
 from tests.loadtest import results
 from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest.bench_report import configuration, write_report
 from tfserving_ext.loadtest.live import milliseconds, notes
-from tfserving_ext.loadtest.report import configuration, write_report
 from tfserving_ext.loadtest.report_plots import MAX_POINTS, chosen, percentile_plot, timed, timeline
 from tfserving_ext.loadtest.scenario import Scenario, make_scenario
 

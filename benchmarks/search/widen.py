@@ -1,4 +1,4 @@
-"""Synthetic corpora, seeded: for speed and memory at scale, never for accuracy claims."""
+"""A small corpus made large, seeded: for speed and memory at scale, never for claims of accuracy."""
 
 import numpy as np
 

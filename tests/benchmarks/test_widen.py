@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfserving_ext.data.synthetic import JITTER, widen
+from benchmarks.search.widen import JITTER, widen
 from tfserving_ext.errors import NannError
 
 REAL = np.array([[0, 0, 0, 0], [10, 0, 0, 0], [0, 10, 0, 0], [99, 99, 99, 99]], np.float32)

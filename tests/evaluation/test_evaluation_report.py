@@ -6,7 +6,7 @@ import pytest
 from tests.evaluation.pages import Page
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import evaluate
-from tfserving_ext.evaluation.report import write_report
+from tfserving_ext.evaluation.evaluation_report import write_report
 
 K = 10
 
