@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from export_tools.signatures.answer import answer, timed
 from export_tools.signatures.parameters import spec_of
-from export_tools.signatures.request import Defaults, Request, finite, read
+from export_tools.signatures.request import Defaults, Request, finite, read, shaped
 from export_tools.sources import Source
 from export_tools.sources.source import Sequence
 from tfserving_ext.models import UserTensors
@@ -122,8 +122,9 @@ def _deployed(sequence: Sequence, search: NeuralTopK) -> Any:
         ]
     )
     def serving_default(comm_seq: tf.Tensor, level_topn: tf.Tensor) -> dict[str, tf.Tensor]:
-        check = finite("comm_seq", comm_seq)
-        with tf.control_dependencies([check]):
+        with tf.control_dependencies([shaped("comm_seq", comm_seq, tf.TensorShape([1, sequence.width]))]):
+            comm_seq = tf.identity(comm_seq)
+        with tf.control_dependencies([finite("comm_seq", comm_seq)]):
             comm_seq = tf.identity(comm_seq)
         return {"top_k": search.deployed(sequence.user(comm_seq), level_topn).item_ids}
 

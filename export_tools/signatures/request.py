@@ -62,22 +62,26 @@ def read(
       inputs: all that came, by name.
 
     Returns:
-      The request. Whatever is computed from it fails with InvalidArgument where an input holds too many users, or not
-      as many as the others, a number that is not finite, or different parameters for different users.
+      The request. Whatever is computed from it fails with InvalidArgument where an input has another shape than its
+      spec, too many users or not as many as the others, a number that is not finite, or different parameters for
+      different users.
     """
+    shared = ["exclude", *(["seeds"] if source.seeds is None else [])]
+    shapes = [shaped(name, inputs[name], spec.shape) for name, spec in source.features.items()]
+    shapes += [shaped(name, inputs[name], tf.TensorShape([None, None]), or_no_rows=True) for name in shared]
+    with tf.control_dependencies(shapes):  # Whatever reads a row must not fail first, in TensorFlow's own words.
+        inputs = {name: tf.identity(value) for name, value in inputs.items()}
     features = {name: inputs[name] for name in source.features}
     required = [name for name in features if name not in source.defaults]
     first = required[0]
     users = tf.shape(features[first])[0]
     checks = [tf.debugging.assert_less_equal(users, MAX_USERS, f"{first} has too many users, at most {MAX_USERS}")]
-    checks += [_shaped(name, features[name], spec.shape) for name, spec in source.features.items()]
     for name in required[1:]:
         rows = tf.shape(features[name])[0]
         checks.append(tf.debugging.Assert(rows == users, [f"{name} must have as many rows as {first}; got", rows]))
     checks += [
         finite(name, value) for name, value in features.items() if value.dtype.is_floating and name not in non_finite
     ]
-    shared = ["exclude", *(["seeds"] if source.seeds is None else [])]
     for name in shared:
         rows = tf.shape(inputs[name])[0]
         words = [f"{name} must have one row per user, or one row for all; rows got", rows]
@@ -94,18 +98,24 @@ def read(
     return Request(features, seeds, rows_of["exclude"], values)
 
 
-def _shaped(name: str, value: tf.Tensor, shape: tf.TensorShape) -> tf.Operation:
-    """A check that a feature has the rank and the fixed extents of its spec; nobody before the graph looks at them.
+def shaped(name: str, value: tf.Tensor, shape: tf.TensorShape, or_no_rows: bool = False) -> tf.Operation:
+    """A check that an input has the rank and the fixed extents of its spec; nobody before the graph looks at them.
 
-    What TensorFlow believes to know of the shape is the spec's, so only ops that run tell what came.
+    Args:
+      name: of the input.
+      value: as it came.
+      shape: of its spec.
+      or_no_rows: take any input whose first extent is 0 as well.
     """
     wanted = [-1 if size is None else size for size in shape]
-    got = tf.shape(value)
+    # TensorFlow takes the spec for true and folds what follows from it, the rank above all; what it is told to be of an
+    # unknown shape it looks at.
+    got = tf.shape(tf.raw_ops.PlaceholderWithDefault(input=value, shape=None))
     # As many extents as the spec has, whatever came.
     extents = tf.concat([got, [-1] * len(wanted)], axis=0)[: len(wanted)]
-    fits = tf.reduce_all((extents == wanted) | (tf.constant(wanted) == -1)) & (
-        tf.raw_ops.Rank(input=value) == len(wanted)
-    )
+    fits = tf.reduce_all((extents == wanted) | (tf.constant(wanted) == -1)) & (tf.size(got) == len(wanted))
+    if or_no_rows:
+        fits |= extents[0] == 0
     words = f"{name} must have the shape [{', '.join('?' if size < 0 else str(size) for size in wanted)}]; got"
     return tf.debugging.Assert(fits, [words, got])
 

@@ -310,6 +310,37 @@ def test_beams_of_other_shapes_are_refused(servable, ef):
         servable.signature("retrieve_rounds").run({**FEATURES, "ef": np.asarray(ef, np.int32)})
 
 
+@pytest.mark.parametrize("signature", ["retrieve", "retrieve_rounds", "retrieve_trace"])
+@pytest.mark.parametrize(
+    ("name", "sent", "wanted"),
+    [
+        ("vector", np.float32(1), rf"[?, {DIM}]"),
+        ("vector", np.ones([DIM], np.float32), rf"[?, {DIM}]"),
+        ("age", np.float32(1), "[?, 1]"),
+        ("factor", np.float32(1), "[?]"),
+        ("factor", np.ones([3, 2], np.float32), "[?]"),
+        ("seeds", np.int64(1), "[?, ?]"),
+        ("exclude", np.int64(1), "[?, ?]"),
+        ("exclude", np.ones([3], np.int64), "[?, ?]"),
+        ("exclude", np.ones([3, 1, 1], np.int64), "[?, ?]"),
+    ],
+)
+def test_an_input_of_another_rank_is_refused_by_its_name(servable, signature, name, sent, wanted):
+    """The input, the shape that came and the shape that is wanted; also a scalar, which has no rows to count."""
+    with pytest.raises(ServingError) as refused:
+        servable.signature(signature).run({**FEATURES, name: sent})
+    assert refused.value.code.name == "INVALID_ARGUMENT"
+    assert f"{name} must have the shape {wanted}; got] [{' '.join(map(str, np.shape(sent)))}]" in refused.value.message
+
+
+def test_no_ids_are_sent_in_any_shape(servable):
+    """Column form of REST makes [] of an empty list, and [[]] of one row of nothing."""
+    wanted = servable.signature("retrieve").run(FEATURES)["item_ids"]
+    for shape in ([0], [0, 3], [1, 0], [3, 0]):
+        none = {name: np.zeros(shape, np.int64) for name in ("seeds", "exclude")}
+        np.testing.assert_array_equal(servable.signature("retrieve").run({**FEATURES, **none})["item_ids"], wanted)
+
+
 def test_no_users_have_no_parameters(servable):
     """First contact, line 23: rows of none, which REST refuses, leave the defaults."""
     none = {key: np.zeros([0, *value.shape[1:]], np.float32) for key, value in FEATURES.items()}
