@@ -140,9 +140,9 @@ def deployed(level_topn, width=3200, dtype=np.float16):
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (deployed([100, 200, 200, 200, 200, -1]), "k is -1, allowed are 1 to"),
-        (deployed([100, 200, 200, 200, 200, 0]), "k is 0, allowed are 1 to"),
-        (deployed([100, 200, 200, 200, 200, 6_000_000]), "k is 6000000, allowed are 1 to"),
+        (deployed([100, 200, 200, 200, 200, -1]), "level_topn[5] is -1, allowed are 1 to"),
+        (deployed([100, 200, 200, 200, 200, 0]), "level_topn[5] is 0, allowed are 1 to"),
+        (deployed([100, 200, 200, 200, 200, 6_000_000]), "level_topn[5] is 6000000, allowed are 1 to"),
         (deployed([-1, 200, 200, 200, 200, 200]), "is -1, allowed are 1 to"),
         (deployed([100, 0, 200, 200, 200, 200]), "is 0, allowed are 1 to"),
         (deployed([100, 200, 6_000_000, 200, 200, 200]), "is 6000000, allowed are 1 to"),
