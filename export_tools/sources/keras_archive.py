@@ -30,18 +30,7 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
     Raises:
       NannError: it does not load, or is not such a model.
     """
-    try:
-        # Safe mode refuses archives that carry Python code.
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise NannError(f"{path} does not load: {(str(error).splitlines() or [''])[0]}") from error
-    try:
-        taken, given = model.input, model.output
-    except AttributeError as error:
-        raise NannError(
-            f"{path} is a {type(model).__name__}, it must be a functional model, keras.Model(inputs, outputs), "
-            "of user features and an item embedding; export others as MODULE:NAME, with functions `user` and `score`"
-        ) from error
+    model, taken, given = _functional(path)
     inputs = _by_name(taken)
     names = {id(tensor): name for name, tensor in inputs.items()}
     outputs = _by_name(given, model.output_names)
@@ -81,6 +70,22 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
         inputs={path.name: sha256(path)},
         description={"name": model.name, "item_input": item_name, "output": score_name},
     )
+
+
+def _functional(path: Path) -> tuple[Any, Any, Any]:
+    """The model, its inputs and its outputs, as they are nested."""
+    try:
+        # Safe mode refuses archives that carry Python code.
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise NannError(f"{path} does not load: {(str(error).splitlines() or [''])[0]}") from error
+    try:
+        return model, model.input, model.output
+    except AttributeError as error:
+        raise NannError(
+            f"{path} is a {type(model).__name__}, it must be a functional model, keras.Model(inputs, outputs), "
+            "of user features and an item embedding; export others as MODULE:NAME, with functions `user` and `score`"
+        ) from error
 
 
 def _flat(structure: Any) -> list[Any]:

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks.paper import run as paper
 from benchmarks.paper.tables import figures_of, tables
-from tfserving_ext.evaluation import evaluate
+from tfserving_ext.evaluation import EvaluationOptions, HeldOut, evaluate
 from tfserving_ext.evaluation.compare import load
 from tfserving_ext.evaluation.intervals import Bootstrap
 
@@ -74,10 +75,16 @@ def folder(world, tmp_path_factory):
     }
     for name in kinds:
         shutil.copytree(world.model, root / name / "model")
-    options = {"k": 20, "html": False, "resamples": 100, "positions_per_user": 3}
+    asked = {"held_out": HeldOut(20, 3), "options": EvaluationOptions(html=False, resamples=100)}
     first = root / "attention_seed0"
-    evaluate(world.data, world.model, world.index, first / "evaluation.json", **options)
-    evaluate(world.data, world.model, world.index, first / "epsilon.json", builds=1, **options)
+    evaluate(world.data, world.model, world.index, first / "evaluation.json", **asked)
+    evaluate(
+        world.data,
+        world.model,
+        world.index,
+        first / "epsilon.json",
+        **asked | {"options": replace(asked["options"], builds=1)},
+    )
     for name, (model, epsilon) in kinds.items():
         files = ("evaluation",) if model == "two_sided" else ("evaluation", "epsilon")
         for file in files if root / name != first else ():

@@ -12,9 +12,9 @@ def _measured(function: str) -> dict[str, Option]:
     """What all three that measure have."""
     return {
         **{name: Option("other", {f"{function}.{name}": Path("other")}) for name in ("data", "model", "index")},
-        "k": Option("30", {f"{function}.k": 30}),
-        "positions": Option("9", {f"{function}.positions_per_user": 9}),
-        "max_cases": Option("44", {f"{function}.max_cases": 44}),
+        "k": Option("30", {f"{function}.held_out.k": 30}),
+        "positions": Option("9", {f"{function}.held_out.positions_per_user": 9}),
+        "max_cases": Option("44", {f"{function}.held_out.max_cases": 44}),
     }
 
 
@@ -32,11 +32,11 @@ EVALUATE = Command(
             {"evaluate.searches": {}},
             ("--search", "rounds"),
         ),
-        "split": Option("validation", {"evaluate.split": "validation"}),
-        "curves": Option(None, {"evaluate.curve_cases": 500}),
-        "curve_cases": Option("70", {"evaluate.curve_cases": 70}, ("--curves",)),
-        "builds": Option("2", {"evaluate.builds": 2}),
-        "html": Option(None, {"evaluate.html": False}),
+        "split": Option("validation", {"evaluate.held_out.split": "validation"}),
+        "curves": Option(None, {"evaluate.options.curve_cases": 500}),
+        "curve_cases": Option("70", {"evaluate.options.curve_cases": 70}, ("--curves",)),
+        "builds": Option("2", {"evaluate.options.builds": 2}),
+        "html": Option(None, {"evaluate.options.html": False}),
     },
 )
 REPORT = Command(
@@ -56,7 +56,7 @@ TUNE = Command(
         **_measured("tune"),
         "coverage": Option("0.9", {"tune.coverage": 0.9}),
         "latency_ms": Option("5", {"tune.latency_ms": 5.0}),
-        "split": Option("test", {"tune.split": "test"}),
+        "split": Option("test", {"tune.held_out.split": "test"}),
     },
 )
 _VERDICT = {"checks": [], "worst_users": [], "verdict": "PASS", "cases": 1, "users": 1}
@@ -78,7 +78,7 @@ PREFLIGHT = Command(
                 "preflight.search.rounds": (1, 1, 3),
             },
         ),
-        "split": Option("validation", {"preflight.split": "validation"}),
+        "split": Option("validation", {"preflight.held_out.split": "validation"}),
         "builds": Option("2", {"preflight.builds": 2}),
         "out": Option(
             "verdict.json",

@@ -7,7 +7,7 @@ import pytest
 
 from tests.evaluation.pages import Page
 from tfserving_ext.errors import NannError
-from tfserving_ext.evaluation import evaluate
+from tfserving_ext.evaluation import SEARCHES, EvaluationOptions, HeldOut, evaluate
 from tfserving_ext.evaluation.compare import _short, compare, load, report
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.index import build_index
@@ -25,18 +25,21 @@ def runs(world, tmp_path_factory):
     build_index(*arrays, root / "index", threads=1, seed=5)
     narrow = {"rounds": Rounds((2, 2, K), (1, 1, 1))}
 
-    def made(name, index=world.index, **options):
-        evaluate(world.data, world.model, index, root / f"{name}.json", k=K, html=False, resamples=50, **options)
+    def made(name, held_out, searches=SEARCHES, index=world.index, builds=0):
+        options = EvaluationOptions(builds=builds, html=False, resamples=50)
+        evaluate(world.data, world.model, index, root / f"{name}.json", searches, held_out, options)
         return root / f"{name}.json"
+
+    three, nine = HeldOut(K, 3), HeldOut(K, max_cases=9)
 
     return SimpleNamespace(
         root=root,
-        first=made("first", positions_per_user=3),
-        built=made("built", root / "index", positions_per_user=3),
-        narrow=made("narrow", positions_per_user=3, searches=narrow),
-        others=made("others", max_cases=9, searches={}),
-        fewer=made("fewer", max_cases=9, searches=narrow),
-        twice=made("twice", positions_per_user=3, builds=1, searches=narrow),
+        first=made("first", three),
+        built=made("built", three, index=root / "index"),
+        narrow=made("narrow", three, narrow),
+        others=made("others", nine, {}),
+        fewer=made("fewer", nine, narrow),
+        twice=made("twice", three, narrow, builds=1),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.evaluation.pages import Page
 from tfserving_ext.errors import NannError
-from tfserving_ext.evaluation import evaluate
+from tfserving_ext.evaluation import EvaluationOptions, HeldOut, evaluate
 from tfserving_ext.evaluation.evaluation_report import write_report
 
 K = 10
@@ -13,7 +13,8 @@ K = 10
 
 @pytest.fixture(scope="module")
 def figures(world):
-    return evaluate(world.data, world.model, world.index, k=K, max_cases=24, curve_cases=8, resamples=50)
+    options = EvaluationOptions(curve_cases=8, resamples=50)
+    return evaluate(world.data, world.model, world.index, held_out=HeldOut(K, max_cases=24), options=options)
 
 
 def written(tmp_path, figures):

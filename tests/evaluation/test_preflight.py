@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation import HeldOut
 from tfserving_ext.evaluation.checks import FAIL, PASS, WARN, Options, check_scored, judge_gain
 from tfserving_ext.evaluation.preflight import Limits, preflight
 from tfserving_ext.evaluation.subject import Setting
@@ -30,7 +31,7 @@ def rewritten(world, folder, layers=None, **changes):
 
 
 def test_a_sound_index_passes_what_the_graph_decides(world):
-    found = preflight(world.data, world.model, world.index, k=60, max_cases=20, builds=2)
+    found = preflight(world.data, world.model, world.index, held_out=HeldOut(60, max_cases=20), builds=2)
     checks = by_name(found)
     for name in ("scores", "coverage", "recall-delta", "worst users", "unreachable items", "graph builds"):
         assert checks[name]["status"] == "PASS", checks[name]
@@ -42,7 +43,7 @@ def test_a_sound_index_passes_what_the_graph_decides(world):
 
 
 def test_worst_users_are_told_with_their_histories(world):
-    found = preflight(world.data, world.model, world.index, BestFirst(2, 20), k=20, positions_per_user=3)
+    found = preflight(world.data, world.model, world.index, BestFirst(2, 20), HeldOut(20, 3))
     worst = found["worst_users"]
     covered = [user["coverage"] for user in worst]
     assert covered == sorted(covered)
@@ -58,7 +59,7 @@ def test_a_graph_without_edges_fails_and_says_what_to_change(world, tmp_path):
     n = len(Index.open(world.index).item_ids)
     empty = Layer(np.zeros(n + 1, np.int64), np.zeros(0, np.int32))
     broken = rewritten(world, tmp_path / "index", [empty, empty])
-    found = preflight(world.data, world.model, broken, Rounds(), k=20, max_cases=10)
+    found = preflight(world.data, world.model, broken, Rounds(), HeldOut(20, max_cases=10))
     checks = by_name(found)
     assert found["verdict"] == "FAIL"
     assert checks["coverage"]["status"] == checks["unreachable items"]["status"] == "FAIL"
@@ -70,7 +71,7 @@ def test_a_graph_without_edges_fails_and_says_what_to_change(world, tmp_path):
 
 def test_limits_decide(world):
     strict = dataclasses.replace(Limits(), scored_fraction=(0.0, 0.0), flatness=(0.0, 10.0**9))
-    checks = by_name(preflight(world.data, world.model, world.index, k=20, max_cases=5, limits=strict))
+    checks = by_name(preflight(world.data, world.model, world.index, held_out=HeldOut(20, max_cases=5), limits=strict))
     assert checks["items scored"]["status"] == "FAIL"
     assert checks["flatness"]["status"] == "WARN"
     assert "wanted: at most 0" in checks["flatness"]["text"]
@@ -80,13 +81,13 @@ def test_an_index_of_another_model_or_damaged_is_refused(world, tmp_path):
     index = Index.open(world.index)
     moved = rewritten(world, tmp_path / "other", item_embeddings=index.embeddings() + 1)
     with pytest.raises(NannError, match="was not built from this model's embeddings"):
-        preflight(world.data, world.model, moved, k=20)
+        preflight(world.data, world.model, moved, held_out=HeldOut(20))
     damaged = shutil.copytree(world.index, tmp_path / "damaged")
     ids = np.fromfile(damaged / "item_ids.bin", np.int64)
     ids[0] -= 1
     ids.tofile(damaged / "item_ids.bin")
     with pytest.raises(NannError, match=r"item_ids\.bin does not have the checksum"):
-        preflight(world.data, world.model, damaged, k=20)
+        preflight(world.data, world.model, damaged, held_out=HeldOut(20))
     with pytest.raises(NannError, match="builds is -1; it must be 0 or more"):
         preflight(world.data, world.model, world.index, builds=-1)
 
@@ -118,7 +119,7 @@ def test_preflight_fails_a_model_without_training(world, tmp_path):
     extract(tmp_path / "model", tmp_path / "embeddings")
     arrays = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(*arrays, tmp_path / "index", threads=1)
-    found = preflight(world.data, tmp_path / "model", tmp_path / "index", k=20, positions_per_user=3)
+    found = preflight(world.data, tmp_path / "model", tmp_path / "index", held_out=HeldOut(20, 3))
     check = by_name(found)["model"]
     assert check["status"] == FAIL, check
 

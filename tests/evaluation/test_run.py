@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests.evaluation.pages import Page
 from tfserving_ext.errors import NannError
-from tfserving_ext.evaluation import evaluate, summary, user_tensors
+from tfserving_ext.evaluation import EvaluationOptions, HeldOut, evaluate, summary, user_tensors
 from tfserving_ext.evaluation.cases import choose_cases
 from tfserving_ext.evaluation.subject import Subject
 from tfserving_ext.index import Index, build_index
@@ -27,10 +27,8 @@ def evaluated(world, tmp_path_factory):
         world.model,
         world.index,
         target,
-        k=K,
-        positions_per_user=POSITIONS,
-        max_cases=CASES,
-        curve_cases=CASES,
+        held_out=HeldOut(K, POSITIONS, CASES),
+        options=EvaluationOptions(curve_cases=CASES),
     )
     return figures, target
 
@@ -39,7 +37,7 @@ def evaluated(world, tmp_path_factory):
 def by_hand(world):
     """Cases, and what brute force and both searches answer to them, in one call each: item ids [N, K]."""
     trained, index = load_model(world.model), Index.open(world.index)
-    cases = choose_cases(world.sequences, "test", POSITIONS, trained.model.config.history_length, CASES)
+    cases = choose_cases(world.sequences, HeldOut(K, POSITIONS, CASES), trained.model.config.history_length)
     user = user_tensors(trained, world.sequences, cases)
     items = tf.constant(index.embeddings())[None]
     scores = np.stack(
@@ -140,7 +138,9 @@ def test_the_summary_names_searches_and_baselines(evaluated):
 
 def test_brute_force_alone_has_no_search_figures(world, tmp_path):
     target = tmp_path / "figures.json"
-    figures = evaluate(world.data, world.model, world.index, target, {}, k=10, max_cases=7, html=False)
+    figures = evaluate(
+        world.data, world.model, world.index, target, {}, HeldOut(10, max_cases=7), EvaluationOptions(html=False)
+    )
     assert figures["cases"] == 7
     assert figures["searches"] == {}
     assert {path.name for path in tmp_path.iterdir()} == {"figures.json", "figures.npz"}
@@ -149,14 +149,20 @@ def test_brute_force_alone_has_no_search_figures(world, tmp_path):
 def test_bad_input(world, tmp_path):
     given = (world.data, world.model, world.index)
     for arguments, words in [
-        ({"k": 10_000}, "k is 10000, allowed are 1 to"),
-        ({"k": 0}, "k is 0, allowed are 1 to"),
-        ({"k": 5, "split": "train"}, "split is 'train'; allowed are 'validation', 'test'"),
-        ({"k": 5, "max_cases": 0}, "must be 1 or more"),
-        ({"k": 5, "positions_per_user": 0}, "positions_per_user is 0; it must be 1 or more"),
-        ({"k": 5, "searches": {"rounds": Rounds(ef=(1, 2))}}, "the index needs 3 values"),
-        ({"k": 5, "searches": {"best_first": BestFirst(frontier=0)}}, "frontier is 0, allowed are 1 to"),
-        ({"k": 5, "target": tmp_path / "figures.html"}, r"figures\.html is where .* name it .*figures\.json"),
+        ({"held_out": HeldOut(10_000)}, "k is 10000, allowed are 1 to"),
+        ({"held_out": HeldOut(0)}, "k is 0, allowed are 1 to"),
+        ({"held_out": HeldOut(5, split="train")}, "split is 'train'; allowed are 'validation', 'test'"),
+        ({"held_out": HeldOut(5, max_cases=0)}, "must be 1 or more"),
+        ({"held_out": HeldOut(5, 0)}, "positions_per_user is 0; it must be 1 or more"),
+        ({"held_out": HeldOut(5), "searches": {"rounds": Rounds(ef=(1, 2))}}, "the index needs 3 values"),
+        (
+            {"held_out": HeldOut(5), "searches": {"best_first": BestFirst(frontier=0)}},
+            "frontier is 0, allowed are 1 to",
+        ),
+        (
+            {"held_out": HeldOut(5), "target": tmp_path / "figures.html"},
+            r"figures\.html is where .* name it .*figures\.json",
+        ),
     ]:
         with pytest.raises(NannError, match=words):
             evaluate(*given, **arguments)
@@ -172,14 +178,16 @@ def test_other_builds_are_measured_on_the_same_cases(world, tmp_path):
     """
     narrow = {"rounds": Rounds((5, 5, 60), (1, 1, 1))}
     target = tmp_path / "figures.json"
-    figures = evaluate(world.data, world.model, world.index, target, narrow, k=60, max_cases=CASES, builds=2)
+    figures = evaluate(
+        world.data, world.model, world.index, target, narrow, HeldOut(60, max_cases=CASES), EvaluationOptions(builds=2)
+    )
     found = figures["builds"]["rounds"]
     assert [graph["seed"] for graph in found["graphs"]] == [12345, 1, 2]
     assert found["graphs"][0]["coverage"] == pytest.approx(figures["searches"]["rounds"]["coverage"])
     ids, embeddings = (np.load(world.embeddings / f"{name}.npy") for name in ("item_ids", "item_embs"))
     for graph in found["graphs"][1:]:
         build_index(ids, embeddings, tmp_path / "index", seed=graph["seed"], threads=1)
-        by_hand = evaluate(world.data, world.model, tmp_path / "index", None, narrow, k=60, max_cases=CASES)
+        by_hand = evaluate(world.data, world.model, tmp_path / "index", None, narrow, HeldOut(60, max_cases=CASES))
         # Several threads do not build the very same graph every time.
         assert graph["coverage"] == pytest.approx(by_hand["searches"]["rounds"]["coverage"], abs=0.1)
     assert found["coverage"] == pytest.approx(np.mean([graph["coverage"] for graph in found["graphs"]]))
@@ -197,7 +205,7 @@ def test_other_builds_are_measured_on_the_same_cases(world, tmp_path):
     assert all(f"{graph['coverage']:.4f}" in words for graph in found["graphs"])
     assert ", ".join(f"{graph['coverage']:.4f}" for graph in found["graphs"]) in summary(figures)
     with pytest.raises(NannError, match="builds is -1"):
-        evaluate(world.data, world.model, world.index, builds=-1)
+        evaluate(world.data, world.model, world.index, options=EvaluationOptions(builds=-1))
 
 
 def test_a_graph_of_unknown_build_is_refused_before_anything_is_measured(world, tmp_path, monkeypatch):
@@ -207,4 +215,4 @@ def test_a_graph_of_unknown_build_is_refused_before_anything_is_measured(world, 
     (index / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr(Subject, "exact", lambda _: pytest.fail("brute force ran"))
     with pytest.raises(NannError, match=r"does not say how its graph was built .*; leave --builds out"):
-        evaluate(world.data, world.model, index, builds=1)
+        evaluate(world.data, world.model, index, options=EvaluationOptions(builds=1))

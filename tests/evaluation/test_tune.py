@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 from export_tools import Defaults, export
 from tfserving_ext.artifacts import read_json, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.evaluation import HeldOut
 from tfserving_ext.evaluation.tune import choose, grid, options, pareto, promising, read_tuning, tune
 from tfserving_ext.index import Index
 from tfserving_ext.retrieval import BestFirst, Rounds
 
+HELD_OUT = HeldOut(20, max_cases=500, split="validation")
 CANDIDATES = [BestFirst(4, 20), BestFirst(16, 20), BestFirst(16, 60), Rounds((10, 20, 20), (1, 1, 1)), Rounds()]
 small = st.integers(0, 4)
 
@@ -78,7 +81,7 @@ def index(world, tmp_path):
 def test_the_table_lies_in_the_index_which_stays_as_it_was(world, index, tmp_path, monkeypatch):
     monkeypatch.setattr("tfserving_ext.evaluation.tune.ROUGH_CASES", 3)
     before = {path.name: path.read_bytes() for path in index.iterdir()}
-    found = tune(world.data, world.model, index, coverage=0.5, k=20, candidates=CANDIDATES)
+    found = tune(world.data, world.model, index, coverage=0.5, held_out=HELD_OUT, candidates=CANDIDATES)
     assert read_json(index / "tuning.json") == read_tuning(index)
     assert {path.name: path.read_bytes() for path in index.iterdir() if path.name != "tuning.json"} == before
     assert found["tried"] == len(CANDIDATES)
@@ -105,8 +108,15 @@ def test_a_table_of_another_build_is_refused(index):
 
 def test_what_cannot_be_had_is_told_and_the_table_stays(world, index):
     with pytest.raises(NannError, match="the fastest of"):
-        tune(world.data, world.model, index, latency_ms=1e-6, k=20, candidates=CANDIDATES[:2], max_cases=4)
+        tune(
+            world.data,
+            world.model,
+            index,
+            latency_ms=1e-6,
+            held_out=replace(HELD_OUT, max_cases=4),
+            candidates=CANDIDATES[:2],
+        )
     assert read_tuning(index)["chosen"] is None
     with pytest.raises(NannError, match="k is 100000, allowed are 1 to"):
-        tune(world.data, world.model, index, k=100_000)
+        tune(world.data, world.model, index, held_out=HeldOut(100_000))
     assert np.isfinite([line["ms"] for line in read_tuning(index)["table"]]).all()

@@ -7,7 +7,7 @@ import selectors
 from tfserving_ext.loadtest.arrivals import constant, poisson
 from tfserving_ext.loadtest.engine import picks
 from tfserving_ext.loadtest.figures import level_figures
-from tfserving_ext.loadtest.level import run_level
+from tfserving_ext.loadtest.level import Load, run_level
 from tfserving_ext.loadtest.scenario import Scenario
 from tfserving_ext.loadtest.targets import TargetError
 
@@ -79,9 +79,8 @@ def measure(make_target, mode="closed", amount=1, interrupt_at=None, **fields):
             interrupt = asyncio.Event()
             if interrupt_at is not None:
                 loop.call_later(interrupt_at, interrupt.set)
-            measured = await run_level(
-                target, mode, amount, picks([[0, 1, 2]], [1.0], 0), Scenario(**fields), lambda *_: None, interrupt
-            )
+            load = Load(mode, amount, picks([[0, 1, 2]], [1.0], 0))
+            measured = await run_level(target, load, Scenario(**fields), lambda *_: None, interrupt)
             return level_figures(measured, ["stub"], 99.0), measured
 
         figures, measured = loop.run_until_complete(run())

@@ -82,8 +82,8 @@ def evaluate(
 
     With -o, figures go to a JSON file, what each case gave to an .npz file and a report with plots to an .html file.
     """
+    from tfserving_ext.evaluation import EvaluationOptions, HeldOut, summary
     from tfserving_ext.evaluation import evaluate as run
-    from tfserving_ext.evaluation import summary
 
     searches = _searches(frontier, pool, ef, rounds)
     wanted = [] if brute_force else [name.value for name in search or SearchName]
@@ -93,13 +93,8 @@ def evaluate(
         index,
         out,
         {name: searches[name] for name in wanted},
-        k,
-        positions,
-        max_cases,
-        split,
-        curve_cases=curve_cases if curves else None,
-        builds=builds,
-        html=html,
+        HeldOut(k, positions, max_cases, split),
+        EvaluationOptions(curve_cases if curves else None, builds, html),
     )
     outcome("evaluate", summary(figures))
     if out is not None and html:
@@ -145,10 +140,11 @@ def tune(
 
     What no other setting beats in coverage, items scored and time goes to tuning.json in the index's folder.
     """
+    from tfserving_ext.evaluation import HeldOut
     from tfserving_ext.evaluation.tune import FILE, options
     from tfserving_ext.evaluation.tune import tune as run
 
-    found = run(data, model, index, coverage, latency_ms, k, positions, max_cases, split)
+    found = run(data, model, index, coverage, latency_ms, HeldOut(k, positions, max_cases, split))
     console.print(_table(found, options))
     outcome("tune", f"{len(found['table'])} of {found['tried']} settings are beaten by no other: {index / FILE}")
     if found["chosen"] is not None:
@@ -198,13 +194,14 @@ def preflight(
     The exit status is 1 where a check fails.
     """
     from tfserving_ext.artifacts import write_json
+    from tfserving_ext.evaluation import HeldOut
     from tfserving_ext.evaluation.preflight import FAIL
     from tfserving_ext.evaluation.preflight import preflight as run
 
     if out is not None:
         check_json(out, "a verdict of `nann preflight`", "verdict")
     deployed = _searches(frontier, pool, ef, rounds)[search.value]
-    found = run(data, model, index, deployed, k, positions, max_cases, split, builds)
+    found = run(data, model, index, deployed, HeldOut(k, positions, max_cases, split), builds)
     colors = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
     for check in found["checks"]:
         console.print(f"[bold {colors[check['status']]}]{check['status']}[/] {check['name']}: {check['text']}")

@@ -8,12 +8,14 @@
 Steps 1 and 3 run on all cores. What is finished survives a kill (spill.py).
 """
 
+import dataclasses
 import errno
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -92,21 +94,14 @@ def convert(
       NannError: a source is missing or bad (the message names the line), nothing is left, or memory does not suffice.
     """
     if memory_bytes < MIN_MEMORY_BYTES:
-        allowed = f"allowed are {MIN_MEMORY_BYTES / 2**30:.0f} GB and more"
-        raise NannError(f"memory is {memory_bytes / 2**30:.2f} GB, {allowed}")
-    listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    parts = find_parts(listed)
+        least = f"{MIN_MEMORY_BYTES / 2**30:.0f} GB"
+        raise NannError(f"memory is {memory_bytes / 2**30:.2f} GB, allowed are {least} and more")
+    parts = find_parts([sources] if isinstance(sources, (str, os.PathLike)) else list(sources))
     check_replaceable(target, SEQUENCES, force, [part.path for part in parts])
     target = Path(target).resolve()
     free = memory_bytes - MIN_MEMORY_BYTES // 2
     block_bytes = min(64 << 20, free // (2 * (cores() + 1) * _BYTES_PER_CSV_BYTE))
-    identity = {
-        "parts": [[part.name, part.size, part.path.stat().st_mtime_ns] for part in parts],
-        "rules": rules.as_dict(),
-        "block_bytes": block_bytes,
-        "format_version": FORMAT_VERSION,
-    }
-    spill = Spill(target, identity)
+    spill = Spill(target, _identity(parts, rules, block_bytes))
     pool = ThreadPoolExecutor(cores())
     try:
         _Conversion(parts, target, rules, spill, pool, free, block_bytes, force).run()
@@ -124,22 +119,28 @@ def convert(
     return target
 
 
+def _identity(parts: list[Part], rules: Rules, block_bytes: int) -> dict[str, Any]:
+    """What a conversion must share with an interrupted one to go on where that was."""
+    return {
+        "parts": [[part.name, part.size, part.path.stat().st_mtime_ns] for part in parts],
+        "rules": rules.as_dict(),
+        "block_bytes": block_bytes,
+        "format_version": FORMAT_VERSION,
+    }
+
+
+@dataclasses.dataclass
 class _Conversion:
     """One run of `convert`."""
 
-    def __init__(
-        self,
-        parts: list[Part],
-        target: Path,
-        rules: Rules,
-        spill: Spill,
-        pool: ThreadPoolExecutor,
-        free: int,
-        block_bytes: int,
-        force: bool,
-    ) -> None:
-        self.parts, self.target, self.rules, self.spill, self.pool = parts, target, rules, spill, pool
-        self.free, self.block_bytes, self.force = free, block_bytes, force
+    parts: list[Part]
+    target: Path
+    rules: Rules
+    spill: Spill
+    pool: ThreadPoolExecutor
+    free: int
+    block_bytes: int
+    force: bool
 
     def run(self) -> None:
         blocks = self._spill_blocks()

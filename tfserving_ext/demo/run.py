@@ -42,18 +42,28 @@ def run_demo(
     Raises:
       NannError: a stage failed, or gRPC, REST and the model in process did not agree.
     """
-    from export_tools import Defaults, export, verify
+    from tfserving_ext.data.sequences import Sequences
+
+    console.print(f"All artefacts go to [bold]{folder}[/]; finished stages are reused.")
+    stages = Stages(folder)
+    purchases, data = _data(stages)
+    training = _Training(stages, data, steps)
+    trains = train or steps is not None or training.is_finished()
+    model = training.run() if trains else _restored(stages, data)
+    index = _index(stages, model)
+    evaluation = _evaluation(stages, data, model, index, trains)
+    saved_model = _export(stages, model, index, evaluation)
+    serve_and_ask(Sequences.open(data.path), purchases.path, saved_model.path, keep_serving)
+    _last_table(folder, read_json(evaluation.path), trains)
+
+
+def _data(stages: Stages) -> tuple[Stage, Stage]:
+    """The purchases as CSV and as sequences."""
     from tfserving_ext.data.complete_journey import write_csv
     from tfserving_ext.data.convert import convert
     from tfserving_ext.data.rows import Rules
     from tfserving_ext.data.sequences import Sequences
-    from tfserving_ext.evaluation import SEARCHES, evaluate, summary
-    from tfserving_ext.index import Index, build_index
-    from tfserving_ext.index.original import load_array
-    from tfserving_ext.training import extract
 
-    console.print(f"All artefacts go to [bold]{folder}[/]; finished stages are reused.")
-    stages = Stages(folder)
     purchases = stages.run(
         "data",
         "purchases",
@@ -78,10 +88,15 @@ def run_demo(
         lambda path: convert(purchases.path / "UserBehavior.csv", path, Rules(**split)),
         described,
     )
-    training = _Training(stages, data, steps)
-    trains = train or steps is not None or training.is_finished()
-    model = training.run() if trains else _restored(stages, data)
-    positions = POSITIONS if trains else FEW_POSITIONS
+    return purchases, data
+
+
+def _index(stages: Stages, model: Stage) -> Stage:
+    """The index, over the embeddings of the model."""
+    from tfserving_ext.index import Index, build_index
+    from tfserving_ext.index.original import load_array
+    from tfserving_ext.training import extract
+
     embeddings = stages.run(
         "extract",
         "embeddings",
@@ -90,7 +105,7 @@ def run_demo(
         lambda path: extract(model.path, path),
         lambda path: "{:,} embeddings of width {}: {}".format(*load_array(path / "item_embs.npy").shape, path),
     )
-    index = stages.run(
+    return stages.run(
         "index",
         "index",
         {},
@@ -101,25 +116,30 @@ def run_demo(
         lambda path: f"HNSW graph, {len(Index.open(path).layers[0].neighbors):,} edges at the ground layer: {path}",
     )
 
-    def verified(found: dict[str, Any]) -> str:
-        return (
-            f"a fresh process replays {found['warm_up_records']} warm-up records, "
-            f"{', '.join(found['signatures'])} answer, coverage {found['coverage']:.4f} of made-up users"
-        )
 
-    evaluation = stages.run(
+def _evaluation(stages: Stages, data: Stage, model: Stage, index: Stage, trained: bool) -> Stage:
+    from tfserving_ext.evaluation import SEARCHES, HeldOut, evaluate, summary
+
+    held_out = HeldOut(K, positions_per_user=POSITIONS if trained else FEW_POSITIONS)
+    return stages.run(
         "evaluate",
         "evaluation.json",
         {
             "k": K,
-            "positions": positions,
+            "positions": held_out.positions_per_user,
             "searches": {n: dataclasses.asdict(p) for n, p in SEARCHES.items()},
             "report": True,
         },
         [data, model, index],
-        lambda path: evaluate(data.path, model.path, index.path, path, k=K, positions_per_user=positions),
-        lambda path: summary(read_json(path)) + ("" if trains else _how_to_evaluate_all(data, model, index)),
+        lambda path: evaluate(data.path, model.path, index.path, path, held_out=held_out),
+        lambda path: summary(read_json(path)) + ("" if trained else _how_to_evaluate_all(data, model, index)),
     )
+
+
+def _export(stages: Stages, model: Stage, index: Stage, evaluation: Stage) -> Stage:
+    """The SavedModel, verified."""
+    from export_tools import Defaults, export, verify
+
     saved_model = stages.run(
         "export",
         "models/nann/1",
@@ -128,6 +148,13 @@ def run_demo(
         lambda path: export(model.path, index.path, path, Defaults(K), evaluation=evaluation.path),
         lambda path: f"one SavedModel, {sum(f.stat().st_size for f in path.rglob('*')) / 1e6:.1f} MB: {path}",
     )
+
+    def verified(found: dict[str, Any]) -> str:
+        return (
+            f"a fresh process replays {found['warm_up_records']} warm-up records, "
+            f"{', '.join(found['signatures'])} answer, coverage {found['coverage']:.4f} of made-up users"
+        )
+
     stages.run(
         "verify",
         "verified.json",
@@ -136,8 +163,7 @@ def run_demo(
         lambda path: write_json(path, verify(saved_model.path)),
         lambda path: verified(read_json(path)),
     )
-    serve_and_ask(Sequences.open(data.path), purchases.path, saved_model.path, keep_serving)
-    _last_table(folder, read_json(evaluation.path), trains)
+    return saved_model
 
 
 class _Training:

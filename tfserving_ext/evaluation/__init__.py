@@ -4,7 +4,7 @@
 `preflight` judges an index before a deployment (docs/evaluation.md).
 """
 
-from tfserving_ext.evaluation.cases import user_tensors
-from tfserving_ext.evaluation.run import SEARCHES, evaluate, summary
+from tfserving_ext.evaluation.cases import HeldOut, user_tensors
+from tfserving_ext.evaluation.run import SEARCHES, EvaluationOptions, evaluate, summary
 
-__all__ = ["SEARCHES", "evaluate", "summary", "user_tensors"]
+__all__ = ["SEARCHES", "EvaluationOptions", "HeldOut", "evaluate", "summary", "user_tensors"]

@@ -13,16 +13,32 @@ from tfserving_ext.models.checkpoint import TrainedModel
 GROUPS = 5
 
 
-def choose_cases(
-    sequences: Sequences, split: str, positions_per_user: int, history_length: int, max_cases: int | None = None
-) -> Cases:
-    """The cases of a split, or `max_cases` of them, drawn evenly.
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Which held-out cases are asked, and for how many items.
+
+    Attributes:
+      k: length of the answers (the paper's M).
+      positions_per_user: cases per user; 1 asks for the behaviour in the middle of the history.
+      max_cases: so many cases, drawn evenly; None for all.
+      split: whose cases, "test" or "validation" users'.
+    """
+
+    k: int = 200
+    positions_per_user: int = 1
+    max_cases: int | None = None
+    split: str = "test"
+
+
+def choose_cases(sequences: Sequences, held_out: HeldOut, history_length: int) -> Cases:
+    """The cases that `held_out` describes, with histories of this length.
 
     Raises:
       NannError: another split, a split without users, or a number below 1.
     """
-    cases = sequences.cases(split, positions_per_user, history_length)
-    return cases if max_cases is None else part(cases, even_rows(len(cases), max_cases))
+    cases = sequences.cases(held_out.split, held_out.positions_per_user, history_length)
+    wanted = held_out.max_cases
+    return cases if wanted is None else part(cases, even_rows(len(cases), wanted))
 
 
 def even_rows(rows: int, wanted: int) -> np.ndarray:

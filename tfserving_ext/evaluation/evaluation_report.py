@@ -152,8 +152,7 @@ def _curves(curves: Mapping[str, Any], k: int) -> dict[str, Plot]:
             lines("by_scored_fraction", "scored_fraction", y),
             "items scored, % of all",
             f"{words}@{k}",
-            percent_x=True,
-            log_x=True,
+            log_percent=True,
             reference=("recall-all", curves["recall_all"]) if y == "recall_retrieval" else None,
         )
     plots["coverage_by_round"] = line_plot(

@@ -6,15 +6,18 @@ much the answers depend on how one build turned out.
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tfserving_ext.evaluation.builds import check_buildable, on_builds
+from tfserving_ext.evaluation.cases import HeldOut
 from tfserving_ext.evaluation.checks import (
     FAIL,
     PASS,
     WARN,
+    Check,
     Limits,
     Options,
     check_builds,
@@ -34,7 +37,7 @@ from tfserving_ext.index.format import Index
 from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
 
 WORST_USERS = 5
-SEARCH, LIMITS = BestFirst(), Limits()
+SEARCH, HELD_OUT, LIMITS = BestFirst(), HeldOut(max_cases=500), Limits()
 
 
 def preflight(
@@ -42,10 +45,7 @@ def preflight(
     model: str | os.PathLike[str],
     index: str | os.PathLike[str],
     search: BestFirst | Rounds = SEARCH,
-    k: int = 200,
-    positions_per_user: int = 1,
-    max_cases: int | None = 500,
-    split: str = "test",
+    held_out: HeldOut = HELD_OUT,
     builds: int = 0,
     limits: Limits = LIMITS,
 ) -> dict[str, Any]:
@@ -60,10 +60,7 @@ def preflight(
       model: a folder that `nann train` wrote.
       index: a folder that `nann index` wrote from the same model; every file of it is read and its checksum compared.
       search: what will be deployed.
-      k: length of the answers.
-      positions_per_user: test cases per user.
-      max_cases: so many cases, drawn evenly; None for all.
-      split: "test" or "validation".
+      held_out: the cases.
       builds: graphs to build besides, with other seeds, in a temporary folder; 0 for none.
       limits: what is good and what is bad.
 
@@ -75,15 +72,38 @@ def preflight(
       NannError: artefacts that do not belong together or are damaged, or parameters that do not fit.
     """
     Index.open(index, checksums=True)
-    subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
+    subject = Subject(data, model, index, held_out)
     check_buildable(subject.index, builds)
     setting = Setting.deployed(search)
-    settings = {"deployed": setting}
-    if setting.seeded:
-        settings["unseeded"] = Setting(search, False)
-    outcomes = subject.measure(settings, title="preflight")
-    exact, found = subject.exact()[1], outcomes["deployed"]
-    bootstrap, options = Bootstrap(subject.cases.user_ids), Options.of(subject, setting)
+    unseeded = {"unseeded": Setting(search, False)} if setting.seeded else {}
+    outcomes = subject.measure({"deployed": setting} | unseeded, title="preflight")
+    bootstrap, found = Bootstrap(subject.cases.user_ids), outcomes["deployed"]
+    graphs = [(subject.index.manifest.get("seed"), outcomes), *on_builds(subject, {"deployed": setting}, builds)]
+    items = len(subject.index.item_ids)
+    rebuilt = [{"seed": seed, **_coverage_of(each["deployed"], items)} for seed, each in graphs]
+    checks = _checks(subject, setting, outcomes, bootstrap, limits)
+    if builds:
+        checks.append(check_builds(rebuilt, limits, Options.of(subject, setting)))
+    statuses = [check.status for check in checks]
+    return {
+        "verdict": next(status for status in (FAIL, WARN, PASS) if status in statuses),
+        "k": held_out.k,
+        "cases": len(subject.cases),
+        "users": bootstrap.users,
+        "items": items,
+        "split": held_out.split,
+        "search": {"name": "best_first" if setting.seeded else "rounds", **dataclasses.asdict(search)},
+        "checks": [dataclasses.asdict(check) for check in checks],
+        "worst_users": _worst_users(subject, found, bootstrap),
+        "builds": rebuilt,
+    }
+
+
+def _checks(
+    subject: Subject, setting: Setting, outcomes: Mapping[str, Outcome], bootstrap: Bootstrap, limits: Limits
+) -> list[Check]:
+    """All checks but that of the builds."""
+    exact, found, options = subject.exact()[1], outcomes["deployed"], Options.of(subject, setting)
     checks = [
         check_finite(exact, options),
         check_coverage(found, bootstrap, limits, options),
@@ -92,34 +112,13 @@ def preflight(
     ]
     if "unseeded" in outcomes:
         checks.append(check_unseeded(outcomes["unseeded"], limits, options))
-    checks += [
+    return [
+        *checks,
         check_scored(found, len(subject.index.item_ids), limits, options),
         check_unreachable(subject.index, limits),
         check_flatness(subject, limits, options),
         check_model(subject, exact, bootstrap),
     ]
-    rebuilt: list[dict[str, Any]] = [
-        {"seed": subject.index.manifest.get("seed"), **_coverage_of(found, len(subject.index.item_ids))},
-        *(
-            {"seed": seed, **_coverage_of(each["deployed"], len(subject.index.item_ids))}
-            for seed, each in on_builds(subject, {"deployed": setting}, builds)
-        ),
-    ]
-    if builds:
-        checks.append(check_builds(rebuilt, limits, options))
-    statuses = [check.status for check in checks]
-    return {
-        "verdict": next(status for status in (FAIL, WARN, PASS) if status in statuses),
-        "k": k,
-        "cases": len(subject.cases),
-        "users": bootstrap.users,
-        "items": len(subject.index.item_ids),
-        "split": split,
-        "search": {"name": "best_first" if setting.seeded else "rounds", **dataclasses.asdict(search)},
-        "checks": [dataclasses.asdict(check) for check in checks],
-        "worst_users": _worst_users(subject, found, bootstrap),
-        "builds": rebuilt,
-    }
 
 
 def _coverage_of(found: Outcome, items: int) -> dict[str, float]:

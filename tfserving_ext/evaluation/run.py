@@ -1,5 +1,6 @@
 """Evaluates a model and its searches on held-out users."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from tfserving_ext.artifacts import atomic_file, sha256, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.baselines import baseline_ranks
 from tfserving_ext.evaluation.builds import build_figures, check_buildable, on_builds
-from tfserving_ext.evaluation.cases import target_popularity
+from tfserving_ext.evaluation.cases import HeldOut, target_popularity
 from tfserving_ext.evaluation.curves import sweep
 from tfserving_ext.evaluation.figures import (
     Judge,
@@ -35,22 +36,36 @@ FORMAT, FORMAT_VERSION = "nann-evaluation", 1
 SEARCHES: Mapping[str, BestFirst | Rounds] = MappingProxyType({"best_first": BestFirst(), "rounds": Rounds()})
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """What an evaluation does besides.
+
+    Attributes:
+      curve_cases: also sweep the searches' parameters, on so many cases; None for no sweep.
+      builds: measure the searches on so many graphs more, built with other seeds.
+      html: whether to write the report.
+      resamples: of the bootstrap.
+      seed: of the bootstrap.
+    """
+
+    curve_cases: int | None = None
+    builds: int = 0
+    html: bool = True
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+HELD_OUT, OPTIONS = HeldOut(), EvaluationOptions()
+
+
 def evaluate(
     data: str | os.PathLike[str],
     model: str | os.PathLike[str],
     index: str | os.PathLike[str],
     target: str | os.PathLike[str] | None = None,
     searches: Mapping[str, BestFirst | Rounds] = SEARCHES,
-    k: int = 200,
-    positions_per_user: int = 1,
-    max_cases: int | None = None,
-    split: str = "test",
-    *,
-    curve_cases: int | None = None,
-    builds: int = 0,
-    html: bool = True,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    held_out: HeldOut = HELD_OUT,
+    options: EvaluationOptions = OPTIONS,
 ) -> dict[str, Any]:
     """Measures recall, coverage and the scored fraction at k on held-out users (docs/evaluation.md).
 
@@ -67,15 +82,8 @@ def evaluate(
         (`.npz`) and the report (`.html`).
       searches: parameters of the searches to measure, by name; the best-first search is seeded with the history. None
         at all measures brute force alone (the original's test_all).
-      k: length of the answers (the paper's M).
-      positions_per_user: test cases per user; 1 asks for the behaviour in the middle of the history.
-      max_cases: evaluate this many cases, drawn evenly; None for all.
-      split: "test" or "validation".
-      curve_cases: also sweep the searches' parameters, on so many cases; None for no sweep.
-      builds: measure the searches on so many graphs more, built with other seeds.
-      html: whether to write the report.
-      resamples: of the bootstrap.
-      seed: of the bootstrap.
+      held_out: the cases, and k.
+      options: see there.
 
     Returns:
       The figures: `recall_all`, `brute_force_ms_per_case`, what was evaluated, `baselines`, `groups`, and under
@@ -87,27 +95,73 @@ def evaluate(
       NannError: artefacts that do not belong together, parameters that do not fit, or a file cannot be written.
       ImportError: a report is wanted, and the packages of the extra `reports` are missing.
     """
-    files = None if target is None else beside(target)
-    if files is not None:
-        if html:
-            require("reports")
-        check_json(files["json"], "figures of `nann evaluate`", "format", FORMAT)
-        check_beside(files["json"], files["npz"], *([files["html"]] if html else []))
-    subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
-    check_buildable(subject.index, builds)
+    files = None if target is None else _files(target, options.html)
+    subject = Subject(data, model, index, held_out)
+    check_buildable(subject.index, options.builds)
     settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}
     for setting in settings.values():
-        subject.neural.check(setting.parameters, k)  # Before brute force takes its minutes.
-    cases = subject.cases
-    bootstrap = Bootstrap(cases.user_ids, resamples, seed)
+        subject.neural.check(setting.parameters, held_out.k)  # Before brute force takes its minutes.
+    measured = _measured(subject, settings, options.builds)
+    figures = _figures(subject, settings, measured, held_out, options)
+    if options.curve_cases is not None:
+        kinds: dict[type, Any] = {type(parameters): parameters for parameters in searches.values()}
+        best_first, rounds = kinds.get(BestFirst, BestFirst()), kinds.get(Rounds, Rounds())
+        bootstrap = {"resamples": options.resamples, "seed": options.seed}
+        figures["curves"] = sweep(subject, best_first, rounds, options.curve_cases, **bootstrap)
+    if files is not None:
+        _write_cases(files["npz"], subject, measured)
+        figures["cases_file"] = {"name": files["npz"].name, "sha256": sha256(files["npz"])}
+        write_json(files["json"], figures)  # After the cases: who finds it finds them.
+        if options.html:
+            from tfserving_ext.evaluation.evaluation_report import write_report  # Matplotlib takes a second to import.
+
+            write_report(files["html"], figures)
+    return figures
+
+
+def _files(target: str | os.PathLike[str], html: bool) -> dict[str, Path]:
+    """The files to write; that they may be written is known before the minutes that it takes."""
+    files = beside(target)
+    if html:
+        require("reports")
+    check_json(files["json"], "figures of `nann evaluate`", "format", FORMAT)
+    check_beside(files["json"], files["npz"], *([files["html"]] if html else []))
+    return files
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """What brute force, the searches and the baselines answered to all cases, and how popular the targets are."""
+
+    exact: Outcome
+    outcomes: Mapping[str, Outcome]
+    by_build: Mapping[str, Mapping[int | None, Outcome]]
+    baselines: Mapping[str, np.ndarray]
+    popularity: np.ndarray
+
+
+def _measured(subject: Subject, settings: Mapping[str, Setting], builds: int) -> _Measured:
     exact = subject.exact()[1]
     outcomes = subject.measure(settings)
     graphs: dict[int | None, dict[str, Outcome]] = {subject.index.manifest.get("seed"): outcomes}
     graphs |= dict(on_builds(subject, settings, builds))
+    by_build = {name: {seed: found[name] for seed, found in graphs.items()} for name in settings} if builds else {}
+    baselines = baseline_ranks(subject.sequences, subject.cases, subject.cases.histories.shape[1])
+    return _Measured(exact, outcomes, by_build, baselines, target_popularity(subject.sequences, subject.cases))
+
+
+def _figures(
+    subject: Subject,
+    settings: Mapping[str, Setting],
+    measured: _Measured,
+    held_out: HeldOut,
+    options: EvaluationOptions,
+) -> dict[str, Any]:
+    """All figures but the curves."""
+    cases, exact, outcomes, k = subject.cases, measured.exact, measured.outcomes, held_out.k
+    bootstrap = Bootstrap(cases.user_ids, options.resamples, options.seed)
     judge = Judge(bootstrap, subject.cutoffs, exact.ranks, len(subject.index.item_ids))
     edges = histogram_edges(judge, outcomes.values())
-    baselines = baseline_ranks(subject.sequences, cases, cases.histories.shape[1])
-    popularity = target_popularity(subject.sequences, cases)
     recalls = recall_figures(judge, exact.ranks)
     figures: dict[str, Any] = {
         "format": FORMAT,
@@ -118,9 +172,9 @@ def evaluate(
         "cases": len(cases),
         "users": bootstrap.users,
         "items": judge.items,
-        "split": split,
-        "positions_per_user": positions_per_user,
-        "bootstrap": {"resamples": resamples, "level": LEVEL, "seed": seed},
+        "split": held_out.split,
+        "positions_per_user": held_out.positions_per_user,
+        "bootstrap": {"resamples": options.resamples, "level": LEVEL, "seed": options.seed},
         "model": _model_facts(subject),
         "index": _index_facts(subject),
         "recall_all": recalls[str(k)]["recall"],
@@ -128,30 +182,15 @@ def evaluate(
         "recall_all_at": recalls,
         "brute_force_ms_per_case": 1000 * exact.seconds / len(cases),
         "brute_force_nan_scores": exact.nan_scores,
-        "baselines": {name: baseline_figures(judge, ranks) for name, ranks in baselines.items()},
+        "baselines": {name: baseline_figures(judge, ranks) for name, ranks in measured.baselines.items()},
         "searches": {name: search_figures(judge, outcomes[name], settings[name], edges) for name in settings},
         "groups": {
             "history_length": group_figures(judge, outcomes, cases.user_ids, cases.positions),
-            "target_popularity": group_figures(judge, outcomes, cases.user_ids, popularity),
+            "target_popularity": group_figures(judge, outcomes, cases.user_ids, measured.popularity),
         },
     }
-    by_build = {name: {seed: found[name] for seed, found in graphs.items()} for name in settings} if builds else {}
-    if by_build:
-        figures["builds"] = {name: build_figures(judge, found) for name, found in by_build.items()}
-    if curve_cases is not None:
-        kinds: dict[type, Any] = {type(parameters): parameters for parameters in searches.values()}
-        rounds = kinds.get(Rounds, Rounds())
-        figures["curves"] = sweep(
-            subject, kinds.get(BestFirst, BestFirst()), rounds, curve_cases, resamples=resamples, seed=seed
-        )
-    if files is not None:
-        _write_cases(files["npz"], subject, exact, outcomes, by_build, baselines, popularity)
-        figures["cases_file"] = {"name": files["npz"].name, "sha256": sha256(files["npz"])}
-        write_json(files["json"], figures)  # After the cases: who finds it finds them.
-        if html:
-            from tfserving_ext.evaluation.evaluation_report import write_report  # Matplotlib takes a second to import.
-
-            write_report(files["html"], figures)
+    if measured.by_build:
+        figures["builds"] = {name: build_figures(judge, found) for name, found in measured.by_build.items()}
     return figures
 
 
@@ -182,27 +221,19 @@ def _index_facts(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _write_cases(
-    path: Path,
-    subject: Subject,
-    exact: Outcome,
-    outcomes: Mapping[str, Outcome],
-    by_build: Mapping[str, Mapping[int | None, Outcome]],
-    baselines: Mapping[str, np.ndarray],
-    popularity: np.ndarray,
-) -> None:
+def _write_cases(path: Path, subject: Subject, measured: _Measured) -> None:
     """Writes what each case gave: what paired intervals between evaluations are made from (docs/evaluation.md)."""
     cases = subject.cases
     arrays: dict[str, Any] = {
         "user_ids": cases.user_ids,
         "positions": cases.positions,
         "target_ids": subject.targets,
-        "target_popularity": popularity,
+        "target_popularity": measured.popularity,
         "cutoffs": np.array(subject.cutoffs, np.int32),
-        "rank/brute_force": exact.ranks,
+        "rank/brute_force": measured.exact.ranks,
     }
-    arrays |= {f"rank/{name}": ranks.astype(np.int32) for name, ranks in baselines.items()}
-    for name, outcome in outcomes.items():
+    arrays |= {f"rank/{name}": ranks.astype(np.int32) for name, ranks in measured.baselines.items()}
+    for name, outcome in measured.outcomes.items():
         arrays |= {
             f"rank/{name}": outcome.ranks,
             f"coverage/{name}": outcome.coverage,
@@ -210,7 +241,7 @@ def _write_cases(
             f"rounds/{name}": outcome.rounds,
             f"search_us/{name}": outcome.search_us,
         }
-    for name, builds in by_build.items():
+    for name, builds in measured.by_build.items():
         arrays |= {
             f"builds/rank/{name}": np.stack([outcome.ranks for outcome in builds.values()], axis=1),
             f"builds/coverage/{name}": np.stack([outcome.coverage for outcome in builds.values()], axis=1),
@@ -245,4 +276,4 @@ def _with_interval(value: float, interval: Any) -> str:
     return f"{value:.4f}" if interval is None else f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})"
 
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "SEARCHES", "beside", "evaluate", "summary"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "SEARCHES", "EvaluationOptions", "beside", "evaluate", "summary"]

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.errors import NannError
-from tfserving_ext.evaluation.cases import choose_cases, part, user_tensors
+from tfserving_ext.evaluation.cases import HeldOut, choose_cases, part, user_tensors
 from tfserving_ext.index.format import Index
 from tfserving_ext.models import UserTensors
 from tfserving_ext.models.checkpoint import load_model
@@ -91,10 +91,7 @@ class Subject:
         data: str | os.PathLike[str],
         model: str | os.PathLike[str],
         index: str | os.PathLike[str],
-        k: int = 200,
-        positions_per_user: int = 1,
-        max_cases: int | None = None,
-        split: str = "test",
+        held_out: HeldOut,
     ) -> None:
         """Opens what `nann convert`, `nann train` and `nann index` wrote.
 
@@ -103,13 +100,13 @@ class Subject:
         """
         self.sequences, self.trained, self.index = Sequences.open(data), load_model(model), Index.open(index)
         check_match(self.trained, self.index)
-        self.k, self.cutoffs = k, cutoffs_of(k)
+        self.k = k = held_out.k
+        self.cutoffs = cutoffs_of(k)
         self.neural = NeuralTopK(self.index, self.trained.model.score)
         self.neural.check(BestFirst(), k)
         if k > len(self.index.item_ids):
             raise NannError(f"k is {k}, allowed are 1 to {len(self.index.item_ids)}, the items of {index}")
-        length = self.trained.model.config.history_length
-        self.cases = choose_cases(self.sequences, split, positions_per_user, length, max_cases)
+        self.cases = choose_cases(self.sequences, held_out, self.trained.model.config.history_length)
         self.targets = self.sequences.ids_of(self.cases.targets)
         self._searches: dict[type, Callable[..., SearchResult]] = {}
         self._exact: tuple[np.ndarray, Outcome] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfserving_ext.artifacts import read_json, sha256, write_json
 from tfserving_ext.errors import NannError
-from tfserving_ext.evaluation.cases import even_rows
+from tfserving_ext.evaluation.cases import HeldOut, even_rows
 from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
@@ -18,6 +18,7 @@ from tfserving_ext.ops import MAX_WIDTH
 from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
 
 FORMAT, FORMAT_VERSION = "nann-tuning", 1
+HELD_OUT = HeldOut(max_cases=500, split="validation")
 FILE = "tuning.json"
 FRONTIERS = (8, 16, 32, 64)
 POOLS = (1.0, 1.25, 1.5, 2.0, 3.0)  # Times k.
@@ -48,10 +49,7 @@ def tune(
     index: str | os.PathLike[str],
     coverage: float | None = None,
     latency_ms: float | None = None,
-    k: int = 200,
-    positions_per_user: int = 1,
-    max_cases: int | None = 500,
-    split: str = "validation",
+    held_out: HeldOut = HELD_OUT,
     candidates: Sequence[BestFirst | Rounds] | None = None,
 ) -> dict[str, Any]:
     """Measures a grid of search parameters and writes those that no other beats to `tuning.json` in the index's folder.
@@ -68,10 +66,7 @@ def tune(
       coverage: choose the fastest with a coverage@k of this much or more.
       latency_ms: choose the one of most coverage whose 95th percentile of a user's time is this much or less; with
         `coverage`, the fastest within both.
-      k: length of the answers.
-      positions_per_user: cases per user.
-      max_cases: so many cases, drawn evenly; None for all.
-      split: "validation", or "test" where the figures are not to be reported as those of unseen users.
+      held_out: the cases; those of "test" users where the figures are not to be reported as those of unseen users.
       candidates: what to try; None for `grid`.
 
     Returns:
@@ -81,23 +76,15 @@ def tune(
       NannError: artefacts that do not belong together, a split without users, or nothing that does what is wanted.
     """
     _check_wanted(coverage, latency_ms)
-    subject = Subject(data, model, index, k, positions_per_user, max_cases, split)
-    tried = list(candidates) if candidates is not None else grid(k, len(subject.index.layers))
+    subject = Subject(data, model, index, held_out)
+    tried = list(candidates) if candidates is not None else grid(held_out.k, len(subject.index.layers))
     rows = _measured(subject, tried, min(ROUGH_CASES, len(subject.cases)))
     if len(subject.cases) > ROUGH_CASES:
         # Most settings, the dearest above all, are out of the question after a few cases.
         left = [tried[place] for place in promising(rows)]
         rows = _measured(subject, left, len(subject.cases))
     table = [rows[place] for place in pareto(rows)]
-    result: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "index_manifest_sha256": sha256(subject.index.folder / "manifest.json"),
-        "k": k,
-        "split": split,
-        "cases": len(subject.cases),
-        "users": len(np.unique(subject.cases.user_ids)),
-        "items": len(subject.index.item_ids),
+    result = _facts(subject, held_out) | {
         "tried": len(tried),
         "processors": os.cpu_count(),
         "wanted": {"coverage": coverage, "latency_ms": latency_ms},
@@ -110,6 +97,19 @@ def tune(
         result["chosen"] = choose(table, coverage, latency_ms)
         write_json(path, result)
     return result
+
+
+def _facts(subject: Subject, held_out: HeldOut) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "index_manifest_sha256": sha256(subject.index.folder / "manifest.json"),
+        "k": held_out.k,
+        "split": held_out.split,
+        "cases": len(subject.cases),
+        "users": len(np.unique(subject.cases.user_ids)),
+        "items": len(subject.index.item_ids),
+    }
 
 
 def read_tuning(index: str | os.PathLike[str]) -> dict[str, Any]:

@@ -57,37 +57,44 @@ class Measured:
     stable: bool | None
 
 
+@dataclass(frozen=True)
+class Load:
+    """What a level sends.
+
+    Attributes:
+      mode: "closed", "open" or "replay".
+      amount: clients, requests a second, or the speed of the replay.
+      chosen: the requests.
+      replay: seconds from the first request on at which they were recorded, for "replay".
+    """
+
+    mode: str
+    amount: float
+    chosen: Iterator[Pick]
+    replay: Sequence[float] = ()
+
+
 async def run_level(
-    target: Target,
-    mode: str,
-    amount: float,
-    chosen: Iterator[Pick],
-    scenario: Scenario,
-    on_window: OnWindow,
-    interrupt: asyncio.Event,
-    replay: Sequence[float] = (),
+    target: Target, load: Load, scenario: Scenario, on_window: OnWindow, interrupt: asyncio.Event
 ) -> Measured:
     """Runs one level.
 
     Args:
       target: open.
-      mode: "closed", "open" or "replay".
-      amount: clients, requests a second, or the speed of the replay.
-      chosen: what to send.
+      load: what to send.
       scenario: for all else.
       on_window: told of each finished window and its phase, "warm-up" or "measuring".
       interrupt: ends the level early when set.
-      replay: seconds from the first request on at which they were recorded, for "replay".
     """
     loop = asyncio.get_running_loop()
     recorder = Recorder(loop.time())
     engine = Engine(target, recorder, scenario.timeout, scenario.max_in_flight)
-    if mode == "closed":
-        driver = loop.create_task(engine.closed(int(amount), chosen))
-    else:
-        offsets = (time / amount for time in replay) if mode == "replay" else _offsets(scenario, amount)
-        driver = loop.create_task(engine.open(offsets, chosen))
-    phases = _Phases(scenario, whole=mode == "replay")
+    driver = loop.create_task(
+        engine.closed(int(load.amount), load.chosen)
+        if load.mode == "closed"
+        else engine.open(_offsets(load, scenario), load.chosen)
+    )
+    phases = _Phases(scenario, whole=load.mode == "replay")
     try:
         while not driver.done() and not engine.stopped:
             await asyncio.wait([driver], timeout=_LOOK)
@@ -125,9 +132,14 @@ async def run_level(
     )
 
 
-def _offsets(scenario: Scenario, rate: float) -> Iterator[float]:
+def _offsets(load: Load, scenario: Scenario) -> Iterator[float]:
+    """Seconds at which requests are sent."""
+    if load.mode == "replay":
+        return (time / load.amount for time in load.replay)
+    if scenario.arrivals == "constant":
+        return constant(load.amount)
     # Of its own at each rate, or a short first second would be one of every level.
-    return constant(rate) if scenario.arrivals == "constant" else poisson(rate, [scenario.seed, round(1000 * rate)])
+    return poisson(load.amount, [scenario.seed, round(1000 * load.amount)])
 
 
 class _Phases:

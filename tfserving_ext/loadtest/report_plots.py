@@ -8,7 +8,7 @@ import numpy as np
 from tfserving_ext.loadtest.figures import decoded
 from tfserving_ext.loadtest.live import milliseconds
 from tfserving_ext.reports.curves import curve_plot, stacked_bar
-from tfserving_ext.reports.drawing import Plot, Series, Span
+from tfserving_ext.reports.drawing import Axis, Plot, Series, Span
 
 Level = Mapping[str, Any]
 
@@ -65,9 +65,8 @@ def load_curve(levels: Sequence[Level]) -> Plot | None:
     of = "clients" if ordered[0]["mode"] == "closed" else "the rate asked for"
     title = f"Latency over throughput; at the points, {of}"
     return curve_plot(
-        "load", title, series, "answered a second", "latency, ms", log_y=True,
-        x_text="{:,.1f}".format, y_text=milliseconds,
-    )  # fmt: skip
+        "load", title, series, Axis("answered a second", "{:,.1f}".format), Axis("latency, ms", milliseconds, "log")
+    )
 
 
 def percentile_plot(name: str, title: str, figures: Mapping[str, Level]) -> Plot | None:
@@ -85,9 +84,12 @@ def percentile_plot(name: str, title: str, figures: Mapping[str, Level]) -> Plot
         y = [found[percent] / 1000 for percent in percents]
         series.append(Series(label, [percent / 100 for percent in percents], y, color=color, marked=False))
     return curve_plot(
-        name, title, series, "percentile of requests", "latency, ms", percentiles=True, log_y=True,
-        x_text=lambda value: f"{100 * value:.6g}", y_text=milliseconds,
-    )  # fmt: skip
+        name,
+        title,
+        series,
+        Axis("percentile of requests", lambda value: f"{100 * value:.6g}", "percentiles"),
+        Axis("latency, ms", milliseconds, "log"),
+    )
 
 
 def timeline(level: Level, number: int) -> list[Plot]:
@@ -114,12 +116,12 @@ def timeline(level: Level, number: int) -> list[Plot]:
         load.append(Series("errors", x, failed, color=_ERRORS, marked=marked))
     return [
         curve_plot(
-            f"latency-{number}", f"Latency, {level['name']}", latency, over, "latency, ms",
-            log_y=True, spans=spans, y_text=milliseconds,
+            f"latency-{number}", f"Latency, {level['name']}", latency, Axis(over),
+            Axis("latency, ms", milliseconds, "log"), spans,
         ),
         curve_plot(
-            f"rate-{number}", f"Requests a second, {level['name']}", load, over, "requests a second",
-            spans=spans, y_text="{:,.5g}".format,
+            f"rate-{number}", f"Requests a second, {level['name']}", load, Axis(over),
+            Axis("requests a second", "{:,.5g}".format), spans,
         ),
     ]  # fmt: skip
 
@@ -145,8 +147,8 @@ def process_plots(levels: Sequence[Level]) -> list[Plot]:
             samples = _thinned(level["process"]["samples"])
             x, y = [sample[0] for sample in samples], [sample[place] for sample in samples]
             series.append(Series(level["name"], x, y, color=color, marked=False))
-        over = "second of the level, warm-up included"
-        plots.append(curve_plot(f"process-{key}", title, series, over, axis, y_text=text.format))
+        over = Axis("second of the level, warm-up included")
+        plots.append(curve_plot(f"process-{key}", title, series, over, Axis(axis, text.format)))
     return plots
 
 

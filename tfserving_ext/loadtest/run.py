@@ -15,7 +15,7 @@ from tfserving_ext.loadtest.engine import Pick, picks, run_loop
 from tfserving_ext.loadtest.figures import add_swaps, condition_figures, level_figures
 from tfserving_ext.loadtest.gate import Condition
 from tfserving_ext.loadtest.inputs import Inputs, complete, make_inputs
-from tfserving_ext.loadtest.level import INTERRUPTED, LOST, run_level
+from tfserving_ext.loadtest.level import INTERRUPTED, LOST, Load, run_level
 from tfserving_ext.loadtest.limits import search_rate
 from tfserving_ext.loadtest.profile import check_profile, profiling
 from tfserving_ext.loadtest.recorder import Window
@@ -183,15 +183,13 @@ class _Run:
         work = [watch.watch()] if watch is not None else []
         work += [swapper.run(loop.time())] if swapper is not None else []
         async with _beside(*work) as failures:
+            chosen = iter(self._recorded) if mode == "replay" else self._picks()
             measured = await run_level(
                 self._target,
-                mode,
-                amount,
-                iter(self._recorded) if mode == "replay" else self._picks(),
+                Load(mode, amount, chosen, [one.time for one in self._replay]),
                 scenario,
                 lambda window, phase: self._on_window(name, window, phase),
                 self._interrupt,
-                [one.time for one in self._replay],
             )
         level = {
             "name": name,

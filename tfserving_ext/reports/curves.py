@@ -1,6 +1,6 @@
 """Plots of what was measured: curves over time, load or percentile, and a bar of parts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from tfserving_ext.reports.drawing import (
     MARKERS,
     PAGE,
     SERIES,
+    Axis,
     Plot,
     Series,
     Span,
@@ -26,74 +27,47 @@ _SPAN_COLOR = 6
 _LEAST_TOLD = 0.09
 
 
-def curve_plot(
-    name: str,
-    title: str,
-    series: Sequence[Series],
-    x_label: str,
-    y_label: str,
-    *,
-    percentiles: bool = False,
-    log_y: bool = False,
-    spans: Sequence[Span] = (),
-    x_text: Callable[[float], str] = "{:g}".format,
-    y_text: Callable[[float], str] = "{:g}".format,
-) -> Plot:
+def curve_plot(name: str, title: str, series: Sequence[Series], x: Axis, y: Axis, spans: Sequence[Span] = ()) -> Plot:
     """Lines over numbers; y that are not there (None) leave gaps.
 
     Args:
       name: prefix of the ids in the SVG, one of its own in a page.
       title: what the plot shows.
       series: the lines; intervals may be None.
-      x_label: of the axis.
-      y_label: of the axis.
-      percentiles: x are parts of 1 below 1, on an axis that gives 90 %, 99 % and 99.9 % equal room.
-      log_y: the y axis is logarithmic where the values reach far; else it begins at 0.
+      x: its axis; its scale is "linear" or "percentiles".
+      y: its axis; its scale is "linear", from 0, or "log".
       spans: parts of the x axis to mark.
-      x_text: x in the table.
-      y_text: y in the table.
     """
-    found = np.array([y for one in series for y in one.y if y is not None], float)
+    found = np.array([value for one in series for value in one.y if value is not None], float)
     positive = found[found > 0]
-    is_log = log_y and len(positive) > 0 and float(positive.max()) >= LOG_FROM * float(positive.min())
+    is_log = y.scale == "log" and len(positive) > 0 and float(positive.max()) >= LOG_FROM * float(positive.min())
 
     def paint(axes: Any) -> None:
         for span in spans:
             _paint_span(axes, span)
         for one in series:
-            x = np.array([1 / (1 - value) if percentiles else value for value in one.x], float)
-            y = np.array([np.nan if value is None else value for value in one.y], float)
-            if is_log:
-                y[y <= 0] = np.nan
-            color, marker = SERIES[one.color % len(SERIES)], MARKERS[one.color % len(MARKERS)]
-            if any(interval is not None for interval in one.intervals):
-                ends = np.array([_ends(*pair) for pair in zip(one.intervals, y, strict=True)]).T
-                axes.errorbar(x, y, np.abs(ends - y), fmt="none", color=color, elinewidth=1.1, capsize=2, alpha=0.4)
-            axes.plot(x, y, marker=marker if one.marked else "none", color=color)
-            for note, *place in zip(one.notes, x, y, strict=False):
-                if not note:
-                    continue
-                axes.annotate(note, place, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=FONT)
+            _paint_line(axes, one, x.scale == "percentiles", is_log)
         if is_log:
             _log_axis(axes, "y", float(positive.max()) / float(positive.min()))
         else:
             axes.set_ylim(bottom=0)
-        if percentiles:
+        if x.scale == "percentiles":
             _percentile_axis(axes, max((value for one in series for value in one.x), default=0.0))
         else:
             whole = all(float(value).is_integer() for one in series for value in one.x)
             axes.xaxis.set_major_locator(MaxNLocator(7, integer=whole))
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        axes.set_xlabel(x.label)
+        axes.set_ylabel(y.label)
 
-    places = sorted({x for one in series for x in one.x})
+    places = sorted({place for one in series for place in one.x})
     values = [dict(zip(one.x, one.y, strict=True)) for one in series]
-    rows = [[x_text(x), *("" if of.get(x) is None else y_text(of[x]) for of in values)] for x in places]
+    rows = [[x.text(at), *("" if of.get(at) is None else y.text(of[at]) for of in values)] for at in places]
     told = [legend([one])[0] if one.marked else ("━", one.color % len(SERIES) + 1, one.label) for one in series]
     if spans:
         told.append(("▮", _SPAN_COLOR + 1, spans[0].label))
-    description = f"{y_label} over {x_label}: {', '.join(one.label for one in series)}. The table below has all points."
-    columns = [x_label, *(one.label for one in series)]
+    labels = ", ".join(one.label for one in series)
+    description = f"{y.label} over {x.label}: {labels}. The table below has all points."
+    columns = [x.label, *(one.label for one in series)]
     return Plot(title, svg(name, title, description, paint), told, columns, rows)
 
 
@@ -127,6 +101,21 @@ def stacked_bar(name: str, title: str, unit: str, parts: Sequence[tuple[str, flo
     rows = [[label, f"{value:.3f}", f"{100 * value / total:.1f} %"] for label, value in parts]
     description = f"{', '.join(f'{label} {value:.3f} {unit}' for label, value in parts)}."
     return Plot(title, svg(name, title, description, paint, 1.15), told, ["", unit, "share"], rows)
+
+
+def _paint_line(axes: Any, one: Series, percentiles: bool, is_log: bool) -> None:
+    x = np.array([1 / (1 - value) if percentiles else value for value in one.x], float)
+    y = np.array([np.nan if value is None else value for value in one.y], float)
+    if is_log:
+        y[y <= 0] = np.nan
+    color, marker = SERIES[one.color % len(SERIES)], MARKERS[one.color % len(MARKERS)]
+    if any(interval is not None for interval in one.intervals):
+        ends = np.array([_ends(*pair) for pair in zip(one.intervals, y, strict=True)]).T
+        axes.errorbar(x, y, np.abs(ends - y), fmt="none", color=color, elinewidth=1.1, capsize=2, alpha=0.4)
+    axes.plot(x, y, marker=marker if one.marked else "none", color=color)
+    for note, *place in zip(one.notes, x, y, strict=False):
+        if note:
+            axes.annotate(note, place, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=FONT)
 
 
 def _paint_span(axes: Any, span: Span) -> None:

@@ -75,6 +75,22 @@ class Series:
 
 
 @dataclasses.dataclass(frozen=True)
+class Axis:
+    """An axis of a plot.
+
+    Attributes:
+      label: what is along it.
+      text: a value as text, for the table.
+      scale: "linear"; "log", which is logarithmic where the values reach far; or "percentiles" for parts of 1 below 1,
+        which gives 90 %, 99 % and 99.9 % equal room.
+    """
+
+    label: str
+    text: Callable[[float], str] = "{:g}".format
+    scale: str = "linear"
+
+
+@dataclasses.dataclass(frozen=True)
 class Span:
     """A part of the x axis in which something happened.
 

@@ -15,9 +15,7 @@ def line_plot(
     series: Sequence[Series],
     x_label: str,
     y_label: str,
-    *,
-    percent_x: bool = False,
-    log_x: bool = False,
+    log_percent: bool = False,
     reference: tuple[str, float] | None = None,
 ) -> Plot:
     """Lines through points with their intervals.
@@ -28,8 +26,7 @@ def line_plot(
       series: the lines; x are numbers, or names where they should stand evenly apart.
       x_label: of the axis.
       y_label: of the axis.
-      percent_x: x are parts of 1, told in per cent.
-      log_x: the axis is logarithmic; zeros then lie at its left end.
+      log_percent: x are parts of 1, told in per cent, on a logarithmic axis; zeros lie at its left end.
       reference: a horizontal line, its label and place.
     """
     named = any(isinstance(x, str) for one in series for x in one.x)
@@ -38,14 +35,8 @@ def line_plot(
     def paint(axes: Any) -> None:
         shift = 0.16 if named and not any(one.line for one in series) else 0.0
         for place, one in enumerate(series):
-            places = [names.index(value) for value in one.x] if named else [100 * v if percent_x else v for v in one.x]
-            x = np.asarray(places, float) + shift * (place - (len(series) - 1) / 2)
-            color = SERIES[one.color % len(SERIES)]
-            if one.intervals:
-                spread = np.abs(np.asarray(one.intervals, float).T - np.asarray(one.y, float))
-                axes.errorbar(x, one.y, spread, fmt="none", color=color, elinewidth=1.1, capsize=2, alpha=0.4)
-            style = "-" if one.line or not named else "none"
-            axes.plot(x, one.y, linestyle=style, marker=MARKERS[one.color % len(MARKERS)], color=color)
+            x = [names.index(value) for value in one.x] if named else [100 * v if log_percent else v for v in one.x]
+            _paint_line(axes, one, np.asarray(x, float) + shift * (place - (len(series) - 1) / 2), named)
         if reference is not None:
             axes.axhline(reference[1], color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
             axes.annotate(
@@ -56,12 +47,12 @@ def line_plot(
             axes.set_xticks(range(len(names)), names)
             axes.set_xlim(-0.5, len(names) - 0.5)
             axes.grid(visible=False, axis="x")
-        elif log_x:
+        elif log_percent:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
-        elif all(float(value).is_integer() for one in series for value in one.x) and not percent_x:
+        elif all(float(value).is_integer() for one in series for value in one.x):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -69,10 +60,19 @@ def line_plot(
     rows = []
     for one in series:
         for place, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
-            interval = f"{one.intervals[place][0]:.4f} to {one.intervals[place][1]:.4f}" if one.intervals else ""
-            rows.append([one.label, f"{100 * x:.2f} %" if percent_x else _text(x), f"{y:.4f}", interval])
+            interval = _interval(one.intervals[place] if one.intervals else None)
+            rows.append([one.label, f"{100 * x:.2f} %" if log_percent else _text(x), f"{y:.4f}", interval])
     description = f"{y_label} over {x_label}: {', '.join(one.label for one in series)}. The table below has all points."
     return Plot(title, svg(name, title, description, paint), legend(series), ["", x_label, y_label, "interval"], rows)
+
+
+def _paint_line(axes: Any, one: Series, x: np.ndarray, named: bool) -> None:
+    color = SERIES[one.color % len(SERIES)]
+    if one.intervals:
+        spread = np.abs(np.asarray(one.intervals, float).T - np.asarray(one.y, float))
+        axes.errorbar(x, one.y, spread, fmt="none", color=color, elinewidth=1.1, capsize=2, alpha=0.4)
+    style = "-" if one.line or not named else "none"
+    axes.plot(x, one.y, linestyle=style, marker=MARKERS[one.color % len(MARKERS)], color=color)
 
 
 def dot_plot(

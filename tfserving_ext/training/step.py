@@ -56,15 +56,8 @@ def make_step(
                 negative = score(user, of_negatives[None])
                 return sampled_logits(positive, negative, targets, negatives, sampler)
 
-            losses = adversarial_losses(
-                logits_of,
-                items,
-                _present(targets),
-                config.epsilon,
-                config.auxiliary_weight,
-                config.loss,
-                config.epsilon_scale,
-            )
+            fgsm = (config.epsilon, config.auxiliary_weight, config.loss, config.epsilon_scale)
+            losses = adversarial_losses(logits_of, items, _present(targets), *fgsm)
             losses = Losses(*(share * loss for loss in losses))
             total = losses.total / replicas
         return losses, tape.gradient(total, variables)
@@ -75,9 +68,7 @@ def make_step(
         seed = tf.stack([tf.constant(config.seed), tf.cast(number, tf.int32)])
         negatives = sampler.sample(seed)  # Out here: XLA draws other numbers of the same seed.
         losses, gradients = gradients_of(batch, negatives, _share(batch["targets"], replicas))
-        # Slices of a table add up where a row was looked up more than once. Keras squares them before it adds them up,
-        # so that its second moment would be that of the look-ups and not of the row.
-        dense = [(_summed(gradient), variable) for gradient, variable in _known(gradients, variables)]
+        dense = _dense(gradients, variables)
         if config.clip_norm:
             dense = _clipped(dense, config.clip_norm, replicas)
         optimizer.apply_gradients(dense)
@@ -113,8 +104,14 @@ def _share(targets: tf.Tensor, replicas: int) -> tf.Tensor:
     return own * replicas / context.all_reduce(tf.distribute.ReduceOp.SUM, own)
 
 
-def _known(gradients: list[Any], variables: list[Any]) -> list[tuple[Any, Any]]:
-    return [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
+def _dense(gradients: list[Any], variables: list[Any]) -> list[tuple[Any, Any]]:
+    """The gradients that there are, each as wide as its variable.
+
+    Slices of a table add up where a row was looked up more than once. Keras squares them before it adds them up, so
+    that its second moment would be that of the look-ups and not of the row.
+    """
+    pairs = zip(gradients, variables, strict=True)
+    return [(_summed(gradient), variable) for gradient, variable in pairs if gradient is not None]
 
 
 def _clipped(pairs: list[tuple[tf.Tensor, Any]], norm: float, replicas: int) -> list[tuple[tf.Tensor, Any]]:
