@@ -52,7 +52,7 @@ def write_purchases(path: Path) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Paths `csv`, `data`, `model`, `embeddings`, `index`, `saved_model`, and the open `sequences`."""
     from export_tools import Defaults, export
-    from tfserving_ext.index import build_index
+    from tfserving_ext.index import Hnsw, build_index
     from tfserving_ext.training import TrainingConfig, extract, fit
 
     root = tmp_path_factory.mktemp("world")
@@ -61,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     fit(root / "data", root / "model", TrainingConfig(steps=60, batch_size=64, negatives=50))
     extract(root / "model", root / "embeddings")
     arrays = (np.load(root / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
-    build_index(*arrays, root / "index", threads=1)
+    build_index(*arrays, root / "index", Hnsw(threads=1))
     export(root / "model", root / "index", root / "models" / "nann" / "1", Defaults(k=20))
     return SimpleNamespace(
         root=root,

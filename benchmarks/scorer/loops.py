@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext import ops
-from tfserving_ext.index import Layer, write_index
+from tfserving_ext.index import Graph, Layer, write_index
 from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.models.retrieval_model import UserTensors
 from tfserving_ext.ops import Scorer
@@ -69,7 +69,7 @@ class Rows:
     def _mapped(self, name: str, values: np.ndarray) -> MappedIndex:
         layer = Layer(np.zeros(len(values) + 1, np.int64), np.zeros(0, np.int32))
         ids = np.arange(len(values))
-        index = MappedIndex(write_index(self._folder / name, ids, values, np.zeros(1, np.int32), [layer], {}))
+        index = MappedIndex(write_index(self._folder / name, ids, values, Graph(np.zeros(1, np.int32), [layer]), {}))
         # Every page is mapped before anything is timed.
         for first in range(0, len(values), CHUNK):
             index.embeddings(tf.range(first, min(first + CHUNK, len(values))))

@@ -20,6 +20,7 @@ from tfserving_ext.artifacts import atomic_file, read_json, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.build import extract_graph
 from tfserving_ext.index.format import Index, write_index
+from tfserving_ext.index.graph import Graph
 from tfserving_ext.progress import console, progress
 
 K = 10
@@ -210,7 +211,7 @@ def _our_index(built: Any, items: np.ndarray, folder: Path) -> Index:
     parameters = {"metric": "dot", "M": M, "efConstruction": EF_CONSTRUCTION}
     if (folder / "manifest.json").exists() and read_json(folder / "manifest.json")["num_items"] == len(items):
         return Index.open(folder)
-    return write_index(folder, np.arange(len(items)), items, entry_points, layers, parameters)
+    return write_index(folder, np.arange(len(items)), items, Graph(entry_points, layers), parameters)
 
 
 def main(

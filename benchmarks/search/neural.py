@@ -116,7 +116,7 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
 
 def _build(folder: Path, seed: int) -> Any:
     """The graph of a seed, built once."""
-    from tfserving_ext.index import Index, build_index
+    from tfserving_ext.index import Hnsw, Index, build_index
     from tfserving_ext.index.original import load_array
 
     target = folder / "bench" / f"index_{seed}"
@@ -125,7 +125,7 @@ def _build(folder: Path, seed: int) -> Any:
         index = Index.open(target)
         if np.array_equal(index.embeddings(), embeddings):
             return index
-    return build_index(item_ids, embeddings, target, seed=seed)
+    return build_index(item_ids, embeddings, target, Hnsw(seed=seed))
 
 
 def _our_figures(workload: Workload, cases: int) -> dict[str, Any]:

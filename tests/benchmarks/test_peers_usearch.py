@@ -8,7 +8,7 @@ from benchmarks.search.peers import Workload
 from benchmarks.search.peers.usearch_numba import UsearchNumba
 from benchmarks.search.peers.usearch_tuned import UsearchTuned
 from tfserving_ext.evaluation import user_tensors
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.models import NannAttentionConfig
 from tfserving_ext.retrieval import BruteForce
 from tfserving_ext.training import TrainingConfig, extract, fit, load_model
@@ -27,7 +27,7 @@ def workload(request, world, tmp_path_factory):
         fit(world.data, folder / "model", TrainingConfig(steps=20, batch_size=32, negatives=20), sizes)
         extract(folder / "model", folder / "embeddings")
         arrays = (np.load(folder / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
-        trained, index = load_model(folder / "model"), build_index(*arrays, folder / "index", threads=1)
+        trained, index = load_model(folder / "model"), build_index(*arrays, folder / "index", Hnsw(threads=1))
     cases = world.sequences.cases("test", 1, trained.model.config.history_length)
     user = tuple(tensor[:CASES] for tensor in user_tensors(trained, world.sequences, cases))
     histories, targets = (world.sequences.ids_of(rows[:CASES]) for rows in (cases.histories, cases.targets))

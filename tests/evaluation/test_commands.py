@@ -9,6 +9,7 @@ from tfserving_ext.cli import app
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index
 from tfserving_ext.index.format import Layer, write_index
+from tfserving_ext.index.graph import Graph
 
 
 def nann(*arguments):
@@ -54,7 +55,11 @@ def test_preflight_fails_where_a_check_does(world, tmp_path):
     index = Index.open(world.index)
     alone = Layer(np.zeros(len(index.item_ids) + 1, np.int64), np.zeros(0, np.int32))
     write_index(
-        tmp_path / "broken", index.item_ids, index.embeddings(), index.entry_points, [alone] * len(index.layers), {}
+        tmp_path / "broken",
+        index.item_ids,
+        index.embeddings(),
+        Graph(index.entry_points, [alone] * len(index.layers)),
+        {},
     )
     failed = nann(*preflight, tmp_path / "broken", *options, "--search", "rounds")
     assert failed.exit_code == 1

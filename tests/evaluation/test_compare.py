@@ -10,7 +10,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import SEARCHES, EvaluationOptions, HeldOut, evaluate
 from tfserving_ext.evaluation.compare import _short, compare, load, report
 from tfserving_ext.evaluation.intervals import Bootstrap
-from tfserving_ext.index import build_index
+from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.retrieval import Rounds
 
 K = 10
@@ -22,7 +22,7 @@ def runs(world, tmp_path_factory):
     `fewer` and `twice` by the narrower search, of other cases and on two graphs."""
     root = tmp_path_factory.mktemp("runs")
     arrays = (np.load(world.embeddings / f"{name}.npy") for name in ("item_ids", "item_embs"))
-    build_index(*arrays, root / "index", threads=1, seed=5)
+    build_index(*arrays, root / "index", Hnsw(threads=1, seed=5))
     narrow = {"rounds": Rounds((2, 2, K), (1, 1, 1))}
 
     def made(name, held_out, searches=SEARCHES, index=world.index, builds=0):

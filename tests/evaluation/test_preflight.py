@@ -11,8 +11,7 @@ from tfserving_ext.evaluation import HeldOut
 from tfserving_ext.evaluation.checks import FAIL, PASS, WARN, Options, check_scored, judge_gain
 from tfserving_ext.evaluation.preflight import Limits, preflight
 from tfserving_ext.evaluation.subject import Setting
-from tfserving_ext.index import Index, build_index
-from tfserving_ext.index.format import Layer, write_index
+from tfserving_ext.index import Graph, Hnsw, Index, Layer, build_index, write_index
 from tfserving_ext.models.checkpoint import save_model
 from tfserving_ext.retrieval import BestFirst, Rounds
 from tfserving_ext.training import extract, load_model
@@ -26,7 +25,9 @@ def rewritten(world, folder, layers=None, **changes):
     """The world's index with other edges."""
     index = Index.open(world.index)
     parts = {"item_ids": index.item_ids, "item_embeddings": index.embeddings(), "entry_points": index.entry_points}
-    write_index(folder, **{**parts, **changes}, layers=layers or index.layers, parameters={"M": 8})
+    parts |= changes
+    graph = Graph(parts.pop("entry_points"), layers or index.layers)
+    write_index(folder, **parts, graph=graph, parameters={"M": 8})
     return folder
 
 
@@ -118,7 +119,7 @@ def test_preflight_fails_a_model_without_training(world, tmp_path):
     save_model(tmp_path / "model", trained.model, trained.item_categories, {})
     extract(tmp_path / "model", tmp_path / "embeddings")
     arrays = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
-    build_index(*arrays, tmp_path / "index", threads=1)
+    build_index(*arrays, tmp_path / "index", Hnsw(threads=1))
     found = preflight(world.data, tmp_path / "model", tmp_path / "index", held_out=HeldOut(20, 3))
     check = by_name(found)["model"]
     assert check["status"] == FAIL, check

@@ -11,7 +11,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import EvaluationOptions, HeldOut, evaluate, summary, user_tensors
 from tfserving_ext.evaluation.cases import choose_cases
 from tfserving_ext.evaluation.subject import Subject
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.retrieval import BestFirst, NeuralTopK, Rounds
 from tfserving_ext.training import load_model
 
@@ -186,7 +186,7 @@ def test_other_builds_are_measured_on_the_same_cases(world, tmp_path):
     assert found["graphs"][0]["coverage"] == pytest.approx(figures["searches"]["rounds"]["coverage"])
     ids, embeddings = (np.load(world.embeddings / f"{name}.npy") for name in ("item_ids", "item_embs"))
     for graph in found["graphs"][1:]:
-        build_index(ids, embeddings, tmp_path / "index", seed=graph["seed"], threads=1)
+        build_index(ids, embeddings, tmp_path / "index", Hnsw(seed=graph["seed"], threads=1))
         by_hand = evaluate(world.data, world.model, tmp_path / "index", None, narrow, HeldOut(60, max_cases=CASES))
         # Several threads do not build the very same graph every time.
         assert graph["coverage"] == pytest.approx(by_hand["searches"]["rounds"]["coverage"], abs=0.1)

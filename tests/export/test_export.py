@@ -12,7 +12,7 @@ from export_tools import Defaults, export, verify
 from export_tools.manifest import exported_index, read_manifest
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import user_tensors
-from tfserving_ext.index import Index, Layer, write_index
+from tfserving_ext.index import Graph, Index, Layer, write_index
 from tfserving_ext.retrieval import NeuralTopK
 from tfserving_ext.training import load_model
 
@@ -186,7 +186,7 @@ def test_verify_refuses_a_graph_that_does_not_find(world, tmp_path):
     n = len(opened.item_ids)
     loops = [Layer(np.arange(n + 1), np.arange(n, dtype=np.int32))] * 2
     entries = np.arange(3, dtype=np.int32)
-    lonely = write_index(tmp_path / "index", opened.item_ids, opened.embeddings(), entries, loops, {})
+    lonely = write_index(tmp_path / "index", opened.item_ids, opened.embeddings(), Graph(entries, loops), {})
     target = export(world.model, lonely.folder, tmp_path / "1", Defaults(k=20))
     n = len(opened.item_ids)
     words = (
@@ -228,7 +228,7 @@ def test_refuses_an_index_of_unknown_items_and_keeps_the_old_export(world, tmp_p
     n = 5
     layers = [Layer(np.arange(n + 1), np.zeros(n, np.int32))] * 2
     other = write_index(
-        tmp_path / "index", np.arange(n), opened.item_embeddings[:n], np.arange(1, dtype=np.int32), layers, {}
+        tmp_path / "index", np.arange(n), opened.item_embeddings[:n], Graph(np.arange(1, dtype=np.int32), layers), {}
     )
     target = shutil.copytree(world.saved_model, tmp_path / "models" / "1")
     before = (target / "saved_model.pb").read_bytes()
@@ -316,7 +316,7 @@ def test_a_loaded_model_maps_its_tables(world, tmp_path):
         embeddings = np.zeros([n, opened.dim], np.float32)
         embeddings[: len(opened.item_ids)] = opened.item_embeddings
         ids = np.concatenate([opened.item_ids, np.arange(n - len(opened.item_ids)) + 10**9])
-        wide = write_index(tmp_path / "index", ids, embeddings, opened.entry_points, layers, {})
+        wide = write_index(tmp_path / "index", ids, embeddings, Graph(opened.entry_points, layers), {})
     for path in wide.files:
         shutil.copy(path, big / "assets" / path.name)
     tables = sum(path.stat().st_size for path in wide.files) // 1024

@@ -10,7 +10,7 @@ import tensorflow as tf
 from export_tools import Defaults, explain, export, inspect, reuse
 from export_tools.verify import _check
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import build_index
+from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.loadtest import ModelSpec
 from tfserving_ext.loadtest.inputs import fitted, make_inputs
 from tfserving_ext.retrieval import BestFirst
@@ -75,7 +75,7 @@ MODELS = {
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fixed") / "index"
-    build_index(np.arange(ITEMS), TABLE, folder, threads=1)
+    build_index(np.arange(ITEMS), TABLE, folder, Hnsw(threads=1))
     return folder
 
 

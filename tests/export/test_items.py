@@ -11,7 +11,7 @@ from export_tools import Defaults, export, reuse, verify
 from export_tools.items import FILES, check_sample
 from export_tools.manifest import exported_index, read_manifest, write_manifest
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.serving.models import load_servable
 
 DIM, ITEMS = 8, 300
@@ -43,7 +43,7 @@ class Dot(tf.Module):
 
 
 def made(path, ids=IDS, embeddings=EMBEDDINGS, dtype="float32"):
-    return build_index(ids, embeddings, path, threads=1, dtype=dtype).folder
+    return build_index(ids, embeddings, path, Hnsw(threads=1), dtype=dtype).folder
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])

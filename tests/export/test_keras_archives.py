@@ -11,7 +11,7 @@ from keras import layers
 from export_tools import Defaults, export
 from export_tools.sources import open_source
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import build_index
+from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.retrieval import BestFirst
 from tfserving_ext.serving.models import load_servable
 
@@ -27,7 +27,7 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    return build_index(np.arange(ITEMS), EMBEDDINGS, tmp_path_factory.mktemp("keras") / "index", threads=1).folder
+    return build_index(np.arange(ITEMS), EMBEDDINGS, tmp_path_factory.mktemp("keras") / "index", Hnsw(threads=1)).folder
 
 
 def archive(path, struct, several=None):
@@ -202,7 +202,7 @@ def test_what_is_said_of_a_model_of_item_ids_works(tmp_path, shape):
             embeddings = eval(code, names)
         else:
             exec(code, names)
-    build_index(np.arange(ITEMS), embeddings, tmp_path / "index", threads=1)
+    build_index(np.arange(ITEMS), embeddings, tmp_path / "index", Hnsw(threads=1))
     target = export(tmp_path / "ranker.keras", tmp_path / "index", tmp_path / "1", WIDE)
     found = answers(target, {"taste": "taste"})
     taste = np.repeat(VALUES["taste"][:1], ITEMS, axis=0)

@@ -11,7 +11,7 @@ from export_tools.scorer import rewrite_and_check
 from export_tools.sources import open_source
 from tests.export.explained import check_explained
 from tests.passes.scorers import check
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.retrieval import BestFirst
 from tfserving_ext.serving.models import load_servable
 
@@ -22,7 +22,9 @@ HISTORIES = [[[3, 1, 4, 1, 5]], [[9, 2]], [[6, 0, 0]]]  # 0 is padding, where th
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    return build_index(np.arange(ITEMS), EMBEDDINGS, tmp_path_factory.mktemp("histories") / "index", threads=1).folder
+    return build_index(
+        np.arange(ITEMS), EMBEDDINGS, tmp_path_factory.mktemp("histories") / "index", Hnsw(threads=1)
+    ).folder
 
 
 def ranker(*features):

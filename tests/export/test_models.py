@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from export_tools import Defaults, export, verify
 from tests.export.explained import check_explained
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
 from tfserving_ext.training import Recipe, TrainingConfig, extract, fit, load_model, train
 
@@ -31,7 +31,7 @@ def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path
     fit(world.data, tmp_path / "model", TrainingConfig(steps=3, batch_size=16, negatives=10), TwoSidedConfig())
     extract(tmp_path / "model", tmp_path / "embeddings")
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
-    build_index(ids, embeddings, tmp_path / "index", threads=1)
+    build_index(ids, embeddings, tmp_path / "index", Hnsw(threads=1))
     target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "two_sided" / "1", Defaults(k=10))
     assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds", "retrieve_trace"}
 
@@ -61,7 +61,7 @@ def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
     train(world.data, tmp_path / "model", Recipe(sizes, quick, quick))
     extract(tmp_path / "model", tmp_path / "embeddings")
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
-    build_index(ids, embeddings, tmp_path / "index", threads=1)
+    build_index(ids, embeddings, tmp_path / "index", Hnsw(threads=1))
     target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "nann" / "1", Defaults(k=10))
     check_explained(target, tmp_path)
     assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds", "retrieve_trace"}

@@ -10,7 +10,7 @@ from export_tools.manifest import check_files, read_manifest
 from export_tools.served_model import ServedModel
 from tests.export.explained import check_explained
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.serving.models import load_servable
 from tfserving_ext.serving.warm_up import predict_requests
 
@@ -25,7 +25,7 @@ def arrays(world):
 def fewer(world, arrays, tmp_path_factory):
     """Today's index: a third of the items is gone, and the rest in another order."""
     order = np.random.default_rng(2).permutation(len(arrays[0]))[: len(arrays[0]) * 2 // 3]
-    return build_index(arrays[0][order], arrays[1][order], tmp_path_factory.mktemp("fewer") / "index", threads=1)
+    return build_index(arrays[0][order], arrays[1][order], tmp_path_factory.mktemp("fewer") / "index", Hnsw(threads=1))
 
 
 @pytest.mark.slow
@@ -82,7 +82,9 @@ def test_an_index_of_another_kind_is_refused(world, arrays, tmp_path):
         "model": (ids, embeddings[::-1], "float32", r"item \d+ has another"),
     }
     for name, (item_ids, item_embeddings, dtype, words) in cases.items():
-        made = build_index(item_ids, np.ascontiguousarray(item_embeddings), tmp_path / name, threads=1, dtype=dtype)
+        made = build_index(
+            item_ids, np.ascontiguousarray(item_embeddings), tmp_path / name, Hnsw(threads=1), dtype=dtype
+        )
         with pytest.raises(NannError, match=words):
             reuse(world.saved_model, made.folder, tmp_path / "new")
     with pytest.raises(NannError, match="was not written by `nann export`"):
@@ -138,7 +140,7 @@ def test_a_flipped_byte_anywhere_in_the_old_export_is_refused(world, fewer, tmp_
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_a_flipped_byte_anywhere_in_the_new_index_is_refused(world, arrays, tmp_path, dtype):
     """First contact, line 27: a flipped bit of an embedding or a neighbour is within all bounds."""
-    new = build_index(*arrays, tmp_path / "index", threads=1, dtype=dtype)
+    new = build_index(*arrays, tmp_path / "index", Hnsw(threads=1), dtype=dtype)
     for path in new.files:
         back = flipped(path)
         with pytest.raises(NannError) as error:

@@ -19,7 +19,7 @@ from export_tools import Defaults, export, verify
 from tests.export.explained import check_explained
 from tests.export.sources import DIM, LOGITS, USER, Ranker, keras_ranker, original_artefacts
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.retrieval import BestFirst, Rounds
 from tfserving_ext.serving.models import ServingError, load_servable
 
@@ -309,7 +309,9 @@ def test_code_in_a_keras_archive_is_not_run(world, tmp_path):
 def test_a_module_by_its_name_on_the_command_line(tmp_path):
     """The example's model, from another folder, by the command."""
     rng = np.random.default_rng(1)
-    index = build_index(np.arange(500), rng.normal(size=(500, 8)).astype(np.float32), tmp_path / "index", threads=1)
+    index = build_index(
+        np.arange(500), rng.normal(size=(500, 8)).astype(np.float32), tmp_path / "index", Hnsw(threads=1)
+    )
     (tmp_path / "my_models.py").write_text(
         "import tensorflow as tf\n"
         "class Dot(tf.Module):\n"
@@ -359,7 +361,7 @@ class Conditional(tf.Module):
 @pytest.mark.slow
 def test_functions_that_a_scorer_calls_are_exported(tmp_path):
     embeddings = np.random.default_rng(0).normal(size=[300, 4]).astype(np.float32)
-    build_index(np.arange(300), embeddings, tmp_path / "index", threads=1)
+    build_index(np.arange(300), embeddings, tmp_path / "index", Hnsw(threads=1))
     target = export(Conditional(), tmp_path / "index", tmp_path / "1", Defaults(k=5))
     gc.collect()
     assert verify(target, 0)["signatures"]["retrieve"]["scores"] == {"shape": [1, 5], "dtype": "float32"}

@@ -12,7 +12,7 @@ from keras import layers
 
 from export_tools import Defaults, export
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import build_index
+from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.retrieval import BestFirst
 from tfserving_ext.serving.models import load_servable
 
@@ -25,7 +25,9 @@ EMBEDDINGS = np.random.default_rng(0).normal(size=(ITEMS, DIM)).astype(np.float3
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    return build_index(np.arange(ITEMS) + 7, EMBEDDINGS, tmp_path_factory.mktemp("state") / "index", threads=1).folder
+    return build_index(
+        np.arange(ITEMS) + 7, EMBEDDINGS, tmp_path_factory.mktemp("state") / "index", Hnsw(threads=1)
+    ).folder
 
 
 def check(model, index, tmp_path, request, wanted):

@@ -8,7 +8,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.grappler import tf_optimizer
 
 from export_tools import Defaults, export
-from tfserving_ext.index import build_index
+from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.serving.models import load_servable
 
 PARTS = ("user_us", "walk_us", "gather_us", "scorer_us", "merge_us")
@@ -56,7 +56,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def traced(vectors, root):
     """Three users' traces by model: the least of each part in several runs."""
-    build_index(np.arange(3000) * 3, vectors, root / "index", threads=1)
+    build_index(np.arange(3000) * 3, vectors, root / "index", Hnsw(threads=1))
     found = {}
     for name, model in {"fast": Slow(), "tower": Slow(tower=True), "scorer": Slow(scorer=True)}.items():
         # Unoptimised: the passes would take the work out of the scorer's batches.

@@ -8,7 +8,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from export_tools import Defaults, export, inspect, reuse
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import build_index
+from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.serving.models import load_servable
 from tfserving_ext.serving.warm_up import MAX_RECORDS, predict_requests, read_warm_up
 
@@ -31,7 +31,7 @@ class Dot(tf.Module):
 def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("dot")
     vectors = np.random.default_rng(0).normal(size=(5000, 8)).astype(np.float32)
-    build_index(np.arange(5000) * 3, vectors, root / "index", threads=1)
+    build_index(np.arange(5000) * 3, vectors, root / "index", Hnsw(threads=1))
     return export(Dot(), root / "index", root / "models" / "1", Defaults(k=10))
 
 

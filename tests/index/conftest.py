@@ -1,7 +1,10 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from tfserving_ext.index import Index, Layer, write_index
+from tfserving_ext.index import Graph, Index, Layer, write_index
 
 N, DIM = 9, 3
 
@@ -12,9 +15,14 @@ def csr(rows: list[list[int]]) -> Layer:
     )
 
 
+def write(folder: Path, *, entry_points: np.ndarray, layers: list[Layer], **rest: Any) -> Index:
+    """Writes `arrays`."""
+    return write_index(folder, graph=Graph(entry_points, layers), **rest)
+
+
 @pytest.fixture
 def arrays() -> dict:
-    """The arguments of `write_index`: two layers of a ring, in the upper one of three items."""
+    """The arguments of `write`: two layers of a ring, in the upper one of three items."""
     ground = csr([[(i + 1) % N, (i + 2) % N, (i + 5) % N] for i in range(N)])
     upper = csr([[3], [], [], [6], [], [], [0], [], []])
     return {
@@ -27,4 +35,4 @@ def arrays() -> dict:
 
 @pytest.fixture
 def index(arrays, tmp_path) -> Index:
-    return write_index(tmp_path / "index", **arrays, parameters={"metric": "L2", "M": 3})
+    return write(tmp_path / "index", **arrays, parameters={"metric": "L2", "M": 3})

@@ -13,7 +13,7 @@ from tests.index.conftest import DIM, N, csr
 from tests.ops.searching import any_search
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import Index, write_index
+from tfserving_ext.index import Graph, Index, write_index
 
 
 def open_by_op(folder: Path, dim: int = DIM, validate: bool = True) -> None:
@@ -169,7 +169,9 @@ def test_another_index_s_width_is_refused_by_the_op(index):
 @pytest.mark.parametrize("dim", [2**60, 2**61, 2**62, 2**63 - 1])
 def test_a_width_whose_table_would_wrap_around_is_refused_by_the_op(tmp_path, dim):
     """With 8 items, 8 * 2^61 numbers of 4 bytes are 2^66 bytes, which an int64 takes for none."""
-    write_index(tmp_path / "index", np.arange(8), np.zeros([8, 1], np.float32), np.array([0]), [csr([[]] * 8)] * 2, {})
+    write_index(
+        tmp_path / "index", np.arange(8), np.zeros([8, 1], np.float32), Graph(np.array([0]), [csr([[]] * 8)] * 2), {}
+    )
     (tmp_path / "index" / "item_embeddings.bin").write_bytes(b"")
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"dim is \d+, allowed|item_embeddings.bin has 0 bytes"):
         open_by_op(tmp_path / "index", dim=dim)

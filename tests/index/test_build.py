@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.ops.searching import any_search
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.index import build as build_module
 from tfserving_ext.index.resource import MappedIndex
 
@@ -48,7 +48,7 @@ def test_layers_are_faiss_s_graph(tmp_path, monkeypatch, n, m, chunk, seed):
     monkeypatch.setattr(build_module, "CHUNK", chunk)
     embeddings = vectors(n)
     ids = np.random.default_rng(1).permutation(n) * 3 + 1000
-    index = build_index(ids, embeddings, tmp_path / "index", m=m, ef_construction=20, threads=1, seed=seed)
+    index = build_index(ids, embeddings, tmp_path / "index", Hnsw(m=m, ef_construction=20, threads=1, seed=seed))
     graph = faiss_graph(embeddings, m, 20, chunk, seed)
     hnsw = graph.hnsw
     assert len(index.layers) == 2
@@ -69,7 +69,7 @@ def test_layers_are_faiss_s_graph(tmp_path, monkeypatch, n, m, chunk, seed):
 def test_the_shape_of_a_graph(tmp_path):
     """Everybody is at the ground with up to 2 M links; about n / M items are above, n / M^2 at the start layer."""
     n, m = 4000, 8
-    index = build_index(np.arange(n), vectors(n), tmp_path / "index", m=m)
+    index = build_index(np.arange(n), vectors(n), tmp_path / "index", Hnsw(m=m))
     ground, upper = (np.diff(layer.row_splits) for layer in index.layers)
     assert ground.min() >= 1
     assert ground.max() <= 2 * m
@@ -87,7 +87,7 @@ def test_the_shape_of_a_graph(tmp_path):
 def test_links_are_between_near_items(tmp_path):
     """Each item links to its nearest other item by L2, or nearly each."""
     embeddings = vectors(1000, 4)
-    index = build_index(np.arange(1000), embeddings, tmp_path / "index", m=16, threads=1)
+    index = build_index(np.arange(1000), embeddings, tmp_path / "index", Hnsw(m=16, threads=1))
     distances = ((embeddings[:, None] - embeddings[None]) ** 2).sum(-1)
     np.fill_diagonal(distances, np.inf)
     splits, neighbors = index.layers[0].row_splits, index.layers[0].neighbors
@@ -99,7 +99,7 @@ def test_links_are_between_near_items(tmp_path):
 def test_tiny_corpora(tmp_path, n):
     """Without a layer 2 the search starts at the highest layer there is, and reaches every item."""
     embeddings = vectors(n, 3)
-    index = build_index(np.arange(n) + 50, embeddings, tmp_path / "index", threads=1)
+    index = build_index(np.arange(n) + 50, embeddings, tmp_path / "index", Hnsw(threads=1))
     graph = faiss_graph(embeddings, 32, 40, 8192)
     levels = [graph.hnsw.levels.at(item) for item in range(n)]
     highest = min(2, max(levels) - 1)
@@ -130,7 +130,9 @@ def test_a_flat_corpus_has_a_bounded_number_of_entry_points():
 
 def test_a_seed_draws_other_layers(tmp_path):
     """First contact, line 27: `seed` reaches Faiss, and the graph is another."""
-    one, other = (build_index(np.arange(700), vectors(700), tmp_path / str(seed), m=4, seed=seed) for seed in (5, 6))
+    one, other = (
+        build_index(np.arange(700), vectors(700), tmp_path / str(seed), Hnsw(m=4, seed=seed)) for seed in (5, 6)
+    )
     assert one.entry_points.tolist() != other.entry_points.tolist()
     assert (one.manifest["seed"], other.manifest["seed"]) == (5, 6)
 
@@ -138,7 +140,7 @@ def test_a_seed_draws_other_layers(tmp_path):
 def test_one_thread_builds_the_same_bytes_every_time(tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
-        build_index(np.arange(700), vectors(700), folder, m=4, threads=1)
+        build_index(np.arange(700), vectors(700), folder, Hnsw(m=4, threads=1))
     for path in Index.open(folders[0]).files:
         assert path.read_bytes() == (folders[1] / path.name).read_bytes()
 
@@ -149,9 +151,9 @@ def test_faiss_s_threads_are_left_as_they_were(tmp_path, monkeypatch, fails):
     if fails:
         monkeypatch.setattr(build_module, "progress", None)
         with pytest.raises(TypeError):
-            build_index(np.arange(5), vectors(5), tmp_path / "index", threads=before + 3)
+            build_index(np.arange(5), vectors(5), tmp_path / "index", Hnsw(threads=before + 3))
     else:
-        build_index(np.arange(5), vectors(5), tmp_path / "index", threads=before + 3)
+        build_index(np.arange(5), vectors(5), tmp_path / "index", Hnsw(threads=before + 3))
     assert faiss.omp_get_max_threads() == before
 
 
@@ -167,7 +169,7 @@ def test_faiss_s_threads_are_left_as_they_were(tmp_path, monkeypatch, fails):
 )
 def test_wrong_parameters_are_refused(tmp_path, parameters, message):
     with pytest.raises(NannError, match=message):
-        build_index(np.arange(5), vectors(5), tmp_path / "index", **parameters)
+        build_index(np.arange(5), vectors(5), tmp_path / "index", Hnsw(**parameters))
     assert not (tmp_path / "index").exists()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import build_index
+from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.index.reach import unreachable_items
 
 
@@ -16,11 +16,11 @@ def vectors(n: int) -> np.ndarray:
 def test_a_gpu_is_refused_where_faiss_has_none(tmp_path, monkeypatch):
     monkeypatch.delattr(faiss, "GpuIndexCagra", raising=False)
     with pytest.raises(NannError, match="cannot build on a GPU; install faiss-gpu-cuvs in place of faiss-cpu"):
-        build_index(np.arange(5), vectors(5), tmp_path / "index", gpu=True)
+        build_index(np.arange(5), vectors(5), tmp_path / "index", Hnsw(gpu=True))
     monkeypatch.setattr(faiss, "GpuIndexCagra", object, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
     with pytest.raises(NannError, match="Faiss finds no GPU on this machine"):
-        build_index(np.arange(5), vectors(5), tmp_path / "index", gpu=True)
+        build_index(np.arange(5), vectors(5), tmp_path / "index", Hnsw(gpu=True))
     assert not (tmp_path / "index").exists()
 
 
@@ -52,7 +52,7 @@ def test_a_graph_from_a_gpu_is_read_like_any(tmp_path, monkeypatch, copies):
         monkeypatch.setattr(faiss, name, value, raising=False)
     embeddings = vectors(400)
     embeddings[100 : 100 + copies] = 0
-    index = build_index(np.arange(400), embeddings, tmp_path / "index", m=8, threads=1, gpu=True)
+    index = build_index(np.arange(400), embeddings, tmp_path / "index", Hnsw(m=8, threads=1, gpu=True))
     assert index.manifest["built_by"] == "CAGRA"
     assert index.manifest["copies"] == max(0, copies - 1)
     assert len(unreachable_items(index)) == 0
@@ -64,14 +64,14 @@ def test_a_graph_from_a_gpu_is_read_like_any(tmp_path, monkeypatch, copies):
 @pytest.mark.parametrize("threads", [0, -1, 5000])
 def test_threads_out_of_range_are_refused(tmp_path, threads):
     with pytest.raises(NannError, match=f"threads is {threads}, allowed are 1 to 1024"):
-        build_index(np.arange(5), vectors(5), tmp_path / "index", threads=threads)
+        build_index(np.arange(5), vectors(5), tmp_path / "index", Hnsw(threads=threads))
     assert not (tmp_path / "index").exists()
 
 
 def test_mapped_embeddings_give_the_same_index(tmp_path):
     np.save(tmp_path / "embeddings.npy", vectors(500))
     mapped = np.load(tmp_path / "embeddings.npy", mmap_mode="r")
-    one = build_index(np.arange(500), vectors(500), tmp_path / "one", m=4, threads=1)
-    other = build_index(np.arange(500), mapped, tmp_path / "other", m=4, threads=1)
+    one = build_index(np.arange(500), vectors(500), tmp_path / "one", Hnsw(m=4, threads=1))
+    other = build_index(np.arange(500), mapped, tmp_path / "other", Hnsw(m=4, threads=1))
     for path in one.files:
         assert path.read_bytes() == (other.folder / path.name).read_bytes()

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.index.test_reach import rows_of
 from tests.ops.searching import any_search
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.index import copies as copies_module
 from tfserving_ext.index.copies import find_copies
 from tfserving_ext.index.resource import MappedIndex
@@ -39,9 +39,9 @@ def test_without_copies_the_graph_is_that_of_the_embeddings_alone(tmp_path):
     """And with copies, the items that are none have it: their links stand first, those to copies behind them."""
     rng = np.random.default_rng(1)
     alone = rng.normal(size=[800, 8]).astype(np.float32)
-    plain = build_index(np.arange(800), alone, tmp_path / "plain", m=16, threads=1)
+    plain = build_index(np.arange(800), alone, tmp_path / "plain", Hnsw(m=16, threads=1))
     both = np.concatenate([alone, alone[rng.integers(800, size=300)]])
-    index = build_index(np.arange(1100), both, tmp_path / "index", m=16, threads=1)
+    index = build_index(np.arange(1100), both, tmp_path / "index", Hnsw(m=16, threads=1))
     assert plain.manifest["copies"] == 0
     assert index.manifest["copies"] == 300
     for old, new in zip(rows_of(plain.layers[0]), rows_of(index.layers[0])[:800], strict=True):
@@ -57,7 +57,7 @@ def test_copies_lead_where_their_item_leads(tmp_path):
     embeddings = rng.normal(size=[600, 8]).astype(np.float32)
     same = np.sort(rng.permutation(600)[:200])
     embeddings[same] = 0.5
-    index = build_index(np.arange(600), embeddings, tmp_path / "index", m=4, threads=1)
+    index = build_index(np.arange(600), embeddings, tmp_path / "index", Hnsw(m=4, threads=1))
     rows = rows_of(index.layers[0])
     outside = set(rows[same[0]]) - set(same.tolist())
     assert outside
@@ -95,7 +95,7 @@ def test_a_thousand_items_of_one_score_do_not_hide_the_best(tmp_path, seeded):
     n, k = 3000, 100
     embeddings = rng.normal(size=[n, 8]).astype(np.float32)
     embeddings[rng.permutation(n)[:1000]] = 0
-    index = build_index(np.arange(n), embeddings, tmp_path / "index", m=16, threads=1)
+    index = build_index(np.arange(n), embeddings, tmp_path / "index", Hnsw(m=16, threads=1))
     users = np.concatenate([rng.normal(size=[20, 8]), 0.1 * rng.normal(size=[20, 8])]).astype(np.float32)
     exact = np.sort(-np.square(users[:, None] - embeddings[None]).sum(-1), axis=1)[:, -k]
     scores = answers(index, users, rng.integers(n, size=[40, 5]) if seeded else None, k)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.index.conftest import DIM, N
+from tests.index.conftest import DIM, N, write
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import Index, Layer, write_index
+from tfserving_ext.index import Index, Layer
 
 
 def test_what_was_written_is_what_is_read(arrays, index):
@@ -64,14 +64,14 @@ def test_other_integer_and_float_types_are_converted(arrays, tmp_path):
     arrays["layers"] = [
         Layer(layer.row_splits.astype(np.uint32), layer.neighbors.astype(">i8")) for layer in arrays["layers"]
     ]
-    index = write_index(tmp_path / "index", **arrays, parameters={})
+    index = write(tmp_path / "index", **arrays, parameters={})
     np.testing.assert_array_equal(index.item_ids, np.arange(N))
     np.testing.assert_array_equal(index.item_embeddings, arrays["item_embeddings"].astype(np.float32))
     np.testing.assert_array_equal(index.layers[0].neighbors, arrays["layers"][0].neighbors)
 
 
 def replaced(name: str, at: dict):
-    """`write_index`'s arguments with some entries of one array made wrong."""
+    """`write`'s arguments with some entries of one array made wrong."""
 
     def make(arrays: dict) -> dict:
         value = arrays[name].copy()
@@ -83,7 +83,7 @@ def replaced(name: str, at: dict):
 
 
 def with_layer(**parts):
-    """`write_index`'s arguments with a ground layer alone, of which one array is wrong."""
+    """`write`'s arguments with a ground layer alone, of which one array is wrong."""
     return lambda arrays: arrays | {"layers": [dataclasses.replace(arrays["layers"][0], **parts)]}
 
 
@@ -154,7 +154,7 @@ REFUSED = {
 def test_wrong_arrays_are_not_written(arrays, tmp_path, name):
     make, message = REFUSED[name]
     with pytest.raises(NannError) as refused:
-        write_index(tmp_path / "index", **make(arrays), parameters={})
+        write(tmp_path / "index", **make(arrays), parameters={})
     assert message in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -162,7 +162,7 @@ def test_wrong_arrays_are_not_written(arrays, tmp_path, name):
 def test_a_failed_write_leaves_the_old_index(arrays, index):
     before = {path.name: path.read_bytes() for path in index.folder.iterdir()}
     with pytest.raises(NannError):
-        write_index(index.folder, **arrays | {"entry_points": np.array([99])}, parameters={})
+        write(index.folder, **arrays | {"entry_points": np.array([99])}, parameters={})
     assert {path.name: path.read_bytes() for path in index.folder.iterdir()} == before
     assert [path.name for path in index.folder.parent.iterdir()] == ["index"]
 
@@ -170,7 +170,7 @@ def test_a_failed_write_leaves_the_old_index(arrays, index):
 def test_an_index_is_replaced_while_it_is_mapped(arrays, index):
     """Who has the old one open goes on reading it."""
     old = np.array(arrays["item_embeddings"])
-    write_index(index.folder, **arrays | {"item_embeddings": old + 1}, parameters={})
+    write(index.folder, **arrays | {"item_embeddings": old + 1}, parameters={})
     np.testing.assert_array_equal(index.item_embeddings, old)
     np.testing.assert_array_equal(Index.open(index.folder).item_embeddings, old + 1)
 

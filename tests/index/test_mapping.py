@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfserving_ext.index import Index, Layer, write_index
+from tfserving_ext.index import Graph, Index, Layer, write_index
 from tfserving_ext.retrieval import NeuralTopK
 
 N, DIM, DEGREE = 200_000, 64, 16
@@ -34,7 +34,7 @@ def index(tmp_path_factory) -> Index:
     ground = Layer(np.arange(0, N * DEGREE + 1, DEGREE), rng.integers(0, N, N * DEGREE, np.int32))
     upper = Layer(np.arange(N + 1), rng.integers(0, N, N, np.int32))
     folder = tmp_path_factory.mktemp("large") / "index"
-    return write_index(folder, np.arange(N), embeddings, np.arange(200), [ground, upper], {})
+    return write_index(folder, np.arange(N), embeddings, Graph(np.arange(200), [ground, upper]), {})
 
 
 def dot(user: tuple, items: tf.Tensor) -> tf.Tensor:
@@ -149,7 +149,7 @@ def warm(tmp_path_factory) -> Path:
     """A model of three items."""
     folder = tmp_path_factory.mktemp("warm")
     empty = Layer(np.zeros(4, np.int64), np.zeros(0, np.int32))
-    index = write_index(folder / "index", np.arange(3), np.ones([3, DIM]), np.arange(3), [empty, empty], {})
+    index = write_index(folder / "index", np.arange(3), np.ones([3, DIM]), Graph(np.arange(3), [empty, empty]), {})
     module = Mapped(index)
     tf.saved_model.save(module, str(folder / "saved"), signatures={"top": module.top})
     return folder / "saved"

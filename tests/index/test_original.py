@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.index.conftest import N
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import import_original, read_original, write_index
+from tfserving_ext.index import Graph, import_original, read_original, write_index
 from tfserving_ext.index.original import load_array
 
 LAYER_FILES = [f"neighbors_level_{layer}_{part}.npy" for layer in (0, 1) for part in ("values", "row_splits")]
@@ -33,7 +33,7 @@ def original(arrays, tmp_path) -> tuple[Path, Path]:
 
 def test_the_arrays_are_read_and_written_in_our_format(arrays, original, tmp_path):
     item_ids, item_embeddings, entry_points, layers = read_original(*original)
-    index = write_index(tmp_path / "index", item_ids, item_embeddings, entry_points, layers, {})
+    index = write_index(tmp_path / "index", item_ids, item_embeddings, Graph(entry_points, layers), {})
     np.testing.assert_array_equal(index.item_ids, arrays["item_ids"])
     np.testing.assert_array_equal(index.item_embeddings, arrays["item_embeddings"])
     np.testing.assert_array_equal(index.entry_points, arrays["entry_points"])

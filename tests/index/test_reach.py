@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.index.conftest import csr
-from tfserving_ext.index import Index, Layer, build_index, import_original, write_index
+from tfserving_ext.index import Graph, Hnsw, Index, Layer, build_index, import_original, write_index
 from tfserving_ext.index.reach import graph_facts, link_unreachable, unreachable, unreachable_items
 
 
@@ -142,7 +142,7 @@ def test_every_item_of_a_built_index_is_reachable(tmp_path, name, n, dim, m, dty
     """First contact, line 3: more than 2 M copies of one embedding tore the graph apart, and nothing said so."""
     embeddings = structured(name, n, dim, seed)
     dtype = "float32" if name == "huge" else dtype
-    index = build_index(np.arange(n) + 7, embeddings, tmp_path / "index", m, 20, 1, seed, dtype)
+    index = build_index(np.arange(n) + 7, embeddings, tmp_path / "index", Hnsw(m, 20, 1, seed), dtype)
     assert lost(index) == set()
     assert index.manifest["unreachable"]["after"] == [0, 0]
     values = embeddings + 0.0  # One zero.
@@ -155,7 +155,7 @@ def test_every_item_of_a_built_index_is_reachable(tmp_path, name, n, dim, m, dty
 def test_a_thousand_items_of_each_structure(tmp_path, name):
     """As above where copies are many more than links, once for each structure."""
     n = 1500
-    index = build_index(np.arange(n), structured(name, n, 8, 0), tmp_path / "index", m=8, threads=1)
+    index = build_index(np.arange(n), structured(name, n, 8, 0), tmp_path / "index", Hnsw(m=8, threads=1))
     assert lost(index) == set()
     most = np.diff(index.layers[0].row_splits).max()
     assert most <= 4 * 8 + 9
@@ -181,7 +181,7 @@ def test_what_no_walk_of_an_import_meets_is_counted_and_left(tmp_path, arrays):
 
 def test_what_was_done_is_said(tmp_path):
     embeddings = structured("zero rows", 500, 8, 0)
-    index = build_index(np.arange(500), embeddings, tmp_path / "index", m=2, threads=1)
+    index = build_index(np.arange(500), embeddings, tmp_path / "index", Hnsw(m=2, threads=1))
     before = index.manifest["unreachable"]["before"]
     assert before[0] > 0
     copies, linked = graph_facts(index.manifest)
@@ -189,7 +189,9 @@ def test_what_was_done_is_said(tmp_path):
     assert linked.startswith(f"{before[0]} items at the ground and {before[1]} above were met by no walk")
     assert (
         graph_facts(
-            write_index(tmp_path / "plain", np.arange(1), np.ones([1, 2]), np.array([0]), [csr([[]])], {}).manifest
+            write_index(
+                tmp_path / "plain", np.arange(1), np.ones([1, 2]), Graph(np.array([0]), [csr([[]])]), {}
+            ).manifest
         )
         == []
     )

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.index.conftest import DIM, N
+from tests.index.conftest import DIM, N, write
 from tfserving_ext import ops
-from tfserving_ext.index import Index, write_index
+from tfserving_ext.index import Index
 from tfserving_ext.index.resource import MappedIndex
 
 
@@ -119,7 +119,7 @@ def test_an_index_that_changed_since_it_was_opened_is_refused(index):
 
 
 def test_indices_do_not_mix(arrays, index, tmp_path):
-    other = write_index(tmp_path / "other", **arrays | {"item_ids": np.arange(N)}, parameters={})
+    other = write(tmp_path / "other", **arrays | {"item_ids": np.arange(N)}, parameters={})
     both = [MappedIndex(index), MappedIndex(other), MappedIndex(index)]
     for mapped, ids in zip(both, (arrays["item_ids"], np.arange(N), arrays["item_ids"]), strict=True):
         np.testing.assert_array_equal(mapped.item_ids(), ids)
@@ -175,7 +175,7 @@ def test_several_loads_in_sessions_have_an_index_each(arrays, index, tmp_path):
     """As two versions of a model in one server."""
     holder = Holder(MappedIndex(index))
     tf.saved_model.save(holder, str(tmp_path / "1"), signatures={"items": _named(holder)})
-    other = write_index(tmp_path / "other", **arrays | {"item_ids": np.arange(N)}, parameters={})
+    other = write(tmp_path / "other", **arrays | {"item_ids": np.arange(N)}, parameters={})
     shutil.copytree(tmp_path / "1", tmp_path / "2")
     for path in Index.open(other.folder).files:
         shutil.copy(path, tmp_path / "2" / "assets" / path.name)
@@ -195,7 +195,7 @@ def test_several_loads_in_sessions_have_an_index_each(arrays, index, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_gathered_rows_are_those_of_numpy(arrays, tmp_path, dtype):
-    written = write_index(tmp_path / "index", **arrays, parameters={}, dtype=dtype)
+    written = write(tmp_path / "index", **arrays, parameters={}, dtype=dtype)
     rows = np.array([3, 0, 0, N - 1], np.int32)
     gathered = MappedIndex(written).embeddings(rows)
     values = np.fromfile(written.folder / "item_embeddings.bin", written.item_embeddings.dtype).reshape(N, DIM)[rows]

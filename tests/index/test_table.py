@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.index.conftest import DIM, N
+from tests.index.conftest import DIM, N, write
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import Index, build_index, write_index
+from tfserving_ext.index import Index, build_index
 from tfserving_ext.index.table import decode, encode
 
 
@@ -45,7 +45,7 @@ def test_an_unknown_dtype_is_refused_before_any_work(arrays, tmp_path):
 
 @pytest.mark.parametrize(("dtype", "bytes_per_value"), [("float32", 4), ("float16", 2), ("int8", 1)])
 def test_a_table_is_as_large_as_its_type(arrays, tmp_path, dtype, bytes_per_value):
-    written = write_index(tmp_path / "index", **arrays, parameters={}, dtype=dtype)
+    written = write(tmp_path / "index", **arrays, parameters={}, dtype=dtype)
     assert written.dtype == dtype
     assert (written.folder / "item_embeddings.bin").stat().st_size == N * DIM * bytes_per_value
     opened = Index.open(written.folder, checksums=True)
@@ -55,7 +55,7 @@ def test_a_table_is_as_large_as_its_type(arrays, tmp_path, dtype, bytes_per_valu
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
 def test_a_broken_scale_is_refused(arrays, tmp_path, scale):
-    written = write_index(tmp_path / "index", **arrays, parameters={}, dtype="int8")
+    written = write(tmp_path / "index", **arrays, parameters={}, dtype="int8")
     scales = np.array(written.item_scales)
     scales[3] = scale
     scales.tofile(written.folder / "item_scales.bin")

@@ -217,7 +217,7 @@ def test_queries_that_are_no_numbers(tmp_path, metric, value):
 def test_brute_force_has_the_same_order(tmp_path, kind):
     scores = np.resize(np.array(SCORES[kind], np.float32), [1, ITEMS])
     layer = Layer(np.zeros(9, np.int64), np.zeros(0, np.int32))
-    index = write_index(tmp_path / "index", ids(8), table_embeddings(8), np.array([0]), [layer], {})
+    index = write_index(tmp_path / "index", ids(8), table_embeddings(8), (np.array([0]), [layer]), {})
     exact = BruteForce(index, lambda user, items: table_score(user[0], items), chunk=3)
     found = exact.search((tf.constant(scores),), 9)
     wanted = rounds_search(Graph(ids(8), list(range(8)), [[[]] * 8]), scores[0, :8], 9, [8, 8], [1, 1], [])

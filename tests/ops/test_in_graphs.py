@@ -35,7 +35,7 @@ def index(graph, tmp_path_factory) -> MappedIndex:
         for rows in graph.layers
     ]
     folder = tmp_path_factory.mktemp("graphs") / "index"
-    return MappedIndex(write_index(folder, graph.ids, table_embeddings(N), np.array(graph.entry_points), layers, {}))
+    return MappedIndex(write_index(folder, graph.ids, table_embeddings(N), (np.array(graph.entry_points), layers), {}))
 
 
 @pytest.fixture(scope="module")

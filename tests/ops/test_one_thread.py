@@ -113,7 +113,7 @@ def run() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         layers = [Layer(np.arange(0, 3 * N + 1, 3), np.array(rows, np.int32).ravel()) for rows in graph.layers]
         index = write_index(
-            Path(scratch) / "index", graph.ids, table_embeddings(N), np.array(graph.entry_points), layers, {}
+            Path(scratch) / "index", graph.ids, table_embeddings(N), (np.array(graph.entry_points), layers), {}
         )
         for name, score in (SCORERS | PYTHON_SCORERS).items():
             module = Searching(MappedIndex(index), score)

@@ -81,7 +81,7 @@ class Facts:
             for rows in graph.layers
         ]
         entry_points = np.unique(graph.entry_points)
-        self.index = write_index(scratch / "index", graph.ids, table_embeddings(N), entry_points, layers, {})
+        self.index = write_index(scratch / "index", graph.ids, table_embeddings(N), (entry_points, layers), {})
         self.mapped = MappedIndex(self.index)
         self.noted: dict[str, Any] = {}
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from benchmarks.scorer.models import MIXED, SCORERS, ReferenceScorer
 from tests.ops.searching import any_search
 from tfserving_ext import ops
-from tfserving_ext.index import build_index, write_index
+from tfserving_ext.index import Graph, Hnsw, build_index, write_index
 from tfserving_ext.index.resource import MappedIndex
 
 ITEMS, CHUNK = 10_000, 2_500  # Scored a chunk at a time: some models take megabytes an item.
@@ -112,7 +112,7 @@ def indexes(tmp_path_factory):
     @functools.cache
     def of(dim: int):
         folder = tmp_path_factory.mktemp("index") / f"items_{dim}"
-        return build_index(np.arange(INDEX_ITEMS) * 3, items_of(dim, INDEX_ITEMS), folder, m=8, threads=1)
+        return build_index(np.arange(INDEX_ITEMS) * 3, items_of(dim, INDEX_ITEMS), folder, Hnsw(m=8, threads=1))
 
     return of
 
@@ -131,7 +131,7 @@ def test_a_search_finds_the_same(name, indexes, tmp_path):
     if folded.fold is not None:
         rows = folded.fold(tf.constant(index.embeddings()[None]))[0].numpy()
         of_rows = MappedIndex(
-            write_index(tmp_path / "rows", index.item_ids, rows, index.entry_points, index.layers, {})
+            write_index(tmp_path / "rows", index.item_ids, rows, Graph(index.entry_points, index.layers), {})
         )
         found = any_search(of_rows.resource_handle, model.user, folded.scorer, folded.row_dim, **SEARCH)
         np.testing.assert_array_equal(found.item_ids, wanted.item_ids)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfserving_ext.index.format import Layer, write_index
+from tfserving_ext.index.graph import Graph
 from tfserving_ext.retrieval import BruteForce
 
 ITEMS, VALUES = 11, (0.0, -0.0, 1.0, -2.5, 3e38, -3e38, float("inf"), float("-inf"), float("nan"))
@@ -16,7 +17,7 @@ def index(tmp_path_factory):
     layer = Layer(np.zeros(ITEMS + 1, np.int64), np.zeros(0, np.int32))
     embeddings = np.arange(ITEMS, dtype=np.float32)[:, None]
     folder = tmp_path_factory.mktemp("brute_force") / "index"
-    return write_index(folder, 100 + np.arange(ITEMS), embeddings, np.array([0]), [layer], {})
+    return write_index(folder, 100 + np.arange(ITEMS), embeddings, Graph(np.array([0]), [layer]), {})
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import tensorflow as tf
 from export_tools import Defaults, export
 from tests.serving.test_options import get, samples
 from tfserving_ext.errors import NannError
-from tfserving_ext.index import build_index
+from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.serving import Client, LocalServer, RestClient, ServerOptions
 from tfserving_ext.serving.models import ServingError, load_servable
 from tfserving_ext.serving.rest import RestOptions
@@ -64,7 +64,7 @@ class Awkward(tf.Module):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("awkward")
-    build_index(IDS, TABLE, root / "index", threads=1)
+    build_index(IDS, TABLE, root / "index", Hnsw(threads=1))
     return export(Awkward(), root / "index", root / "awkward" / "1", Defaults(k=10), allow_non_finite=["age"])
 
 

@@ -125,16 +125,19 @@ def serve(
     from tfserving_ext.serving.text_protos import read_metrics_path, read_tls
     from tfserving_ext.serving.versions import LoadOptions
 
-    given = [path for path in (base_path, model_base_path, model_config_file) if path is not None]
-    if len(given) != 1:
-        raise NannError(
-            f"{len(given)} of a folder of versions, --model_base_path and --model_config_file are given; one is needed"
-        )
+    source = _only(base_path, model_base_path, model_config_file)
     if model_config_file_poll_wait_seconds and model_config_file is None:
         raise NannError("--model_config_file_poll_wait_seconds is given without a --model_config_file to look at")
     if rest_api_tls and ssl_config_file is None:
         raise NannError("--rest_api_tls is given without an --ssl_config_file, which has the key and the certificate")
     tls = None if ssl_config_file is None else read_tls(ssl_config_file)
+    session = session_config(
+        tensorflow_session_config_file,
+        tensorflow_session_parallelism,
+        tensorflow_intra_op_parallelism,
+        tensorflow_inter_op_parallelism,
+        per_process_gpu_memory_fraction,
+    )
     options = ServerOptions(
         host=host,
         grpc_port=port,
@@ -147,13 +150,7 @@ def serve(
         ),
         model=ModelOptions(
             tags=tuple(saved_model_tags.split(",")),
-            session=session_config(
-                tensorflow_session_config_file,
-                tensorflow_session_parallelism,
-                tensorflow_intra_op_parallelism,
-                tensorflow_inter_op_parallelism,
-                per_process_gpu_memory_fraction,
-            ),
+            session=session,
             warm_up_runs=max(num_request_iterations_for_warmup, 1) if enable_model_warmup else 0,
         ),
         grpc=GrpcOptions(
@@ -178,7 +175,17 @@ def serve(
         config_poll_seconds=model_config_file_poll_wait_seconds,
         log=log_json if log_requests else log_events,
     )
-    run_forever({name: given[0]} if model_config_file is None else read_models(model_config_file), options)
+    run_forever({name: source} if model_config_file is None else read_models(model_config_file), options)
+
+
+def _only(*given: Path | None) -> Path:
+    """The one of these that is given."""
+    there = [path for path in given if path is not None]
+    if len(there) != 1:
+        raise NannError(
+            f"{len(there)} of a folder of versions, --model_base_path and --model_config_file are given; one is needed"
+        )
+    return there[0]
 
 
 def _print_versions() -> None:

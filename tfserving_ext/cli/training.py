@@ -214,7 +214,7 @@ def index(
     force: Force = False,
 ) -> None:
     """Build the HNSW index with Faiss, or import one of the original's."""
-    from tfserving_ext.index import build_index, import_original
+    from tfserving_ext.index import Hnsw, build_index, import_original
     from tfserving_ext.index.original import load_array
     from tfserving_ext.index.reach import graph_facts
     from tfserving_ext.outputs import INDEX, check_replaceable
@@ -224,7 +224,7 @@ def index(
     else:
         check_replaceable(out, INDEX, force, [embeddings])
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, m, ef_construction, threads, seed, dtype, gpu, force)
+        made = build_index(*arrays, out, Hnsw(m, ef_construction, threads, seed, gpu), dtype, force)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
     for line in graph_facts(made.manifest):
         outcome("index", line)

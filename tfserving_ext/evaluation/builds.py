@@ -10,7 +10,7 @@ import numpy as np
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.figures import Judge, hits
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
-from tfserving_ext.index.build import build_index
+from tfserving_ext.index.build import Hnsw, build_index
 from tfserving_ext.index.format import Index
 
 
@@ -44,9 +44,8 @@ def on_builds(
                 subject.index.item_ids,
                 subject.index.embeddings(),
                 Path(folder) / "index",
-                seed=seed,
-                dtype=subject.index.dtype,
-                **_parameters(subject.index),
+                _hnsw(subject.index, seed),
+                subject.index.dtype,
             )
             yield seed, subject.on(other).measure(settings, title=f"build of seed {seed}")
 
@@ -83,9 +82,8 @@ def _seeds(index: Index, builds: int) -> list[int]:
     return [seed for seed in range(1, builds + 2) if seed != index.manifest.get("seed")][:builds]
 
 
-def _parameters(index: Index) -> dict[str, Any]:
-    return {
-        "m": index.manifest["M"],
-        "ef_construction": index.manifest["efConstruction"],
-        "gpu": index.manifest.get("built_by") == "CAGRA",
-    }
+def _hnsw(index: Index, seed: int) -> Hnsw:
+    """How the index was built, with another seed."""
+    manifest = index.manifest
+    by_gpu = manifest.get("built_by") == "CAGRA"
+    return Hnsw(manifest["M"], manifest["efConstruction"], seed=seed, gpu=by_gpu)

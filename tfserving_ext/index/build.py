@@ -4,6 +4,7 @@ The model's score plays no part in building: the graph only says which items are
 an embedding stand in it once while Faiss builds it (`copies`); what no walk would meet is linked afterwards (`reach`).
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import check_items
 from tfserving_ext.index.copies import FAN_OUT, Copies, add_copies, find_copies
 from tfserving_ext.index.format import Index, write_index
-from tfserving_ext.index.graph import Layer
+from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.reach import link_unreachable, unreachable
 from tfserving_ext.index.table import check_dtype
 from tfserving_ext.outputs import INDEX, check_replaceable
@@ -31,16 +32,47 @@ MAX_THREADS = 1024
 LARGEST_EXPONENT = 40
 
 
+@dataclasses.dataclass(frozen=True)
+class Hnsw:
+    """How a graph is built.
+
+    Attributes:
+      m: neighbours per item in the upper layers, twice as many at the ground (the paper's M, 32).
+      ef_construction: breadth of the search for neighbours while building (the paper's 40).
+      threads: threads to build with; None for all cores. One thread gives the same graph every time.
+      seed: of the layers that items are drawn into; the default is Faiss' own.
+      gpu: build the ground layer on a GPU, by CAGRA; the upper layers, a thirtieth of the items, are built by Faiss
+        as ever. Not the same graph as without, and not the same every time.
+    """
+
+    m: int = 32
+    ef_construction: int = 40
+    threads: int | None = None
+    seed: int = 12345
+    gpu: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises NannError where a value is out of its range."""
+        threads = 1 if self.threads is None else self.threads
+        for name, value, low, high in (
+            ("m", self.m, 2, 512),
+            ("ef_construction", self.ef_construction, 1, 100_000),
+            ("seed", self.seed, 0, 2**31 - 1),
+            ("threads", threads, 1, MAX_THREADS),
+        ):
+            if not low <= value <= high:
+                raise NannError(f"{name} is {value}, allowed are {low} to {high}")
+
+
+HNSW = Hnsw()
+
+
 def build_index(
     item_ids: np.ndarray,
     item_embeddings: np.ndarray,
     target: str | os.PathLike[str],
-    m: int = 32,
-    ef_construction: int = 40,
-    threads: int | None = None,
-    seed: int = 12345,
+    hnsw: Hnsw = HNSW,
     dtype: str = "float32",
-    gpu: bool = False,
     force: bool = False,
 ) -> Index:
     """Builds an index and writes it to the folder `target`, whole or not at all.
@@ -60,36 +92,25 @@ def build_index(
       item_ids: int [n], the data's own ids.
       item_embeddings: float [n, dim], the model's e_v.
       target: the folder to write; an index there is replaced.
-      m: neighbours per item in the upper layers, twice as many at the ground (the paper's M, 32).
-      ef_construction: breadth of the search for neighbours while building (the paper's 40).
-      threads: threads to build with; None for all cores. One thread gives the same graph every time.
-      seed: of the layers that items are drawn into; the default is Faiss' own.
+      hnsw: how the graph is built.
       dtype: how the index holds the embeddings: "float32", "float16" or "int8". The graph is built from float32.
-      gpu: build the ground layer on a GPU, by CAGRA; the upper layers, a thirtieth of the items, are built by Faiss
-        as ever. Not the same graph as without, and not the same every time.
       force: replace whatever `target` holds.
 
     Raises:
-      NannError: bad items (see `write_index`) or parameters, or `gpu` where Faiss has none.
+      NannError: bad items (see `write_index`) or dtype, or `hnsw.gpu` where Faiss has none.
     """
-    allowed = {"m": (m, 2, 512), "ef_construction": (ef_construction, 1, 100_000), "seed": (seed, 0, 2**31 - 1)}
-    if threads is not None:
-        allowed["threads"] = (threads, 1, MAX_THREADS)
-    for name, (value, low, high) in allowed.items():
-        if not low <= value <= high:
-            raise NannError(f"{name} is {value}, allowed are {low} to {high}")
     check_dtype(dtype, "the index")
     check_replaceable(target, INDEX, force)  # Before the minutes, or hours, that a graph takes.
-    if gpu:
+    if hnsw.gpu:
         _check_gpu()
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
-    with _threads(threads or len(os.sched_getaffinity(0))):
-        entry_points, layers, about = _whole_graph(item_embeddings, m, ef_construction, seed, gpu)
-    parameters = {"metric": "L2", "M": m, "efConstruction": ef_construction, "seed": seed, "faiss": faiss.__version__}
-    parameters |= about
-    if gpu:
+    with _threads(hnsw.threads or len(os.sched_getaffinity(0))):
+        graph, about = _whole_graph(item_embeddings, hnsw)
+    parameters = {"metric": "L2", "M": hnsw.m, "efConstruction": hnsw.ef_construction, "seed": hnsw.seed}
+    parameters |= {"faiss": faiss.__version__, **about}
+    if hnsw.gpu:
         parameters["built_by"] = "CAGRA"
-    return write_index(target, item_ids, item_embeddings, entry_points, layers, parameters, dtype, force)
+    return write_index(target, item_ids, item_embeddings, graph, parameters, dtype, force)
 
 
 @contextmanager
@@ -130,25 +151,23 @@ class _Distinct:
         )
 
 
-def _whole_graph(
-    embeddings: np.ndarray, m: int, ef_construction: int, seed: int, gpu: bool
-) -> tuple[np.ndarray, list[Layer], dict[str, Any]]:
-    """Entry points, layers in which every item is met by a walk, and what the manifest says of both."""
+def _whole_graph(embeddings: np.ndarray, hnsw: Hnsw) -> tuple[Graph, dict[str, Any]]:
+    """A graph in which every item is met by a walk, and what the manifest says of it."""
     copies = find_copies(embeddings)
     distinct = _Distinct(embeddings, copies)
-    entry_points, layers = (_graph_by_gpu if gpu else _graph)(distinct, m, ef_construction, seed)
+    entry_points, layers = (_graph_by_gpu if hnsw.gpu else _graph)(distinct, hnsw)
     entry_points, layers = add_copies(entry_points, layers, copies)
     # Twice as many links as Faiss gives, and copies in a tree have a few more to begin with.
-    layers, lost = link_unreachable(entry_points, layers, distinct.items, [4 * m + FAN_OUT, 2 * m])
+    layers, lost = link_unreachable(entry_points, layers, distinct.items, [4 * hnsw.m + FAN_OUT, 2 * hnsw.m])
     left = [len(items) for items in unreachable(entry_points, layers)]
-    return entry_points, layers, {"copies": copies.number, "unreachable": {"before": lost, "after": left}}
+    return Graph(entry_points, layers), {"copies": copies.number, "unreachable": {"before": lost, "after": left}}
 
 
-def _graph(embeddings: _Distinct, m: int, ef_construction: int, seed: int) -> tuple[np.ndarray, list[Layer]]:
+def _graph(embeddings: _Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
     """Builds the graph, and lets go of Faiss' copy of the embeddings when it has been read."""
-    index = faiss.IndexHNSWFlat(embeddings.dim, m)
-    index.hnsw.efConstruction = ef_construction
-    index.hnsw.rng = faiss.RandomGenerator(seed)  # type: ignore[attr-defined]
+    index = faiss.IndexHNSWFlat(embeddings.dim, hnsw.m)
+    index.hnsw.efConstruction = hnsw.ef_construction
+    index.hnsw.rng = faiss.RandomGenerator(hnsw.seed)  # type: ignore[attr-defined]
     with progress("index: adding items", len(embeddings)) as advance:
         for start in range(0, len(embeddings), CHUNK):
             chunk = embeddings.between(start, start + CHUNK)
@@ -168,19 +187,19 @@ def _check_gpu() -> None:
         raise NannError("Faiss finds no GPU on this machine; build without --gpu")
 
 
-def _graph_by_gpu(embeddings: _Distinct, m: int, ef_construction: int, seed: int) -> tuple[np.ndarray, list[Layer]]:
+def _graph_by_gpu(embeddings: _Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
     """The ground layer by CAGRA, with as many links as HNSW has there; the upper layers by Faiss while it is copied."""
     config = faiss.GpuIndexCagraConfig()  # type: ignore[attr-defined]
-    config.graph_degree = 2 * m
-    config.intermediate_graph_degree = 4 * m  # CAGRA's own proportion: 128 pruned to 64.
+    config.graph_degree = 2 * hnsw.m
+    config.intermediate_graph_degree = 4 * hnsw.m  # CAGRA's own proportion: 128 pruned to 64.
     resources = faiss.StandardGpuResources()
     cagra = faiss.GpuIndexCagra(resources, embeddings.dim, faiss.METRIC_L2, config)  # type: ignore[attr-defined]
     with progress("index: building on the GPU", 2) as advance:
         cagra.train(embeddings.between(0, len(embeddings)))
         advance()
         index = faiss.IndexHNSWCagra()  # type: ignore[attr-defined]
-        index.hnsw.efConstruction = ef_construction
-        index.hnsw.rng = faiss.RandomGenerator(seed)  # type: ignore[attr-defined]
+        index.hnsw.efConstruction = hnsw.ef_construction
+        index.hnsw.rng = faiss.RandomGenerator(hnsw.seed)  # type: ignore[attr-defined]
         cagra.copyTo(index)
         advance()
     return extract_graph(index.hnsw)

@@ -6,7 +6,7 @@ the start layer above the last of `layers` has no edges here, its items are the 
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from tfserving_ext.artifacts import atomic_folder, read_json, sha256, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import as_integers, check_graph, check_items, check_no_sentinel
-from tfserving_ext.index.graph import Layer
+from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.table import DTYPES, check_dtype, decode, encode
 from tfserving_ext.local_paths import check_local
 from tfserving_ext.outputs import INDEX
@@ -188,8 +188,7 @@ def write_index(
     folder: str | os.PathLike[str],
     item_ids: np.ndarray,
     item_embeddings: np.ndarray,
-    entry_points: np.ndarray,
-    layers: Sequence[Layer],
+    graph: Graph,
     parameters: Mapping[str, Any],
     dtype: str = "float32",
     force: bool = False,
@@ -200,8 +199,7 @@ def write_index(
       folder: the target; an index there is replaced.
       item_ids: int64 [n], the data's own ids, all different.
       item_embeddings: float32 [n, dim], finite.
-      entry_points: int32 [e], dense indices of the start layer's items.
-      layers: ground layer first.
+      graph: its layers and entry points.
       parameters: what else the manifest should say (metric, M, ...).
       dtype: how to hold the embeddings: "float32", "float16" or "int8" (`index.table`).
       force: replace whatever `folder` holds.
@@ -211,6 +209,7 @@ def write_index(
         the folder cannot be written.
     """
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
+    entry_points, layers = graph
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise NannError(f"layers is {len(layers)}, allowed are 1 to {MAX_LAYERS}")
     values, scales = encode(item_embeddings, dtype)

@@ -1,6 +1,8 @@
-"""One layer of a graph, as compressed sparse rows, and what is done with its rows."""
+"""A graph and its layers, as compressed sparse rows, and what is done with its rows."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +20,18 @@ class Layer:
 
     row_splits: np.ndarray
     neighbors: np.ndarray
+
+
+class Graph(NamedTuple):
+    """A graph over n items.
+
+    Attributes:
+      entry_points: int32 [e], dense indices of the start layer's items.
+      layers: the layers below it, ground layer first.
+    """
+
+    entry_points: np.ndarray
+    layers: Sequence[Layer]
 
 
 def places(layer: Layer, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

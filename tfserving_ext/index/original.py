@@ -11,7 +11,7 @@ import numpy as np
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import as_integers, check_graph, check_items
 from tfserving_ext.index.format import MAX_LAYERS, Index, write_index
-from tfserving_ext.index.graph import Layer
+from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.reach import unreachable
 from tfserving_ext.outputs import INDEX, check_replaceable
 
@@ -105,7 +105,7 @@ def import_original(
     item_ids, item_embeddings, entry_points, layers = read_original(index_folder, embeddings_folder)
     left = [len(items) for items in unreachable(entry_points, layers)]
     about = {"imported_from": "alibaba/nann", "unreachable": {"before": left, "after": left}}
-    return write_index(target, item_ids, item_embeddings, entry_points, layers, about, dtype, force)
+    return write_index(target, item_ids, item_embeddings, Graph(entry_points, layers), about, dtype, force)
 
 
 def _levels(folder: Path) -> int:

@@ -1,0 +1,46 @@
+"""What keeps the code readable: no file, function or list of parameters is longer than fits in the head."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+import typer
+
+from tests.docs.pages import ROOT
+from tfserving_ext import cli
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 400, 60, 7
+FILES = sorted(path for folder in ("tfserving_ext", "export_tools") for path in (ROOT / folder).rglob("*.py"))
+
+
+def _commands(app: typer.Typer) -> Iterator[tuple[str, str]]:
+    """Module and name of the functions that Typer reads the options from."""
+    callbacks = [command.callback for command in app.registered_commands]
+    callbacks += [app.registered_callback.callback] if app.registered_callback else []
+    yield from ((callback.__module__, callback.__name__) for callback in callbacks if callback is not None)
+    for group in app.registered_groups:
+        yield from _commands(group.typer_instance)
+
+
+# The parameters of a command are its options: there are as many as the command has, and only what follows them counts.
+COMMANDS = set(_commands(cli.app))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_it_fits_in_the_head(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        first = node.lineno
+        if (module, node.name) in COMMANDS:
+            first = node.body[0].lineno
+        else:
+            names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            taken = [name for name in names if name not in ("self", "cls")]
+            assert len(taken) <= MOST_PARAMETERS, f"{node.name} takes {', '.join(taken)}: bundle what belongs together"
+        assert node.end_lineno - first < MOST_LINES_OF_A_FUNCTION, (
+            f"{node.name} has {node.end_lineno - first + 1} lines"
+        )
