@@ -122,22 +122,14 @@ def serve(
     from tfserving_ext.serving.rest import RestOptions
     from tfserving_ext.serving.server import ServerOptions, run_forever
     from tfserving_ext.serving.session_config import session_config
-    from tfserving_ext.serving.text_protos import read_metrics_path, read_tls
+    from tfserving_ext.serving.text_protos import read_metrics_path
     from tfserving_ext.serving.versions import LoadOptions
 
     source = _only(base_path, model_base_path, model_config_file)
     if model_config_file_poll_wait_seconds and model_config_file is None:
         raise NannError("--model_config_file_poll_wait_seconds is given without a --model_config_file to look at")
-    if rest_api_tls and ssl_config_file is None:
-        raise NannError("--rest_api_tls is given without an --ssl_config_file, which has the key and the certificate")
-    tls = None if ssl_config_file is None else read_tls(ssl_config_file)
-    session = session_config(
-        tensorflow_session_config_file,
-        tensorflow_session_parallelism,
-        tensorflow_intra_op_parallelism,
-        tensorflow_inter_op_parallelism,
-        per_process_gpu_memory_fraction,
-    )
+    tls = _tls(ssl_config_file, rest_api_tls)
+    parallelism = (tensorflow_session_parallelism, tensorflow_intra_op_parallelism, tensorflow_inter_op_parallelism)
     options = ServerOptions(
         host=host,
         grpc_port=port,
@@ -150,7 +142,7 @@ def serve(
         ),
         model=ModelOptions(
             tags=tuple(saved_model_tags.split(",")),
-            session=session,
+            session=session_config(tensorflow_session_config_file, *parallelism, per_process_gpu_memory_fraction),
             warm_up_runs=max(num_request_iterations_for_warmup, 1) if enable_model_warmup else 0,
         ),
         grpc=GrpcOptions(
@@ -186,6 +178,14 @@ def _only(*given: Path | None) -> Path:
             f"{len(there)} of a folder of versions, --model_base_path and --model_config_file are given; one is needed"
         )
     return there[0]
+
+
+def _tls(file: Path | None, by_rest: bool) -> Any:
+    from tfserving_ext.serving.text_protos import read_tls
+
+    if by_rest and file is None:
+        raise NannError("--rest_api_tls is given without an --ssl_config_file, which has the key and the certificate")
+    return None if file is None else read_tls(file)
 
 
 def _print_versions() -> None:
