@@ -1,7 +1,7 @@
 """From a trained model of any shape and its index to one SavedModel that TensorFlow Serving serves."""
 
 from export_tools.explain import explain
-from export_tools.export import export
+from export_tools.export import ExportOptions, SourceOptions, export
 from export_tools.inspect import inspect
 from export_tools.reuse import reuse
 from export_tools.served_model import ServedModel
@@ -9,4 +9,16 @@ from export_tools.signatures import Defaults
 from export_tools.sources import Source, open_source
 from export_tools.verify import verify
 
-__all__ = ["Defaults", "ServedModel", "Source", "explain", "export", "inspect", "open_source", "reuse", "verify"]
+__all__ = [
+    "Defaults",
+    "ExportOptions",
+    "ServedModel",
+    "Source",
+    "SourceOptions",
+    "explain",
+    "export",
+    "inspect",
+    "open_source",
+    "reuse",
+    "verify",
+]

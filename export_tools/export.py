@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from export_tools.items import check_index, write_sample
 from export_tools.manifest import read_figures, write_manifest
-from export_tools.scorer import rewrite_and_check, write_rows
+from export_tools.scorer import CheckedScorer, rewrite_and_check, write_rows
 from export_tools.served_model import ServedModel
 from export_tools.signatures import Defaults
-from export_tools.sources import open_source
+from export_tools.sources import Source, open_source
 from export_tools.state import captured_state
 from export_tools.trial import try_out
 from export_tools.warm_up import Examples, write_warm_up
@@ -27,23 +27,58 @@ from tfserving_ext.index.format import Index
 from tfserving_ext.outputs import EXPORT, check_replaceable
 
 
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+    """What a model does not say of itself (`open_source`).
+
+    Attributes:
+      features: what an object's `user` takes, where the object does not say it.
+      seeds: the feature, int64 [B, L], with the user's own item ids, from which the search starts. Checkpoints know it.
+      item_input: the input of a .keras archive that takes the item embedding.
+      output: the output that is the score, where the model has several.
+      rename: what the model calls its features, by what requests shall call them.
+    """
+
+    features: Mapping[str, tf.TensorSpec] | None = None
+    seeds: str | None = None
+    item_input: str = ""
+    output: str = ""
+    rename: Mapping[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What else goes into an export, and how.
+
+    Attributes:
+      embeddings: where item_ids.npy and item_embs.npy of an index of alibaba/nann lie; by default beside it.
+      evaluation: a JSON file of figures, such as `nann evaluate` writes, to keep in the manifest.
+      graphs: a folder for the GraphDefs of all functions, binary and as text, for those who inspect them.
+      rewrite: have the passes rewrite the scorer (docs/scorer.md); its scores are compared with the model's own.
+      fold_items: let them keep what the scorer computes of an item alone in the index, where reading wider rows costs
+        less than computing it.
+      allow_non_finite: features in which the model wants NaN or infinity, such as NaN for a value that is missing; in
+        all others they are refused (docs/serving.md).
+    """
+
+    embeddings: str | os.PathLike[str] | None = None
+    evaluation: str | os.PathLike[str] | None = None
+    graphs: str | os.PathLike[str] | None = None
+    rewrite: bool = True
+    fold_items: bool = True
+    allow_non_finite: Collection[str] = ()
+
+
+DEFAULTS, SOURCE, OPTIONS = Defaults(), SourceOptions(), ExportOptions()
+
+
 def export(
     model: Any,
     index: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    defaults: Defaults = Defaults(),  # noqa: B008 - frozen
-    *,
-    features: Mapping[str, tf.TensorSpec] | None = None,
-    seeds: str | None = None,
-    item_input: str = "",
-    output: str = "",
-    rename: Mapping[str, str] | None = None,
-    embeddings: str | os.PathLike[str] | None = None,
-    evaluation: str | os.PathLike[str] | None = None,
-    graphs: str | os.PathLike[str] | None = None,
-    rewrite: bool = True,
-    fold_items: bool = True,
-    allow_non_finite: Collection[str] = (),
+    defaults: Defaults = DEFAULTS,
+    source: SourceOptions = SOURCE,
+    options: ExportOptions = OPTIONS,
     force: bool = False,
 ) -> Path:
     """Exports a model and its index to the SavedModel `target`, whole or not at all.
@@ -58,19 +93,8 @@ def export(
       index: a folder that `nann index` wrote, or one of alibaba/nann's with its .npy files.
       target: the SavedModel's folder; TensorFlow Serving wants `BASE/NAME/VERSION`, such as `models/nann/1`.
       defaults: what requests may leave out.
-      features: what an object's `user` takes, where the object does not say it.
-      seeds: the feature, int64 [B, L], with the user's own item ids, from which the search starts. Checkpoints know it.
-      item_input: the input of a .keras archive that takes the item embedding.
-      output: the output that is the score, where the model has several.
-      rename: what the model calls its features, by what requests shall call them.
-      embeddings: where item_ids.npy and item_embs.npy of an index of alibaba/nann lie; by default beside it.
-      evaluation: a JSON file of figures, such as `nann evaluate` writes, to keep in the manifest.
-      graphs: a folder for the GraphDefs of all functions, binary and as text, for those who inspect them.
-      rewrite: have the passes rewrite the scorer (docs/scorer.md); its scores are compared with the model's own.
-      fold_items: let them keep what the scorer computes of an item alone in the index, where reading wider rows costs
-        less than computing it.
-      allow_non_finite: features in which the model wants NaN or infinity, such as NaN for a value that is missing; in
-        all others they are refused (docs/serving.md).
+      source: what the model does not say of itself.
+      options: what else goes in, and how.
       force: replace whatever `target` holds; without, only an export is replaced.
 
     Returns:
@@ -81,56 +105,82 @@ def export(
         does not answer once it is loaded, or `target` cannot be written.
     """
     named = model if isinstance(model, (str, os.PathLike)) else None
-    check_replaceable(target, EXPORT, force, [named, index, embeddings, evaluation])
-    source = open_source(model, features, seeds, item_input, output, rename)
-    figures = None if evaluation is None else read_figures(evaluation)
+    check_replaceable(target, EXPORT, force, [named, index, options.embeddings, options.evaluation])
+    opened_model = open_source(model, **vars(source))
+    figures = None if options.evaluation is None else read_figures(options.evaluation)
     with contextlib.ExitStack() as work:
-        opened = work.enter_context(_opened(Path(index), embeddings))
-        sample = check_index(source, opened, str(index))
-        try:
-            scorer = rewrite_and_check(source, opened, fold_items) if rewrite else None
-            rewritten = None if scorer is None else scorer.rewritten
-            if rewritten is not None and rewritten.fold is not None:
-                rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))
-                opened = write_rows(opened, rewritten.fold, rewritten.row_dim, Path(rows))
-            served = ServedModel(source, opened, defaults, rewritten, allow_non_finite)
-            signatures = served.signatures()
-            concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
-            functions = {name: function.get_concrete_function() for name, function in served.functions().items()}
-        except (NannError, OSError, MemoryError):
-            raise
-        except Exception as error:  # Whatever the model's own code raises.
-            raise NannError(
-                f"the model does not fit the index's embeddings of width {opened.dim}, or its functions cannot be "
-                f"traced: {_reason(error)}"
-            ) from error
-        served.tracked = [captured_state({**functions, **concrete}), source.tracked]
+        opened = work.enter_context(_opened(Path(index), options.embeddings))
+        sample = check_index(opened_model, opened, str(index))
+        made = _traced(opened_model, opened, defaults, options, work)
         with atomic_folder(target, EXPORT, force) as new:
             with tensorflow_writes("SavedModel"):
-                tf.saved_model.save(served, str(new), signatures=signatures)
+                tf.saved_model.save(made.served, str(new), signatures=made.signatures)
                 (new / "assets.extra").mkdir()
                 if sample is not None:
                     write_sample(new, sample)
-                records = write_warm_up(new, Examples.of_source(source), opened, signatures)
-            facts = {
-                "source": {"kind": source.kind, "files": dict(source.inputs), "description": dict(source.description)},
-                "index": opened.manifest,
-                "signatures": sorted(signatures),
-                "seeds": source.seeds,
-                "defaults": dataclasses.asdict(defaults),
-                "warm_up_records": records,
-                "evaluation": figures,
-                "scorer": None if scorer is None else scorer.facts(),
-            }
-            write_manifest(new, facts)
+                records = write_warm_up(new, Examples.of_source(opened_model), made.index, made.signatures)
+            facts = {"defaults": dataclasses.asdict(defaults), "warm_up_records": records, "evaluation": figures}
+            write_manifest(new, made.facts(opened_model) | facts)
             try_out(new)
-    if graphs is not None:
-        shown = {name: functions[name] for name in ("user", "score")}
-        made = {name: function.graph.as_graph_def() for name, function in {**shown, **concrete}.items()}
-        if rewritten is not None:
-            made |= {f"scorer_{name}": graph for name, graph in rewritten.graphs.items() if graph.node}
-        _write_graphs(Path(graphs), made)
+    if options.graphs is not None:
+        _write_graphs(Path(options.graphs), made.graphs())
     return Path(target)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """What is written: the model with its traced functions, over the index that the scorer wants."""
+
+    served: ServedModel
+    index: Index
+    scorer: CheckedScorer | None
+    signatures: Mapping[str, Any]
+    functions: Mapping[str, Any]
+    concrete: Mapping[str, Any]
+
+    def facts(self, source: Source) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {
+            "source": {"kind": source.kind, "files": dict(source.inputs), "description": dict(source.description)},
+            "index": self.index.manifest,
+            "signatures": sorted(self.signatures),
+            "seeds": source.seeds,
+            "scorer": None if self.scorer is None else self.scorer.facts(),
+        }
+
+    def graphs(self) -> dict[str, Any]:
+        """All GraphDefs by name."""
+        shown = {**{name: self.functions[name] for name in ("user", "score")}, **self.concrete}
+        graphs = {name: function.graph.as_graph_def() for name, function in shown.items()}
+        if self.scorer is not None:
+            scorers = self.scorer.rewritten.graphs
+            graphs |= {f"scorer_{name}": graph for name, graph in scorers.items() if graph.node}
+        return graphs
+
+
+def _traced(
+    source: Source, opened: Index, defaults: Defaults, options: ExportOptions, work: contextlib.ExitStack
+) -> _Made:
+    """Traces all functions; folders that they need live as long as `work`."""
+    try:
+        scorer = rewrite_and_check(source, opened, options.fold_items) if options.rewrite else None
+        rewritten = None if scorer is None else scorer.rewritten
+        if rewritten is not None and rewritten.fold is not None:
+            rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))
+            opened = write_rows(opened, rewritten.fold, rewritten.row_dim, Path(rows))
+        served = ServedModel(source, opened, defaults, rewritten, options.allow_non_finite)
+        signatures = served.signatures()
+        concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
+        functions = {name: function.get_concrete_function() for name, function in served.functions().items()}
+    except (NannError, OSError, MemoryError):
+        raise
+    except Exception as error:  # Whatever the model's own code raises.
+        raise NannError(
+            f"the model does not fit the index's embeddings of width {opened.dim}, or its functions cannot be "
+            f"traced: {_reason(error)}"
+        ) from error
+    served.tracked = [captured_state({**functions, **concrete}), source.tracked]
+    return _Made(served, opened, scorer, signatures, functions, concrete)
 
 
 def _reason(error: Exception) -> str:

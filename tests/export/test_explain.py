@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export_tools import Defaults, explain, export, inspect
+from export_tools import Defaults, ExportOptions, explain, export, inspect
 from export_tools.graphs.tables import summary
 from export_tools.inspect import summary as inspected
 from export_tools.manifest import FILE, read_manifest
@@ -37,7 +37,7 @@ def nann(*arguments):
 def plain(world, tmp_path_factory):
     """An export whose scorer is the model's own."""
     target = tmp_path_factory.mktemp("plain") / "nann" / "1"
-    return export(world.model, world.index, target, Defaults(k=20), rewrite=False)
+    return export(world.model, world.index, target, Defaults(k=20), options=ExportOptions(rewrite=False))
 
 
 @pytest.fixture(scope="module")

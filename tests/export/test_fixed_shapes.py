@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export_tools import Defaults, explain, export, inspect, reuse
+from export_tools import Defaults, SourceOptions, explain, export, inspect, reuse
 from export_tools.verify import _check
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
@@ -83,7 +83,7 @@ def index(tmp_path_factory):
 def exported(request, index, tmp_path_factory):
     length, make = MODELS[request.param]
     root = tmp_path_factory.mktemp(request.param)
-    path = export(make(root), index, root / request.param / "1", WIDE, seeds="history")
+    path = export(make(root), index, root / request.param / "1", WIDE, source=SourceOptions(seeds="history"))
     return SimpleNamespace(name=request.param, length=length, path=path, servable=load_servable(path))
 
 
@@ -165,7 +165,9 @@ def test_a_batch_of_one_is_called_for_every_user(index, tmp_path, saved):
     if saved:
         tf.saved_model.save(model, str(tmp_path / "saved"))
     source = tmp_path / "saved" if saved else model
-    retrieve = load_servable(export(source, index, tmp_path / "1", WIDE, seeds="history")).signature("retrieve")
+    retrieve = load_servable(
+        export(source, index, tmp_path / "1", WIDE, source=SourceOptions(seeds="history"))
+    ).signature("retrieve")
     histories = np.random.default_rng(7).integers(ITEMS, size=[3, 50])
     scores = TABLE[histories].mean(axis=1) @ TABLE.T
     answer = retrieve.run({"history": histories})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export_tools import Defaults, export, reuse, verify
+from export_tools import Defaults, ExportOptions, export, reuse, verify
 from export_tools.items import FILES, check_sample
 from export_tools.manifest import exported_index, read_manifest, write_manifest
 from tfserving_ext.errors import NannError
@@ -51,7 +51,7 @@ def test_ids_in_another_order_than_their_embeddings_are_refused(tmp_path, dtype)
     """First contact, line 18: it exported and verified, and every answer was the wrong product."""
     index = made(tmp_path / "index", IDS[PERMUTED], dtype=dtype)
     with pytest.raises(NannError) as error:
-        export(Dot(), index, tmp_path / "1", Defaults(k=5), rewrite=False)
+        export(Dot(), index, tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
     words = str(error.value)
     item = int(words.split("item ")[1].split()[0])
     holder = int(words.split("for item ")[1].split(":")[0])
@@ -67,7 +67,13 @@ def test_ids_in_another_order_than_their_embeddings_are_refused(tmp_path, dtype)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
     """First contact, line 18: rounding is no other embedding, at export and when the sample is checked again."""
-    target = export(Dot(), made(tmp_path / "index", dtype=dtype), tmp_path / "1", Defaults(k=5), rewrite=False)
+    target = export(
+        Dot(),
+        made(tmp_path / "index", dtype=dtype),
+        tmp_path / "1",
+        Defaults(k=5),
+        options=ExportOptions(rewrite=False),
+    )
     with exported_index(target, read_manifest(target)) as index:
         assert check_sample(target, index, None) == 256
 
@@ -83,7 +89,12 @@ def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
 def test_embeddings_that_were_changed_on_the_way_are_refused(tmp_path, change):
     """First contact, line 18."""
     with pytest.raises(NannError, match=r"256 of 256 sampled items differ. Perhaps it is of another training"):
-        export(Dot(), made(tmp_path / "index", embeddings=change(EMBEDDINGS)), tmp_path / "1", rewrite=False)
+        export(
+            Dot(),
+            made(tmp_path / "index", embeddings=change(EMBEDDINGS)),
+            tmp_path / "1",
+            options=ExportOptions(rewrite=False),
+        )
 
 
 def test_another_width_and_an_item_that_cannot_be_asked(tmp_path, capsys):
@@ -94,7 +105,7 @@ def test_another_width_and_an_item_that_cannot_be_asked(tmp_path, capsys):
         lambda features: features["item_id"],
         input_signature=[{name: tf.TensorSpec([None], tf.int64) for name in ("item_id", "category_id")}],
     )
-    export(model, made(tmp_path / "index"), tmp_path / "1", Defaults(k=5), rewrite=False)
+    export(model, made(tmp_path / "index"), tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
     assert "`item` takes item_id, category_id: without ids alone" in capsys.readouterr().out
     assert not (tmp_path / "1" / FILES[0]).exists()
 
@@ -126,7 +137,7 @@ def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails
     """First contact, line 18: whoever inherits a stub of `item` exports as whoever has none."""
     model = Dot()
     model.item = fails
-    export(model, made(tmp_path / "index"), tmp_path / "1", Defaults(k=5), rewrite=False)
+    export(model, made(tmp_path / "index"), tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
     assert "the index is not held against `item`, which fails: " in capsys.readouterr().out
 
 
@@ -134,21 +145,35 @@ def test_the_only_new_item_of_a_sample_is_new(tmp_path):
     """First contact, line 19: no other item has its vector then; one wrong item of a model that knows it is refused."""
     new = [10**7]
     index = made(tmp_path / "index", *with_new(IDS[:250], EMBEDDINGS[:250], new=1))
-    target = export(Dot(), index, tmp_path / "1", Defaults(k=5), rewrite=False)
+    target = export(Dot(), index, tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
     assert not np.isin(new, np.load(target / FILES[0])).any()
     embeddings = EMBEDDINGS[:200].copy()
     embeddings[7] += 1
     with pytest.raises(NannError, match="1 of 200 sampled items differ"):
-        export(Dot(), made(tmp_path / "wrong", IDS[:200], embeddings), tmp_path / "2", rewrite=False)
+        export(
+            Dot(), made(tmp_path / "wrong", IDS[:200], embeddings), tmp_path / "2", options=ExportOptions(rewrite=False)
+        )
 
 
 def test_new_items_of_a_module(tmp_path):
     """First contact, line 19: a module does not say what it knows; the one vector of all others tells."""
     ids, embeddings = with_new(IDS, EMBEDDINGS)
-    target = export(Dot(), made(tmp_path / "index", ids, embeddings), tmp_path / "1", Defaults(k=5), rewrite=False)
+    target = export(
+        Dot(),
+        made(tmp_path / "index", ids, embeddings),
+        tmp_path / "1",
+        Defaults(k=5),
+        options=ExportOptions(rewrite=False),
+    )
     assert not np.isin(np.arange(40) + 10**7, np.load(target / FILES[0])).any()
     with pytest.raises(NannError, match="holds no item that the model knows, of 300"):
-        export(Dot(), made(tmp_path / "rows", np.arange(ITEMS) + 10**6), tmp_path / "2", Defaults(k=5), rewrite=False)
+        export(
+            Dot(),
+            made(tmp_path / "rows", np.arange(ITEMS) + 10**6),
+            tmp_path / "2",
+            Defaults(k=5),
+            options=ExportOptions(rewrite=False),
+        )
 
 
 def test_verify_holds_the_index_against_what_the_model_said(world, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from export_tools import Defaults, export
+from export_tools import Defaults, ExportOptions, SourceOptions, export
 from export_tools.sources import open_source
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
@@ -106,7 +106,9 @@ def test_a_dict_model_is_served(index, tmp_path):
     struct = STRUCTURES["a dict whose keys are not the names"]
     model = archive(tmp_path / "ranker.keras", struct, lambda click, buy: {"click": click, "buy": buy})
     names = {"years": "user/age", "user_taste": "z"}
-    target = export(tmp_path / "ranker.keras", index, tmp_path / "1", WIDE, rename=names, output="buy")
+    target = export(
+        tmp_path / "ranker.keras", index, tmp_path / "1", WIDE, source=SourceOptions(rename=names, output="buy")
+    )
     found = answers(target, {"years": "age", "user_taste": "taste"})
     for user in range(2):
         wanted = scores_of(model, struct, user)
@@ -135,7 +137,14 @@ def test_a_name_that_no_request_can_carry_is_told_with_the_way_out(index, tmp_pa
         new, _, old = re.search(r"--feature '(.*)'", str(error.value))[1].partition("=")
         rename[new] = old
     assert set(rename.values()) == set(NAMES)
-    target = export(tmp_path / "ranker.keras", index, tmp_path / "1", WIDE, rename=rename, rewrite=False)
+    target = export(
+        tmp_path / "ranker.keras",
+        index,
+        tmp_path / "1",
+        WIDE,
+        source=SourceOptions(rename=rename),
+        options=ExportOptions(rewrite=False),
+    )
     assert answers(target, dict.fromkeys(rename, "taste"))["item_ids"].shape == (2, ITEMS)
 
 
@@ -180,7 +189,7 @@ def test_errors_list_what_the_archive_has(index, tmp_path, make, options, words)
     path = tmp_path / "ranker.keras"
     make(path)
     with pytest.raises(NannError) as error:
-        export(path, index, tmp_path / "1", WIDE, **options)
+        export(path, index, tmp_path / "1", WIDE, SourceOptions(**options))
     assert words.replace("{path}", str(path)) in str(error.value)
     assert not (tmp_path / "1").exists()
 
@@ -191,7 +200,7 @@ def test_what_is_said_of_a_model_of_item_ids_works(tmp_path, shape):
     path = tmp_path / "whole.keras"
     of_ids(shape)(path)
     with pytest.raises(NannError) as error:
-        export(path, tmp_path / "index", tmp_path / "1", item_input="item_id")
+        export(path, tmp_path / "index", tmp_path / "1", source=SourceOptions(item_input="item_id"))
     model = keras.saving.load_model(path)
     lines = [line.strip() for line in str(error.value).splitlines()[1:]]
     lines[-1] = lines[-1].replace("ranker.keras", str(tmp_path / "ranker.keras"))
@@ -236,6 +245,13 @@ def test_a_module_and_a_saved_model_have_outputs_and_names_too(index, tmp_path):
         scores = source.score(source.user_tensors({"taste": tf.constant(VALUES["taste"])}), items)
         np.testing.assert_allclose(scores, -VALUES["taste"] @ EMBEDDINGS.T, rtol=1e-4, atol=1e-5)
         with pytest.raises(NannError, match=r"name one \(--output\) of 'click' float32"):
-            export(each, index, tmp_path / "1", WIDE, rename={"taste": "k"}, rewrite=False)
+            export(
+                each,
+                index,
+                tmp_path / "1",
+                WIDE,
+                source=SourceOptions(rename={"taste": "k"}),
+                options=ExportOptions(rewrite=False),
+            )
     with pytest.raises(NannError, match="--item-input is 'x', which only a Keras archive has"):
         open_source(model, item_input="x")

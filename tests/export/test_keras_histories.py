@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from export_tools import Defaults, explain, export
+from export_tools import Defaults, ExportOptions, explain, export
 from export_tools.scorer import rewrite_and_check
 from export_tools.sources import open_source
 from tests.export.explained import check_explained
@@ -96,7 +96,9 @@ def test_an_export_of_one_answers_and_is_explained(index, tmp_path, rewrite):
     model = masked()
     model.save(tmp_path / "ranker.keras")
     defaults = Defaults(k=ITEMS, best_first=BestFirst(pool=ITEMS))
-    target = export(tmp_path / "ranker.keras", index, tmp_path / "models" / "1", defaults, rewrite=rewrite)
+    target = export(
+        tmp_path / "ranker.keras", index, tmp_path / "models" / "1", defaults, options=ExportOptions(rewrite=rewrite)
+    )
     check_explained(target, tmp_path, exact=False)
     assert explain(target, fold_items=True).after is not None
     servable = load_servable(target)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export_tools import Defaults, export
+from export_tools import Defaults, ExportOptions, export
 from export_tools.sources import open_source
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
@@ -71,7 +71,7 @@ def test_the_way_out_of_a_ragged_feature_gives_its_answers(tmp_path):
     spec, code = str(error.value).split("take ")[1].split(" and make of it what it needs: ")
     dense = Pooled(eval(spec, {"tf": tf}), eval(f"lambda features: {code}", {"tf": tf}))
     build_index(np.arange(50), TABLE, tmp_path / "index", Hnsw(threads=1))
-    target = export(dense, tmp_path / "index", tmp_path / "1", Defaults(k=50), rewrite=False)
+    target = export(dense, tmp_path / "index", tmp_path / "1", Defaults(k=50), options=ExportOptions(rewrite=False))
     request = {"history": ragged.to_tensor(-1).numpy(), "pool": np.int32(50)}
     found = load_servable(target).signature("retrieve").run(request)
     np.testing.assert_allclose(found["scores"], -np.sort(-wanted, axis=1), rtol=1e-4, atol=1e-5)

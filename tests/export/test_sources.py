@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from export_tools import Defaults, export, verify
+from export_tools import Defaults, SourceOptions, export, verify
 from tests.export.explained import check_explained
 from tests.export.sources import DIM, LOGITS, USER, Ranker, keras_ranker, original_artefacts
 from tfserving_ext.errors import NannError
@@ -78,7 +78,9 @@ def test_a_module(world, index, tmp_path):
 def test_a_saved_model_with_functions(world, index, tmp_path):
     model = Ranker(index)
     tf.saved_model.save(model, str(tmp_path / "ranker"))
-    exported = export(tmp_path / "ranker", world.index, tmp_path / "1", WIDE, seeds="item_history")
+    exported = export(
+        tmp_path / "ranker", world.index, tmp_path / "1", WIDE, source=SourceOptions(seeds="item_history")
+    )
     shutil.rmtree(tmp_path / "ranker")
     servable, _ = moved(exported, tmp_path)
     check_ranker(servable, model, index)
@@ -99,7 +101,10 @@ def test_a_saved_model_with_signatures(world, index, tmp_path):
     module = tf.Module()
     module.variables_of = [model.ids, model.table, model.hidden, model.out]
     tf.saved_model.save(module, str(tmp_path / "ranker"), signatures={"user": user, "score": score})
-    servable, _ = moved(export(tmp_path / "ranker", world.index, tmp_path / "1", WIDE, seeds="item_history"), tmp_path)
+    servable, _ = moved(
+        export(tmp_path / "ranker", world.index, tmp_path / "1", WIDE, source=SourceOptions(seeds="item_history")),
+        tmp_path,
+    )
     check_ranker(servable, model, index)
 
 
@@ -277,20 +282,26 @@ class Wrong(tf.Module):
 )
 def test_what_is_no_model_is_refused(world, tmp_path, model, options, words):
     with pytest.raises(NannError) as error:
-        export(model, world.index, tmp_path / "1", Defaults(k=10), **options)
+        export(model, world.index, tmp_path / "1", Defaults(k=10), SourceOptions(**options))
     assert words in str(error.value)
     assert not (tmp_path / "1").exists()
 
 
 def test_seeds_that_a_request_may_leave_out_are_refused(world, tmp_path):
     with pytest.raises(NannError, match=r"seeds are 'category_history', which requests may leave out; .*item_history$"):
-        export(world.saved_model, world.index, tmp_path / "1", Defaults(k=10), seeds="category_history")
+        export(
+            world.saved_model,
+            world.index,
+            tmp_path / "1",
+            Defaults(k=10),
+            source=SourceOptions(seeds="category_history"),
+        )
 
 
 def test_a_damaged_keras_archive_is_refused(world, tmp_path):
     keras_ranker(world, tmp_path / "ranker.keras")
     with pytest.raises(NannError, match=r"is not clear: items; name one"):
-        export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE, item_input="items")
+        export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE, source=SourceOptions(item_input="items"))
     (tmp_path / "ranker.keras").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(NannError, match="does not load"):
         export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE)

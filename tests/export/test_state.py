@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from export_tools import Defaults, export
+from export_tools import Defaults, ExportOptions, export
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.retrieval import BestFirst
@@ -198,6 +198,6 @@ def of_this_process():
 def test_what_cannot_be_exported_is_named_and_leaves_nothing(index, tmp_path, make, words, rewrite):
     """First contact, line 14: an export loads and answers in a session of its own before its folder gets its name."""
     with pytest.raises(NannError) as error:
-        export(With(make()), index, tmp_path / "models" / "1", Defaults(k=5), rewrite=rewrite)
+        export(With(make()), index, tmp_path / "models" / "1", Defaults(k=5), options=ExportOptions(rewrite=rewrite))
     assert words in str(error.value)
     assert not (tmp_path / "models").exists() or not list((tmp_path / "models").iterdir())

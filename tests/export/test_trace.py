@@ -7,7 +7,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.grappler import tf_optimizer
 
-from export_tools import Defaults, export
+from export_tools import Defaults, ExportOptions, export
 from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.serving.models import load_servable
 
@@ -61,7 +61,13 @@ def traced(vectors, root):
     for name, model in {"fast": Slow(), "tower": Slow(tower=True), "scorer": Slow(scorer=True)}.items():
         # Unoptimised: the passes would take the work out of the scorer's batches.
         graphs = root / name / "graphs"
-        target = export(model, root / "index", root / name / "1", Defaults(k=50), rewrite=False, graphs=graphs)
+        target = export(
+            model,
+            root / "index",
+            root / name / "1",
+            Defaults(k=50),
+            options=ExportOptions(rewrite=False, graphs=graphs),
+        )
         trace = load_servable(target).signature("retrieve_trace")
         answers = [trace.run({"vector": vectors[:3]}) for _ in range(RUNS)]
         found[name] = {part: np.min([answer[part] for answer in answers], axis=0) for part in PARTS}

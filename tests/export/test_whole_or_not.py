@@ -13,7 +13,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.framework import graph_pb2
 
-from export_tools import Defaults, export, inspect
+from export_tools import Defaults, ExportOptions, export, inspect
 from export_tools.graphs.scorers import SEARCHES
 from export_tools.manifest import check_files, read_manifest
 from tfserving_ext.artifacts import read_json
@@ -27,14 +27,14 @@ export(sys.argv[1], sys.argv[2], sys.argv[3], Defaults(k=7))
 # One process that has imported everything; its children export and are killed, so that no import is waited for.
 KILLED = """
 import os, signal, sys, time
-from export_tools import Defaults, export
+from export_tools import ExportOptions, Defaults, export
 import export_tools.warm_up
 for line in sys.stdin:
     k, delay = line.split()
     child = os.fork()
     if not child:
         # The passes write nothing to the target.
-        export(sys.argv[1], sys.argv[2], sys.argv[3], Defaults(k=int(k)), rewrite=False)
+        export(sys.argv[1], sys.argv[2], sys.argv[3], Defaults(k=int(k)), options=ExportOptions(rewrite=False))
         os._exit(0)
     begin = time.monotonic()
     ended = 0
@@ -142,7 +142,13 @@ def test_a_writer_at_work_is_left_alone(world, tmp_path):
 @pytest.mark.slow
 def test_the_manifest_says_what_went_in(world, tmp_path):
     (tmp_path / "figures.json").write_text('{"recall_all": 0.5}')
-    target = export(world.model, world.index, tmp_path / "1", Defaults(k=3), evaluation=tmp_path / "figures.json")
+    target = export(
+        world.model,
+        world.index,
+        tmp_path / "1",
+        Defaults(k=3),
+        options=ExportOptions(evaluation=tmp_path / "figures.json"),
+    )
     manifest = read_json(target / "assets.extra" / "nann_export.json")
     assert manifest["evaluation"] == {"recall_all": 0.5}
     assert set(manifest["source"]["files"]) == {path.name for path in world.model.iterdir()}
@@ -172,7 +178,7 @@ def test_inspect_shows_what_is_inside(world):
 
 
 def test_graphs_for_those_who_look_at_them(world, tmp_path):
-    export(world.model, world.index, tmp_path / "1", Defaults(k=3), graphs=tmp_path / "graphs")
+    export(world.model, world.index, tmp_path / "1", Defaults(k=3), options=ExportOptions(graphs=tmp_path / "graphs"))
     names = {path.stem for path in (tmp_path / "graphs").iterdir()}
     scorer = {"scorer_fold", "scorer_prepare", "scorer_score"}
     assert names == {"user", "score", "retrieve", "retrieve_rounds", "retrieve_trace", "serving_default", *scorer}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export_tools import Defaults, export
+from export_tools import Defaults, ExportOptions, export
 from tfserving_ext.index import Index
 from tfserving_ext.serving.models import load_servable
 
@@ -70,7 +70,13 @@ print(json.dumps({"item_ids": found["item_ids"].tolist(), "scores": found["score
 def exports(world, tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("loading")
     for name in ("as_it_is", "rewritten"):
-        export(world.model, world.index, root / name / "1", Defaults(k=20), rewrite=name == "rewritten")
+        export(
+            world.model,
+            world.index,
+            root / name / "1",
+            Defaults(k=20),
+            options=ExportOptions(rewrite=name == "rewritten"),
+        )
     return {name: root / name / "1" for name in ("as_it_is", "rewritten")}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export_tools import Defaults, export
+from export_tools import Defaults, ExportOptions, export
 from tests.serving.test_options import get, samples
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
@@ -65,7 +65,13 @@ class Awkward(tf.Module):
 def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("awkward")
     build_index(IDS, TABLE, root / "index", Hnsw(threads=1))
-    return export(Awkward(), root / "index", root / "awkward" / "1", Defaults(k=10), allow_non_finite=["age"])
+    return export(
+        Awkward(),
+        root / "index",
+        root / "awkward" / "1",
+        Defaults(k=10),
+        options=ExportOptions(allow_non_finite=["age"]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +218,9 @@ def test_a_feature_may_be_allowed_nan(servable, tmp_path, exported):
     zero = servable.signature("retrieve").run({**FEATURES, "age": np.zeros([3, 1], np.float32)})
     np.testing.assert_array_equal(missing["scores"], zero["scores"])
     with pytest.raises(NannError, match="allowed in 'ages', which is no feature of floats; the model has vector, age"):
-        export(Awkward(), exported.parents[1] / "index", tmp_path / "1", allow_non_finite=["ages"])
+        export(
+            Awkward(), exported.parents[1] / "index", tmp_path / "1", options=ExportOptions(allow_non_finite=["ages"])
+        )
 
 
 def test_the_original_s_request_must_be_finite(nann_server):

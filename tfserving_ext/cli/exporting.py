@@ -66,7 +66,7 @@ def export(
     force: Force = False,
 ) -> None:
     """Write one SavedModel with the index as assets; the options are what requests may leave out."""
-    from export_tools import Defaults
+    from export_tools import Defaults, ExportOptions, SourceOptions
     from export_tools import export as run
     from export_tools import reuse as run_reuse
     from tfserving_ext.retrieval import BestFirst, Rounds
@@ -85,17 +85,9 @@ def export(
             arguments[1],
             out,
             Defaults(k, BestFirst(frontier, pool), paper),
-            seeds=seeds,
-            item_input=item_input,
-            output=output,
-            rename=_names(feature or []),
-            embeddings=embeddings,
-            evaluation=evaluation,
-            graphs=graphs,
-            rewrite=rewrite,
-            fold_items=fold_items,
-            allow_non_finite=allow_non_finite or (),
-            force=force,
+            SourceOptions(None, seeds, item_input, output, _names(feature or [])),
+            ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, allow_non_finite or ()),
+            force,
         )
     outcome("export", f"{out}")
 

@@ -138,14 +138,16 @@ def _evaluation(stages: Stages, data: Stage, model: Stage, index: Stage, trained
 
 def _export(stages: Stages, model: Stage, index: Stage, evaluation: Stage) -> Stage:
     """The SavedModel, verified."""
-    from export_tools import Defaults, export, verify
+    from export_tools import Defaults, ExportOptions, export, verify
 
     saved_model = stages.run(
         "export",
         "models/nann/1",
         dataclasses.asdict(Defaults(K)),
         [model, index, evaluation],
-        lambda path: export(model.path, index.path, path, Defaults(K), evaluation=evaluation.path),
+        lambda path: export(
+            model.path, index.path, path, Defaults(K), options=ExportOptions(evaluation=evaluation.path)
+        ),
         lambda path: f"one SavedModel, {sum(f.stat().st_size for f in path.rglob('*')) / 1e6:.1f} MB: {path}",
     )
 
