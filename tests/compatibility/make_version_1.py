@@ -16,7 +16,7 @@ from export_tools import Defaults, export
 from tests.compatibility.answering import answers
 from tests.compatibility.interface import described
 from tfserving_ext import ops
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.retrieval import BestFirst, Rounds
 
@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         work = Path(made)
         vectors = np.random.default_rng(0).normal(size=(ITEMS, DIM)).astype(np.float32)
-        index = build_index(np.arange(ITEMS) * 3 + 1000, vectors, work / "index", m=4, ef_construction=20)
+        index = build_index(np.arange(ITEMS) * 3 + 1000, vectors, work / "index", Hnsw(m=4, ef_construction=20))
         network, widths = Network(), (len(index.layers) + 1) * (1,)
         export(
             network,
