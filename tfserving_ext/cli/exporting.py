@@ -85,7 +85,7 @@ def export(
             arguments[1],
             out,
             Defaults(k, BestFirst(frontier, pool), paper),
-            SourceOptions(None, seeds, item_input, output, _names(feature or [])),
+            SourceOptions(None, seeds, item_input, output, _names(feature) if feature else None),
             ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, allow_non_finite or ()),
             force,
         )
