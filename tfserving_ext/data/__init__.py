@@ -11,7 +11,6 @@ __all__ = [
     "rows",
     "sequences",
     "synth",
-    "synthetic",
 ]
 
 require("train")
