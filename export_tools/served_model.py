@@ -18,11 +18,11 @@ from tfserving_ext.retrieval import NeuralTopK
 class ServedModel(tf.Module):
     """A model over an index.
 
-    Signatures (docs/serving.md says what they take and answer, input by input):
+    Signatures (docs/signatures.md says what they take and answer, input by input):
       retrieve: the best-first search from raw features, the model's own: for the project's models `item_history` int64
         [B, L], oldest first, any L, padded anywhere, and `category_history`, which may be left out.
       retrieve_trace: the same, and where its time went: `user_us`, `walk_us`, `gather_us`, `scorer_us` and `merge_us`,
-        int64 [B], microseconds (docs/search.md).
+        int64 [B], microseconds (docs/searches.md).
       retrieve_rounds: the paper's search, with `ef` and `rounds` int32 [layers] in place of `frontier`, `pool` and
         `max_steps`.
       serving_default: the original's where the model can answer it: `comm_seq` float16 [1, width], the embedded

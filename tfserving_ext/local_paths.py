@@ -20,5 +20,5 @@ def check_local(path: str | os.PathLike[str]) -> None:
         scheme, _, rest = text.partition(":")
         raise NannError(
             f"{scheme}://{rest.lstrip('/')} is not on a local file system, where nann reads and writes; copy or mount "
-            "it and give that folder. TensorFlow Serving reads an export from there by itself (docs/serving.md)"
+            "it and give that folder. TensorFlow Serving reads an export from there by itself (docs/operations.md)"
         )

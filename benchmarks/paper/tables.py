@@ -10,6 +10,8 @@ from tfserving_ext.evaluation.evaluation_report import title_of
 
 HEAD = """<!-- Written by `make bench-paper`; do not edit. docs/paper.md says what it means. -->
 
+# The paper's experiment: all tables
+
 """
 Rows = Sequence[Sequence[str]]
 

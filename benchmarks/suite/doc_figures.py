@@ -18,7 +18,7 @@ from tfserving_ext.artifacts import atomic_file, read_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
-PAGES = ("benchmarks/README.md", "docs/search.md", "docs/evaluation.md", "docs/paper.md")
+PAGES = ("benchmarks/README.md", "docs/searches.md", "docs/evaluation.md", "docs/paper.md")
 _BLOCK = re.compile(r"(<!-- figures: (.*?) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
 

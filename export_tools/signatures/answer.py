@@ -12,7 +12,7 @@ _LOWEST, _HIGHEST = tf.float32.min, tf.float32.max
 
 
 def answer(found: SearchResult) -> dict[str, tf.Tensor]:
-    """The answer of every signature that takes raw features (docs/serving.md).
+    """The answer of every signature that takes raw features (docs/signatures.md).
 
     Every number in it is finite, as JSON knows no others. The op marks places without an item, and items whose score is
     NaN, with a score of -inf; here they have the lowest float32, and `num_results` and `nan_scores` say how many they

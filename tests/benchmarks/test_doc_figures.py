@@ -34,7 +34,7 @@ def test_every_kind_of_figures_stands_in_a_page():
 
 
 def test_a_figure_changed_by_hand_or_in_the_json_shows(tmp_path):
-    text = (ROOT / "docs/search.md").read_text()
+    text = (ROOT / "docs/searches.md").read_text()
     covered = re.search(r"0\.99\d\d", text.partition("<!-- figures")[2])[0]
     assert rewritten(text.replace(covered, "0.9999"), RESULTS) == text
     (tmp_path / "bench").mkdir()

@@ -117,7 +117,7 @@ def test_example(script, tmp_path, running):
 
 # What a block of Python needs before it, and in place of what in it, so that it ends soon.
 PRELUDE = {
-    "docs/search.md": """
+    "docs/searches.md": """
 from tfserving_ext.data.sequences import Sequences
 from tfserving_ext.index import Index
 from tfserving_ext.retrieval import BruteForce, NeuralTopK

@@ -385,7 +385,7 @@ def test_metadata_say_that_the_shape_of_parameters_is_open(server):
 
 
 def test_rows_of_the_project_s_own_model(world, nann_server, post):
-    """First contact, line 23: histories padded with -1, categories left out, as docs/serving.md shows."""
+    """First contact, line 23: histories padded with -1, categories left out, as docs/signatures.md shows."""
     history = world.sequences.ids_of(world.sequences.cases("test").histories[:3])
     parameters = {"k": 5, "frontier": 16, "pool": 20, "max_steps": 9, "exclude": [], "budget": 0, "deadline_ms": 0}
     instances = [{"item_history": row.tolist(), "category_history": [], **parameters} for row in history]
@@ -398,8 +398,8 @@ def test_rows_of_the_project_s_own_model(world, nann_server, post):
 
 
 def documented_requests():
-    """The bodies of all curl commands in README.md and docs/serving.md."""
-    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/serving.md")]
+    """The bodies of all curl commands in docs/start.md and docs/signatures.md."""
+    texts = [(ROOT / name).read_text() for name in ("docs/start.md", "docs/signatures.md")]
     return [json.loads(body) for text in texts for body in re.findall(r"curl -s \S+ -d '([^']*)'", text)]
 
 

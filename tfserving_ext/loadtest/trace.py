@@ -1,4 +1,4 @@
-"""Where a request's time goes, for servers whose model has the signature `retrieve_trace` (docs/search.md)."""
+"""Where a request's time goes, for servers whose model has the signature `retrieve_trace` (docs/searches.md)."""
 
 import time
 from typing import Any

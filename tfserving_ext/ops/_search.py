@@ -34,7 +34,7 @@ class SearchResult(NamedTuple):
       scorer_us: int64 [B], microseconds of these in the model; 0 where a built-in metric scores.
       gather_us: int64 [B], microseconds of these in collecting the candidates' rows for the model; 0 beside a metric.
       merge_us: int64 [B], microseconds of these in putting scored items in order and writing the answer. The rest of
-        `search_us` is the walk (docs/search.md).
+        `search_us` is the walk (docs/searches.md).
       index_sequence: int64 [B], the sequence number of the last update that the searched index holds; 0 for an index as
         it was built, which is every index in this version.
     """
@@ -131,7 +131,7 @@ def best_first_search(
     max_steps: Any = 0,
     **options: Any,
 ) -> SearchResult:
-    """Top-k items by expanding the best of a pool until all of it is expanded (docs/search.md).
+    """Top-k items by expanding the best of a pool until all of it is expanded (docs/searches.md).
 
     Args:
       index: resource [], an open index.

@@ -16,7 +16,7 @@ from tfserving_ext.ops import SearchResult
 
 @dataclasses.dataclass(frozen=True)
 class BestFirst:
-    """The default search: expand the best of a pool, seeded with the user's history (docs/search.md).
+    """The default search: expand the best of a pool, seeded with the user's history (docs/searches.md).
 
     Attributes:
       frontier: items expanded per step; their neighbours are scored in one batch.
@@ -185,7 +185,7 @@ class NeuralTopK(tf.Module):
     def warm_up(self, user: Sequence[tf.Tensor]) -> None:
         """Runs the scorer once at every batch size that the index has items for.
 
-        With XLA that compiles it, a second or so per size (docs/search.md); requests then wait for no compilation.
+        With XLA that compiles it, a second or so per size (docs/searches.md); requests then wait for no compilation.
 
         Args:
           user: user tensors of one user, each [1, ...].
