@@ -14,7 +14,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
-.PHONY: help setup demo image image-serving compose test test-slow test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo docs image image-serving compose test test-slow test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -75,6 +75,11 @@ test: setup $(VENV)/.bench lint test-install  ## Lint, then all tests but the sl
 
 test-slow: setup $(VENV)/.bench  ## The tests that take more than some ten seconds each.
 	$(BIN)/python -m pytest -m "slow and $(ELSEWHERE)" --numprocesses 2
+
+docs: setup  ## The documentation as a site, build/docs/index.html; every warning is an error. Needs Python 3.11.
+	@test -x $(BIN)/sphinx-build || { echo "make docs needs Python 3.11 or newer, for Sphinx; set PYTHON=..." >&2; exit 1; }
+	@$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "build/docs/index.html"
 
 test-docs: setup  ## Every command that README and docs/ show, on the demo's artefacts: make demo first; ten minutes.
 	@test -f demo/evaluation.json || { echo "test-docs needs the demo's artefacts: run make demo first" >&2; exit 1; }

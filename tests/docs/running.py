@@ -15,6 +15,7 @@ ELSEWHERE = {
     "make test": "these tests are a part of it",
     "make lint": "a part of make test",
     "make format": "changes files",
+    "make docs": "run by the workflow; what it checks of links is held by tests/docs/test_links.py",
     "make setup": "has been run where these tests run",
     "make sanitize": "half an hour; run by hand after a change of the core",
     "make fuzz": "a minute and more, and Clang; run by hand after a change of the core",
