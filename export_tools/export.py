@@ -58,7 +58,7 @@ class ExportOptions:
       fold_items: let them keep what the scorer computes of an item alone in the index, where reading wider rows costs
         less than computing it.
       allow_non_finite: features in which the model wants NaN or infinity, such as NaN for a value that is missing; in
-        all others they are refused (docs/serving.md).
+        all others they are refused (docs/signatures.md).
     """
 
     embeddings: str | os.PathLike[str] | None = None
