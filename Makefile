@@ -14,7 +14,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
-.PHONY: help setup demo docs image image-serving compose test test-slow test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo docs image image-serving compose check test test-slow test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -68,6 +68,9 @@ test-install: $(VENV)/.install-tested  ## sdist, wheel and a served model in a c
 
 # Tests that have a target of their own.
 ELSEWHERE := not clean_root and not browser and not documented and not install and not alone
+
+check: setup lint  ## Lint, types and the fast tests: a minute, for the loop of change and look.
+	$(BIN)/python -m pytest -m "not slow and not medium and not shared and $(ELSEWHERE)" --numprocesses 2
 
 test: setup $(VENV)/.bench lint test-install  ## Lint, then all tests but the slow ones and those of the targets below, two files at a time.
 	$(BIN)/python -m pytest -m "not slow and $(ELSEWHERE)" --numprocesses 2 --dist loadfile

@@ -24,6 +24,8 @@ MARKERS = {
     "browser": "opens pages in a headless Chromium, `make test-browser`",
     "clean_root": "builds an image below a root of its own, `make test-image`; needs root on Linux",
     "documented": "runs what the pages say on the demo's artefacts, `make test-docs`",
+    "medium": "takes a second or more, left out of `make check`",
+    "shared": "takes what several tests share and what takes seconds to make, left out of `make check`; set by itself",
     "slow": "takes more than some ten seconds, `make test-slow`",
     "install": "builds and installs sdist and wheel, `make test-install`",
 }
@@ -46,6 +48,14 @@ def write_purchases(path: Path) -> Path:
             lines.append(f"{user + 5000},{item * 31 + 100_000},{item % 12 + 900},buy,{time}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of which a fixture lives longer than one test."""
+    for item in items:
+        found = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - there is no public way.
+        if any(each[-1].scope != "function" and each[-1].func.__module__.startswith("tests") for each in found):
+            item.add_marker("shared")
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ def test_writers_in_many_threads_leave_one_whole_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.medium
 def test_a_replaced_folder_is_never_missing(tmp_path):
     """First contact, line 27: a server that looks at any moment finds a model, the old one or the new one."""
     target, missing, done = tmp_path / "folder", [], threading.Event()

@@ -191,6 +191,7 @@ def test_bad_parameters(world):
     refused(nann("nonsense"), "No such command")
 
 
+@pytest.mark.medium
 def test_the_command_line_shows_that_sentence(tmp_path):
     script = (
         "import tensorflow as tf, sys\n"

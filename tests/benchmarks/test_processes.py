@@ -16,6 +16,7 @@ def test_other_work_is_the_busy_time_of_others(monkeypatch):
     assert OtherWork().share() == pytest.approx(3 / 8)
 
 
+@pytest.mark.medium
 def test_own_work_is_not_others():
     """A child's two seconds of the processor are taken out again, however busy the machine is."""
     before = processes._others_seconds()

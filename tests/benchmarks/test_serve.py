@@ -81,6 +81,7 @@ def test_figures_tell_failed_from_wrong_and_swaps_from_quiet_time():
         _figures(level, {1, 2, 4}, 4)
 
 
+@pytest.mark.medium
 def test_a_server_that_does_not_start_is_told(tmp_path):
     with (
         pytest.raises(NannError, match=r"does not start: (?s:.*)error: .* is not a folder"),

@@ -145,6 +145,7 @@ def _but(changes: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any
     return {key: value for key, value in changes.items() if key in wanted or not key.startswith(free)}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
 def test_the_option_reaches_its_function(reached, name, parameter):
     """First contact, line 27: a command that drops an option, or confuses two, changes something else than this."""

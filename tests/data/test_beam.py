@@ -32,6 +32,7 @@ def same(one: Path, other: Path) -> None:
             assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
+@pytest.mark.medium
 def test_a_corpus_in_parts_of_every_kind(tmp_path):
     """Split in the middle of users, so that a user's rows come from several parts."""
     synth(tmp_path / "all.csv", SynthConfig(rows=12_000, items=300, seed=2))
@@ -71,6 +72,7 @@ def test_any_rows(rows, least):
             same(one, convert_by_beam([folder / "a.csv"], folder / "other", rules, block_bytes=40))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("text", "rules", "words"),
     [

@@ -72,6 +72,7 @@ def test_the_same_conversion_goes_on(interrupted):
     assert not interrupted()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Rules)])
 def test_other_rules_begin_anew(interrupted, name):
     assert interrupted(rules=dataclasses.replace(RULES, **{name: OTHER_RULES[name]}))

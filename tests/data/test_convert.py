@@ -92,6 +92,7 @@ def small_memory(rows):
         yield
 
 
+@pytest.mark.medium
 @settings(max_examples=120, deadline=None)
 @given(
     rows=st.lists(ROW, min_size=1, max_size=60),
@@ -301,6 +302,7 @@ module.convert(sys.argv[1], sys.argv[2], Rules(validation=5, test=5))
 """
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("step", "count"), [("write_block", 2), ("write_histories", 3), ("write_items", 1)])
 def test_a_killed_conversion_goes_on(csv, tmp_path, step, count):
     target = tmp_path / "out"

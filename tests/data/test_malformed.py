@@ -162,6 +162,7 @@ def test_refused(tmp_path, file):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("file", READ)
 def test_read(tmp_path, file):
     content, histories = READ[file]

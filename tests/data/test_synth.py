@@ -79,6 +79,7 @@ def test_the_same_file_on_any_number_of_cores_and_another_by_another_seed(tmp_pa
     assert not text.startswith(COLUMNS[0].encode())
 
 
+@pytest.mark.medium
 def test_gzip(tmp_path):
     synth(tmp_path / "a.csv.gz", SynthConfig(rows=1000, items=50))
     assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()).count(b"\n") == 1000
@@ -113,6 +114,7 @@ def test_few_users_of_many_rows_are_made_a_few_at_a_time(tmp_path):
         SynthConfig(rows=2**39, users=1)
 
 
+@pytest.mark.medium
 def test_gzip_has_the_same_bytes_at_any_time(tmp_path):
     for name, now in (("a.csv.gz", 1e9), ("b.csv.gz", 1.1e9)):
         with mock.patch("time.time", return_value=now):

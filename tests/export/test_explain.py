@@ -287,6 +287,7 @@ def test_the_command(folded, tmp_path):
     assert len(facts["after"]["nodes"]) == len(explain(folded).after)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(["nowhere"], "it has no saved_model.pb"), ([".", "-o", "scorer.pdf"], "drawings are .html or .svg")],

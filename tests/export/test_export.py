@@ -169,6 +169,7 @@ def test_verify_refuses_a_damaged_model(world, tmp_path, break_it, words):
     assert words in str(error.value)
 
 
+@pytest.mark.medium
 def test_verify_takes_a_model_of_others(tmp_path):
     module = tf.Module()
     half = tf.function(lambda x: {"y": x / 2}, input_signature=[tf.TensorSpec([None], tf.float32, "x")])

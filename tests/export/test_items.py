@@ -64,6 +64,7 @@ def test_ids_in_another_order_than_their_embeddings_are_refused(tmp_path, dtype)
     assert not (tmp_path / "1").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
     """First contact, line 18: rounding is no other embedding, at export and when the sample is checked again."""
@@ -97,6 +98,7 @@ def test_embeddings_that_were_changed_on_the_way_are_refused(tmp_path, change):
         )
 
 
+@pytest.mark.medium
 def test_another_width_and_an_item_that_cannot_be_asked(tmp_path, capsys):
     model = Dot()
     with pytest.raises(NannError, match=r"the width of .* is 4, the model gives items embeddings of shape \[256, 8\]"):
@@ -132,6 +134,7 @@ def test_new_items_are_found_after_an_export_and_after_a_swap(world, tmp_path, c
     assert np.isin(np.arange(40) + 10**7, one["item_ids"]).mean() > 0.9  # But for those that no walk meets.
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("fails", [lambda features: 1 // 0, lambda features: {}["item_id"]])
 def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails):
     """First contact, line 18: whoever inherits a stub of `item` exports as whoever has none."""
@@ -141,6 +144,7 @@ def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails
     assert "the index is not held against `item`, which fails: " in capsys.readouterr().out
 
 
+@pytest.mark.medium
 def test_the_only_new_item_of_a_sample_is_new(tmp_path):
     """First contact, line 19: no other item has its vector then; one wrong item of a model that knows it is refused."""
     new = [10**7]
@@ -155,6 +159,7 @@ def test_the_only_new_item_of_a_sample_is_new(tmp_path):
         )
 
 
+@pytest.mark.medium
 def test_new_items_of_a_module(tmp_path):
     """First contact, line 19: a module does not say what it knows; the one vector of all others tells."""
     ids, embeddings = with_new(IDS, EMBEDDINGS)

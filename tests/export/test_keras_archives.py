@@ -73,6 +73,7 @@ def check(source, model, struct, names, place=0):
     np.testing.assert_allclose(scores, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 @pytest.mark.parametrize("kind", STRUCTURES)
 def test_a_model_is_called_as_it_was_built(tmp_path, kind):
@@ -194,6 +195,7 @@ def test_errors_list_what_the_archive_has(index, tmp_path, make, options, words)
     assert not (tmp_path / "1").exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("shape", [[], [1]])
 def test_what_is_said_of_a_model_of_item_ids_works(tmp_path, shape):
     """First contact, line 15: the lines that split a model at its item embedding are run as they stand."""

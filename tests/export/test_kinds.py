@@ -61,6 +61,7 @@ def test_a_restored_model_with_a_ragged_feature_is_refused(tmp_path):
         open_source(tmp_path / "saved")
 
 
+@pytest.mark.medium
 def test_the_way_out_of_a_ragged_feature_gives_its_answers(tmp_path):
     """First contact, line 17: what the error says to write is written, and served."""
     ragged = tf.ragged.constant([[3, 4, 9], [7], [1, 2]], tf.int64)

@@ -33,6 +33,7 @@ def headings(raw):
 ALWAYS = ["Levels of load", "Latency", "Over time", "What was measured, and how"]
 
 
+@pytest.mark.medium
 def test_all_sections_where_there_is_everything(written):
     _, _, raw = written(results.full())
     assert headings(raw) == [
@@ -48,6 +49,7 @@ def test_what_there_is_no_data_for_is_left_out(written):
     assert "over throughput" not in text
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("heading", "of_level", "of_result"),
     [
@@ -66,6 +68,7 @@ def test_each_section_needs_its_data_alone(written, heading, of_level, of_result
     assert {heading} <= set(headings(raw)) - set(ALWAYS) <= {heading, "What to know first"}
 
 
+@pytest.mark.medium
 def test_the_figures_are_the_results(written):
     result = results.full()
     _, text, _ = written(result)
@@ -207,6 +210,7 @@ def test_the_configuration_measures_the_same_again():
     assert "timeout" not in text
 
 
+@pytest.mark.medium
 def test_the_same_result_gives_the_same_page(written):
     assert written(results.full())[2] == written(results.full())[2]
 

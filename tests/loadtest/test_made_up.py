@@ -95,6 +95,7 @@ def test_damaged_records_leave_a_load_test_alone(shop, tmp_path):
     assert max(int(one["item"].max()) for one in made) <= 99
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("code", "errors", "words"),
     [

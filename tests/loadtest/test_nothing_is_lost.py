@@ -45,6 +45,7 @@ def metrics():
     server.shutdown()
 
 
+@pytest.mark.medium
 def test_a_failure_between_levels_leaves_those_before(metrics, tmp_path):
     out = tmp_path / "r.json"
     with running_stub("--service", "fixed:5") as stub:
@@ -57,6 +58,7 @@ def test_a_failure_between_levels_leaves_those_before(metrics, tmp_path):
     assert [level["name"] for level in result["levels"]] == ["1 clients"] and result["levels"][0]["answered"] > 50
 
 
+@pytest.mark.medium
 def test_a_profiler_that_is_not_there_leaves_the_measurement(tmp_path):
     with running_stub("--service", "fixed:5") as stub:
         server = {"profile": tmp_path / "profile", "profile_server": "127.0.0.1:1"}
@@ -65,6 +67,7 @@ def test_a_profiler_that_is_not_there_leaves_the_measurement(tmp_path):
     assert result["levels"][0]["answered"] > 50
 
 
+@pytest.mark.medium
 def test_nothing_but_failures_is_no_success(tmp_path):
     with running_stub("--service", "fixed:50") as stub:
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--timeout", 0.01)
@@ -76,6 +79,7 @@ def test_nothing_but_failures_is_no_success(tmp_path):
     )
 
 
+@pytest.mark.medium
 def test_a_limit_below_the_lowest_rate_is_no_success():
     with running_stub("--service", "fixed:50") as stub:
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--rate", 20)
@@ -84,6 +88,7 @@ def test_a_limit_below_the_lowest_rate_is_no_success():
     assert without_tensorflow_s(done.stderr) == "error: no rate from 20 a second on keeps p50_ms <= 10\n"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -113,6 +118,7 @@ def test_a_link_stays_a_link(tmp_path):
     assert done.returncode == 1 and "is the result itself" in done.stderr
 
 
+@pytest.mark.medium
 def test_a_profile_that_cannot_be_written_is_said_before_the_load():
     with running_stub() as stub, pytest.raises(NannError, match="cannot write to /proc/none"):
         server = {"profile": "/proc/none", "profile_server": "127.0.0.1:1"}

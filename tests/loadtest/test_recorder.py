@@ -77,6 +77,7 @@ def _windows(random, count, rate, latency):
     return made
 
 
+@pytest.mark.medium
 def test_intervals_hold_the_truth():
     """Of 100 levels whose rate and percentiles are known, 95 % intervals hold them in most, though windows are few."""
     random, held = np.random.default_rng(0), np.zeros(3)

@@ -12,6 +12,7 @@ def near(value, wanted, within=CLOSE):
     assert value == pytest.approx(wanted, rel=within), (value, wanted)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("clients", [1, 8])
 def test_closed_loop_of_a_fixed_service_time(clients):
     figures, _, _ = measure(StubTarget, "closed", clients)
@@ -21,6 +22,7 @@ def test_closed_loop_of_a_fixed_service_time(clients):
     assert figures["errors"] == {} and figures["error_rate"] == 0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("arrivals", ["constant", "poisson"])
 def test_open_loop_of_a_fixed_service_time(arrivals):
     figures, target, _ = measure(StubTarget, "open", 400, arrivals=arrivals)
@@ -33,6 +35,7 @@ def test_open_loop_of_a_fixed_service_time(arrivals):
     near(spread, 1.0) if arrivals == "poisson" else near(1 + spread, 1.0, 1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("mode", "amount"), [("closed", 4), ("open", 300)])
 def test_bimodal_service_times(mode, amount):
     figures, _, _ = measure(
@@ -45,6 +48,7 @@ def test_bimodal_service_times(mode, amount):
     near(figures["per_second"], amount if mode == "open" else amount / (0.95 * 0.002 + 0.05 * 0.050))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("mode", "amount"), [("closed", 4), ("open", 300)])
 def test_a_fifth_fails(mode, amount):
     figures, target, _ = measure(lambda: StubTarget(errors=0.2), mode, amount)
@@ -56,6 +60,7 @@ def test_a_fifth_fails(mode, amount):
     assert len(target.sent) >= figures["requests"]
 
 
+@pytest.mark.medium
 def test_an_open_loop_shows_a_stall_and_a_closed_one_cannot():
     """200 ms without an answer every 5 s: of an even stream, 4 in 100 wait between 0 and 200 ms."""
     figures, _, _ = measure(lambda: StubTarget(stall=True), "open", 500, arrivals="constant", seconds=50)
@@ -84,6 +89,7 @@ def test_a_queue_counts_from_the_intended_time():
     near(figures["latency_ms"]["p50"], 2500.0)
 
 
+@pytest.mark.medium
 def test_m_d_1_waits_as_pollaczek_and_khinchine_say():
     """Poisson arrivals at one server of fixed time: mean wait = load x service / (2 (1 - load))."""
     figures, _, _ = measure(

@@ -75,6 +75,7 @@ def histories(*rows):
     }
 
 
+@pytest.mark.medium
 def test_scores_equal_the_formula(model):
     rng = np.random.default_rng(1)
     features = {
@@ -122,6 +123,7 @@ def test_unknown_ids_count_as_missing(model):
     assert not values[:-2].any()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("length", [0, 1, LENGTH, LENGTH + 5])
 def test_takes_the_last_behaviours_of_any_length(model, length):
     rng = np.random.default_rng(length)

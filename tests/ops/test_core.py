@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
+@pytest.mark.medium
 def test_the_core_passes_its_own_tests(tmp_path):
     build = ROOT / "build" / "core_test"
     commands = [

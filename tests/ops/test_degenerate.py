@@ -161,6 +161,7 @@ def test_no_users(searcher, algorithm, limits):
     assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 10]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("algorithm", ["rounds", "deployed"])
 def test_at_the_deadline_the_entry_points_are_the_answer(tmp_path, algorithm):
     """The first batch alone outlasts the deadline. (best_first: test_beam_search.py.)"""
@@ -213,6 +214,7 @@ def test_queries_that_are_no_numbers(tmp_path, metric, value):
     assert found.nan_scores.numpy().tolist() == [wanted.nan_scores]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", SCORES)
 def test_brute_force_has_the_same_order(tmp_path, kind):
     scores = np.resize(np.array(SCORES[kind], np.float32), [1, ITEMS])

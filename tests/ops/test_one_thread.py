@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tests.ops.conftest import ITEMS, table_embeddings, table_score
@@ -128,6 +129,7 @@ def run() -> None:
     print("done")
 
 
+@pytest.mark.medium
 def test_a_search_never_waits_for_itself():
     done = subprocess.run(
         [sys.executable, "-m", "tests.ops.test_one_thread"],

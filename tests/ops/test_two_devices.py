@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tests.ops.conftest import ITEMS, Searcher, table_score
@@ -117,6 +118,7 @@ def run() -> None:
         print("after:", search(searcher, scorer, np.minimum(users, 8)).tolist() == expected)
 
 
+@pytest.mark.medium
 def test_tensors_between_devices_stay_with_their_user():
     done = subprocess.run(
         [sys.executable, "-m", "tests.ops.test_two_devices"],

@@ -60,6 +60,7 @@ def error(found: np.ndarray, wanted: np.ndarray) -> float:
     return np.abs(found - wanted).max() / np.abs(wanted).max()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("fold_items", [False, True])
 @pytest.mark.parametrize("name", SCORERS)
 def test_scores_are_the_original_s(name, fold_items):
@@ -93,6 +94,7 @@ def test_every_scenario_of_the_mixture_of_experts_has_its_own_towers():
     assert np.abs(scores[1] - scores[2]).max() > 0.05
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("fold_items", [False, True])
 @pytest.mark.parametrize("name", MIXED)
 def test_scores_with_products_in_bfloat16_are_close(name, fold_items):

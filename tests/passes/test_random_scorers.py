@@ -27,6 +27,7 @@ def check_all(rewritten: RewrittenScorer, score: RandomScorer, users: int = len(
         check(rewritten, score, user, DIM, tolerance=1e-3)
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=40)
 @hypothesis.given(score=random_scorers(), fold_items=st.booleans())
 def test_all_passes_keep_the_scores(score, fold_items):

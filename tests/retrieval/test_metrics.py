@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ def test_recall_delta():
     assert recall_delta(0.0, 0.0) == 0.0
 
 
+@pytest.mark.medium
 @given(st.lists(st.tuples(st.lists(st.integers(-1, 9), min_size=5, max_size=5), st.integers(-1, 9)), min_size=1))
 def test_ranks_are_first_places(cases):
     answers, targets = np.array([row for row, _ in cases]), np.array([target for _, target in cases])

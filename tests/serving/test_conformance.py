@@ -301,6 +301,7 @@ def compare(name, check, real):
     assert same_words >= 0.8 * worded
 
 
+@pytest.mark.medium
 def test_reloading_is_that_of_tensorflow_serving(tmp_path, request):
     """A sequence: each case meets the server as the case before left it."""
     if request.config.getoption("--target"):

@@ -173,6 +173,7 @@ def test_a_request_keeps_its_version_until_it_leaves(tmp_path):
     assert [one.closed for one in made] == [1, 1]
 
 
+@pytest.mark.medium
 def test_no_request_meets_a_closed_version(tmp_path):
     made, stop, served = [], threading.Event(), []
     base, manager = manager_of(tmp_path, lambda path: made.append(FakeServable(path)) or made[-1], poll_seconds=0.001)

@@ -246,6 +246,7 @@ def test_the_command_takes_tensorflow_serving_s_flags_and_files(toy, tmp_path):
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -19,6 +19,7 @@ def proto(dtype, shape, **values):
     return tensor_pb2.TensorProto(dtype=dtype, tensor_shape=shape, **values)
 
 
+@pytest.mark.medium
 @settings(deadline=None, max_examples=300)
 @given(
     st.sampled_from(TYPES),
