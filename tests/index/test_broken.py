@@ -154,6 +154,13 @@ def test_an_item_with_the_mark_for_none_is_refused(index):
     open_by_op(index.folder)
 
 
+@pytest.mark.parametrize("dim", [2**20 + 1, 2**62])
+def test_a_width_has_bounds(index, dim):
+    """Sizes in bytes are computed from it, and must not overflow."""
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"dim is {dim}, allowed are 1 to 1048576"):
+        open_by_op(index.folder, dim=dim)
+
+
 def test_more_layers_than_a_graph_can_have_are_refused(index):
     layers = [str(path) for path in index.files[3:5]]
     ops.index_open(ops.index_handle(), [*map(str, index.files[:3]), *layers * 32], dim=DIM)
