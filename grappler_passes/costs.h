@@ -2,6 +2,7 @@
 #define GRAPPLER_PASSES_COSTS_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "grappler_passes/scorer_graph.h"
 
@@ -14,8 +15,9 @@ struct ScorerCosts {
   double multiply_adds_user = 0;  // Per request.
 };
 
-// Multiply-adds of one node per run, with kItems items; 0 where it is no matrix product.
-double MultiplyAdds(const ScorerGraph& scorer, const NodeDef& node);
+// Multiply-adds of one node per run, with kItems items: 0 where it is no matrix product, nothing
+// where it is one of shapes that are not known.
+std::optional<double> MultiplyAdds(const ScorerGraph& scorer, const NodeDef& node);
 ScorerCosts CostsOf(const ScorerGraph& scorer);
 
 }  // namespace nann_passes

@@ -77,7 +77,8 @@ absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
   }
   if (items == nullptr) return Refused("the scorer takes no items");
   for (const NodeDef* node : scorer.Nodes()) {
-    if (OfItemsAlone(scorer, *node)) costs->multiply_adds += MultiplyAdds(scorer, *node) / kItems;
+    if (!OfItemsAlone(scorer, *node)) continue;
+    costs->multiply_adds += MultiplyAdds(scorer, *node).value_or(0) / kItems;
   }
   const std::vector<std::string> frontier = ItemFrontier(scorer);
   const NodeDef like = *items;

@@ -28,10 +28,11 @@ absl::Status Same(const ScorerGraph& before, const ScorerGraph& after) {
 }
 
 // Runs one pass on a copy, which takes the place of `scorer` where it is sound.
-absl::StatusOr<int> RunOn(std::unique_ptr<ScorerGraph>& scorer, const Pass& pass) {
+absl::StatusOr<int> RunOn(std::unique_ptr<ScorerGraph>& scorer, const NamedPass& pass) {
   auto copy = ScorerGraph::Create(scorer->ToGraphDef(), scorer->arguments());
   TF_RETURN_IF_ERROR(copy.status());
-  auto rewrites = pass(**copy);
+  (*copy)->set_pass(pass.name);
+  auto rewrites = pass.run(**copy);
   if (!rewrites.ok() || *rewrites == 0) return rewrites;
   auto checked = ScorerGraph::Create((*copy)->ToGraphDef(), scorer->arguments());
   TF_RETURN_IF_ERROR(checked.status());
@@ -76,7 +77,7 @@ absl::StatusOr<std::vector<PassReport>> RunPasses(std::unique_ptr<ScorerGraph>& 
         continue;
       }
       PassReport report{pass.name, 0, CostsOf(*scorer), {}, ""};
-      const auto rewrites = RunOn(scorer, pass.run);
+      const auto rewrites = RunOn(scorer, pass);
       report.after = CostsOf(*scorer);
       if (rewrites.ok()) {
         report.rewrites = *rewrites;

@@ -21,6 +21,7 @@ absl::Status Fold(std::unique_ptr<ScorerGraph>& scorer, RewrittenScorer* rewritt
   PassReport report{"item_fold", 0, CostsOf(*scorer), CostsOf(*scorer), ""};
   auto copy = ScorerGraph::Create(scorer->ToGraphDef(), scorer->arguments());
   TF_RETURN_IF_ERROR(copy.status());
+  (*copy)->set_pass(report.pass);
   FoldCosts costs;
   const auto rows = FoldItems(**copy, &costs);
   if (rows.ok()) {
@@ -52,7 +53,12 @@ absl::StatusOr<RewrittenScorer> RewriteScorer(const NameAttrList& function,
                                               const RewriteOptions& options) {
   auto flat = FlatGraph(function, library);
   TF_RETURN_IF_ERROR(flat.status());
-  auto scorer = ScorerGraph::Create(*flat, arguments);
+  return RewriteScorer(*std::move(flat), arguments, options);
+}
+
+absl::StatusOr<RewrittenScorer> RewriteScorer(GraphDef flat, const std::vector<Argument>& arguments,
+                                              const RewriteOptions& options) {
+  auto scorer = ScorerGraph::Create(std::move(flat), arguments);
   TF_RETURN_IF_ERROR(scorer.status());
   RewrittenScorer rewritten;
   auto reports = RunPasses(*scorer, options.passes);

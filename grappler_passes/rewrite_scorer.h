@@ -33,6 +33,9 @@ absl::StatusOr<RewrittenScorer> RewriteScorer(const NameAttrList& function,
                                               const FunctionLibraryDefinition& library,
                                               const std::vector<Argument>& arguments,
                                               const RewriteOptions& options);
+// The same of a graph without calls, whose arguments are `_Arg` nodes.
+absl::StatusOr<RewrittenScorer> RewriteScorer(GraphDef flat, const std::vector<Argument>& arguments,
+                                              const RewriteOptions& options);
 
 }  // namespace nann_passes
 }  // namespace tensorflow

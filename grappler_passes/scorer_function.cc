@@ -40,8 +40,9 @@ bool ForXla(const Node& node, const FunctionDef& function) {
 }
 
 // TensorFlow's own error does not say which node it is.
-absl::Status CheckCallees(const FunctionDef& function, const FunctionLibraryDefinition& library) {
-  for (const NodeDef& node : function.node_def()) {
+absl::Status CheckCallees(const protobuf::RepeatedPtrField<NodeDef>& nodes,
+                          const FunctionLibraryDefinition& library) {
+  for (const NodeDef& node : nodes) {
     const bool call = node.op() == "PartitionedCall" || node.op() == "StatefulPartitionedCall";
     const auto callee = node.attr().find("f");
     const std::string name =
@@ -55,19 +56,9 @@ absl::Status CheckCallees(const FunctionDef& function, const FunctionLibraryDefi
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
-                                   const FunctionLibraryDefinition& library) {
-  core::RefCountPtr<FunctionRecord> record = library.FindRecord(function.name());
-  if (record == nullptr) {
-    return absl::NotFoundError(absl::StrCat("no function is called ", function.name()));
-  }
-  TF_RETURN_IF_ERROR(CheckCallees(record->fdef(), library));
-  std::unique_ptr<FunctionBody> body;
-  TF_RETURN_IF_ERROR(
-      FunctionDefToBodyHelper(std::move(record), AttrSlice(&function.attr()), &library, &body));
-  Graph* const graph = body->graph;
+// Inlines all calls in `graph`, the scorer `name`.
+absl::StatusOr<GraphDef> Inlined(const std::string& name, const FunctionLibraryDefinition& library,
+                                 Graph* graph) {
   InlineFunctionBodyOptions options;
   options.output_control_src = InlineFunctionBodyOptions::OutputControlSource::kControlOutputs;
   std::vector<Node*> calls;
@@ -78,8 +69,8 @@ absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
     // A stranger's functions may call themselves, or each two of the next.
     if (++depth > kMaxDepth || graph->num_op_nodes() > kMaxNodes) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the functions that ", function.name(), " calls are nested more than ",
-                       kMaxDepth, " deep, or make more than ", kMaxNodes, " nodes"));
+          absl::StrCat("the functions that ", name, " calls are nested more than ", kMaxDepth,
+                       " deep, or make more than ", kMaxNodes, " nodes"));
     }
     for (Node* node : graph->op_nodes()) {
       AttrSlice attributes;
@@ -90,7 +81,7 @@ absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
     for (Node* node : calls) {
       AttrSlice attributes;
       auto callee = Callee(*node, library, &attributes);
-      TF_RETURN_IF_ERROR(CheckCallees(callee->fdef(), library));
+      TF_RETURN_IF_ERROR(CheckCallees(callee->fdef().node_def(), library));
       std::unique_ptr<FunctionBody> inlined;
       TF_RETURN_IF_ERROR(
           FunctionDefToBodyHelper(std::move(callee), attributes, &library, &inlined));
@@ -103,6 +94,31 @@ absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
   graph->ToGraphDef(&flat);
   flat.clear_library();
   return flat;
+}
+
+}  // namespace
+
+absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
+                                   const FunctionLibraryDefinition& library) {
+  core::RefCountPtr<FunctionRecord> record = library.FindRecord(function.name());
+  if (record == nullptr) {
+    return absl::NotFoundError(absl::StrCat("no function is called ", function.name()));
+  }
+  TF_RETURN_IF_ERROR(CheckCallees(record->fdef().node_def(), library));
+  std::unique_ptr<FunctionBody> body;
+  TF_RETURN_IF_ERROR(
+      FunctionDefToBodyHelper(std::move(record), AttrSlice(&function.attr()), &library, &body));
+  return Inlined(function.name(), library, body->graph);
+}
+
+absl::StatusOr<GraphDef> FlatGraph(const GraphDef& graph) {
+  const FunctionLibraryDefinition library(OpRegistry::Global(), graph.library());
+  TF_RETURN_IF_ERROR(CheckCallees(graph.node(), library));
+  Graph built(library);
+  GraphConstructorOptions options;
+  options.allow_internal_ops = true;
+  TF_RETURN_IF_ERROR(ConvertGraphDefToGraph(options, graph, &built));
+  return Inlined("the graph", library, &built);
 }
 
 absl::StatusOr<FunctionDef> ToFunction(const GraphDef& graph, const std::string& name) {

@@ -17,6 +17,9 @@ namespace nann_passes {
 absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
                                    const FunctionLibraryDefinition& library);
 
+// The same of a graph that calls functions of its own library.
+absl::StatusOr<GraphDef> FlatGraph(const GraphDef& graph);
+
 // A function of `graph`, whose arguments and results are its `_Arg` and `_Retval` nodes.
 absl::StatusOr<FunctionDef> ToFunction(const GraphDef& graph, const std::string& name);
 

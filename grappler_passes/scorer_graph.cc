@@ -80,6 +80,11 @@ const Shape& ScorerGraph::ShapeOf(absl::string_view tensor) const {
   return found == tensors_.end() ? *kUnknown : found->second.shape;
 }
 
+std::string ScorerGraph::ShownShapeOf(absl::string_view tensor) const {
+  const auto found = tensors_.find(tensor);
+  return found == tensors_.end() ? "[?]" : found->second.shown;
+}
+
 DataType ScorerGraph::DtypeOf(absl::string_view tensor) const {
   const auto found = tensors_.find(tensor);
   return found == tensors_.end() ? DT_INVALID : found->second.dtype;

@@ -60,6 +60,9 @@ class ScorerGraph {
 
   // The reference stays valid while nodes are added.
   const Shape& ShapeOf(absl::string_view tensor) const;
+  // A shape for people, as it was when the graph was read: n is the number of items, ? an extent
+  // that is not known, as in "[1, ?, 2n]"; "[?]" where the rank is not.
+  std::string ShownShapeOf(absl::string_view tensor) const;
   DataType DtypeOf(absl::string_view tensor) const;
   unsigned DependenceOf(absl::string_view tensor) const;
   bool OfItems(absl::string_view tensor) const { return DependenceOf(tensor) & kItem; }
@@ -79,8 +82,8 @@ class ScorerGraph {
   // of the result is not, until the graph is read again after the pass. What does not fit together is
   // then found, and all that the pass did is undone.
 
-  // Adds a node with one output; returns its tensor. Its name starts as that of `like` does, and it
-  // is placed where that is. `dtype` is that of the first input if none is given.
+  // Adds a node with one output; returns its tensor. Its name starts as that of `like` does and says
+  // which pass added it, and it is placed where `like` is. `dtype` is that of the first input if none is given.
   using Attributes = std::initializer_list<std::pair<absl::string_view, AttrValue>>;
   std::string Add(absl::string_view op, absl::Span<const std::string> inputs, Shape shape,
                   const NodeDef& like, Attributes attributes = {}, DataType dtype = DT_INVALID);
@@ -104,6 +107,8 @@ class ScorerGraph {
   void Replace(const std::string& old, const std::string& tensor);
   // Replaces one input of a node.
   void SetInput(NodeDef* node, int input, const std::string& tensor);
+  // The pass that adds nodes from now on.
+  void set_pass(absl::string_view pass) { pass_ = std::string(pass); }
   // Removes what no result and no side effect needs.
   void Prune();
 
@@ -118,6 +123,7 @@ class ScorerGraph {
     Shape shape;
     // Integers that do not depend on the arguments; empty where that is not so.
     std::vector<int64_t> values;
+    std::string shown = "[?]";
   };
 
   ScorerGraph() = default;
@@ -139,8 +145,12 @@ class ScorerGraph {
   // Who takes a tensor, once for each time that it does.
   absl::flat_hash_map<std::string, std::vector<NodeDef*>> consumers_;
   VersionDef versions_;
+  std::string pass_;
   int added_ = 0;
 };
+
+// The pass that added a node; "" where it is the model's own.
+std::string PassOf(const NodeDef& node);
 
 }  // namespace nann_passes
 }  // namespace tensorflow

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "grappler_passes/scorer_graph.h"
 #include "tensorflow/core/framework/attr_value.pb.h"
 #include "tensorflow/core/framework/tensor.pb.h"
@@ -9,12 +10,30 @@
 namespace tensorflow {
 namespace nann_passes {
 
+namespace {
+
+// Names are scope/nann_<pass>.<op>_<number>: profilers and logs show them, and so does PassOf().
+constexpr absl::string_view kOwn = "nann_";
+
+size_t EndOfScope(absl::string_view name) {
+  const size_t scope = name.rfind('/');
+  return scope == absl::string_view::npos ? 0 : scope + 1;
+}
+
+}  // namespace
+
+std::string PassOf(const NodeDef& node) {
+  absl::string_view own = absl::string_view(node.name()).substr(EndOfScope(node.name()));
+  const size_t end = own.find('.');
+  if (!absl::ConsumePrefix(&own, kOwn) || end == absl::string_view::npos) return "";
+  return std::string(own.substr(0, end - kOwn.size()));
+}
+
 std::string ScorerGraph::Name(absl::string_view op, const NodeDef& like) {
-  const size_t scope = like.name().rfind('/');
-  const std::string prefix = scope == std::string::npos ? "" : like.name().substr(0, scope + 1);
+  const std::string prefix = like.name().substr(0, EndOfScope(like.name()));
   std::string name;
   do {
-    name = absl::StrCat(prefix, "nann_", op, "_", added_++);
+    name = absl::StrCat(prefix, kOwn, pass_, ".", op, "_", added_++);
   } while (nodes_.contains(name));
   return name;
 }

@@ -5,6 +5,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "grappler_passes/scorer_graph.h"
 #include "tensorflow/core/common_runtime/graph_constructor.h"
 #include "tensorflow/core/common_runtime/shape_refiner.h"
@@ -57,6 +58,26 @@ bool Expressible(const TensorShapeProto& shape, const TensorShapeProto& other) {
     ++many;
   }
   return many == 0 || (many == 1 && !empty);
+}
+
+// What was inferred with both numbers, for people.
+std::string Shown(const TensorShapeProto& shape, const TensorShapeProto& other) {
+  if (shape.unknown_rank() || other.unknown_rank() || shape.dim_size() != other.dim_size()) {
+    return "[?]";
+  }
+  std::vector<std::string> extents;
+  for (int i = 0; i < shape.dim_size(); ++i) {
+    const int64_t extent = shape.dim(i).size(), instead = other.dim(i).size();
+    if (extent >= 0 && extent == instead) {
+      extents.push_back(absl::StrCat(extent));
+    } else if (ManyItems(extent) && instead % kOtherItems == 0 &&
+               extent / kItems == instead / kOtherItems) {
+      extents.push_back(extent == kItems ? "n" : absl::StrCat(extent / kItems, "n"));
+    } else {
+      extents.push_back("?");
+    }
+  }
+  return absl::StrCat("[", absl::StrJoin(extents, ", "), "]");
 }
 
 // `graph` with arguments whose shapes TensorFlow infers from: it knows those of placeholders and
@@ -207,6 +228,7 @@ absl::Status ScorerGraph::Infer(const GraphDef& graph) {
     const auto& instead = others.GetOutputProperties(node.name());
     for (size_t i = 0; i < outputs.size(); ++i) {
       Known known{outputs[i].dtype(), Shape(), {}};
+      if (i < instead.size()) known.shown = Shown(outputs[i].shape(), instead[i].shape());
       if (node.op() == "_Arg") known.dtype = arguments_[IntOf(node, "index").value_or(0)].dtype;
       if (i < instead.size() && Expressible(outputs[i].shape(), instead[i].shape())) {
         Extents extents;

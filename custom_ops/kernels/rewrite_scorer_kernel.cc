@@ -2,6 +2,7 @@
 #include <utility>
 #include <vector>
 
+#include "custom_ops/kernels/pass_reports.h"
 #include "custom_ops/kernels/scorer_arguments.h"
 #include "grappler_passes/rewrite_scorer.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -46,22 +47,7 @@ class RewriteScorerOp : public OpKernel {
     OP_REQUIRES_OK(ctx, SetString(ctx, 0, rewritten->fold));
     OP_REQUIRES_OK(ctx, SetString(ctx, 1, rewritten->prepare));
     OP_REQUIRES_OK(ctx, SetString(ctx, 2, rewritten->score));
-    const int64_t count = rewritten->reports.size();
-    Tensor *passes, *reasons, *figures;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(3, {count}, &passes));
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(4, {count}, &reasons));
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(5, {count, 5}, &figures));
-    for (int64_t i = 0; i < count; ++i) {
-      const nann_passes::PassReport& report = rewritten->reports[i];
-      passes->vec<tstring>()(i) = report.pass;
-      reasons->vec<tstring>()(i) = report.reason;
-      auto row = figures->matrix<double>();
-      row(i, 0) = report.rewrites;
-      row(i, 1) = report.before.nodes;
-      row(i, 2) = report.after.nodes;
-      row(i, 3) = report.before.multiply_adds;
-      row(i, 4) = report.after.multiply_adds;
-    }
+    OP_REQUIRES_OK(ctx, SetPassReports(ctx, rewritten->reports));
   }
 
  private:

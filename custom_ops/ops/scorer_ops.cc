@@ -52,5 +52,42 @@ wanted: names of the passes to run; all where it is empty.
 fold_items: whether what depends on the items alone may be taken out.
 )doc");
 
+REGISTER_OP("Nann>DescribeScorer")
+    .Input("calls: string")
+    .Output("nodes: string")
+    .Output("costs: double")
+    .Output("passes: string")
+    .Output("reasons: string")
+    .Output("figures: double")
+    .Attr("rewrite: bool = false")
+    .Attr("fold_items: bool = false")
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->Scalar());
+      c->set_output(1, c->Matrix(c->UnknownDim(), 2));
+      const auto count = c->UnknownDim();
+      c->set_output(2, c->Vector(count));
+      c->set_output(3, c->Vector(count));
+      c->set_output(4, c->Matrix(count, 5));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Reports on each node of a scorer that was read from a SavedModel, which is neither loaded nor run.
+
+calls: a serialized GraphDef that calls the functions of the scorer, from its own library, by name. What they
+  take are Placeholders, and VarHandleOps for variables, with an attribute `_kind`: "user", "item" or "model",
+  that is captured. What the last one returns are `_Retval` nodes.
+nodes: a serialized GraphDef of the nodes of all functions, inputs first, without those that no result needs.
+  In place of their own attributes they have `shapes`, a list of one string an output, in which n is the
+  number of items; `depends`, "weights", "user", "item" or "both"; and `pass`, the pass that added the node.
+costs: float64 [N, 2]: multiply-adds of a matrix product, NaN where its shapes are not known, and elements of
+  the outputs; per item where the node depends on the items, else per run.
+passes: as of `Nann>RewriteScorer`; empty unless `rewrite` is set.
+reasons: likewise.
+figures: likewise.
+rewrite: run the passes first, and report on what they make of the scorer: nodes that run once per item,
+  once per user and per batch are then called fold/..., prepare/... and score/....
+fold_items: as of `Nann>RewriteScorer`.
+)doc");
+
 }  // namespace
 }  // namespace tensorflow

@@ -4,9 +4,9 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from export_tools.graphs.costs import Node
 from export_tools.graphs.explanation import Explanation
 from export_tools.graphs.layout import NODE_HEIGHT, NODE_WIDTH, Layout, Point, layered
+from export_tools.graphs.report import Node
 from export_tools.graphs.tables import RUNS, TOP, Table, clean, notes, tables
 from tfserving_ext.artifacts import atomic_file
 from tfserving_ext.outputs import PAGE_MARK, PICTURE_MARK
@@ -181,6 +181,8 @@ def _node(found: Explanation, node: Node, nodes: Sequence[Node], place: Point, l
     if node.computes:
         title.append(f"{node.multiply_adds:,.0f} multiply-adds and {node.elements:,.0f} elements per {per}")
         title.append(f"{share:.1%} of a request's multiply-adds")
+    if node.added_by:
+        title.append(f"added by {node.added_by}")
     title += [f"takes {weight}" for weight in node.weights]
     short = (
         node.label if len(node.label) <= LABEL_LENGTH else "\N{HORIZONTAL ELLIPSIS}" + node.label[1 - LABEL_LENGTH :]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from export_tools.graphs.costs import Node
+from export_tools.graphs.report import Node
 from tfserving_ext.errors import NannError
 from tfserving_ext.ops._scorer import PassReport
 

@@ -1,4 +1,8 @@
-"""Places for the nodes of a graph, layer under layer, so that edges go down and cross little."""
+"""Places for the nodes of a graph, layer under layer, so that edges go down and cross little.
+
+Packages for this exist, but a scorer takes twice the width in theirs: grandalf and fast-sugiyama know of no nodes that
+give way to others, such as those of the user beside the spine of the items, and networkx does not look at crossings.
+"""
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence

@@ -11,9 +11,12 @@ from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
-from export_tools.graphs.flat import Library, flat_function, flat_graph, split
 from tfserving_ext.errors import NannError
 from tfserving_ext.ops._library import load
+
+Library = Mapping[str, function_pb2.FunctionDef]
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+MAX_STEPS = 64  # From the use of a variable's handle to its making.
 
 SEARCHES = ("Nann>BestFirstSearch", "Nann>RoundsSearch", "Nann>DeployedSearch")
 
@@ -37,14 +40,14 @@ class Argument(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A function of a scorer as a graph without calls.
+    """A function of a scorer.
 
     Attributes:
-      nodes: of which arguments are `_Arg`, results `_Retval`.
+      function: its name in the library.
       arguments: in order.
     """
 
-    nodes: list[node_def_pb2.NodeDef]
+    function: str
     arguments: list[Argument]
 
 
@@ -90,15 +93,15 @@ def read_scorers(meta_graph: Any) -> Scorers:
     Raises:
       NannError: there is none, or the functions contradict each other.
     """
-    load()  # Registers the ops, whose outputs have to be known.
+    load()  # Registers the search ops, whose inputs have to be known.
     library = {function.signature.name: function for function in meta_graph.graph_def.library.function}
     objects = meta_graph.object_graph_def
     named = {name: _function_of(objects, name, library) for name in ("score", "fold")}
     original = fold = None
     if named["score"] is not None:
-        original = _part(*named["score"], library, _user_and_items)
+        original = _part(*named["score"], _user_and_items)
     if named["fold"] is not None:
-        fold = _part(*named["fold"], library, lambda own: ["item"] if len(own) == 1 else None)
+        fold = _part(*named["fold"], lambda own: ["item"] if len(own) == 1 else None)
     searched, prepare = _searched(meta_graph.graph_def, library)
     if original is None and searched is None:
         raise NannError("it has no scorer: neither a function `score` of user tensors and items nor a search op")
@@ -108,7 +111,6 @@ def read_scorers(meta_graph: Any) -> Scorers:
 def _part(
     function: function_pb2.FunctionDef,
     captured: Sequence[Argument],
-    library: Library,
     kinds: Callable[[Sequence[Argument]], list[str] | None],
 ) -> Part | None:
     """A function with its arguments; None where they are not what is looked for."""
@@ -123,7 +125,7 @@ def _part(
         one._replace(kind=kind, name="items" if kind == "item" else f"{kind} {found[:index].count(kind)}")
         for index, (one, kind) in enumerate(zip(own, found, strict=True))
     ]
-    return Part(flat_function(function, library).nodes, [*named, *captured])
+    return Part(function.signature.name, [*named, *captured])
 
 
 def _user_and_items(own: Sequence[Argument]) -> list[str] | None:
@@ -169,20 +171,17 @@ def _captured(held: Any, number: int) -> Argument:
 
 def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | None]:
     """What the first search runs of a scorer, and what it runs of it once per user."""
-    bodies = [graph_def.node, *(function.node_def for function in library.values())]
-    if not any(_scores(node) for body in bodies for node in body):
+    found = _first_search(graph_def, library)
+    if found is None:
         return None, None
-    nodes = {node.name: node for node in flat_graph(graph_def.node, library)}
-    search = next((node for node in nodes.values() if _scores(node)), None)
-    if search is None:  # In the body of a loop, or of a function that no signature calls.
-        return None, None
+    search, body = found
     users = len(search.attr["Tuser"].list.type)
     types = search.attr["Tcaptured"].list.type
     inputs = [tensor for tensor in search.input if not tensor.startswith("^")][_inputs_before_user(search.op) + users :]
     if len(inputs) != len(types):
         raise NannError(f"{search.name} has {len(inputs)} captured tensors and {len(types)} types of them")
     captured = [
-        _source(nodes, tensor, dtype, number) for number, (tensor, dtype) in enumerate(zip(inputs, types, strict=True))
+        _source(body, tensor, dtype, number) for number, (tensor, dtype) in enumerate(zip(inputs, types, strict=True))
     ]
 
     def kinds(own: Sequence[Argument]) -> list[str] | None:
@@ -193,13 +192,13 @@ def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | Non
     function = library.get(name)
     if function is None:
         raise NannError(f"{search.name} scores with {name!r}, which is not in its library")
-    scorer, prepare = _part(function, captured, library, kinds), None
+    scorer, prepare = _part(function, captured, kinds), None
     if scorer is None:
         raise NannError(f"{search.name} scores with {function.signature.name}, which takes too few tensors")
     for each in search.attr["prepare"].list.func if "prepare" in search.attr else ():
         if each.name not in library:
             raise NannError(f"{search.name} prepares with {each.name!r}, which is not in its library")
-        prepare = _part(library[each.name], captured, library, lambda own: ["user"] * len(own))
+        prepare = _part(library[each.name], captured, lambda own: ["user"] * len(own))
     return scorer, prepare
 
 
@@ -212,11 +211,48 @@ def _inputs_before_user(op: str) -> int:
     return [argument.name for argument in op_def_registry.get(op).input_arg].index("user")
 
 
-def _source(nodes: Mapping[str, node_def_pb2.NodeDef], tensor: str, dtype: int, number: int) -> Argument:
+class _Body(NamedTuple):
+    """The nodes of a graph, or of a function that a node of another body calls.
+
+    Attributes:
+      nodes: by name.
+      given: what is passed for each argument, by name: tensors of `caller`.
+      caller: the body that calls this one; None for the graph itself.
+    """
+
+    nodes: Mapping[str, node_def_pb2.NodeDef]
+    given: Mapping[str, str]
+    caller: "_Body | None"
+
+
+def _first_search(graph_def: Any, library: Library) -> tuple[node_def_pb2.NodeDef, _Body] | None:
+    """A search that the graph runs; not one in the body of a loop, or in a function that no signature calls."""
+    bodies, seen = [_Body({node.name: node for node in graph_def.node}, {}, None)], set()
+    for body in bodies:
+        for node in body.nodes.values():
+            if _scores(node):
+                return node, body
+            name = node.attr["f"].func.name if node.op in CALLS else node.op
+            if name in library and name not in seen:
+                seen.add(name)
+                names = [argument.name for argument in library[name].signature.input_arg]
+                nodes = {inner.name: inner for inner in library[name].node_def}
+                bodies.append(_Body(nodes, dict(zip(names, node.input, strict=False)), body))
+    return None
+
+
+def _source(body: _Body | None, tensor: str, dtype: int, number: int) -> Argument:
     """Where a captured tensor comes from: a variable, mostly."""
-    node, seen = nodes.get(split(tensor)[0]), 0
-    while node is not None and node.op == "Identity" and seen < len(nodes):
-        node, seen = nodes.get(split(node.input[0])[0]), seen + 1
+    node = None
+    for _ in range(MAX_STEPS):
+        name = tensor.partition(":")[0]
+        node = None if body is None else body.nodes.get(name)
+        if node is not None and node.op == "Identity":
+            tensor = node.input[0]
+        elif node is None and body is not None and name in body.given:
+            tensor, body = body.given[name], body.caller
+        else:
+            break
     if node is None or node.op != "VarHandleOp":
         return Argument("model", f"captured {number}", dtype, None)
     name = node.attr["shared_name"].s.decode(errors="replace") if "shared_name" in node.attr else ""

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from export_tools.graphs.costs import Node
 from export_tools.graphs.explanation import Explanation
+from export_tools.graphs.report import Node
 
 TOP = 8
 RUNS = {"batch": "every batch", "request": "once per request", "export": "at export"}

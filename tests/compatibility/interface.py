@@ -18,7 +18,7 @@ from tensorflow.python.framework import op_def_registry
 from tfserving_ext.ops import load
 
 # It runs at export; no SavedModel holds it.
-NOT_SAVED = {"Nann>RewriteScorer"}
+NOT_SAVED = {"Nann>DescribeScorer", "Nann>RewriteScorer"}
 
 
 def registered() -> dict[str, op_def_pb2.OpDef]:

@@ -5,10 +5,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from export_tools.graphs.costs import Edge, Node
 from export_tools.graphs.draw import write_drawing
 from export_tools.graphs.explanation import Explanation
 from export_tools.graphs.layout import GAP, NODE_HEIGHT, NODE_WIDTH, layered
+from export_tools.graphs.report import Edge, Node
 from export_tools.graphs.tables import summary
 
 

@@ -143,6 +143,64 @@ def test_variables_of_any_rank(tmp_path, fold_items):
     assert any(weight.endswith(" []") for node in found.before for weight in node.weights)
 
 
+class Counted(tf.Module):
+    """Every kind of dependence and of product, small enough to count by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.items, self.user = tf.Variable(tf.ones([DIM, 8])), tf.Variable(tf.ones([6, 8]))
+        self.left, self.right = tf.Variable(tf.ones([4, 8])), tf.Variable(tf.ones([4, 5]))
+
+    @tf.function(input_signature=[(tf.TensorSpec([None, 6]),), tf.TensorSpec([None, None, DIM])], autograph=False)
+    def score(self, user, items):
+        item = tf.matmul(tf.reshape(items, [-1, DIM]), self.items, name="item")
+        taste = tf.matmul(user[0], self.user, name="taste")
+        weights = tf.matmul(self.left, self.right, transpose_a=True, name="weights")
+        both = tf.matmul(tf.multiply(item, taste, name="joined"), weights, name="both")
+        dots = tf.einsum("nd,bd->bn", item, taste, name="dots")
+        return tf.add(tf.reduce_sum(both, -1)[None, :], dots, name="total")
+
+
+# op, shape, depends on, multiply-adds and elements per item or user.
+COUNTED = {
+    "item": ("MatMul", "[n, 8]", "item", DIM * 8, 8),
+    "taste": ("MatMul", "[1, 8]", "user", 6 * 8, 8),
+    "weights": ("MatMul", "[8, 5]", "weights", 8 * 4 * 5, 8 * 5),
+    "joined": ("Mul", "[n, 8]", "both", 0, 8),
+    "both": ("MatMul", "[n, 5]", "both", 8 * 5, 5),
+    "dots/Einsum": ("Einsum", "[1, n]", "both", 8, 1),
+    "total": ("AddV2", "[1, n]", "both", 0, 1),
+}
+
+
+def test_nodes_are_costed_as_by_hand(tmp_path):
+    tf.saved_model.save(Counted(), str(tmp_path))
+    found = explain(tmp_path)
+    before = {node.label: node for node in found.before}
+    for label, expected in COUNTED.items():
+        node = before[label]
+        assert (node.op, node.shape, node.depends, node.multiply_adds, node.elements) == expected
+        assert (node.runs, node.added_by, node.known) == ("batch", "", True)
+    assert sum(node.multiply_adds for node in found.before) == sum(expected[3] for expected in COUNTED.values())
+    assert before["taste"].weights == ("Variable [6, 8]",)
+    assert [(edge.source, edge.shape) for edge in before["both"].inputs] == [
+        (before["joined"].name, "[n, 8]"),
+        (before["weights"].name, "[8, 5]"),
+    ]
+    # What does not depend on the items runs once per request, as it is.
+    assert {"taste", "weights"} <= {node.label for node in found.after if node.runs == "request"}
+    assert "item" in {node.label for node in found.after if node.runs == "batch"}
+
+
+def test_a_node_says_which_pass_added_it(folded):
+    found = explain(folded)
+    added = {node.added_by for node in found.after}
+    assert {"", "concat_matmul_split", "projection_absorption", "prelu_fusion"} <= added
+    assert added - {""} <= {entry.name for entry in found.report if entry.rewrites}
+    assert {node.added_by for node in found.before} == {""}
+    assert re.search(r"MatMul .*/nann_projection_absorption\.MatMul_\d+ ", summary(found))
+
+
 class Scripted(tf.Module):
     """Loops, conditions, an assertion, a call, an einsum, and variables with one name."""
 
@@ -216,12 +274,22 @@ def empty(folded, tmp_path):
 
 def contradicting(folded, tmp_path):
     """The search's scorer is a function that is not there."""
-    (tmp_path / "saved_model.pb").write_bytes(changed(folded, "scorer", "function"))
+    (tmp_path / "saved_model.pb").write_bytes(changed(folded, "function"))
 
 
 def endless(folded, tmp_path):
-    """A function that calls itself."""
-    (tmp_path / "saved_model.pb").write_bytes(changed(folded, "endless", "endless"))
+    """A scorer that calls itself."""
+    saved = saved_model_pb2.SavedModel.FromString((folded / "saved_model.pb").read_bytes())
+    functions = {each.signature.name: each for each in saved.meta_graphs[0].graph_def.library.function}
+    nodes = [node for function in functions.values() for node in function.node_def]
+    for name in {node.attr["scorer"].list.func[0].name for node in nodes if node.op == "Nann>BestFirstSearch"}:
+        scorer = functions[name].signature
+        again = functions[name].node_def.add(name="again", op="StatefulPartitionedCall")
+        again.input.extend(argument.name for argument in scorer.input_arg)
+        again.attr["f"].func.name = name
+        again.attr["Tin"].list.type.extend(argument.type for argument in scorer.input_arg)
+        again.attr["Tout"].list.type.extend(argument.type for argument in scorer.output_arg)
+    (tmp_path / "saved_model.pb").write_bytes(saved.SerializeToString())
 
 
 def strange_manifest(folded, tmp_path):
@@ -231,14 +299,12 @@ def strange_manifest(folded, tmp_path):
     (tmp_path / FILE).write_text(json.dumps(manifest))
 
 
-def changed(folded, what, name):
+def changed(folded, name):
     saved = saved_model_pb2.SavedModel.FromString((folded / "saved_model.pb").read_bytes())
     for function in saved.meta_graphs[0].graph_def.library.function:
         for node in function.node_def:
-            if what == "scorer" and node.op == "Nann>BestFirstSearch":
+            if node.op == "Nann>BestFirstSearch":
                 node.attr["scorer"].list.func[0].name = name
-            elif what == "endless" and node.op == "StatefulPartitionedCall":
-                node.attr["f"].func.name = function.signature.name
     return saved.SerializeToString()
 
 
@@ -250,7 +316,7 @@ def changed(folded, what, name):
         (empty, "holds no graph"),
         (other, "it has no scorer"),
         (contradicting, "which is not in its library"),
-        (endless, "call each other more than"),
+        (endless, "nested more than 50 deep"),
         (strange_manifest, "is not as `nann export` writes it"),
     ],
 )

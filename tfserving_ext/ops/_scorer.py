@@ -142,10 +142,6 @@ def rewrite_scorer(
     if isinstance(scorer.plain, ConcreteFunction):
         for graph in graphs.values():  # Conditions and loops call functions.
             graph.library.CopyFrom(scorer.plain.graph.as_graph_def().library)
-    report = tuple(
-        PassReport(name.decode(), int(row[0]), int(row[1]), int(row[2]), row[3].item(), row[4].item(), reason.decode())
-        for name, row, reason in zip(made.passes.numpy(), made.figures.numpy(), made.reasons.numpy(), strict=True)
-    )
     captured = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in scorer.captured]
     fold, row_dim = None, dim
     if graphs["fold"].node:
@@ -163,7 +159,15 @@ def rewrite_scorer(
     plain = _concrete(graphs["score"], specs)
     compiled = None if scorer.compiled is None else _for_xla(_imported(graphs["score"]), specs)
     return RewrittenScorer(
-        Scorer(plain, scorer.captured, compiled, prepare, scorer), fold, dim, row_dim, report, graphs
+        Scorer(plain, scorer.captured, compiled, prepare, scorer), fold, dim, row_dim, pass_reports(made), graphs
+    )
+
+
+def pass_reports(made: Any) -> tuple[PassReport, ...]:
+    """The reports among the outputs of an op that runs the passes."""
+    return tuple(
+        PassReport(name.decode(), int(row[0]), int(row[1]), int(row[2]), row[3].item(), row[4].item(), reason.decode())
+        for name, row, reason in zip(made.passes.numpy(), made.figures.numpy(), made.reasons.numpy(), strict=True)
     )
 
 

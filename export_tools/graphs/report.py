@@ -1,0 +1,222 @@
+"""The nodes of a scorer and what each costs, as the reader of scorers in `grappler_passes/` reports them."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from tensorflow.core.framework import graph_pb2, node_def_pb2
+
+from export_tools.graphs.scorers import Argument, Library, Part
+from tfserving_ext.errors import NannError
+from tfserving_ext.ops._library import load
+from tfserving_ext.ops._scorer import PassReport, pass_reports
+
+# When the nodes of a part run: they are named after it, as grappler_passes/scorer_report.h says.
+RUNS = {"fold": "export", "prepare": "request", "score": "batch"}
+
+
+class Edge(NamedTuple):
+    """What a node takes of another: `source` is its name, `shape` for people."""
+
+    source: str
+    shape: str
+
+
+class Node(NamedTuple):
+    """A node of a scorer, as it is shown.
+
+    Attributes:
+      name: unique in the graph.
+      label: for people.
+      op: TensorFlow's; "argument" and "result" for what goes in and comes out.
+      inputs: from other nodes that are shown.
+      weights: variables and constants among the inputs, for people.
+      shape: of the first output, as "[n, 128]".
+      depends: "weights", "user", "item" or "both": what it is computed from.
+      runs: "batch", "request" or "export", that is once per item.
+      multiply_adds: of matrix products; per item where it depends on items, else per user.
+      elements: of the outputs, likewise.
+      known: False for a product whose shapes are not known, such as behind a loop; its multiply-adds are left out.
+      added_by: the pass that added it, "" for a node of the model's own.
+    """
+
+    name: str
+    label: str
+    op: str
+    inputs: tuple[Edge, ...]
+    weights: tuple[str, ...]
+    shape: str
+    depends: str
+    runs: str
+    multiply_adds: float
+    elements: float
+    known: bool = True
+    added_by: str = ""
+
+    @property
+    def of_items(self) -> bool:
+        """Whether the costs are per item."""
+        return self.depends in ("item", "both")
+
+    @property
+    def computes(self) -> bool:
+        """Whether it is an op, and not an argument or a result."""
+        return self.op not in ("argument", "result")
+
+
+class _Calls:
+    """A graph that calls the parts of a scorer: what one prepares or folds is what another takes."""
+
+    def __init__(self, library: Library) -> None:
+        self.graph = graph_pb2.GraphDef()
+        self.graph.versions.producer = tf.version.GRAPH_DEF_VERSION
+        self.graph.library.function.extend(library.values())
+        self.arguments: dict[str, Argument] = {}
+        self._made: dict[str, str] = {}
+        self._library = library
+
+    def call(self, name: str, part: Part, given: Mapping[str, str]) -> list[str]:
+        """Calls a part; `given` are tensors for arguments, by their names. Returns what the part returns."""
+        inputs = [given.get(one.name) or self._argument(one) for one in part.arguments]
+        self.graph.node.add(name=name, op=part.function, input=inputs)
+        return [f"{name}:{number}" for number in range(len(self._results(part)))]
+
+    def finish(self, score: Part, given: Mapping[str, str]) -> None:
+        """Calls `score`, the part whose results are those of the scorer."""
+        results = zip(self._results(score), self.call("score", score, given), strict=True)
+        for number, (result, tensor) in enumerate(results):
+            node = self.graph.node.add(name=f"result_{number}", op="_Retval", input=[tensor])
+            node.attr["T"].type = result.type
+            node.attr["index"].i = number
+
+    def _results(self, part: Part) -> Sequence[Any]:
+        return self._library[part.function].signature.output_arg
+
+    def _argument(self, argument: Argument) -> str:
+        # Parts share the user and the items; many variables may have the same name.
+        shared = argument.name if argument.kind != "model" else None
+        name = self._made.get(shared) if shared else None
+        if name is None:
+            name = f"argument_{len(self.arguments)}"
+            self.arguments[name] = argument
+            if shared:
+                self._made[shared] = name
+            node = self.graph.node.add(name=name, op="VarHandleOp" if argument.variable else "Placeholder")
+            node.attr["_kind"].s = {"prepared": "user"}.get(argument.kind, argument.kind).encode()
+            node.attr["dtype"].type = argument.dtype
+            shape = node.attr["shape"].shape
+            shape.unknown_rank = argument.shape is None
+            for extent in argument.shape or ():
+                shape.dim.add().size = extent
+        return name
+
+
+def described(library: Library, score: Part, prepare: Part | None = None, fold: Part | None = None) -> list[Node]:
+    """The nodes of a scorer, inputs first, with what each costs.
+
+    Args:
+      library: of all functions.
+      score: (user..., prepared..., items or rows, captured...) -> scores; what runs per batch.
+      prepare: (user..., captured...) -> prepared..., in the order of `score`.
+      fold: (items, captured...) -> rows.
+
+    Raises:
+      NannError: shapes contradict each other, or the graph cannot be read.
+    """
+    calls = _Calls(library)
+    given: dict[str, str] = {}
+    if prepare is not None:
+        given |= {f"prepared {number}": tensor for number, tensor in enumerate(calls.call("prepare", prepare, {}))}
+    if fold is not None:
+        given["items"] = calls.call("fold", fold, {})[0]
+    calls.finish(score, given)
+    try:
+        made = load().nann_describe_scorer(calls=calls.graph.SerializeToString())
+    except tf.errors.OpError as error:
+        raise NannError(f"the scorer's graph cannot be read: {(str(error).splitlines() or [''])[0]}") from error
+    return _nodes(made, calls.arguments)
+
+
+def rewritten(library: Library, score: Part, fold_items: bool) -> tuple[tuple[PassReport, ...], list[Node]]:
+    """What each pass does to a scorer, and the nodes of what they make of it.
+
+    Raises:
+      tf.errors.OpError: they leave it as it is.
+    """
+    calls = _Calls(library)
+    calls.finish(score, {})
+    made = load().nann_describe_scorer(calls=calls.graph.SerializeToString(), rewrite=True, fold_items=fold_items)
+    return pass_reports(made), _nodes(made, calls.arguments, "score/")
+
+
+def _nodes(made: Any, arguments: Mapping[str, Argument], scope: str = "") -> list[Node]:
+    """Nodes for people; the model's own names stand behind that of the part and `scope`."""
+    nodes = graph_pb2.GraphDef.FromString(made.nodes.numpy()).node
+    shapes = {node.name: [shape.decode() for shape in node.attr["shapes"].list.s] for node in nodes}
+    hidden: dict[str, str] = {}  # Constants and variables: in a label of what takes them, not nodes of their own.
+    found: list[Node] = []
+    results = [node.name for node in nodes if node.op == "_Retval"]
+    for node, (multiply_adds, elements) in zip(nodes, made.costs.numpy().tolist(), strict=True):
+        sources = [_split(tensor) for tensor in node.input]
+        weight = _weight(node, arguments, shapes)
+        if weight:
+            hidden[node.name] = weight
+            continue
+        shown = [
+            Edge(name, shapes[name][output] if output >= 0 else "control")
+            for name, output in sources
+            if name not in hidden
+        ]
+        part, _, name = node.name.removeprefix("Func/").partition("/")  # Where calls' inputs were inlined.
+        own, op, runs, label = shapes[node.name], node.op, RUNS.get(part, "batch"), _label(name.removeprefix(scope))
+        if node.op == "_Arg":
+            op, label, runs = "argument", arguments[node.name].name, "request"
+        elif node.op == "_Retval":
+            op, label = "result", "scores" if len(results) == 1 else node.name.replace("_", " ")
+            own = [shapes[name][output] for name, output in sources]
+        found.append(
+            Node(
+                name=node.name,
+                label=label,
+                op=op,
+                inputs=tuple(shown),
+                weights=tuple(dict.fromkeys(hidden[name] for name, _ in sources if name in hidden)),
+                shape=own[0] if own else "",
+                depends=node.attr["depends"].s.decode(),
+                runs=runs,
+                multiply_adds=0.0 if math.isnan(multiply_adds) else multiply_adds,
+                elements=round(elements, 3),  # A shape has none per item.
+                known=not math.isnan(multiply_adds),
+                added_by=node.attr["pass"].s.decode(),
+            )
+        )
+    return sorted(found, key=lambda node: node.op == "result")
+
+
+def _weight(
+    node: node_def_pb2.NodeDef, arguments: Mapping[str, Argument], shapes: Mapping[str, Sequence[str]]
+) -> str | None:
+    """A constant, a variable or the reading of one, for people."""
+    if node.op == "Const":
+        return f"constant {shapes[node.name][0]}"
+    argument = arguments.get(_split(node.input[0])[0] if node.op == "ReadVariableOp" else node.name)
+    if argument is None or argument.kind != "model":
+        return None
+    if argument.shape is None:
+        return f"{argument.name} [?]"
+    return f"{argument.name} [{', '.join('?' if extent < 0 else str(extent) for extent in argument.shape)}]"
+
+
+def _split(tensor: str) -> tuple[str, int]:
+    """("node", 1) of "node:1"; the output of a control input is -1."""
+    if tensor.startswith("^"):
+        return tensor[1:], -1
+    name, _, output = tensor.partition(":")
+    return name, int(output or 0)
+
+
+def _label(name: str) -> str:
+    """A node's name as the model has it: without the calls that were inlined."""
+    return re.sub(r"(^|/)(Stateful)?PartitionedCall(_\d+)?(?=/)", "", name).lstrip("/")
