@@ -23,9 +23,10 @@ def histories(world):
 def test_swaps_under_load(world, histories, tmp_path):
     found = bench_swaps(world.saved_model, world.index, tmp_path, histories, clients=6, seconds=24, swaps=5)
     assert (found["failed"], found["wrong"], found["faults"]) == (0, 0, [])
-    # The first and five new ones, but for the broken one, and for one that only served as the time ended.
-    assert 4 <= found["versions_that_answered"] <= 5
-    assert (found["versions"], found["versions_served"]) in [(5, 4), (5, 3)]
+    # Five new versions, or a sixth as the time ends; all serve but the broken one, and one that the end came before.
+    assert found["versions"] in (5, 6)
+    assert found["versions"] - 2 <= found["versions_served"] <= found["versions"] - 1
+    assert 4 <= found["versions_that_answered"] <= found["versions_served"] + 1
     assert not found["broken_version_answered"]
     assert found["requests"] > 100
     # What is mapped at the end is one version's, not six.

@@ -39,7 +39,7 @@ for package in (tfserving_ext, export_tools):
 BUILD_AND_ASK = """
 import numpy as np
 from export_tools import export, inspect, verify
-from tfserving_ext.index import Index, build_index
+from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.models.checkpoint import load_model
 from tfserving_ext.retrieval import BestFirst, BruteForce, NeuralTopK
 from tfserving_ext.serving import Client, LocalServer
@@ -47,7 +47,7 @@ from tfserving_ext.serving import Client, LocalServer
 if __name__ == "__main__":
     embeddings, model, folder = sys.argv[2:]
     arrays = (np.load(f"{embeddings}/{name}.npy") for name in ("item_ids", "item_embs"))
-    build_index(*arrays, f"{folder}/index", threads=1)
+    build_index(*arrays, f"{folder}/index", Hnsw(threads=1))
     export(model, f"{folder}/index", f"{folder}/models/nann/1")
     inspect(f"{folder}/models/nann/1")
     verify(f"{folder}/models/nann/1")
