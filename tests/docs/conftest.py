@@ -127,6 +127,7 @@ def workplace(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy of the inputs; files are linked, which no stage notices: it replaces them."""
     folder = tmp_path / "here"
     shutil.copytree(inputs, folder, copy_function=os.link)
+    (folder / "demo").symlink_to(folder)  # Where the pages show the artefacts in the project itself.
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.syspath_prepend(str(folder))

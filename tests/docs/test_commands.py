@@ -30,7 +30,8 @@ RUN = [
 def nann(words: list[str], folder: Path) -> None:
     """Runs it in this process, where TensorFlow is there already; a server in one of its own, as it would not end."""
     if "serve" in words:
-        words = [word for word in words if word not in ("8500", "8501", "--port", "--rest-api-port")]
+        ports = {place for place, word in enumerate(words) if word in ("--port", "--rest-api-port")}
+        words = [word for place, word in enumerate(words) if not {place, place - 1} & ports]
         Serving([*words, "--port", "0", "--rest-api-port", "0"], folder).end()
         return
     ran = CliRunner().invoke(cli.app, words)
@@ -68,9 +69,10 @@ def _prepared(command: Typed, folder: Path) -> None:
         "result.json": [*_BENCH, "-o", "result.json"],
         "before.json": [*_BENCH, "-o", "before.json"],
         "after.json": [*_BENCH, "-o", "after.json"],
+        "models/nann/2": ["export", "model", "index", "-o", "models/nann/2"],
         "original": ["convert", "data", "-o", "original", "--layout", "original"],
     }
-    first = {"bench.yaml": "--config", "result.json": "report", "original": "original"}
+    first = {"bench.yaml": "--config", "result.json": "report", "models/nann/2": "verify", "original": "original"}
     for name, words in made.items():
         takes = name in command.words and (
             name in ("before.json", "after.json") or _follows(command.words, first[name], name)
@@ -139,7 +141,8 @@ def quick(usual):
 """,
 }
 SHORTER = {
-    "curve_cases=500": "curve_cases=2, max_cases=4, resamples=10",
+    "positions_per_user=9)": "positions_per_user=9, max_cases=4)",
+    "curve_cases=500": "curve_cases=2, resamples=10",
     'recipe("nann_attention"))': 'quick(recipe("nann_attention")))',
 }
 
