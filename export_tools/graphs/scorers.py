@@ -125,7 +125,12 @@ def _part(
         one._replace(kind=kind, name="items" if kind == "item" else f"{kind} {found[:index].count(kind)}")
         for index, (one, kind) in enumerate(zip(own, found, strict=True))
     ]
-    return Part(function.signature.name, [*named, *captured])
+    # The object graph does not say what a captured constant is of, such as the default of a lookup table.
+    taken = function.signature.input_arg[count:]
+    typed = [
+        one if one.variable else one._replace(dtype=given.type) for one, given in zip(captured, taken, strict=True)
+    ]
+    return Part(function.signature.name, [*named, *typed])
 
 
 def _user_and_items(own: Sequence[Argument]) -> list[str] | None:
@@ -165,8 +170,7 @@ def _captured(held: Any, number: int) -> Argument:
     if held.WhichOneof("kind") == "variable":
         name = held.variable.name or f"variable {number}"
         return Argument("model", name, held.variable.dtype, _extents(held.variable.shape), variable=True)
-    dtype = tf.resource if held.WhichOneof("kind") == "resource" else tf.float32
-    return Argument("model", f"captured {number}", dtype.as_datatype_enum, None)
+    return Argument("model", f"captured {number}", tf.resource.as_datatype_enum, None)
 
 
 def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | None]:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from export_tools import Defaults, ExportOptions, export
+from export_tools import Defaults, ExportOptions, explain, export
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.retrieval import BestFirst
@@ -39,6 +39,10 @@ def check(model, index, tmp_path, request, wanted):
     scores = np.take_along_axis(wanted, answer["item_ids"] - 7, axis=1)
     np.testing.assert_allclose(answer["scores"], scores, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(answer["scores"], -np.sort(-wanted, axis=1), rtol=1e-4, atol=1e-5)
+    explained = explain(moved)  # Reads the captured tables and constants by what the functions say of them.
+    for nodes in (explained.before, explained.after):
+        assert [node.op for node in nodes].count("result") == 1
+        assert any(node.depends == "both" for node in nodes)
 
 
 def test_tables_of_preprocessing_layers_in_a_keras_archive(index, tmp_path):
