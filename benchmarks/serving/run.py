@@ -1,4 +1,4 @@
-"""What the local server costs: its throughput against the same model in process, and versions swapped under load.
+"""Measures the local server: its throughput against the same model in process, and versions swapped under load.
 
 python -m benchmarks.serving.run --folder demo
 """

@@ -181,7 +181,7 @@ def _settled(server: Process, quiet: Mapping[str, float]) -> dict[str, float]:
 
 
 def _figures(level: Mapping[str, Any], answered: set[int], broken: int) -> dict[str, Any]:
-    """What `bench_swaps` returns, but for the memory; of the level that `nann bench` measured."""
+    """Returns the result of `bench_swaps`, without the memory, from the level that `nann bench` measured."""
     # The last may have been put in place as the time ended.
     late = [one["version"] for one in level["swaps"][:-1] if one["served"] is None and one["version"] != broken]
     if late:

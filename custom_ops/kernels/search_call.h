@@ -38,8 +38,8 @@ struct SearchPlan {
   std::unique_ptr<nann::Search> search;
 };
 
-// What one search op has of its own: its parameters, and the search that these describe over an
-// index of `num_layers` layers.
+// The part in which one search op differs from the others: its parameters, and the search that they
+// describe over an index of `num_layers` layers.
 struct SearchKind {
   absl::Span<const SearchArg> inputs;
   absl::StatusOr<SearchPlan> (*plan)(OpKernelContext* ctx, int num_layers);

@@ -37,7 +37,7 @@ def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(name: str, command: Any) -> Iterator[str]:
-    """What the help of one command says, as lines of reStructuredText."""
+    """Writes the help of one command as lines of reStructuredText."""
     context = command.make_context(name, [], resilient_parsing=True)
     yield from map(as_rst, (command.help or "").splitlines())
     yield from ("", ".. code-block:: text", "", "   " + " ".join([name, *command.collect_usage_pieces(context)]), "")
