@@ -1,4 +1,4 @@
-"""Apache Beam's conversion on its local runner gives the very files of `convert`."""
+"""Apache Beam's conversion on its local runner writes the same files as `convert`."""
 
 import gzip
 import tempfile
@@ -34,7 +34,7 @@ def same(one: Path, other: Path) -> None:
 
 @pytest.mark.medium
 def test_a_corpus_in_parts_of_every_kind(tmp_path):
-    """Split in the middle of users, so that a user's rows come from several parts."""
+    """The parts are split in the middle of users, so that a user's rows come from several parts."""
     synth(tmp_path / "all.csv", SynthConfig(rows=12_000, items=300, seed=2))
     lines = (tmp_path / "all.csv").read_bytes().splitlines(keepends=True)
     parts = tmp_path / "parts"

@@ -1,4 +1,4 @@
-"""An interrupted conversion is gone on with by the very same one, and by no other. First contact, line 27."""
+"""Only the very same conversion resumes an interrupted one."""
 
 import dataclasses
 import os
@@ -43,7 +43,7 @@ def same_folder(one, other):
 
 @pytest.fixture
 def interrupted(csv, tmp_path):
-    """Interrupts a conversion at its last step; then `again(...)` says where another one begins to read."""
+    """Interrupts a conversion at its last step; `again(...)` then returns where another one begins to read."""
     target = tmp_path / "out"
     with (
         mock.patch.object(convert_module, "write_manifest", side_effect=KeyboardInterrupt),
@@ -68,7 +68,7 @@ def interrupted(csv, tmp_path):
     return again
 
 
-def test_the_same_conversion_goes_on(interrupted):
+def test_the_same_conversion_resumes(interrupted):
     assert not interrupted()
 
 
@@ -93,7 +93,7 @@ def test_another_source_begins_anew(interrupted, csv, tmp_path):
 
 
 def test_other_memory_begins_anew(interrupted):
-    """Blocks of another size end elsewhere."""
+    """With other memory, blocks have another size and end elsewhere."""
     assert interrupted(memory_bytes=MEMORY_BYTES // 2)
 
 

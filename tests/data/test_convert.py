@@ -37,7 +37,7 @@ ROW = st.tuples(
 
 
 def reference(rows, min_item_count, min_user_count, behaviors, time_range):
-    """The conversion as its documentation says it, a row at a time."""
+    """Converts as the documentation describes it, a row at a time."""
     dropped = Counter(behavior=0, time_range=0, rare_item=0, short_user=0)
     left = []
     for row in rows:
@@ -72,7 +72,7 @@ def reference(rows, min_item_count, min_user_count, behaviors, time_range):
 
 @contextlib.contextmanager
 def small_blocks(block_bytes):
-    """Conversions read so many bytes at a time."""
+    """Makes conversions read this many bytes at a time."""
     with mock.patch.object(
         convert_module, "read_blocks", lambda parts, _, first: read_blocks(parts, block_bytes, first)
     ):
@@ -81,7 +81,7 @@ def small_blocks(block_bytes):
 
 @contextlib.contextmanager
 def small_memory(rows):
-    """Conversions sort no more rows at a time than the longest history has, and merge counts after every block."""
+    """Makes conversions sort at most as many rows at a time as the longest history has, and merge after every block."""
     free = convert_module.MEMORY_BYTES - convert_module.MIN_MEMORY_BYTES // 2
     longest = max(Counter(row[0] for row in rows).values())
     with (
@@ -304,12 +304,12 @@ module.convert(sys.argv[1], sys.argv[2], Rules(validation=5, test=5))
 
 @pytest.mark.medium
 @pytest.mark.parametrize(("step", "count"), [("write_block", 2), ("write_histories", 3), ("write_items", 1)])
-def test_a_killed_conversion_goes_on(csv, tmp_path, step, count):
+def test_a_killed_conversion_resumes(csv, tmp_path, step, count):
     target = tmp_path / "out"
     command = [sys.executable, "-c", KILL, csv, target, step]
     assert subprocess.run([*command, str(count)], check=False).returncode == -signal.SIGKILL
     assert not target.exists()
-    # What was finished is not done again, else the process would be killed again.
+    # A resumed run does not repeat finished work, or it would be killed at the same place again.
     left = {"write_block": 1, "write_histories": 3, "write_items": 1}[step]
     assert subprocess.run([*command, str(left + 1)], check=False).returncode == 0
     whole = convert(csv, tmp_path / "whole", Rules(validation=5, test=5))
@@ -318,8 +318,8 @@ def test_a_killed_conversion_goes_on(csv, tmp_path, step, count):
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3)])
-def test_it_goes_on_with_another_number_of_cores(csv, tmp_path, before, after):
-    """Ranges of users then end elsewhere; nobody is lost, and nobody is there twice."""
+def test_it_resumes_with_another_number_of_cores(csv, tmp_path, before, after):
+    """Ranges of users then end elsewhere; no user is lost or written twice."""
     target, rules = tmp_path / "out", Rules(validation=5, test=5)
     with mock.patch.object(convert_module, "_LEAST_RANGE_ROWS", 1):
         with (
@@ -337,7 +337,7 @@ def test_it_goes_on_with_another_number_of_cores(csv, tmp_path, before, after):
         assert path.read_bytes() == (target / path.name).read_bytes()
 
 
-def test_a_full_disk_costs_nothing_that_is_done(csv, tmp_path):
+def test_a_full_disk_loses_no_finished_work(csv, tmp_path):
     rules = Rules(validation=5, test=5)
 
     def full(*_):
@@ -345,7 +345,7 @@ def test_a_full_disk_costs_nothing_that_is_done(csv, tmp_path):
 
     with (
         mock.patch.object(convert_module.Spill, "write_histories", side_effect=full),
-        pytest.raises(NannError, match=r"No space left on device; what is done lies in .*\.out\.converting"),
+        pytest.raises(NannError, match=r"No space left on device; the finished part is kept in .*\.out\.converting"),
     ):
         convert(csv, tmp_path / "out", rules)
     with mock.patch.object(convert_module.Spill, "write_block", side_effect=AssertionError("was read again")):
@@ -371,7 +371,7 @@ def test_another_source_starts_anew(csv, tmp_path, capsys):
         convert(csv, tmp_path / "out", Rules(validation=5, test=5))
     csv.write_text(csv.read_text() + "99,1,1,pv,1\n" * 9)
     convert(csv, tmp_path / "out", Rules(validation=5, test=5))
-    assert "is of another conversion; starting anew" in capsys.readouterr().out
+    assert "belongs to another conversion; starting anew" in capsys.readouterr().out
     assert load(tmp_path / "out")[0]["counts"]["users"] == 51
 
 
@@ -401,7 +401,7 @@ def test_says_how_much_memory_is_needed(csv, tmp_path, bytes_per, words):
 
 
 def test_the_split_is_the_lowest_hashes(csv, tmp_path):
-    """Against SplitMix64 in Python's integers."""
+    """Compares with SplitMix64 in Python's integers."""
 
     def mix(value):
         mask = 2**64 - 1
@@ -410,7 +410,7 @@ def test_the_split_is_the_lowest_hashes(csv, tmp_path):
         value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
         return value ^ (value >> 31)
 
-    assert mix(0) == 0xE220A8397B1DCDAF  # The first number of SplitMix64 from a state of 0, as its authors give it.
+    assert mix(0) == 0xE220A8397B1DCDAF  # SplitMix64's first number from state 0, as its authors publish it.
     users = [0, 1, 49, 2**62, 2**63 - 1]
     assert split_keys(np.array(users), 3).tolist() == [mix(user ^ mix(4)) for user in users]
     convert(csv, tmp_path / "out", Rules(validation=5, test=7, seed=3))

@@ -1,4 +1,4 @@
-"""Every row of the table of odd files in docs/data.md: what it says is what happens."""
+"""Every row of the table of irregular files in docs/data.md: the outcome is the documented one."""
 
 import bz2
 import gzip
@@ -19,13 +19,13 @@ from tfserving_ext.errors import NannError
 
 GOOD = "1,20,3,pv,100\n1,21,3,buy,105\n2,20,4,cart,102\n2,20,4,fav,103\n"
 HEADER = ",".join(COLUMNS) + "\n"
-# Of GOOD: (item, time) of each user.
+# GOOD's rows as (item, time), by user.
 HISTORIES = {1: [(20, 100), (21, 105)], 2: [(20, 102), (20, 103)]}
 LAST = 2**63 - 1
 
 
 def line(text: str) -> bytes:
-    """GOOD with a fifth line, and more behind it."""
+    """Returns GOOD with `text` as its fifth line, and more lines after it."""
     return (GOOD + text + "\n" + GOOD).encode()
 
 
@@ -136,7 +136,7 @@ READ["a negative timestamp"][1][2] += [(20, 102)] * 2 + [(20, 103)] * 2
 
 
 def documented() -> dict[str, str]:
-    """The table of docs/data.md: outcomes by file."""
+    """Returns the table of docs/data.md: outcomes by file."""
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     section = text.partition("## Files that are not as they should be")[2]
     rows = re.findall(r"^\| (.+?) \| (.+) \|$", section, re.MULTILINE)
@@ -169,7 +169,7 @@ def test_read(tmp_path, file):
     assert documented()[file].startswith("read")
     path = tmp_path / "a.csv"
     path.write_bytes(content)
-    # An item needs three rows where a rare one is in the file.
+    # In the file with rare items, an item needs three rows.
     least = 3 if "rare" in file else 1
     if least == 3:
         path.write_bytes(content + b"1,21,3,pv,106\n1,21,3,pv,107\n")
@@ -184,6 +184,6 @@ def test_read(tmp_path, file):
         for user, begin, end in zip(arrays["user_ids"].tolist(), splits[:-1], splits[1:], strict=True)
     }
     assert read == histories
-    if "two categories" in file:  # 20 is once under 3, twice under 4.
+    if "two categories" in file:  # Item 20 is once under category 3, twice under 4.
         categories = arrays["category_ids"][arrays["item_categories"] - 1]
         assert dict(zip(arrays["item_ids"].tolist(), categories.tolist(), strict=True)) == {20: 4, 21: 3}

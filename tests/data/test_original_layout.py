@@ -1,4 +1,4 @@
-"""The original's TFRecords, written and read back, against a plain cut of every history."""
+"""The original's TFRecords, written and read back, compared with a plain loop that cuts every history."""
 
 import json
 import tempfile
@@ -116,8 +116,8 @@ def test_items_and_counts(written):
     assert not is_original(sequences.folder)
 
 
-def test_the_way_back_gives_the_histories(written, tmp_path):
-    """All but users who are too short for a window, and the last behaviour, which is no training target."""
+def test_reading_back_gives_the_histories(written, tmp_path):
+    """Lost are only users with too few behaviours for a window, and last behaviours, which are no training targets."""
     sequences, original = written
     back = Sequences.open(convert_original(original, tmp_path / "back"))
     wanted = sorted(history[:-1] for history in histories(sequences, 0) if len(history) > 11)
@@ -144,7 +144,7 @@ def _lists(cases):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12), min_size=3, max_size=6))
 def test_every_window_is_in_one_history_even_of_users_who_repeat_themselves(users):
-    """Short windows over three items: many are equal, and some follow themselves."""
+    """Uses short windows over three items: many are equal, and some follow themselves."""
     length, least = 3, 2
     with (
         tempfile.TemporaryDirectory() as name,
@@ -172,7 +172,7 @@ def test_every_window_is_in_one_history_even_of_users_who_repeat_themselves(user
         (tuple(row[max(0, place - length) : place]), row[place]) for row in rows for place in range(1, len(row))
     )
     assert windows <= cut
-    # No more is made up than what the first windows hold.
+    # No behaviour is added beyond those of the first windows.
     assert sum(map(len, rows)) <= windows.total() + length * len(rows)
 
 

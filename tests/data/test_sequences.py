@@ -12,7 +12,7 @@ from tfserving_ext.errors import NannError
 
 
 def history_before(sequences: Sequences, user: int, place: int, length: int) -> list[int]:
-    """The history as a list, slowly: `length` rows before `place` of the user'th user, 0 at the front."""
+    """Computes the history as a list, slowly: `length` rows before `place` of the user'th user, 0 at the front."""
     start, end = sequences.row_splits[user : user + 2]
     before = sequences.sequence_items[start:end][:place].tolist()[-length:]
     return [0] * (length - len(before)) + before
@@ -38,7 +38,7 @@ def test_training_batches_start_anywhere(small):
 
 
 def test_several_targets_are_the_behaviours_that_follow(small):
-    """Told by the longest possible history: it is the user's whole past, which says who and where."""
+    """Uses the longest possible history: the user's whole past identifies the user and the place."""
     length = int(np.diff(small.row_splits).max())
     batch = small.training_batch(3, 500, length, targets=6)
     wholes = []
@@ -162,7 +162,7 @@ def edit_items(change):
 
 
 def edit_histories(change):
-    """Writes the test histories anew, as `change` makes of them a list of tf.train.Example."""
+    """Replaces the test histories, a list of tf.train.Example, by what `change` returns for them."""
 
     def apply(folder):
         path = folder / "test-00000-of-00001.tfrecord"
@@ -217,12 +217,12 @@ def flip_a_byte(folder):
         (lambda folder: (folder / "test-00000-of-00001.tfrecord").unlink(), "00001.tfrecord does not exist"),
         (flip_a_byte, "train-00000-of-00001.tfrecord is damaged"),
         (lambda folder: os.truncate(folder / "test-00000-of-00001.tfrecord", 100), "tfrecord is damaged"),
-        (edit_histories(lambda examples: examples[::-1]), "its user ids are not ascending"),
+        (edit_histories(lambda examples: examples[::-1]), "the user ids are not ascending"),
         (edit_histories(lambda examples: examples[1:]), "29 test users; its manifest says 30"),
         (edit_histories(without("user_id")), "tfrecord is damaged"),
         (edit_histories(without("times")), "differ in length"),
         (edit_histories(with_first("times", lambda times: times[1:])), "differ in length"),
-        (edit_histories(with_first("times", lambda times: [*times[:-1], -1])), "whose times are not ascending"),
+        (edit_histories(with_first("times", lambda times: [*times[:-1], -1])), "times of a history are not ascending"),
         (edit_histories(with_first("item_ids", lambda ids: [*ids[1:], 1])), "item 1 is not in items.parquet"),
     ],
 )
@@ -236,7 +236,7 @@ def test_refuses_a_folder_that_does_not_fit_together(small_folder, tmp_path, bre
 
 
 def test_stock_tensorflow_reads_the_histories(small_folder, small):
-    """A reader that knows nothing of this project."""
+    """Reads with stock TensorFlow alone, without code of this project."""
     features = {
         "user_id": tf.io.FixedLenFeature([], tf.int64),
         "item_ids": tf.io.VarLenFeature(tf.int64),

@@ -68,7 +68,7 @@ HEADER = "user_id,item_id,category_id,behavior_type,timestamp\n"
 
 @pytest.mark.parametrize("head", ["", "\ufeff", HEADER, "\ufeff" + HEADER, HEADER.upper().replace("\n", "\r\n")])
 @pytest.mark.parametrize("block_bytes", [1, 60, 1000])
-def test_a_mark_of_utf_8_and_the_columns_as_a_header_are_skipped(tmp_path, head, block_bytes):
+def test_a_byte_order_mark_and_a_header_of_the_columns_are_skipped(tmp_path, head, block_bytes):
     path = tmp_path / "a.csv"
     path.write_bytes((head + GOOD).encode())
     assert rows_of(path, block_bytes) == ROWS
@@ -110,7 +110,7 @@ def test_a_zip_that_cannot_be_unpacked_in_bounded_memory_is_refused(tmp_path, me
 
 
 def test_a_zip_with_two_members_of_one_name_is_refused(tmp_path):
-    """Which of them a name opens is the last; the first would be lost."""
+    """Opening a member by name opens the last of that name, so the first would be lost."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         for _ in range(2):
             archive.writestr("a.csv", GOOD)

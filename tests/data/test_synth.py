@@ -36,7 +36,7 @@ def test_has_the_size_that_was_asked_for_and_the_shape_of_userbehavior(made):
 
 
 def test_popularity_is_zipfs_and_says_nothing_of_ids(made):
-    """Of the largest category: counts against rank fall with an exponent near one."""
+    """In the largest category, counts fall with rank by an exponent near one."""
     largest = made["category_id"].mode()[0]
     counts = made.filter(pl.col("category_id") == largest)["item_id"].value_counts().sort("count", descending=True)
     ranks = np.arange(1, 51)
@@ -46,7 +46,7 @@ def test_popularity_is_zipfs_and_says_nothing_of_ids(made):
 
 
 def test_interests_last_and_drift(made):
-    """A behaviour is mostly in the category of the one before, rarely in that of a hundred behaviours before."""
+    """A behaviour is mostly in the category of the one before it, rarely in that of the hundredth before it."""
     users, categories = made["user_id"].to_numpy(), made["category_id"].to_numpy()
 
     def same(distance: int) -> float:

@@ -1,4 +1,4 @@
-"""Behaviours of users: reading them, converting them to sequences, drawing training batches and test cases."""
+"""Users' behaviours: reads them, converts them to sequences, draws training batches and test cases from these."""
 
 from tfserving_ext.extras import require
 

@@ -1,7 +1,8 @@
-"""The conversion by Apache Beam, for data that one machine does not hold: the same rules, records and files.
+"""The conversion on Apache Beam, for data too large for one machine: the same rules, records and files.
 
-Blocks of the source, which all workers must see under the same path, become rows by user; the item table, the split and
-the shards are side inputs, made by the functions that `convert.py` calls too. What is sorted at once is one shard.
+Workers read blocks of the source, which all of them must see under the same path, and group the rows by user. The item
+table, the splits and the shards are side inputs, computed by the functions that `convert.py` calls too. A worker sorts
+one shard at a time.
 """
 
 import os
@@ -48,14 +49,14 @@ from tfserving_ext.outputs import SEQUENCES, check_replaceable
 BLOCK_BYTES = 64 << 20
 _USERS_DROPPED = "users_dropped"
 _NO_PAIRS = pl.DataFrame(schema={"item_id": pl.Int64, "category_id": pl.Int64, "len": pl.Int64})
-_WORK = "beam"  # The folder, inside the new one, of what the pipeline hands to the process that started it.
+_WORK = "beam"  # Subfolder of the new folder, for files that the pipeline hands to the process that started it.
 
 
 class Rows(NamedTuple):
     """Some of a user's behaviours.
 
     Attributes:
-      place: of what they come from in the source; rows of a later place come later.
+      place: the position in the source of the block that they come from; rows of a later place come later.
       items: int64 [n].
       times: int64 [n].
     """
@@ -80,7 +81,7 @@ def convert_by_beam(
       target: the folder to write, which all workers see too; it appears whole or not at all.
       rules: what to keep, and how to split users.
       options: Beam's pipeline options, such as --runner=FlinkRunner; the local runner without any.
-      block_bytes: of CSV that a worker parses at once.
+      block_bytes: bytes of CSV that a worker parses at once.
       force: replace whatever `target` holds.
 
     Returns:
@@ -153,7 +154,7 @@ def _build(pipeline: beam.Pipeline, parts: list[Part], rules: Rules, folder: Pat
 
 
 def _tasks(parts: list[Part], block_bytes: int) -> list[Block]:
-    """What is read at once: blocks of a plain CSV, other parts whole."""
+    """Returns the pieces that workers read: blocks of a plain CSV, other parts as a whole."""
     tasks: list[Block] = []
     for place, part in enumerate(parts):
         if part.kind == "csv":
@@ -166,7 +167,7 @@ def _tasks(parts: list[Part], block_bytes: int) -> list[Block]:
 
 
 class _Read(beam.DoFn):
-    """Blocks to (user, Rows), and what is counted on the way."""
+    """Turns blocks into (user, Rows), and emits pair counts and row counts as side outputs."""
 
     def __init__(self, parts: list[Part], rules: Rules, block_bytes: int) -> None:
         self._parts, self._rules, self._block_bytes = parts, rules, block_bytes
@@ -202,7 +203,7 @@ def _merge_pairs(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 class _History(beam.DoFn):
-    """A user's rows to its history: (user, Rows), the items as places in the item table."""
+    """Turns a user's rows into its history (user, Rows), whose items are places in the item table."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -229,7 +230,7 @@ class _History(beam.DoFn):
 
 
 class _Concatenate(beam.CombineFn):
-    """Arrays [n, 2] to one."""
+    """Concatenates arrays [n, 2]."""
 
     def create_accumulator(self) -> list[np.ndarray]:
         return []
@@ -246,31 +247,31 @@ class _Concatenate(beam.CombineFn):
 
 
 class Users(NamedTuple):
-    """Every user that is left.
+    """All users that are left, with their splits and shards.
 
     Attributes:
       ids: int64 [U], ascending.
-      splits: uint8 [U].
-      shards: int64 [U], within the split.
-      of: how many shards each split has.
+      splits: uint8 [U], as `split_users` returns them.
+      shards: int64 [U], each user's shard within its split.
+      shard_counts: the number of shards of each split.
     """
 
     ids: np.ndarray
     splits: np.ndarray
     shards: np.ndarray
-    of: tuple[int, ...]
+    shard_counts: tuple[int, ...]
 
 
 def _shards_of_users(users: np.ndarray, rules: Rules) -> Users:
     ids, lengths = users[np.argsort(users[:, 0])].T
     if not ids.size:
         return Users(ids, np.zeros(0, np.uint8), ids, (1, 1, 1))
-    splits, shards, of = split_users(ids, rules), np.zeros(ids.size, np.int64), []
+    splits, shards, shard_counts = split_users(ids, rules), np.zeros(ids.size, np.int64), []
     for code in range(len(SPLITS)):
         cuts = shard_cuts(lengths[splits == code])
         shards[splits == code] = np.searchsorted(cuts, np.arange(np.sum(splits == code)), side="right")
-        of.append(cuts.size + 1)
-    return Users(ids, splits, shards, tuple(of))
+        shard_counts.append(cuts.size + 1)
+    return Users(ids, splits, shards, tuple(shard_counts))
 
 
 def _with_shard(history: tuple[int, Rows], users: Users) -> tuple[tuple[int, int], tuple[int, Rows]]:
@@ -279,7 +280,7 @@ def _with_shard(history: tuple[int, Rows], users: Users) -> tuple[tuple[int, int
 
 
 class _WriteShard(beam.DoFn):
-    """Writes a shard; gives the item counts of training users' rows."""
+    """Writes a shard; for a training shard, yields how many rows each item has."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -290,12 +291,13 @@ class _WriteShard(beam.DoFn):
         lengths = np.array([rows.items.size for _, rows in ordered])
         places = np.concatenate([rows.items for _, rows in ordered])
         times = np.concatenate([rows.times for _, rows in ordered])
-        path = self._folder / shard_name(SPLITS[code], number, users.of[code])
-        # A runner may try a shard twice at once: only a whole file gets the name.
+        shard_count = users.shard_counts[code]
+        path = self._folder / shard_name(SPLITS[code], number, shard_count)
+        # A runner may run two attempts of a shard at the same time: only a complete file gets the final name.
         attempt = self._folder / _WORK / f"{path.name}.{os.urandom(8).hex()}"
         attempt.write_bytes(encode(np.array([user for user, _ in ordered]), lengths, items.ids[places - 1], times))
         attempt.replace(path)
-        summary = {"split": SPLITS[code], "shards": users.of[code], "users": len(ordered), "behaviors": places.size}
+        summary = {"split": SPLITS[code], "shards": shard_count, "users": len(ordered), "behaviors": places.size}
         write_json(self._folder / _WORK / f"{path.name}.json", summary)
         if code == 0:
             yield np.bincount(places - 1, minlength=items.ids.size)
@@ -311,7 +313,7 @@ def _write_item_counts(counts: np.ndarray, folder: Path, items: ItemTable) -> No
 
 
 def _finish(folder: Path, parts: list[Part], rules: Rules) -> None:
-    """Writes the manifest, and the shards without users."""
+    """Writes the manifest and the empty shards, which have no users."""
     work = folder / _WORK
     counted = read_json(work / "counts.json")
     counts = Counts(users_dropped=counted.get(_USERS_DROPPED, 0))
@@ -328,7 +330,7 @@ def _finish(folder: Path, parts: list[Part], rules: Rules) -> None:
     users, behaviors = (sum(split[name] for split in splits.values()) for name in ("users", "behaviors"))
     counts.check(parts[0].name, rules, users)
     for split, of_split in splits.items():
-        for shard in range(of_split["shards"]):  # Those that no user fell into were never written.
+        for shard in range(of_split["shards"]):  # Shards without users were not written by any worker.
             (folder / shard_name(split, shard, of_split["shards"])).touch()
     table, totals = pl.read_parquet(folder / ITEMS_NAME), read_json(work / "items.json")
     items = ItemTable(table["item_id"].to_numpy(), table["category_id"].to_numpy(), **totals)

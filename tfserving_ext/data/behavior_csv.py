@@ -1,8 +1,8 @@
-"""Rows of the UserBehavior format, every one of them checked.
+"""Parses rows of the UserBehavior format and checks every one of them.
 
-A row is `user_id,item_id,category_id,behavior_type,timestamp`: the ids integers from 0, the behaviour one of
-`BEHAVIORS`, the timestamp unix seconds. Polars parses many lines at full speed; only when some are bad are they looked
-at one by one, to say which line is wrong and why.
+A row is `user_id,item_id,category_id,behavior_type,timestamp`: the ids are integers from 0, the behaviour is one of
+`BEHAVIORS`, the timestamp is in unix seconds. Polars parses many lines at full speed; only if some of them are bad are
+the lines checked one by one, to say which line is wrong and why.
 """
 
 import re
@@ -16,29 +16,31 @@ COLUMNS = ("user_id", "item_id", "category_id", "behavior_type", "timestamp")
 ID_COLUMNS = COLUMNS[:3]
 
 _SCHEMA = {column: pl.Enum(BEHAVIORS) if column == "behavior_type" else pl.Int64() for column in COLUMNS}
-_INTEGER = re.compile(r" *[+-]?[0-9]+")  # What Polars reads as an integer.
-_SHOWN = 80  # Characters of a bad line that a message shows.
+_INTEGER = re.compile(r" *[+-]?[0-9]+")  # The texts that Polars reads as an integer.
+_SHOWN = 80  # A message shows this many characters of a bad line.
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
 class BadLineError(Exception):
-    """A line that is no row.
+    """A line is not a valid row.
 
     Attributes:
-      line: its number among the lines that were parsed, from 0.
+      line: the line's number among the lines that were parsed, from 0.
     """
 
     def __init__(self, line: int, reason: str) -> None:
-        """Takes the line and what is wrong with it."""
         super().__init__(reason)
         self.line = line
 
 
 def without_header(text: bytes) -> tuple[bytes, int]:
-    """The first lines of a file without what is no row: a mark of UTF-8, and a header of `COLUMNS`.
+    """Removes what precedes the rows in a file: a UTF-8 byte order mark and a header of `COLUMNS`.
+
+    Args:
+      text: the first lines of the file.
 
     Returns:
-      The lines, and how many were taken off.
+      The remaining lines, and how many lines were removed.
 
     Raises:
       BadLineError: the text is UTF-16, or the first line is another header.
@@ -52,18 +54,19 @@ def without_header(text: bytes) -> tuple[bytes, int]:
         return rest, 1
     fields = first.decode(errors="backslashreplace").split(",")
     if len(fields) > 1 and not any(_INTEGER.fullmatch(field.strip('"\r')) for field in fields):
-        raise BadLineError(0, f"{_shown(first)} looks like a header; the one that is allowed is {expected}")
+        raise BadLineError(0, f"{_shown(first)} looks like a header; the only header allowed is {expected}")
     return text, 0
 
 
 def parse_lines(text: bytes) -> pl.DataFrame:
-    """Parses whole lines of CSV; fields may be quoted, lines may end in CR LF.
+    """Parses complete lines of CSV; fields may be quoted, and lines may end in CR LF.
 
     Returns:
-      A frame of `COLUMNS`: int64, but `behavior_type` an enumeration of `BEHAVIORS`; no nulls, no negative id.
+      A frame of `COLUMNS`: `behavior_type` is an enumeration of `BEHAVIORS`, the others are int64. There are no nulls
+      and no negative ids.
 
     Raises:
-      BadLineError: a bad row.
+      BadLineError: a row is bad.
     """
     if not text:
         return pl.DataFrame(schema=_SCHEMA)
@@ -82,15 +85,16 @@ def parse_lines(text: bytes) -> pl.DataFrame:
 
 
 def check_frame(frame: pl.DataFrame, name: str, first_row: int) -> pl.DataFrame:
-    """Rows that came with types, of Parquet, in the types of `parse_lines`.
+    """Checks rows that have types already, as those of Parquet, and casts them to the types of `parse_lines`.
 
     Args:
-      frame: has `COLUMNS`.
-      name: the file, for messages.
-      first_row: the number of its first row in the file, from 1.
+      frame: rows with at least the columns `COLUMNS`.
+      name: the file's name, for messages.
+      first_row: the number in the file of the frame's first row, from 1.
 
     Raises:
-      NannError: a column of a type that holds no integers (or no text), or a bad row; the message says which.
+      NannError: a column's type holds no integers (or, for `behavior_type`, no text), or a row is bad; the message says
+        which.
     """
     for column in COLUMNS:
         got = frame.schema[column]
@@ -103,7 +107,7 @@ def check_frame(frame: pl.DataFrame, name: str, first_row: int) -> pl.DataFrame:
         if _is_good(cast):
             return cast
     except pl.exceptions.PolarsError:
-        pass  # A number above 2^63: found below.
+        pass  # A number does not fit into 64 bits: the loop below finds it.
     for number, row in enumerate(frame.iter_rows(), start=first_row):
         if reason := _fault_of(["" if value is None else str(value) for value in row]):
             raise NannError(f"{name}, row {number}: {reason}")
@@ -111,12 +115,12 @@ def check_frame(frame: pl.DataFrame, name: str, first_row: int) -> pl.DataFrame:
 
 
 def _is_good(frame: pl.DataFrame) -> bool:
-    # What is too large, or no behaviour, has become null or an error.
+    # Polars has turned a number that is too large, or an unknown behaviour, into null or raised an error.
     return not any(frame.null_count().row(0)) and all(frame[column].min() >= 0 for column in ID_COLUMNS)  # type: ignore[operator]
 
 
 def _fault(line: bytes) -> str:
-    """What is wrong with one line; empty if nothing is."""
+    """Returns what is wrong with one line; empty if it is a valid row."""
     text = line.decode(errors="backslashreplace").rstrip("\r")
     fields = [field[1:-1] if len(field) > 1 and field[0] == field[-1] == '"' else field for field in text.split(",")]
     if not text.strip():
@@ -137,7 +141,7 @@ def _shown(line: bytes) -> str:
 
 
 def _fault_of(fields: list[str]) -> str:
-    """What is wrong with one row's fields; empty if nothing is."""
+    """Returns what is wrong with one row's fields; empty if they are valid."""
     for column, field in zip(COLUMNS, fields, strict=True):
         if column == "behavior_type":
             if field not in BEHAVIORS:

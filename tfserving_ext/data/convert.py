@@ -1,11 +1,11 @@
-"""From behaviours to the `nann-sequences` folder that training and evaluation read; out of core and resumable.
+"""Converts behaviours to the `nann-sequences` folder that training and evaluation read; out of core and resumable.
 
 1. Every block of the source is parsed, checked and spilled to disk, sorted by user.
 2. The counts of all blocks give the item table, and ranges of user ids whose rows fit in memory.
-3. Each range's rows are brought together from all blocks, sorted by user and time.
-4. With every user known, users are split and their histories written.
+3. The rows of each range are collected from all blocks and sorted by user and time.
+4. Once all users are known, they are split and their histories are written.
 
-Steps 1 and 3 run on all cores. What is finished survives a kill (spill.py).
+Steps 1 and 3 run on all cores. Finished blocks and ranges survive a kill (spill.py).
 """
 
 import dataclasses
@@ -52,12 +52,12 @@ from tfserving_ext.outputs import SEQUENCES, check_replaceable
 from tfserving_ext.progress import console, progress
 
 MEMORY_BYTES = 4 << 30
-MIN_MEMORY_BYTES = 1 << 30  # TensorFlow and Polars alone are half of it.
-# Measured peaks of bytes in memory: a byte of CSV while its block is parsed, a row while histories are sorted, an
-# (item, category) pair or a user while counts are merged.
+MIN_MEMORY_BYTES = 1 << 30  # TensorFlow and Polars alone take half of it.
+# Measured peaks of memory, in bytes: for a byte of CSV while its block is parsed, for a row while histories are sorted,
+# and for an (item, category) pair or a user while counts are merged.
 _BYTES_PER_CSV_BYTE, _BYTES_PER_ROW, _BYTES_PER_COUNT = 8, 90, 120
 _LEAST_RANGE_ROWS = 1 << 20
-_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_RESUMABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # After these errors a later run may succeed.
 
 
 def convert(
@@ -70,7 +70,7 @@ def convert(
 ) -> Path:
     """Converts behaviours to a `nann-sequences` folder.
 
-    A conversion that was interrupted goes on where it was when it is called again with the same arguments.
+    Call it again with the same arguments to resume a conversion that was interrupted.
 
     Example:
       >>> from tfserving_ext.data.rows import Rules
@@ -79,12 +79,12 @@ def convert(
       'converted'
 
     Args:
-      sources: files (CSV, plain, gzip or zip; Parquet) or folders of them, of rows user_id, item_id, category_id,
-        behavior_type, timestamp, in any order.
-      target: the folder to write; it appears whole or not at all, and replaces an earlier conversion. Meanwhile a
-        hidden folder beside it takes about 36 bytes a row.
+      sources: files (CSV, plain or in gzip or zip; Parquet) or folders of such files. Their rows are user_id, item_id,
+        category_id, behavior_type, timestamp, in any order.
+      target: the folder to write; it appears whole or not at all, and replaces an earlier conversion. While the
+        conversion runs, a hidden folder beside it takes about 36 bytes a row.
       rules: what to keep, and how to split users.
-      memory_bytes: bound of the memory that the process takes.
+      memory_bytes: upper bound of the process's memory, in bytes.
       force: replace whatever `target` holds.
 
     Returns:
@@ -107,9 +107,11 @@ def convert(
         _Conversion(parts, target, rules, spill, pool, free, block_bytes, force).run()
     except NannError as error:
         pool.shutdown(cancel_futures=True)
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _MAY_PASS:
-            raise NannError(f"{error}; what is done lies in {spill.folder}, and is gone on with") from error
-        spill.delete()  # It would end so again.
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _RESUMABLE:
+            raise NannError(
+                f"{error}; the finished part is kept in {spill.folder}: run the same command again to resume from it"
+            ) from error
+        spill.delete()  # The same error would end a resumed run too.
         raise
     else:
         spill.delete()
@@ -120,7 +122,7 @@ def convert(
 
 
 def _identity(parts: list[Part], rules: Rules, block_bytes: int) -> dict[str, Any]:
-    """What a conversion must share with an interrupted one to go on where that was."""
+    """Returns what must be equal for a conversion to resume an interrupted one."""
     return {
         "parts": [[part.name, part.size, part.path.stat().st_mtime_ns] for part in parts],
         "rules": rules.as_dict(),
@@ -131,7 +133,7 @@ def _identity(parts: list[Part], rules: Rules, block_bytes: int) -> dict[str, An
 
 @dataclasses.dataclass
 class _Conversion:
-    """One run of `convert`."""
+    """One run of `convert`; its fields are as there, and `free` is the memory for data, in bytes."""
 
     parts: list[Part]
     target: Path
@@ -158,10 +160,10 @@ class _Conversion:
         self._write(counts, items, histories)
 
     def _spill_blocks(self) -> list[BlockSummary]:
-        """Step 1: parses what is not spilled yet; only as many blocks at once as fit in memory."""
+        """Does step 1: parses the blocks not spilled yet, only as many at once as fit in memory."""
         blocks = self.spill.finished_blocks()
         if blocks:
-            console.print(f"  going on after {sum(block.read for block in blocks):,} rows that are read already")
+            console.print(f"  resuming after {sum(block.read for block in blocks):,} rows that were read before")
         whole = sum(part.size for part in self.parts) >> 20
         shown = 0
 
@@ -200,16 +202,19 @@ class _Conversion:
         self.spill.write_block(number, wanted, count_pairs(wanted), summary)
 
     def _merged(self, what: str, parts: Iterator[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
-        """Sums the counts `len` of equal keys, never with many more rows in memory than there are different keys."""
+        """Sums the counts `len` of equal keys, holding hardly more rows in memory than there are different keys.
+
+        `what` names the keys in the error, which is raised if they do not fit in memory.
+        """
         limit = self.free // _BYTES_PER_COUNT
         merged, new = next(parts), list[pl.DataFrame]()
         for part in parts:
             new.append(part)
-            # Merging costs as much as what is already merged: wait until as much again has come in.
+            # A merge costs as much as the rows merged so far, so wait until about as many new ones have come in.
             if sum(frame.height for frame in new) > max(merged.height, limit // 8):
                 merged, new = merge_counts([merged, *new], keys), []
             if merged.height > limit:
-                break  # How many more there are is not known.
+                break  # The true number of keys stays unknown.
         merged = merge_counts([merged, *new], keys)
         if merged.height > limit:
             raise NannError(
@@ -219,7 +224,10 @@ class _Conversion:
         return merged
 
     def _user_ranges(self, blocks: int) -> list[tuple[int, int]]:
-        """Step 2: first and last user of ranges whose rows fit in memory, as many at once as there are cores."""
+        """Does step 2: returns the first and last user of each range.
+
+        The rows of as many ranges as there are cores fit in memory together.
+        """
         limit = self.free // (cores() * _BYTES_PER_ROW)
         users = self._merged("users", self.spill.user_counts(blocks), ["user_id"]).sort("user_id")
         ids, rows = users["user_id"].to_numpy(), users["len"].to_numpy()
@@ -229,7 +237,7 @@ class _Conversion:
                 f"{(rows.max() * _BYTES_PER_ROW * cores() + MIN_MEMORY_BYTES / 2) * 1.2 / 2**30:.0f} GB"
             )
         ends = np.cumsum(rows)
-        # Smaller ones keep all cores busy to the end.
+        # Smaller ranges keep all cores busy to the end.
         limit = min(limit, max(int(ends[-1:].sum()) // (4 * cores()), _LEAST_RANGE_ROWS, int(rows.max(initial=1))))
         ranges, begin = [], 0
         while begin < ids.size:
@@ -240,7 +248,7 @@ class _Conversion:
         return ranges
 
     def _sort_histories(self, blocks: int, ranges: list[tuple[int, int]], places: Places) -> None:
-        """Step 3."""
+        """Does step 3, for the ranges not finished yet."""
         with progress("sorting histories (parts)", len(ranges)) as advance:
             futures = [
                 self.pool.submit(self.spill.write_histories, blocks, users, places, self.rules.min_user_count)
@@ -253,9 +261,9 @@ class _Conversion:
                 advance()
 
     def _write(self, counts: Counts, items: ItemTable, histories: Histories) -> None:
-        """Step 4."""
+        """Does step 4."""
         splits = split_users(histories.user_ids, self.rules)
-        # Hashing leaves the interpreter to the encoding of histories.
+        # Hashing the sources releases the interpreter lock, so histories are encoded meanwhile.
         sources = self.pool.submit(lambda: describe_sources(part.path for part in self.parts))
         with (
             atomic_folder(self.target, SEQUENCES, self.force) as folder,
@@ -289,7 +297,10 @@ class _Conversion:
             )
 
     def _framed(self, histories: Histories, users: np.ndarray) -> Iterator[tuple[int, bytes]]:
-        """The framed records of ascending places of users, some users' at a time; encoded on all cores."""
+        """Yields the framed records of users and their number, some users at a time; encoded on all cores.
+
+        `users` are ascending places in `histories`.
+        """
         waiting: deque[tuple[int, Future[bytes]]] = deque()
         for part in histories.read(users):
             waiting.append((part[0].size, self.pool.submit(encode, *part)))

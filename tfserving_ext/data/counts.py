@@ -1,4 +1,4 @@
-"""What a conversion counts on its way, whichever engine does it."""
+"""The counts that a conversion keeps, on one machine or by Beam."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from tfserving_ext.data.behavior_csv import COLUMNS
 from tfserving_ext.data.rows import ItemTable, Rules
 from tfserving_ext.errors import NannError
 
-_DROPPING = ("behavior", "time_range", "rare_item", "short_user")  # In the order in which they drop rows.
+_DROPPING = ("behavior", "time_range", "rare_item", "short_user")  # The rules, in the order in which they drop rows.
 
 
 @dataclass
 class Counts:
-    """Rows that were read and dropped.
+    """The numbers of rows read and dropped.
 
     Attributes:
-      read_by_behavior: rows of the source.
-      dropped: rows by the rule that dropped them.
+      read_by_behavior: rows read from the source, by behaviour.
+      dropped: rows dropped, by the rule that dropped them.
       users_dropped: users with too few rows left.
     """
 
@@ -34,13 +34,13 @@ class Counts:
         return self.read_by_behavior.total()
 
     def add(self, read_by_behavior: Mapping[str, int], dropped: Mapping[str, int], users_dropped: int = 0) -> None:
-        """Adds what one more part has."""
+        """Adds the counts of another part of the data."""
         self.read_by_behavior.update(read_by_behavior)
         self.dropped.update(dropped)
         self.users_dropped += users_dropped
 
     def as_dict(self, items: ItemTable, users: int, behaviors: int) -> dict[str, Any]:
-        """As the manifest has them, beside what is left."""
+        """Returns the manifest's `counts`: these, and those of the items, users and behaviours that are left."""
         return {
             "users": users,
             "items": items.ids.size,
@@ -55,13 +55,19 @@ class Counts:
         }
 
     def check(self, source: str, rules: Rules, users: int) -> None:
-        """Raises NannError where the source had no row, or no user is left."""
+        """Raises NannError if the source had no rows, or no user is left.
+
+        Args:
+          source: the source's name, for messages.
+          rules: the rules that dropped rows.
+          users: the number of users left.
+        """
         if not self.read:
             raise NannError(f"{source} has a header and no rows; rows of {','.join(COLUMNS)} are expected")
         if not users:
             dropped = ", ".join(f"{self.dropped[rule]:,} by {rule}" for rule in _DROPPING)
             raise NannError(
-                f"{source}: none of {self.read:,} rows is left; dropped were {dropped}. Relax behaviors "
+                f"{source}: none of {self.read:,} rows is left; dropped were {dropped}. Relax one of behaviors "
                 f"{', '.join(rules.behaviors)}, time_range {rules.time_range}, min_item_count "
                 f"{rules.min_item_count} or min_user_count {rules.min_user_count}"
             )

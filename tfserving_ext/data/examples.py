@@ -1,7 +1,7 @@
-"""Histories as serialized tf.train.Example, many at a time.
+"""Serializes histories as tf.train.Example, many at a time.
 
-Byte for byte what protobuf's deterministic serialization of `{user_id, item_ids, times}` gives, ten times as fast: the
-numbers of many users become varints in a few passes of NumPy, and only the framing is done a user at a time.
+The bytes equal protobuf's deterministic serialization of `{user_id, item_ids, times}`, but are made ten times as fast:
+a few passes of NumPy turn the numbers of many users into varints, and only the framing is done user by user.
 https://protobuf.dev/programming-guides/encoding
 """
 
@@ -15,16 +15,16 @@ import numpy as np
 def encode_histories(
     user_ids: np.ndarray, lengths: np.ndarray, item_ids: np.ndarray, times: np.ndarray
 ) -> Iterator[bytes]:
-    """The records of users, whose histories lie one behind the other.
+    """Serializes the histories of users.
 
     Args:
       user_ids: int64 [u].
-      lengths: int64 [u], behaviours of each.
-      item_ids: int64 [r].
-      times: int64 [r].
+      lengths: int64 [u], behaviours of each user.
+      item_ids: int64 [r], all users' items, user after user.
+      times: int64 [r], likewise.
 
-    Returns:
-      A serialized tf.train.Example a user.
+    Yields:
+      One serialized tf.train.Example per user.
     """
     ends = np.cumsum(lengths)
     users = int64_features(user_ids, np.arange(1, user_ids.size + 1))
@@ -33,7 +33,11 @@ def encode_histories(
 
 
 def example(features: dict[str, bytes]) -> bytes:
-    """A serialized tf.train.Example of serialized features by name, in the order of the names."""
+    """Returns a serialized tf.train.Example.
+
+    Args:
+      features: serialized tf.train.Feature by name; the order of the names is kept.
+    """
     entries = b""
     for name, feature in features.items():
         entries += _field(b"\x0a", _field(b"\x0a", name.encode()) + _field(b"\x12", feature))  # A map's key and value.
@@ -41,24 +45,24 @@ def example(features: dict[str, bytes]) -> bytes:
 
 
 def int64_features(values: np.ndarray, ends: np.ndarray) -> list[bytes]:
-    """Serialized tf.train.Feature of int64 [r] values, cut at `ends` [n]."""
+    """Returns a serialized tf.train.Feature for each piece of `values` int64 [r]; piece i ends before `ends[i]`."""
     # Feature.int64_list, Int64List.value
     return [_field(b"\x1a", _field(b"\x0a", packed) if packed else b"") for packed in _packed(values, ends)]
 
 
 def float_feature(value: float) -> bytes:
-    """A serialized tf.train.Feature of one float."""
+    """Returns a serialized tf.train.Feature of one float."""
     return _field(b"\x12", _field(b"\x0a", struct.pack("<f", value)))  # Feature.float_list, FloatList.value
 
 
 def _packed(values: np.ndarray, ends: np.ndarray) -> Sequence[bytes]:
-    """The varints of int64 [r] values, cut at `ends`."""
+    """Returns the varints of each piece of `values` int64 [r]; piece i ends before `ends[i]`."""
     left = values.view(np.uint64)
     width = max(1, -(-int(left.max(initial=0)).bit_length() // 7))
     groups = np.empty([values.size, width], np.uint8)
     sizes = np.ones(values.size, np.uint8)
     for place in range(width):
-        # Seven bits at a time, the lowest first; the eighth says that more follow.
+        # A varint has seven bits a byte, the lowest first; the eighth bit says that another byte follows.
         rest = left >> np.uint64(7)
         more = rest > 0
         groups[:, place] = left.astype(np.uint8) & 0x7F | more.view(np.uint8) << 7
@@ -70,7 +74,7 @@ def _packed(values: np.ndarray, ends: np.ndarray) -> Sequence[bytes]:
 
 
 def _field(tag: bytes, content: bytes) -> bytes:
-    """A length-delimited field."""
+    """Returns a length-delimited field."""
     size, prefix = len(content), b""
     while size > 0x7F:
         prefix += _BYTES[size & 0x7F | 0x80]

@@ -1,4 +1,4 @@
-"""All users' histories between sorting and writing, as they lie on disk."""
+"""All users' histories as they lie on disk between sorting and writing."""
 
 from collections.abc import Iterator
 
@@ -6,21 +6,27 @@ import numpy as np
 
 from tfserving_ext.data.spill import Spill
 
-_ENCODED_ROWS = 1 << 18  # At once, by one core.
+_ENCODED_ROWS = 1 << 18  # One core encodes about this many rows at once.
 
 
 class Histories:
-    """All users' histories, ascending by user.
+    """All users' histories, ascending by user id.
 
     Attributes:
       user_ids: int64 [U].
-      lengths: int64 [U], behaviours of each.
-      dropped: rows that were dropped while they were sorted, by rule.
+      lengths: int64 [U], behaviours of each user.
+      dropped: rows that were dropped while histories were sorted, by rule.
       users_dropped: users with too few rows left.
     """
 
     def __init__(self, spill: Spill, ranges: list[tuple[int, int]], item_ids: np.ndarray) -> None:
-        """Opens what `Spill.write_histories` wrote of `ranges`, each named by its first and last user."""
+        """Opens the histories that `Spill.write_histories` wrote.
+
+        Args:
+          spill: the working folder.
+          ranges: first and last user of each range, ascending.
+          item_ids: int64 [V], the item table; histories hold 1-based places in it.
+        """
         self._spill, self._between, self._item_ids = spill, ranges, item_ids
         read = [spill.read_histories(between) for between in ranges]
         self._ranges = [arrays for arrays, _ in read]
@@ -33,11 +39,15 @@ class Histories:
         self._first_user = np.cumsum([0, *(arrays["user_ids"].size for arrays in self._ranges)])
 
     def read(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-        """The histories at ascending places of users, some at a time: user_ids, lengths, item_ids, times."""
+        """Yields the histories of users, some at a time: user_ids, lengths, item_ids, times.
+
+        Args:
+          users: ascending places in `user_ids`.
+        """
         for number, arrays in enumerate(self._ranges):
             first, end = self._first_user[number : number + 2]
             inside = users[np.searchsorted(users, first) : np.searchsorted(users, end)] - first
-            # Mapped one range at a time: there may be more ranges than files that may be open.
+            # Only one range is mapped at a time, since there may be more ranges than a process may open files.
             items, times = (self._spill.map_history(self._between[number], name) for name in ("items", "times"))
             ends = np.cumsum(arrays["lengths"])
             lengths = arrays["lengths"][inside]
@@ -49,7 +59,7 @@ class Histories:
                 yield arrays["user_ids"][some], some_lengths, self._item_ids[items[rows] - 1], times[rows]
 
     def item_counts(self, users: np.ndarray) -> np.ndarray:
-        """Rows of each item, of the users where the bool [U] is true: int64 [V]."""
+        """Counts the rows of each item, int64 [V], over the users where `users`, bool [U], is true."""
         counts = np.zeros(self._item_ids.size + 1, np.int64)
         for number, arrays in enumerate(self._ranges):
             first, end = self._first_user[number : number + 2]

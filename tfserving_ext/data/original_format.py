@@ -1,15 +1,15 @@
-"""The files that the original's `convert_UB_to_tfrecord.py` writes (github.com/alibaba/nann), from sequences.
+"""Writes the files of the original's `convert_UB_to_tfrecord.py` (github.com/alibaba/nann) from sequences.
 
-ub_train.tfrecords      a record per training window, shuffled: behaviours 10 to n - 2 of every training user's n
-ub_validate.tfrecords   a record per user: the behaviour in the middle of its history
+ub_train.tfrecords      a record per training window, shuffled; targets: behaviours 10 to n - 2 of each user's n
+ub_validate.tfrecords   a record per user; target: the behaviour in the middle of its history
 ub_test.tfrecords       likewise
 ub_items.tfrecords      a record per item, without a history
 ub_items.npz            item_id, cate_id, weight_tag of every item
 ub_meta.json            counts and lengths
 
-A record's features are item_ids and cate_ids, int64 [50], the behaviours before the target, the most recent last and
-zeros behind it; gt_item_id and gt_cate_id, int64 [1], the target; weight_tag, float [1], the target's share of rows.
-Ids are places in the item and category tables, from 1.
+A record's features are item_ids and cate_ids, int64 [50], the behaviours before the target, the most recent last,
+padded with zeros at the end; gt_item_id and gt_cate_id, int64 [1], the target; weight_tag, float [1], the target's
+share of all rows. Ids are places in the item and category tables, from 1.
 """
 
 import os
@@ -29,27 +29,27 @@ from tfserving_ext.progress import progress
 META_NAME, ITEMS_NAME = "ub_meta.json", "ub_items.npz"
 FILES = {"train": "ub_train.tfrecords", "validation": "ub_validate.tfrecords", "test": "ub_test.tfrecords"}
 ITEM_RECORDS_NAME = "ub_items.tfrecords"
-MAX_LENGTH = 50  # Behaviours of a window.
-TRAIN_MIN_LENGTH, TEST_MIN_LENGTH = 10, 7  # Behaviours before a training target, and before a held-out user's.
+MAX_LENGTH = 50  # Behaviours in a window.
+TRAIN_MIN_LENGTH, TEST_MIN_LENGTH = 10, 7  # The fewest behaviours before a training target, and a held-out one.
 _AT_ONCE = 4096
 
 
 def write_original(
     data: str | os.PathLike[str], target: str | os.PathLike[str], seed: int = 0, force: bool = False
 ) -> Path:
-    """Writes sequences in the original's layout: every training behaviour fifty times.
+    """Writes sequences in the original's layout, in which a training behaviour stands in up to fifty windows.
 
     Args:
       data: a folder that `nann convert` wrote.
       target: the folder; it appears whole or not at all.
-      seed: of the order of the training windows.
+      seed: for the order of the training windows.
       force: replace whatever `target` holds.
 
     Returns:
       `target`.
 
     Raises:
-      NannError: the data are not there or damaged, no training user is long enough, or `target` cannot be written.
+      NannError: the data are missing or damaged, no training user has enough behaviours, or `target` cannot be written.
     """
     check_replaceable(target, WINDOWS, force, [data])
     target = Path(target).resolve()
@@ -97,7 +97,7 @@ def write_original(
 
 
 def _targets(sequences: Sequences, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the history of each window's user begins, and where its target is: int64 [windows] each."""
+    """Returns for each window where its user's history begins and where its target is: int64 [windows] each."""
     users = np.flatnonzero(sequences.user_splits == SPLITS.index(split))
     starts = sequences.row_splits[users]
     lengths = sequences.row_splits[users + 1] - starts
@@ -112,7 +112,7 @@ def _targets(sequences: Sequences, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _windows(sequences: Sequences, starts: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> bytes:
-    """The framed records of windows."""
+    """Returns the framed records of windows."""
     places = np.maximum(starts, targets - MAX_LENGTH)[:, None] + np.arange(MAX_LENGTH)
     present = places < targets[:, None]
     items = np.where(present, np.take(sequences.sequence_items, places, mode="clip"), 0).astype(np.int64)
@@ -120,7 +120,7 @@ def _windows(sequences: Sequences, starts: np.ndarray, targets: np.ndarray, weig
 
 
 def _records(sequences: Sequences, items: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> bytes:
-    """The framed records of item rows [n, MAX_LENGTH] and of targets [n]."""
+    """Returns the framed records of windows with `items` [n, MAX_LENGTH] and `targets` [n], both item rows."""
     one = np.arange(1, len(targets) + 1)
     many = one * MAX_LENGTH
     columns: dict[str, list[bytes]] = {

@@ -1,8 +1,8 @@
-"""Sequences from the files of the original's layout (original_format.py): histories out of training windows.
+"""Converts files in the original's layout (original_format.py) back to sequences: joins windows to histories.
 
-A window is a user's history moved on by one behaviour: what it holds with its target at the end is what the next window
-of that user holds. Windows are joined by a 64-bit hash of what they hold, so that shuffled files need no sorting, and
-every window is in one history. Windows of equal content are told apart by nothing; any of them may follow.
+The next window of a user holds the behaviours of this one, moved on by one, with this one's target at the end. Windows
+are joined by a 64-bit hash of their content, so that shuffled files need no sorting, and every window becomes part of
+exactly one history. Windows of equal content cannot be told apart; any of them may follow.
 """
 
 import os
@@ -31,24 +31,24 @@ from tfserving_ext.outputs import SEQUENCES, check_replaceable
 from tfserving_ext.progress import progress
 
 _AT_ONCE = 4096
-_FRAMING_BYTES = 16  # Of a record of TFRecord.
-_MAX_LENGTHS = 10_000  # Behaviours of a window that anybody could mean.
+_FRAMING_BYTES = 16  # The overhead of a record in a TFRecord file.
+_MAX_LENGTHS = 10_000  # A longer window is taken for an error.
 
 
 def is_original(folder: Path) -> bool:
-    """Whether a folder holds the original's files."""
+    """Returns whether a folder holds files in the original's layout."""
     return (folder / META_NAME).exists()
 
 
 def convert_original(source: str | os.PathLike[str], target: str | os.PathLike[str], force: bool = False) -> Path:
     """Converts the original's files to a `nann-sequences` folder.
 
-    Item and category ids are the original's places; there are no user ids nor times in its files, users are numbered,
-    and times are places in the history. The ground truth of held-out users is their last behaviour, which is the one
-    that the original chose.
+    Item and category ids are the places that the original's files use. These have neither user ids nor times: users are
+    numbered, and a time is a place in the history. The ground truth of a held-out user is its last behaviour, since
+    the original's files end a held-out history with the behaviour that they chose as target.
 
     Args:
-      source: the folder.
+      source: the folder with the original's files.
       target: the folder to write; it appears whole or not at all.
       force: replace whatever `target` holds.
 
@@ -113,11 +113,11 @@ def _max_length(source: Path) -> int:
 
 
 def _items(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The item table by ascending id: item ids and category ids, int64 [V]."""
+    """Reads the item table: item ids, ascending, and category ids, int64 [V] each."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, categories = (np.asarray(arrays[name]).ravel() for name in ("item_id", "cate_id"))
-    # An array alone is no context, and a header may claim any size.
+    # A plain .npy file loads as an array, which is no context manager, and a header may claim any size.
     except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise NannError(f"{path} cannot be read: {error}; it must hold item_id and cate_id") from error
     if ids.dtype.kind not in "iu" or categories.dtype.kind not in "iu" or ids.shape != categories.shape:
@@ -136,7 +136,7 @@ def _items(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _histories(path: Path, length: int, join: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths int64 [u], and item ids int64 [r] of one history behind the other."""
+    """Reads histories: their lengths, int64 [u], and the item ids of all of them, one after the other, int64 [r]."""
     held, then, targets = [], [], []
     for items, target in _windows(path, length, f"{path.name} (bytes)"):
         held.append(_hash(items))
@@ -145,7 +145,7 @@ def _histories(path: Path, length: int, join: bool) -> tuple[np.ndarray, np.ndar
     of_targets = _joined(targets)
     follower = _followers(_joined(held), _joined(then)) if join else np.full(of_targets.size, -1)
     order, firsts = _chains(follower)
-    # What the first window of each history holds comes before all targets.
+    # A history is the content of its first window, followed by the targets of all its windows.
     wanted = np.zeros(of_targets.size, bool)
     wanted[order[firsts]] = True
     begins: dict[int, np.ndarray] = {}
@@ -166,7 +166,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _windows(path: Path, length: int, title: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What windows hold, int64 [n, length], zeros at the end, and their targets, int64 [n]; some at a time."""
+    """Yields windows' item ids, int64 [n, length], zeros at the end, and targets, int64 [n], some at a time."""
     import tensorflow as tf
 
     features: dict[str, Any] = {
@@ -184,7 +184,10 @@ def _windows(path: Path, length: int, title: str) -> Iterator[tuple[np.ndarray, 
                 items, target = batch["item_ids"].numpy(), batch["gt_item_id"].numpy()[:, 0]
                 present = items > 0
                 if np.any(present[:, 1:] & ~present[:, :-1]) or np.any(items < 0) or np.any(target < 1):
-                    raise NannError(f"{path}: a window with an id below 1 before its last behaviour or as its target")
+                    raise NannError(
+                        f"{path}: a window has an id below 1 before its last behaviour or as its target; "
+                        "only the zeros that pad it at the end may be below 1"
+                    )
                 yield items, target
                 advance(int(size))
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
@@ -192,7 +195,7 @@ def _windows(path: Path, length: int, title: str) -> Iterator[tuple[np.ndarray, 
 
 
 def _moved_on(items: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """What the windows behind these hold."""
+    """Returns the item ids of the windows that follow the given ones."""
     counts = np.count_nonzero(items, axis=1)
     full = counts == items.shape[1]
     moved = items.copy()
@@ -202,16 +205,24 @@ def _moved_on(items: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _hash(items: np.ndarray) -> np.ndarray:
-    """64 bits of each row of int64 [n, length]: uint64 [n]."""
+    """Hashes each row of int64 [n, length] to 64 bits: uint64 [n]."""
     places = mix(np.arange(items.shape[1], dtype=np.uint64))
     return mix(items.view(np.uint64) + places).sum(axis=1, dtype=np.uint64)
 
 
 def _followers(held: np.ndarray, then: np.ndarray) -> np.ndarray:
-    """For each window one that holds what comes then, no window twice; -1 where none is left: int64 [n]."""
+    """Pairs each window with one that follows it, each at most once.
+
+    Args:
+      held: uint64 [n], the hash of each window's content.
+      then: uint64 [n], the hash of the content that follows each window.
+
+    Returns:
+      int64 [n], the follower of each window, or -1 if none is left.
+    """
     of_held, of_then = np.argsort(held, kind="stable"), np.argsort(then, kind="stable")
     sorted_held, sorted_then = held[of_held], then[of_then]
-    # The nth window of a content follows the nth that leads to it.
+    # Of the windows with one content, the nth follows the nth window that leads to this content.
     nth = np.arange(then.size) - np.searchsorted(sorted_then, sorted_then)
     places = np.searchsorted(sorted_held, sorted_then) + nth
     inside = sorted_held.take(places, mode="clip") == sorted_then
@@ -222,17 +233,17 @@ def _followers(held: np.ndarray, then: np.ndarray) -> np.ndarray:
 
 
 def _chains(follower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All windows, one chain of followers behind the other, and where each chain begins."""
+    """Returns all windows, ordered chain after chain of followers, and where each chain begins."""
     chain, depth = np.full(follower.size, -1), np.zeros(follower.size, np.int64)
     preceded = np.zeros(follower.size, bool)
     preceded[follower[follower >= 0]] = True
     frontier = np.flatnonzero(~preceded)
     chains, ids, step = frontier.size, np.arange(frontier.size), 0
-    while frontier.size:  # All chains at once, a window of each at a time.
+    while frontier.size:  # Walks all chains at once, by one window in each step.
         chain[frontier], depth[frontier] = ids, step
         frontier = follower[frontier]
         ids, frontier, step = ids[frontier >= 0], frontier[frontier >= 0], step + 1
-    # Windows that follow each other in a circle, as those of a user of one item do, have no first one.
+    # Windows that follow each other in a circle, as those of a user with a single item do, have no first window.
     for window in np.flatnonzero(chain < 0).tolist():
         step = 0
         while chain[window] < 0:

@@ -1,7 +1,6 @@
-"""The rules of the conversion, a function each: what every engine that converts behaviours shares.
+"""The rules of the conversion, one function each, shared by all engines that convert behaviours.
 
-`nann convert` calls them on blocks of a file, Apache Beam (`beam.py`) on bundles of one; the same rows give the same
-records.
+`convert.py` and Apache Beam (`beam.py`) call them on blocks of a file; the same rows give the same records.
 """
 
 import os
@@ -16,8 +15,6 @@ from tfserving_ext.data.behavior_csv import BEHAVIORS
 from tfserving_ext.errors import NannError
 
 PAIR = ("item_id", "category_id")
-
-
 _MOST = 2**63
 
 
@@ -25,18 +22,18 @@ _MOST = 2**63
 class Rules:
     """What a conversion keeps, and how it splits users.
 
-    Rows are dropped in this order, and counted: behaviours not in `behaviors`, timestamps outside `time_range`, items
+    Rows are dropped and counted in this order: behaviours not in `behaviors`, timestamps outside `time_range`, items
     with fewer than `min_item_count` rows left, users with fewer than `min_user_count` rows left. Identical rows are
-    kept. An item seen under several categories gets its most frequent one, the lowest id among equals.
+    kept. An item seen under several categories gets its most frequent one; among equally frequent ones, the lowest id.
 
     Attributes:
-      min_item_count: rows an item needs, over the users of all splits.
-      min_user_count: rows a user needs; with fewer than 2 there is nothing to predict from.
+      min_item_count: rows that an item needs, over the users of all splits.
+      min_user_count: rows that a user needs; with fewer than 2 there is nothing to predict from.
       behaviors: the behaviour types to keep.
       time_range: first and last timestamp to keep, unix seconds, both inclusive; None keeps all.
       validation: users held out for validation: a number, or a fraction below 1 of the users that are left.
       test: users held out for test, likewise.
-      seed: of the hash that assigns users to splits.
+      seed: for the hash that assigns users to splits.
     """
 
     min_item_count: int = 5
@@ -48,7 +45,7 @@ class Rules:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises NannError where a rule is out of its range."""
+        """Raises NannError if a rule is out of its range."""
         for name, least in (("min_item_count", 1), ("min_user_count", 1), ("seed", 0)):
             if not least <= getattr(self, name) < _MOST:
                 raise NannError(f"{name} is {getattr(self, name)}; it must be {least} or more, and below 2^63")
@@ -67,19 +64,19 @@ class Rules:
                 raise NannError(f"{name} is {value}; it must be a number of users or a fraction from 0 to below 1")
 
     def as_dict(self) -> dict[str, Any]:
-        """As the manifest has it."""
+        """Returns the manifest's `rules`."""
         return {**asdict(self), "behaviors": list(self.behaviors)}
 
 
 def wanted_rows(block: pl.DataFrame, rules: Rules) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The rows of wanted behaviours and times.
+    """Selects the rows with the behaviours and times to keep.
 
     Args:
       block: a frame of `behavior_csv.COLUMNS`.
       rules: what to keep.
 
     Returns:
-      The rows that are left, in their order, and how many were dropped by `behavior` and by `time_range`.
+      The rows that are left, in their order, and how many were dropped by the rules `behavior` and `time_range`.
     """
     wanted = block
     if set(rules.behaviors) != set(BEHAVIORS):
@@ -89,22 +86,22 @@ def wanted_rows(block: pl.DataFrame, rules: Rules) -> tuple[pl.DataFrame, dict[s
 
 
 def count_behaviors(block: pl.DataFrame) -> dict[str, int]:
-    """How many rows of each behaviour there are, of those that are there at all."""
+    """Counts the rows of each behaviour; behaviours without rows are left out."""
     counts = np.bincount(block["behavior_type"].to_physical().to_numpy(), minlength=len(BEHAVIORS)).tolist()
     return {behavior: count for behavior, count in zip(BEHAVIORS, counts, strict=True) if count}
 
 
 def count_pairs(rows: pl.DataFrame) -> pl.DataFrame:
-    """How often each item stands under each category: item_id, category_id, len (int64); in no order."""
+    """Counts how often each item stands under each category: item_id, category_id, len (int64); in no order."""
     if (bits := _bits(rows)) is None:
         return rows.group_by(PAIR).len().with_columns(pl.col("len").cast(pl.Int64))
-    # Sorting packed keys is about five times as fast as grouping by two.
+    # Sorting packed keys is about five times as fast as grouping by two columns.
     keys, lens = np.unique(_pack(rows, bits), return_counts=True)
     return _unpacked(keys, lens, bits)
 
 
 def merge_counts(parts: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame:
-    """Sums the partial counts `len` of frames, so that equal `keys` stand once; in no order."""
+    """Sums the partial counts `len` over rows with equal `keys`, which then stand once each; in no order."""
     every = pl.concat(parts)
     if tuple(keys) != PAIR or (bits := _bits(every)) is None:
         return every.group_by(keys).agg(pl.col("len").sum())
@@ -116,7 +113,7 @@ def merge_counts(parts: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataF
 
 
 def _bits(rows: pl.DataFrame) -> int | None:
-    """The bits that a category takes, if item and category fit into 63 together, and there are any."""
+    """Returns the number of bits that a category id takes; None if item and category do not fit into 63, or no rows."""
     if not rows.height:
         return None
     item, category = (int(rows[column].max()).bit_length() for column in PAIR)  # type: ignore[arg-type]
@@ -138,8 +135,8 @@ class ItemTable:
     Attributes:
       ids: int64 [V], ascending.
       categories: int64 [V], the data's own category ids.
-      dropped: items with too few rows.
-      ambiguous: kept items that were seen under several categories.
+      dropped: how many items had too few rows.
+      ambiguous: how many of the kept items were seen under several categories.
     """
 
     ids: np.ndarray
@@ -149,7 +146,12 @@ class ItemTable:
 
 
 def item_table(pairs: pl.DataFrame, min_item_count: int) -> ItemTable:
-    """Picks every item's category and drops the rare items; `pairs` as `merge_counts` gives them."""
+    """Picks every item's category and drops the rare items.
+
+    Args:
+      pairs: item_id, category_id and len, every pair once, as `merge_counts` returns them.
+      min_item_count: rows that an item needs.
+    """
     pairs = pairs.sort(["item_id", "len", "category_id"], descending=[False, True, False])
     ids, first, spread = np.unique(pairs["item_id"].to_numpy(), return_index=True, return_counts=True)
     lens = pairs["len"].to_numpy()
@@ -164,19 +166,20 @@ def item_table(pairs: pl.DataFrame, min_item_count: int) -> ItemTable:
 
 
 class Places:
-    """The 1-based places of ids in a table, looked up many times."""
+    """Looks up the 1-based places of ids in a table."""
 
     def __init__(self, table: np.ndarray) -> None:
-        """Takes int64 [V], ascending."""
+        """Prepares look-ups in `table`, int64 [V], ascending."""
         self._table = table
         self._dense: np.ndarray | None = None
         span = int(table[-1]) - int(table[0]) + 1 if table.size else 0
-        if table.size and span <= 16 * table.size:  # Ids are mostly so; a lookup costs a tenth of a search.
+        # Ids are dense in most data, where a look-up in an array costs a tenth of a binary search.
+        if table.size and span <= 16 * table.size:
             self._dense = np.zeros(span + 1, np.int32)
             self._dense[table - table[0]] = np.arange(1, table.size + 1, dtype=np.int32)
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
-        """Their places, 0 where the table has none: int32, of the shape of the int64 `ids`."""
+        """Returns the places of `ids`, int64 of any shape: int32 of that shape, 0 for an id not in the table."""
         if not self._table.size:
             return np.zeros(ids.shape, np.int32)
         if self._dense is not None:
@@ -187,26 +190,34 @@ class Places:
 
 
 def time_order(users: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The stable order by user, then time: int64 [R]. `users` are numbers from 0."""
+    """Returns the stable order by user, then time.
+
+    Args:
+      users: int64 [R], numbers from 0.
+      times: int64 [R].
+
+    Returns:
+      int64 [R], the places of the rows in that order.
+    """
     if not users.size:
         return np.zeros(0, np.int64)
     earliest = int(times.min())
     span = int(times.max()) - earliest + 1
     if (int(users.max()) + 1) * span >= 2**63:
         return np.lexsort((times, users))
-    # One packed key is about five times as fast as two, the more so where the file is almost sorted already.
+    # Sorting by one packed key is about five times as fast as by two, and faster still if the file is almost sorted.
     return np.argsort(users * np.int64(span) + (times - earliest), kind="stable")
 
 
 def split_keys(user_ids: np.ndarray, seed: int) -> np.ndarray:
-    """A number per user that decides its split; the users with the lowest ones are held out.
+    """Returns a number per user that decides its split; the users with the lowest numbers are held out.
 
-    A hash, so that any part of the users can be looked at alone and a user's number never depends on the others: the
+    The number is a hash, so that it never depends on other users and any part of them can be processed alone: the
     finalizer of SplitMix64 (Steele, Lea, Flood 2014) over id and seed. It is a bijection: no two users share a number.
 
     Args:
       user_ids: int64 [U].
-      seed: from 0.
+      seed: 0 or more.
 
     Returns:
       uint64 [U].
@@ -215,7 +226,7 @@ def split_keys(user_ids: np.ndarray, seed: int) -> np.ndarray:
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64, a bijection of uint64 numbers of any shape."""
+    """Applies the finalizer of SplitMix64, a bijection, to uint64 numbers of any shape."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -223,10 +234,10 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def split_sizes(users: int, rules: Rules) -> tuple[int, int]:
-    """How many of `users` are held out for validation and for test.
+    """Returns how many of `users` are held out for validation and for test.
 
     Raises:
-      NannError: none would be left to train on.
+      NannError: no user would be left to train on.
     """
     sizes = [int(value) if isinstance(value, int) else round(value * users) for value in (rules.validation, rules.test)]
     if sum(sizes) >= users:
@@ -238,12 +249,12 @@ def split_sizes(users: int, rules: Rules) -> tuple[int, int]:
 
 
 def split_users(user_ids: np.ndarray, rules: Rules) -> np.ndarray:
-    """The split of each user, 0 train, 1 validation, 2 test: uint8 [U].
+    """Returns the split of each user, 0 train, 1 validation, 2 test: uint8 [U].
 
-    The `validation` users of the lowest `split_keys` are the validation split, the `test` next ones the test split.
+    The users with the lowest `split_keys` are the validation split, those with the next lowest the test split.
 
     Raises:
-      NannError: none would be left to train on.
+      NannError: no user would be left to train on.
     """
     validation, test = split_sizes(user_ids.size, rules)
     order = np.argsort(split_keys(user_ids, rules.seed))
@@ -254,5 +265,5 @@ def split_users(user_ids: np.ndarray, rules: Rules) -> np.ndarray:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))

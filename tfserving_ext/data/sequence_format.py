@@ -1,4 +1,4 @@
-"""The `nann-sequences` folder: who behaved how, in what order. Conversion writes it; training and evaluation read it.
+"""The `nann-sequences` folder: users' behaviours in time order. Conversion writes it; training and evaluation read it.
 
 manifest.json                     format, counts, rules, sources, and the SHA-256 of every other file
 items.parquet                     item_id int64, ascending; category_id int64; count int64, rows of training users
@@ -35,12 +35,12 @@ _SHARD_ROWS = 10_000_000
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
-    """The file's name, as TensorFlow's tools shard files."""
+    """Returns a shard's file name, in the convention of TensorFlow's tools."""
     return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
 
 
 def shard_cuts(lengths: np.ndarray) -> np.ndarray:
-    """Where a split's users are cut into shards of about `_SHARD_ROWS` rows: int64 [shards - 1].
+    """Returns where a split's users are cut into shards of about `_SHARD_ROWS` rows: int64 [shards - 1].
 
     Args:
       lengths: int64 [U], behaviours of each user of the split, ascending by user.
@@ -52,12 +52,19 @@ def shard_cuts(lengths: np.ndarray) -> np.ndarray:
 
 
 def encode(user_ids: np.ndarray, lengths: np.ndarray, item_ids: np.ndarray, times: np.ndarray) -> bytes:
-    """Users' histories as they stand in a shard; arguments as `examples.encode_histories` has them."""
+    """Returns users' histories as a shard contains them; the arguments are those of `examples.encode_histories`."""
     return b"".join(map(frame, encode_histories(user_ids, lengths, item_ids, times)))
 
 
 def write_items(folder: Path, ids: np.ndarray, categories: np.ndarray, counts: np.ndarray) -> None:
-    """Writes the item table: the data's own ids, ascending, their category ids, rows of training users; int64 [V]."""
+    """Writes the item table.
+
+    Args:
+      folder: where to write it.
+      ids: int64 [V], the data's own item ids, ascending.
+      categories: int64 [V], their category ids.
+      counts: int64 [V], rows of training users.
+    """
     pl.DataFrame(dict(zip(_ITEM_COLUMNS, (ids, categories, counts), strict=True))).write_parquet(folder / ITEMS_NAME)
 
 
@@ -65,8 +72,8 @@ def write_manifest(folder: Path, **parts: Any) -> None:
     """Writes the manifest of a folder that is otherwise finished.
 
     Args:
-      folder: has the shards and the item table.
-      **parts: `counts`, `splits` (by name: users, behaviors, shards), `rules`, `sources`, and what else to remember.
+      folder: contains the shards and the item table already.
+      **parts: `counts`, `splits` (by name: users, behaviors, shards), `rules`, `sources`, and anything else to record.
     """
     digests = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     write_json(
@@ -75,15 +82,15 @@ def write_manifest(folder: Path, **parts: Any) -> None:
 
 
 def describe_sources(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """What the manifest says of the files that were read; of each once."""
+    """Returns the manifest's `sources`: the files that were read, each once."""
     return [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)} for path in dict.fromkeys(paths)]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The folder's manifest.
+    """Reads the folder's manifest.
 
     Raises:
-      NannError: the folder is missing, or of another format or version.
+      NannError: the folder is missing, or its format or version is another.
     """
     if not (folder / "manifest.json").exists():
         raise NannError(f"{folder} is not converted data: it has no manifest.json; make some with `nann convert`")
@@ -101,14 +108,14 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Reads and checks a folder.
 
     Returns:
-      The manifest, and by name:
+      The manifest, and these arrays by name:
         item_ids int64 [V], ascending; item_categories int32 [V], 1-based rows of category_ids; item_counts int64 [V];
         category_ids int64 [C], ascending; user_ids int64 [U], by split, then ascending; user_splits uint8 [U];
-        row_splits int64 [U + 1], where each user's rows begin in
-        sequence_items int32 [R], 1-based rows of item_ids, in time order, and sequence_times int64 [R].
+        row_splits int64 [U + 1], where each user's rows begin in the next two;
+        sequence_items int32 [R], 1-based rows of item_ids, in time order; sequence_times int64 [R].
 
     Raises:
-      NannError: the folder is missing, of another format or version, damaged, or its files do not fit together.
+      NannError: the folder is missing or damaged, its format or version is another, or its files do not fit together.
     """
     manifest = read_manifest(folder)
     arrays = _load_items(folder / ITEMS_NAME)
@@ -127,13 +134,13 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                     raise NannError(f"{path}: item {part['item_ids'][rows == 0][0]} is not in {ITEMS_NAME}")
                 ascending = np.concatenate([[before], part["user_ids"]])
                 if np.any(ascending[1:] <= ascending[:-1]):
-                    raise NannError(f"{path}: its user ids are not ascending")
+                    raise NannError(f"{path}: the user ids are not ascending")
                 before = int(part["user_ids"][-1])
                 starts = np.cumsum(part["lengths"])[:-1]
-                backwards = part["times"][1:] < part["times"][:-1]  # Not `diff`: times may be anything.
+                backwards = part["times"][1:] < part["times"][:-1]  # `diff` may overflow: times may be any int64.
                 backwards[starts[(starts > 0) & (starts < part["times"].size)] - 1] = False
                 if np.any(backwards):
-                    raise NannError(f"{path}: a history whose times are not ascending")
+                    raise NannError(f"{path}: the times of a history are not ascending")
                 users.append(part["user_ids"])
                 lengths.append(part["lengths"])
                 items.append(rows)
@@ -185,7 +192,7 @@ def _count(folder: Path, manifest: dict[str, Any], *keys: str) -> int:
 def _shards(folder: Path, split: str, manifest: dict[str, Any]) -> list[Path]:
     shards = _count(folder, manifest, "splits", split, "shards")
     paths = []
-    for shard in range(shards):  # However many the manifest claims: the first that is missing ends it.
+    for shard in range(shards):  # The manifest may claim any number; the loop ends at the first missing shard.
         paths.append(folder / shard_name(split, shard, shards))
         if not paths[-1].exists():
             raise NannError(f"{paths[-1]} does not exist; convert the data again")
@@ -193,7 +200,10 @@ def _shards(folder: Path, split: str, manifest: dict[str, Any]) -> list[Path]:
 
 
 def _parse(path: Path) -> Iterator[dict[str, np.ndarray]]:
-    """The histories of a file, many at a time: user_ids [u], lengths [u], item_ids and times, all users' in a row."""
+    """Yields the histories of a file, many at a time.
+
+    Each element has user_ids [u], lengths [u], and the item_ids and times of all u users, one after the other; int64.
+    """
     import tensorflow as tf
 
     def parse(serialized: "tf.Tensor") -> tuple["tf.Tensor", ...]:
@@ -208,7 +218,7 @@ def _parse(path: Path) -> Iterator[dict[str, np.ndarray]]:
     try:
         for user_ids, lengths, item_ids, time_lengths, times in records.map(parse, tf.data.AUTOTUNE).prefetch(2):
             if not np.array_equal(lengths, time_lengths):
-                raise NannError(f"{path}: a history whose item_ids and times differ in length")
+                raise NannError(f"{path}: the item_ids and times of a history differ in length")
             yield {
                 "user_ids": user_ids.numpy(),
                 "lengths": lengths.numpy(),

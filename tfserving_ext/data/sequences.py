@@ -1,7 +1,7 @@
-"""Histories of users, read from a `nann-sequences` folder: training batches, test cases, item rows and ids.
+"""Reads users' histories from a `nann-sequences` folder: training batches, test cases, item rows and ids.
 
-An item's row is its 1-based place in the item table; row 0 means "missing". A history holds the rows of the behaviours
-before its target in time order, the most recent last, padded with 0 at the front.
+An item's row is its 1-based place in the item table; row 0 means "missing". A history holds the item rows of the
+behaviours before its target in time order, the most recent last, padded with 0 at the front.
 """
 
 import os
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cases:
-    """What to predict for held-out users; one case a row.
+    """The test cases of held-out users: a history, and the item to predict from it.
 
     Attributes:
       user_ids: int64 [N].
-      histories: int32 [N, L] item rows, most recent last, 0 at the front.
-      targets: int32 [N] the item row that followed.
-      positions: int64 [N] the target's place, from 0, in its user's whole history.
+      histories: int32 [N, L], item rows, most recent last, padded with 0 at the front.
+      targets: int32 [N], the row of the item that followed each history.
+      positions: int64 [N], the target's place, from 0, in its user's whole history.
     """
 
     user_ids: np.ndarray
@@ -41,7 +41,7 @@ class Cases:
 
 
 class Sequences:
-    """A `nann-sequences` folder: each history once, 12 bytes a behaviour. Safe to share between threads."""
+    """A `nann-sequences` folder in memory, 12 bytes a behaviour. Safe to share between threads."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]):
         self.folder = folder
@@ -61,36 +61,37 @@ class Sequences:
         """Opens and checks a folder.
 
         Raises:
-          NannError: the folder is missing, of another format or version, or its arrays do not fit together.
+          NannError: the folder is missing or damaged, its format or version is another, or its files do not fit
+            together.
         """
         return cls(Path(folder), *load(Path(folder)))
 
     @property
     def counts(self) -> dict[str, Any]:
-        """The manifest's counts: users, items, categories, behaviors, rows read and dropped."""
+        """The manifest's counts: users, items, categories, behaviors, rows read and rows dropped."""
         return self.manifest["counts"]
 
     @property
     def num_items(self) -> int:
-        """Items in the table, V; rows run from 1 to V."""
+        """Number of items in the table, V; rows run from 1 to V."""
         return len(self.item_ids)
 
     @property
     def num_categories(self) -> int:
-        """Categories in the table, C; rows run from 1 to C."""
+        """Number of categories in the table, C; rows run from 1 to C."""
         return len(self.category_ids)
 
     @cached_property
     def popularity(self) -> np.ndarray:
-        """Behaviours of training users by item row: int64 [V + 1], 0 for row 0."""
+        """Number of training users' behaviours by item row: int64 [V + 1], 0 for row 0."""
         return np.concatenate([[0], self.item_counts])
 
     def rows_of(self, item_ids: np.ndarray) -> np.ndarray:
-        """Item ids, int64 of any shape, to item rows: int32 of that shape, 0 for an unknown id."""
+        """Maps item ids, int64 of any shape, to item rows: int32 of that shape, 0 for an unknown id."""
         return self._places(np.asarray(item_ids, np.int64))
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
-        """Item rows of any shape to item ids: int64 of that shape, -1 for row 0.
+        """Maps item rows of any shape to item ids: int64 of that shape, -1 for row 0.
 
         Raises:
           IndexError: a row is not in [0, V].
@@ -98,7 +99,7 @@ class Sequences:
         return _look_up(self._padded_ids, rows)
 
     def category_rows_of(self, rows: np.ndarray) -> np.ndarray:
-        """Item rows of any shape to category rows: int32 of that shape, 0 for row 0.
+        """Maps item rows of any shape to category rows: int32 of that shape, 0 for row 0.
 
         Raises:
           IndexError: a row is not in [0, V].
@@ -108,13 +109,20 @@ class Sequences:
     def training_batch(
         self, step: int, batch_size: int, history_length: int = 50, seed: int = 0, targets: int = 1
     ) -> dict[str, Any]:
-        """One batch, a pure function of (seed, step).
+        """Draws the batch of one step; a pure function of its arguments.
 
-        Every behaviour of a training user but its first is equally likely to be the first target.
+        Every behaviour of a training user except its first is equally likely to be the first target.
+
+        Args:
+          step: from 0.
+          batch_size: samples a batch.
+          history_length: behaviours before the first target, L.
+          seed: for the draws.
+          targets: behaviours after each history, T.
 
         Returns:
-          histories: int32 [batch_size, history_length]; targets: int32 [batch_size, targets], the behaviours after
-          each history, 0 after its user's last.
+          {"histories": int32 [batch_size, L], "targets": int32 [batch_size, T]}, both item rows; targets are 0 after
+          the user's last behaviour.
         """
         rng = np.random.default_rng([seed, step])
         draws = rng.integers(self._training_targets[-1], size=batch_size)
@@ -130,21 +138,21 @@ class Sequences:
         }
 
     def check_trainable(self) -> None:
-        """Raises NannError where no training user has a behaviour and one after it."""
+        """Raises NannError if no training user has two behaviours, one to predict from and one to predict."""
         if not self._training_targets[-1]:
             raise NannError(f"{self.folder}: no training user has two behaviours or more")
 
     def training_batches(
         self, batch_size: int, history_length: int = 50, seed: int = 0, first_step: int = 0, targets: int = 1
     ) -> "tf.data.Dataset":
-        """An endless data set of `training_batch` for steps from `first_step`.
+        """Returns an endless data set of the batches that `training_batch` draws, from step `first_step` on.
 
-        A training that stopped after step s goes on exactly with `first_step` s + 1.
+        A training that stopped after step s resumes exactly with `first_step` = s + 1.
 
         Args:
           batch_size: samples a batch.
-          history_length: behaviours before the target, L.
-          seed: of the draws.
+          history_length: behaviours before the first target, L.
+          seed: for the draws.
           first_step: the step of the first batch, from 0.
           targets: behaviours after each history, T.
 
@@ -154,7 +162,7 @@ class Sequences:
         Raises:
           NannError: no training user has two behaviours, or an argument is out of range.
         """
-        import tensorflow as tf  # Seconds to import; index building and reports do without.
+        import tensorflow as tf  # Takes seconds to import, and index building and reports do not need it.
 
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -181,19 +189,20 @@ class Sequences:
         return tf.data.Dataset.counter(first_step).map(element).prefetch(8)
 
     def cases(self, split: str, positions_per_user: int = 1, history_length: int = 50) -> Cases:
-        """The targets of a split's users, each with the behaviours before it.
+        """Returns the targets of a split's users, each with the behaviours before it.
 
-        One position a user is the middle of the history, the paper's ground truth; P positions lie evenly inside it,
-        at n·k // (P + 1) for k = 1..P of n behaviours, each once and never the first behaviour. In data of the
-        original's own files it is each history's last behaviour, one position a user.
+        With one position a user, the target is the behaviour in the middle of the history, the paper's ground truth.
+        P positions lie evenly inside a history of n behaviours, at n·k // (P + 1) for k = 1..P; each is taken once,
+        and never the first behaviour. In data converted from the original's files, the target is each history's last
+        behaviour, whatever `positions_per_user`.
 
         Args:
           split: "validation" or "test".
-          positions_per_user: the most targets a user has.
+          positions_per_user: the most targets that a user has.
           history_length: behaviours before the target, L.
 
         Raises:
-          NannError: another split, a number below 1, or no user of the split with two behaviours.
+          NannError: `split` is another, a number is below 1, or no user of the split has two behaviours.
         """
         if split not in SPLITS[1:]:
             raise NannError(f"split is {split!r}; allowed are {', '.join(map(repr, SPLITS[1:]))}")
@@ -209,7 +218,7 @@ class Sequences:
             places = lengths[:, None] - 1
         else:
             places = lengths[:, None] * np.arange(1, positions_per_user + 1) // (positions_per_user + 1)
-        fresh = np.diff(places, axis=1, prepend=0) > 0  # Short histories repeat places, and have no target at 0.
+        fresh = np.diff(places, axis=1, prepend=0) > 0  # Drops places that a short history repeats, and place 0.
         nth = np.nonzero(fresh)[0]
         targets = starts[nth] + places[fresh]
         return Cases(
@@ -220,7 +229,7 @@ class Sequences:
         )
 
     def _histories(self, starts: np.ndarray, targets: np.ndarray, length: int) -> np.ndarray:
-        """The behaviours before `targets`, none before `starts`: int32 [N, length]."""
+        """Returns the behaviours before the places `targets`, but none before `starts`: int32 [N, length]."""
         places = targets[:, None] + np.arange(-length, 0)
         return np.where(places >= starts[:, None], np.take(self.sequence_items, places, mode="clip"), np.int32(0))
 
@@ -234,7 +243,7 @@ class Sequences:
 
     @cached_property
     def _training_targets(self) -> np.ndarray:
-        """Possible targets before each training user, and in all: int64 [users + 1]."""
+        """Cumulative numbers of possible targets: of the users before each training user, then of all; int64."""
         lengths = self.row_splits[self._training_users + 1] - self._training_starts
         return np.concatenate([[0], np.cumsum(lengths - 1)]).astype(np.int64)
 
@@ -253,6 +262,6 @@ class Sequences:
 
 def _look_up(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows)
-    if rows.size and rows.min() < 0:  # NumPy would count it from the end; too large a row it refuses itself.
+    if rows.size and rows.min() < 0:  # NumPy would count a negative row from the end. It refuses one that is too large.
         raise IndexError(f"row {rows.min()}; rows are 0 to {len(table) - 1}")
     return table[rows]

@@ -1,7 +1,7 @@
-"""Where behaviours are read from: files, folders and archives of them, as blocks of bounded size.
+"""Reads behaviours from files, folders and archives, in blocks of bounded size.
 
 A source is CSV (plain, gzip, members of a zip) or Parquet, or a folder of such parts, read in the order of their names.
-A part's kind is told by its first bytes, whatever its name.
+A part's kind is recognized by its first bytes, not by its name.
 """
 
 import gzip
@@ -21,10 +21,9 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 
 MAX_LINE_BYTES = 1 << 20
-# What a row of Parquet counts as, where blocks are measured in bytes of CSV.
-ROW_BYTES = 40
+ROW_BYTES = 40  # Blocks are measured in bytes of CSV; a row of Parquet counts as this many.
 _SUFFIXES = (".csv", ".txt", ".gz", ".zip", ".parquet")
-# How files begin that people may take for a part.
+# The first bytes of files that users may mistake for a part.
 _UNREADABLE = {b"BZh": "bzip2", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
 
 
@@ -36,7 +35,7 @@ class Part:
       path: the file.
       kind: "csv", "gzip", "zip" or "parquet".
       member: the name inside a zip archive.
-      size: its bytes, for the progress: of the file, but uncompressed ones of a zip's member.
+      size: the part's size in bytes, for progress: that of the file, but uncompressed for a zip's member.
     """
 
     path: Path
@@ -46,7 +45,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """As messages name it."""
+        """The part's name in messages."""
         return f"{self.path}:{self.member}" if self.member else str(self.path)
 
 
@@ -55,11 +54,12 @@ class Block:
     """Some rows of one part.
 
     Attributes:
-      part: the part's place among the parts.
-      start: where it begins: bytes of uncompressed CSV, rows of Parquet.
-      end: where the next one begins.
-      consumed: how much of the part's `size` is read when it ends.
-      content: lines of CSV, or a frame; None where whoever wants the rows reads the file, so that many can at once.
+      part: the part's place in the list of parts.
+      start: where the block begins in the part: in bytes of uncompressed CSV, or rows of Parquet.
+      end: where the next block begins.
+      consumed: how much of the part's `size` has been read when the block ends.
+      content: lines of CSV, or a frame. None for plain CSV: `rows` then reads the file, so that many threads can read
+        at once.
     """
 
     part: int
@@ -69,10 +69,10 @@ class Block:
     content: bytes | pl.DataFrame | None
 
     def rows(self, parts: Sequence[Part]) -> pl.DataFrame:
-        """The checked rows, a frame of `COLUMNS`.
+        """Returns the checked rows, a frame of `COLUMNS`.
 
         Raises:
-          NannError: a bad row; the message says which.
+          NannError: a row is bad; the message says which.
         """
         part = parts[self.part]
         if isinstance(self.content, pl.DataFrame):
@@ -98,7 +98,7 @@ class Block:
 
 
 def find_parts(paths: Sequence[str | os.PathLike[str]]) -> list[Part]:
-    """The parts of files and folders, in order.
+    """Finds the parts of files and folders, in order.
 
     Raises:
       NannError: a path is missing, a folder has no part, or an archive is damaged, encrypted or without CSV.
@@ -154,7 +154,7 @@ def _parts_of(file: Path) -> list[Part]:
         raise NannError(f"{file} holds no .csv or .txt; it holds {names}")
     if encrypted := [info.filename for info in wanted if info.flag_bits & 1]:
         raise NannError(f"{file}: {encrypted[0]} is encrypted; decrypt it first")
-    # Others are unpacked without a bound of what comes out.
+    # zipfile unpacks other methods without a bound on the size of what it returns.
     bounded = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if packed := [info.filename for info in wanted if info.compress_type not in bounded]:
         raise NannError(f"{file}: {packed[0]} is compressed by a method other than deflate; pack it again by deflate")
@@ -166,12 +166,13 @@ def _parts_of(file: Path) -> list[Part]:
 def read_blocks(parts: Sequence[Part], block_bytes: int, first: tuple[int, int] = (0, 0)) -> Iterator[Block]:
     """Yields the rows of all parts, in order, about `block_bytes` of CSV at a time.
 
-    The blocks depend on the parts and `block_bytes` alone, so that reading can go on where another run stopped.
+    The blocks depend on the parts and `block_bytes` alone, so that reading can resume where another run stopped.
 
     Args:
       parts: from `find_parts`.
-      block_bytes: uncompressed bytes of CSV, of whole lines; Parquet counts `ROW_BYTES` a row.
-      first: part and start of the first block: where the last one that is known ended.
+      block_bytes: uncompressed bytes of CSV; a block is extended to the end of its last line. A row of Parquet counts
+        as `ROW_BYTES`.
+      first: part and start of the first block to read: where the last known block ended.
 
     Raises:
       NannError: a part is empty, truncated or damaged, or has too long a line.
@@ -188,7 +189,7 @@ def _csv_blocks(part: Part, place: int, block_bytes: int, start: int) -> Iterato
     try:
         with part.path.open("rb") as raw:
             file = _uncompressed(raw, part)
-            file.seek(start)  # Of a compressed stream, reads and forgets.
+            file.seek(start)  # In a compressed stream this reads and discards the bytes before.
             while True:
                 if part.kind == "csv":
                     content = None
@@ -214,12 +215,12 @@ def _csv_blocks(part: Part, place: int, block_bytes: int, start: int) -> Iterato
         raise NannError(f"{part.name} is a truncated {part.kind} file: it ends too early") from error
     except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
         raise NannError(f"{part.name} is a damaged {part.kind} file: {error}") from error
-    except (OSError, NotImplementedError) as error:  # The latter: a compression that zipfile does not know.
+    except (OSError, NotImplementedError) as error:  # zipfile raises the latter for a method that it does not know.
         raise NannError(f"cannot read {part.name}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _lines_before(part: Part, end: int) -> int:
-    """The line ends before a place in the uncompressed text: what a message costs, and nobody else pays for."""
+    """Counts the line ends before a place in the uncompressed text; reads the part again, for error messages only."""
     lines = 0
     with part.path.open("rb") as raw:
         file = _uncompressed(raw, part)

@@ -1,7 +1,7 @@
 """What a conversion keeps on disk while it runs: blocks of rows by user, then histories by user.
 
-Everything is written under a temporary name and renamed, and so says itself whether it is finished: a conversion that
-was killed goes on after the last finished block.
+Everything is written under a temporary name and renamed when it is complete, so that what has its final name is
+finished: a conversion that was killed resumes after the last finished block.
 """
 
 import fcntl
@@ -27,14 +27,14 @@ _SPILLED = Stage("a part of a conversion", "manifest.json", "", ("manifest.json"
 
 @dataclass
 class BlockSummary:
-    """What is known of a block that was spilled.
+    """The summary of a spilled block.
 
     Attributes:
       next: part and start of the block after it.
-      consumed: bytes of its part that are read when it ends.
-      read: its rows.
-      read_by_behavior: its rows by behaviour.
-      dropped: its rows that were dropped, by rule.
+      consumed: bytes of its part that have been read when it ends.
+      read: the number of its rows.
+      read_by_behavior: the number of its rows by behaviour.
+      dropped: the number of its rows that were dropped, by rule.
     """
 
     next: tuple[int, int]
@@ -48,7 +48,11 @@ class Spill:
     """The working folder of a conversion, beside its target."""
 
     def __init__(self, target: Path, identity: dict[str, Any]) -> None:
-        """Takes an earlier run's folder up if it was the same conversion, of `identity`; else starts a new one.
+        """Reopens the folder of an interrupted run of the same conversion, or starts an empty one.
+
+        Args:
+          target: the conversion's target.
+          identity: what must be equal for two runs to be the same conversion; becomes JSON.
 
         Raises:
           NannError: another process is converting to the same target.
@@ -65,30 +69,30 @@ class Spill:
         record = self.folder / "identity.json"
         if not record.exists() or read_json(record) != wanted:
             if any(self.folder.iterdir()):
-                console.print(f"  {self.folder} is of another conversion; starting anew")
+                console.print(f"  {self.folder} belongs to another conversion; starting anew")
             for path in self.folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             write_json(record, wanted)
 
     def close(self) -> None:
-        """Lets another process have the folder."""
+        """Releases the lock on the folder."""
         os.close(self._held)
 
     def delete(self) -> None:
-        """Removes all of it."""
+        """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # Blocks of the source, in its order.
 
     def block(self, number: int) -> Path:
-        """Where block `number` lies or will lie."""
+        """Returns the path of block `number`, whether it is written or not."""
         return self.folder / f"block-{number:06d}"
 
     def write_block(self, number: int, rows: pl.DataFrame, pairs: pl.DataFrame, summary: BlockSummary) -> None:
-        """Spills rows, sorted by user, and their counts of (item, category) pairs."""
+        """Spills rows, sorted by user, the counts of their (item, category) pairs, and their summary."""
         users = rows["user_id"].to_numpy()
         columns = {"items": rows["item_id"].to_numpy(), "times": rows["timestamp"].to_numpy()}
-        if np.any(users[1:] < users[:-1]):  # Files are mostly sorted by user.
+        if np.any(users[1:] < users[:-1]):  # Most files are sorted by user already.
             order = np.argsort(users, kind="stable")
             users, columns = users[order], {name: column[order] for name, column in columns.items()}
         starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1)) if users.size else np.zeros(0, np.int64)
@@ -101,7 +105,7 @@ class Spill:
             write_json(new / "manifest.json", asdict(summary))
 
     def finished_blocks(self) -> list[BlockSummary]:
-        """The blocks from the first on without a gap."""
+        """Returns the summaries of the finished blocks, from the first to the last before a gap."""
         found: list[BlockSummary] = []
         while (path := self.block(len(found)) / "manifest.json").exists():
             summary = read_json(path)
@@ -109,12 +113,12 @@ class Spill:
         return found
 
     def pairs(self, blocks: int) -> Iterator[pl.DataFrame]:
-        """The counts of (item, category) pairs of each block."""
+        """Yields each block's counts of (item, category) pairs."""
         for number in range(blocks):
             yield pl.read_ipc(self.block(number) / "pairs.arrow")
 
     def user_counts(self, blocks: int) -> Iterator[pl.DataFrame]:
-        """The users of each block and their rows: user_id, len (int64)."""
+        """Yields each block's users and the numbers of their rows: user_id, len (int64)."""
         for number in range(blocks):
             users, splits = (np.load(self.block(number) / f"{name}.npy") for name in ("users", "splits"))
             yield pl.DataFrame({"user_id": users, "len": np.diff(splits)})
@@ -122,16 +126,21 @@ class Spill:
     # Histories, in the order of user ids.
 
     def histories(self, users: tuple[int, int]) -> Path:
-        """Where the histories from the first to the last of `users` lie or will lie.
+        """Returns the path of the histories of `users`, a range's first and last user, whether it is written or not.
 
-        Both are in the name: with other cores or memory a range that begins alike may end elsewhere.
+        The name has both: with another number of cores or other memory, a range with the same first user may end at
+        another one.
         """
         return self.folder / f"histories-{users[0]:020d}-{users[1]:020d}"
 
     def write_histories(self, blocks: int, between: tuple[int, int], places: Places, min_user_count: int) -> None:
-        """Brings all blocks' rows of the users between two, both included, into histories.
+        """Collects the rows of a range of users from all blocks and writes their histories.
 
-        Rare items and short users are left out.
+        Args:
+          blocks: the number of blocks.
+          between: first and last user of the range, both inclusive.
+          places: the item table; rows of other items are dropped as `rare_item`.
+          min_user_count: rows that a user needs; the rows of other users are dropped as `short_user`.
         """
         first_user, last_user = between
         user_parts, item_parts, time_parts = [], [], []
@@ -147,7 +156,7 @@ class Spill:
             splits = np.asarray(arrays["splits"][begin : end + 1])
             user_parts.append(np.repeat(np.asarray(arrays["users"][begin:end]), np.diff(splits)))
             item_parts.append(places(np.asarray(arrays["items"][splits[0] : splits[-1]])))
-            # A copy: a view would keep the file open until the last block is read, and there may be thousands.
+            # Copied, because a view would keep the file open until the last block is read, and there may be thousands.
             time_parts.append(np.array(arrays["times"][splits[0] : splits[-1]]))
         users, items, times = (
             np.concatenate([np.zeros(0, dtype), *parts])
@@ -171,16 +180,16 @@ class Spill:
             write_json(new / "manifest.json", counts)
 
     def read_histories(self, between: tuple[int, int]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        """Of histories that `write_histories` wrote whose they are, and what was dropped.
+        """Reads which users have histories in a range, and how much was dropped.
 
         Returns:
-          user_ids int64 [u], lengths int64 [u]; and the rows dropped as `rare_item` and `short_user`, and the
-          `short_users`.
+          user_ids int64 [u] and lengths int64 [u], by name; and the numbers of rows dropped as `rare_item` and
+          `short_user`, and of dropped users as `short_users`.
         """
         folder = self.histories(between)
         arrays = {name: np.load(folder / f"{name}.npy") for name in ("user_ids", "lengths")}
         return arrays, read_json(folder / "manifest.json")
 
     def map_history(self, between: tuple[int, int], name: str) -> np.ndarray:
-        """`items` int32 [r] (1-based rows of the item table) or `times` int64 [r] of histories, mapped."""
+        """Maps a file of histories: `items` int32 [r] (1-based rows of the item table) or `times` int64 [r]."""
         return np.load(self.histories(between) / f"{name}.npy", mmap_mode="r")

@@ -1,9 +1,9 @@
-"""Made-up behaviours of UserBehavior's shape, for speed and memory at scale; never for claims of accuracy.
+"""Makes up behaviours shaped like UserBehavior, to measure speed and memory at scale; never to claim accuracy.
 
-Popularity is Zipf's: an item's weight is one over its rank, within its category, and so is a category's. A user has an
-interest, a category, that most of its behaviours are in and that changes as time goes on; the rest follow popularity.
-Ids are shuffled, so that they say nothing of popularity. As in the real file, a few timestamps are garbage, and a few
-rows name another category than their item's.
+Popularity follows Zipf's law: a category's weight is one over its rank, and an item's one over its rank within its
+category. A user has an interest, a category that most of its behaviours are in and that changes over time; the other
+behaviours follow popularity. Ids are shuffled, so that they say nothing about popularity. As in the real file, a few
+timestamps are garbage, and a few rows name another category than their item's.
 """
 
 import gzip
@@ -25,26 +25,27 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import check_file_replaceable
 from tfserving_ext.progress import progress
 
-# UserBehavior: rows, users, items, categories, and how often each of BEHAVIORS is seen.
+# Of UserBehavior: the numbers of rows, users, items and categories, and the share of each of BEHAVIORS.
 ROWS, USERS, ITEMS, CATEGORIES = 100_150_807, 987_994, 4_162_024, 9_439
 _BEHAVIOR_SHARES = (0.8958, 0.0201, 0.0553, 0.0288)
-FIRST_TIME, LAST_TIME = 1_511_539_200, 1_512_316_799  # 2017-11-25 to 2017-12-03, Beijing's days, unix seconds.
+FIRST_TIME, LAST_TIME = 1_511_539_200, 1_512_316_799  # Unix seconds: 2017-11-25 to 2017-12-03, as days of Beijing.
 _GARBAGE_TIMES, _OTHER_CATEGORIES = 0.0005, 0.0002
 _IN_INTEREST, _NEW_INTEREST = 0.8, 0.04
-_USERS_AT_ONCE, _ROWS_AT_ONCE = 20_000, 2_100_000  # The fewer of both.
+_USERS_AT_ONCE, _ROWS_AT_ONCE = 20_000, 2_100_000  # A chunk is as small as the smaller of these makes it.
 _MOST_ROWS_A_USER = 1_000_000
 
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """What to make.
+    """The size of the made-up data.
 
     Attributes:
-      rows: behaviours.
-      users: about how many of them there are; None for as many behaviours a user as UserBehavior has, 101.
-      items: the most items that may occur; None for UserBehavior's number scaled by the square root of the rows.
-      categories: likewise.
-      seed: of all draws.
+      rows: number of behaviours.
+      users: approximate number of users; None for as many behaviours a user as in UserBehavior, 101.
+      items: the most items that may occur; None for UserBehavior's number, scaled by the square root of its share of
+        rows.
+      categories: the most categories that may occur, likewise.
+      seed: for all draws.
     """
 
     rows: int = ROWS
@@ -54,7 +55,7 @@ class SynthConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises NannError where a value is out of its range."""
+        """Raises NannError if a value is out of its range."""
         for name, low, high in (("rows", 1, 2**40), ("users", 1, 2**31), ("items", 1, 2**31), ("categories", 1, 2**31)):
             value = getattr(self, name)
             if value is not None and not low <= value < high:
@@ -70,14 +71,14 @@ class SynthConfig:
             raise NannError(f"categories is {categories}, allowed are at most as many as there are items, {items}")
 
     def sizes(self) -> tuple[int, int]:
-        """How many items and categories there are."""
+        """Returns the numbers of items and categories."""
         scale = (self.rows / ROWS) ** 0.5
         items = self.items or max(1, round(ITEMS * scale))
         return items, self.categories or min(items, max(1, round(CATEGORIES * scale)))
 
 
 def synth(target: str | os.PathLike[str], config: SynthConfig = SynthConfig(), force: bool = False) -> int:
-    """Writes behaviours as CSV, or as CSV in gzip where the name ends in `.gz`, sorted by user.
+    """Writes made-up behaviours as CSV, compressed by gzip if the name ends in `.gz`, sorted by user.
 
     The same configuration gives the same file, on any number of cores.
 
@@ -89,11 +90,11 @@ def synth(target: str | os.PathLike[str], config: SynthConfig = SynthConfig(), f
 
     Args:
       target: the file; it appears whole or not at all.
-      config: what to make.
-      force: replace a file that is there; made-up behaviours look like real ones.
+      config: the size of the data.
+      force: replace an existing file. Otherwise none is replaced, since a file of real behaviours looks the same.
 
     Returns:
-      How many users there are.
+      The number of users.
 
     Raises:
       NannError: the file cannot be written.
@@ -117,7 +118,7 @@ def synth(target: str | os.PathLike[str], config: SynthConfig = SynthConfig(), f
 
 
 def _texts(config: SynthConfig) -> Iterator[tuple[bytes, int, int]]:
-    """Lines of CSV, their number, and the number of their users; made on all cores, in order."""
+    """Yields lines of CSV, their number, and the number of their users; made on all cores, in order."""
     corpus = _Corpus(config)
     left, chunk = config.rows, 0
     waiting: list[Future[tuple[pl.DataFrame, bytes]]] = []
@@ -140,7 +141,7 @@ class _Corpus:
     """The items, and the behaviours of any chunk of users.
 
     Attributes:
-      users_at_once: users of a chunk, by the configuration alone.
+      users_at_once: users in a chunk; depends on the configuration alone.
     """
 
     def __init__(self, config: SynthConfig) -> None:
@@ -151,7 +152,7 @@ class _Corpus:
         items, categories = config.sizes()
         weights = 1.0 / np.arange(1, categories + 1)
         self._cumulative = np.cumsum(weights) / weights.sum()
-        # Every category has an item; the others are spread as popularity is.
+        # Every category has one item; the other items are spread over categories by popularity.
         sizes = 1 + np.floor((items - categories) * np.diff(self._cumulative, prepend=0)).astype(np.int64)
         sizes[0] += items - sizes.sum()
         self._sizes, self._starts = sizes, np.cumsum(sizes) - sizes
@@ -160,10 +161,10 @@ class _Corpus:
         self._category_ids = rng.permutation(categories) + 1
 
     def chunk(self, number: int) -> tuple[pl.DataFrame, bytes]:
-        """Behaviours of the `number`th `users_at_once` users, and the same as CSV."""
+        """Returns the behaviours of the `number`th chunk of users, as a frame and as CSV."""
         at_once = self.users_at_once
         rng = np.random.default_rng([self._seed, 1, number])
-        # Log-normal with a median of two thirds of the mean, as UserBehavior's histories.
+        # As in UserBehavior, lengths are log-normal with a median of two thirds of the mean.
         sigma = 0.9
         drawn = rng.lognormal(np.log(self._mean_length) - sigma**2 / 2, sigma, at_once)
         lengths = np.maximum(1, np.round(drawn)).astype(np.int64)
@@ -175,10 +176,10 @@ class _Corpus:
         interests = self._categories(rng.random(int(interest[-1]) + 1))
         wandering = rng.random(rows) >= _IN_INTEREST
         categories = np.where(wandering, self._categories(rng.random(rows)), interests[interest])
-        # Log-uniform ranks: the weight of rank r is log(1 + 1 / r), nearly one over it.
+        # Log-uniform ranks: the weight of rank r is log(1 + 1 / r), nearly 1 / r.
         ranks = np.exp(rng.random(rows) * np.log1p(self._sizes[categories])).astype(np.int64) - 1
         items = self._starts[categories] + np.minimum(ranks, self._sizes[categories] - 1)
-        # In time order within a user: gaps, scaled to the whole time.
+        # Times ascend within a user: cumulative gaps, scaled to the whole time range.
         gaps = np.cumsum(rng.standard_exponential(rows))
         begin = np.repeat(np.where(first)[0], lengths)
         elapsed = (gaps - gaps[begin]) / np.maximum(

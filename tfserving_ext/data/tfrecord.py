@@ -9,7 +9,7 @@ import google_crc32c
 
 
 def frame(record: bytes) -> bytes:
-    """A record as it stands in a TFRecord file: its length, the record, and a masked CRC32C of each."""
+    """Returns a record as it stands in a TFRecord file: its length, the record, and a masked CRC32C of each."""
     length = struct.pack("<Q", len(record))
     return length + _masked_crc(length) + record + _masked_crc(record)
 
@@ -20,7 +20,7 @@ def _masked_crc(data: bytes) -> bytes:
 
 
 def damage(error: Exception) -> str:
-    """What TensorFlow found wrong with a file, for messages."""
-    if isinstance(error, UnicodeDecodeError):  # TensorFlow's own message quotes the bytes, and breaks on them.
+    """Returns what TensorFlow found wrong with a file, for messages."""
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes bytes of the file, and failed to decode.
         return "a record that is no tf.train.Example"
     return str(getattr(error, "message", error)).splitlines()[0]
