@@ -111,20 +111,18 @@ bool MergeShifts(ScorerGraph& scorer, const NodeDef& outer) {
   return true;
 }
 
+bool Fold(ScorerGraph& scorer, NodeDef& node) {
+  if (!scorer.OfItems(node.name())) return false;
+  if (scorer.DtypeOf(node.name()) == DT_STRING)
+    return false;  // Add, which puts one behind another.
+  if (node.op() == "MatMul") return FoldInput(scorer, node);
+  return node.op() == "Mul" ? FoldScale(scorer, node) : MergeShifts(scorer, node);
+}
+
 }  // namespace
 
-absl::StatusOr<int> BatchNormFolding(ScorerGraph& scorer) {
-  int rewrites = 0;
-  for (NodeDef* node : scorer.Nodes()) {
-    if (!scorer.OfItems(node->name()) || !scorer.Free(*node)) continue;
-    if (scorer.Consumers(node->name()).empty()) continue;
-    if (scorer.DtypeOf(node->name()) == DT_STRING) continue;  // Add, which puts one behind another.
-    if (node->op() == "MatMul") rewrites += FoldInput(scorer, *node);
-    if (node->op() == "Mul") rewrites += FoldScale(scorer, *node);
-    if (IsSum(*node)) rewrites += MergeShifts(scorer, *node);
-  }
-  scorer.Prune();
-  return rewrites;
+Pass BatchNormFolding() {
+  return {"batch_norm_folding", {{{"MatMul", "Mul", "AddV2", "Add", "BiasAdd"}, Fold}}};
 }
 
 }  // namespace nann_passes

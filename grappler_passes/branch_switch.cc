@@ -154,7 +154,7 @@ class Merger {
   std::map<std::vector<std::string>, std::string> merged_;
 };
 
-bool Switch(ScorerGraph& scorer, const NodeDef& stitch) {
+bool Switch(ScorerGraph& scorer, NodeDef& stitch) {
   const int count = NumInputs(stitch) / 2;  // Places, then data.
   if (count < 2) return false;
   const std::vector<std::string> places(stitch.input().begin(), stitch.input().begin() + count);
@@ -176,14 +176,8 @@ bool Switch(ScorerGraph& scorer, const NodeDef& stitch) {
 
 }  // namespace
 
-absl::StatusOr<int> BranchSwitch(ScorerGraph& scorer) {
-  int rewrites = 0;
-  for (NodeDef* node : scorer.NodesOf({"DynamicStitch", "ParallelDynamicStitch"})) {
-    if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
-    rewrites += Switch(scorer, *node);
-  }
-  scorer.Prune();
-  return rewrites;
+Pass BranchSwitch() {
+  return {"branch_switch", {{{"DynamicStitch", "ParallelDynamicStitch"}, Switch}}};
 }
 
 }  // namespace nann_passes

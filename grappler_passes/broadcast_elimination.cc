@@ -70,30 +70,21 @@ bool BatchedProduct(ScorerGraph& scorer, NodeDef* node) {
   return false;
 }
 
+bool Eliminate(ScorerGraph& scorer, NodeDef& node) {
+  if (RepeatsNothing(scorer, node)) {
+    scorer.Replace(node.name(), node.input(0));
+    return true;
+  }
+  // A broadcast itself is no operation to move one behind.
+  if (!BroadcastSource(scorer, node.name()).empty()) return false;
+  if (node.op() == "MatMul") return Product(scorer, &node);
+  if (node.op() == "BatchMatMulV2") return BatchedProduct(scorer, &node);
+  return OnElements(node) && Elementwise(scorer, &node);
+}
+
 }  // namespace
 
-absl::StatusOr<int> BroadcastElimination(ScorerGraph& scorer) {
-  int rewrites = 0;
-  for (NodeDef* node : scorer.Nodes()) {
-    if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
-    if (RepeatsNothing(scorer, *node)) {
-      scorer.Replace(node->name(), node->input(0));
-      ++rewrites;
-      continue;
-    }
-    // A broadcast itself is no operation to move one behind.
-    if (!BroadcastSource(scorer, node->name()).empty()) continue;
-    if (OnElements(*node)) {
-      rewrites += Elementwise(scorer, node);
-    } else if (node->op() == "MatMul") {
-      rewrites += Product(scorer, node);
-    } else if (node->op() == "BatchMatMulV2") {
-      rewrites += BatchedProduct(scorer, node);
-    }
-  }
-  scorer.Prune();
-  return rewrites;
-}
+Pass BroadcastElimination() { return {"broadcast_elimination", {{{}, Eliminate}}}; }
 
 }  // namespace nann_passes
 }  // namespace tensorflow

@@ -75,10 +75,11 @@ bool OfSum(ScorerGraph& scorer, const NodeDef& sum, std::vector<Summand>* summan
   return true;
 }
 
-bool Split(ScorerGraph& scorer, const NodeDef& product) {
+bool Split(ScorerGraph& scorer, NodeDef& product) {
   const Shape& weights = scorer.ShapeOf(product.input(1));
   const Shape& out = scorer.ShapeOf(product.name());
-  if (!weights.known() || !out.known() || scorer.OfItems(product.input(1))) return false;
+  if (!scorer.OfItems(product.input(0)) || scorer.OfItems(product.input(1))) return false;
+  if (!weights.known() || !out.known()) return false;
   if (BoolOf(product, "transpose_a") || BoolOf(product, "transpose_b")) return false;
   const NodeDef* source = &scorer.NodeOf(product.input(0));
   if (source->op() == "Reshape" && scorer.Free(*source)) {
@@ -115,15 +116,7 @@ bool Split(ScorerGraph& scorer, const NodeDef& product) {
 
 }  // namespace
 
-absl::StatusOr<int> ConcatMatmulSplit(ScorerGraph& scorer) {
-  int rewrites = 0;
-  for (NodeDef* node : scorer.NodesOf({"MatMul"})) {
-    if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
-    rewrites += scorer.OfItems(node->name()) && Split(scorer, *node);
-  }
-  scorer.Prune();
-  return rewrites;
-}
+Pass ConcatMatmulSplit() { return {"concat_matmul_split", {{{"MatMul"}, Split}}}; }
 
 }  // namespace nann_passes
 }  // namespace tensorflow

@@ -204,31 +204,21 @@ bool Sink(ScorerGraph& scorer, const NodeDef& node) {
   return true;
 }
 
+bool Flatten(ScorerGraph& scorer, NodeDef& node) {
+  if (!scorer.OfItems(node.name())) return false;
+  const std::string& op = node.op();
+  if (op == "BatchMatMulV2") return FlattenProduct(scorer, node);
+  if (op == "Einsum") return FlattenEinsum(scorer, node);
+  if (op == "Reshape" || op == "ExpandDims" || op == "Squeeze" ||
+      (op == "Transpose" && KeepsOrder(scorer, node))) {
+    return FlattenConcat(scorer, node) || Simplify(scorer, node);
+  }
+  return Sink(scorer, node);
+}
+
 }  // namespace
 
-absl::StatusOr<int> FlattenRows(ScorerGraph& scorer) {
-  int rewrites = 0;
-  for (int before = -1, sweep = 0; before != rewrites && sweep < kMaxSweeps; ++sweep) {
-    before = rewrites;
-    for (NodeDef* node : scorer.Nodes()) {
-      if (!scorer.OfItems(node->name()) || !scorer.Free(*node)) continue;
-      const std::string& op = node->op();
-      if (scorer.Consumers(node->name()).empty()) continue;  // Replaced.
-      if (op == "BatchMatMulV2") {
-        rewrites += FlattenProduct(scorer, *node);
-      } else if (op == "Einsum") {
-        rewrites += FlattenEinsum(scorer, *node);
-      } else if (op == "Reshape" || op == "ExpandDims" || op == "Squeeze" ||
-                 (op == "Transpose" && KeepsOrder(scorer, *node))) {
-        rewrites += FlattenConcat(scorer, *node) || Simplify(scorer, *node);
-      } else {
-        rewrites += Sink(scorer, *node);
-      }
-    }
-    scorer.Prune();
-  }
-  return rewrites;
-}
+Pass FlattenRows() { return {"flatten_rows", {{{}, Flatten, kMaxSweeps}}}; }
 
 }  // namespace nann_passes
 }  // namespace tensorflow

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "grappler_passes/broadcasts.h"
 #include "grappler_passes/costs.h"
+#include "grappler_passes/run_passes.h"
 #include "grappler_passes/scorer_function.h"
 
 namespace tensorflow {
@@ -30,23 +31,21 @@ bool OfItemsAlone(const ScorerGraph& scorer, const NodeDef& node) {
 
 // Add(Add(x, f(items)), b)  ->  Add(x, Add(f(items), b)): what is the same for all users joins the
 // item's side.
-void MergeBiases(ScorerGraph& scorer) {
-  for (NodeDef* outer : scorer.NodesOf({"AddV2", "BiasAdd"})) {
-    if (!scorer.Free(*outer) || scorer.DependenceOf(outer->input(1)) != kModel) continue;
-    const NodeDef& inner = scorer.NodeOf(outer->input(0));
-    if (inner.op() != "AddV2" || !scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) {
-      continue;
-    }
-    for (int i : {0, 1}) {
-      const Shape& out = scorer.ShapeOf(outer->name());
-      if (scorer.ShapeOf(inner.input(i)) != out || out.rank() != 2) continue;
-      if (!OfItemsAlone(scorer, scorer.NodeOf(inner.input(i)))) continue;
-      const std::string item = scorer.Binary("AddV2", inner.input(i), outer->input(1), *outer);
-      scorer.Replace(outer->name(), scorer.Binary("AddV2", inner.input(1 - i), item, *outer));
-      break;
-    }
+bool MergeBias(ScorerGraph& scorer, NodeDef& outer) {
+  if (scorer.DependenceOf(outer.input(1)) != kModel) return false;
+  const NodeDef& inner = scorer.NodeOf(outer.input(0));
+  if (inner.op() != "AddV2" || !scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) {
+    return false;
   }
-  scorer.Prune();
+  for (int i : {0, 1}) {
+    const Shape& out = scorer.ShapeOf(outer.name());
+    if (scorer.ShapeOf(inner.input(i)) != out || out.rank() != 2) continue;
+    if (!OfItemsAlone(scorer, scorer.NodeOf(inner.input(i)))) continue;
+    const std::string item = scorer.Binary("AddV2", inner.input(i), outer.input(1), outer);
+    scorer.Replace(outer.name(), scorer.Binary("AddV2", inner.input(1 - i), item, outer));
+    return true;
+  }
+  return false;
 }
 
 // The number of items is the only thing that is asked of an item's tensor's shape, and of the
@@ -68,17 +67,18 @@ absl::Status Refused(const std::string& reason) { return absl::FailedPreconditio
 
 }  // namespace
 
-absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
-  MergeBiases(scorer);
+absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer) {
+  ApplyRule({{"AddV2", "BiasAdd"}, MergeBias}, scorer);
   if (!OnlyCountIsAsked(scorer)) return Refused("it asks for the shape of what it computes");
   NodeDef* items = nullptr;
   for (NodeDef* node : scorer.NodesOf({"_Arg"})) {
     if (scorer.DependenceOf(node->name()) == kItem) items = node;
   }
   if (items == nullptr) return Refused("the scorer takes no items");
+  double multiply_adds = 0;  // Of each item.
   for (const NodeDef* node : scorer.Nodes()) {
     if (!OfItemsAlone(scorer, *node)) continue;
-    costs->multiply_adds += MultiplyAdds(scorer, *node).value_or(0) / kItems;
+    multiply_adds += MultiplyAdds(scorer, *node).value_or(0) / kItems;
   }
   const std::vector<std::string> frontier = ItemFrontier(scorer);
   const NodeDef like = *items;
@@ -106,14 +106,12 @@ absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs) {
   if (width == 0 || (frontier.size() == 1 && frontier[0] == items->name())) {
     return Refused("nothing is computed of the items alone");
   }
-  costs->bytes_before = 4 * scorer.ShapeOf(items->name()).last();
-  costs->bytes_after = 4 * width;
-  const double more = (costs->bytes_after - costs->bytes_before) * kNanosecondsPerByte;
-  const double less = costs->multiply_adds * kNanosecondsPerMultiplyAdd;
+  const int64_t bytes_before = 4 * scorer.ShapeOf(items->name()).last(), bytes_after = 4 * width;
+  const double more = (bytes_after - bytes_before) * kNanosecondsPerByte;
+  const double less = multiply_adds * kNanosecondsPerMultiplyAdd;
   if (more >= less) {
-    return Refused(absl::StrCat("rows of ", costs->bytes_after, " bytes instead of ",
-                                costs->bytes_before, " take about ", more,
-                                " ns an item more to read, and save ", less));
+    return Refused(absl::StrCat("rows of ", bytes_after, " bytes instead of ", bytes_before,
+                                " take about ", more, " ns an item more to read, and save ", less));
   }
   std::string rows;
   if (parts.size() == 1) {

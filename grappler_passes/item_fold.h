@@ -9,17 +9,11 @@
 namespace tensorflow {
 namespace nann_passes {
 
-// What folding was weighed by, per item.
-struct FoldCosts {
-  int64_t bytes_before = 0, bytes_after = 0;  // Of a float32 row of the index.
-  double multiply_adds = 0;                   // Saved.
-};
-
 // Gathers what depends on the items alone, and what else needs it, into one tensor [1, n, width],
 // which it returns: a row an item, to be computed once and kept in the index. FailedPrecondition,
 // with the reason, where there is nothing to compute, where it is no row an item, or where wider
 // rows cost more time to read than is saved.
-absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer, FoldCosts* costs);
+absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer);
 
 }  // namespace nann_passes
 }  // namespace tensorflow

@@ -107,7 +107,8 @@ class Packer {
   int products_ = 0;
 };
 
-bool PackParts(ScorerGraph& scorer, const NodeDef& pack) {
+bool PackParts(ScorerGraph& scorer, NodeDef& pack) {
+  if (!scorer.OfItems(pack.name())) return false;
   if (IntOf(pack, "axis") != 0 || NumInputs(pack) < 2) return false;
   Packer packer(scorer);
   const std::string made = packer.Pack({pack.input().begin(), pack.input().end()});
@@ -116,8 +117,10 @@ bool PackParts(ScorerGraph& scorer, const NodeDef& pack) {
   return true;
 }
 
-// Products of `input` with narrow weights.
-bool PackColumns(ScorerGraph& scorer, const std::string& input) {
+// Products with narrow weights of what `product` takes.
+bool PackColumns(ScorerGraph& scorer, NodeDef& product) {
+  const std::string input = product.input(0);
+  if (!scorer.OfItems(input)) return false;
   std::vector<NodeDef*> products;
   for (NodeDef* node : scorer.NodesOf({"MatMul"})) {
     if (node->input(0) != input || !scorer.Free(*node) || scorer.OfItems(node->input(1))) continue;
@@ -127,7 +130,7 @@ bool PackColumns(ScorerGraph& scorer, const std::string& input) {
     if (weights[1] > kNarrow || weights[0] < kDeepPerColumn * weights[1]) continue;
     products.push_back(node);
   }
-  if (products.size() < 2) return false;
+  if (products.size() < 2 || products[0] != &product) return false;
   std::vector<std::string> weights;
   int64_t width = 0;
   for (const NodeDef* node : products) {
@@ -157,23 +160,7 @@ bool PackColumns(ScorerGraph& scorer, const std::string& input) {
 
 }  // namespace
 
-absl::StatusOr<int> PackedGemm(ScorerGraph& scorer) {
-  int rewrites = 0;
-  for (NodeDef* node : scorer.NodesOf({"Pack"})) {
-    if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
-    rewrites += scorer.OfItems(node->name()) && PackParts(scorer, *node);
-  }
-  scorer.Prune();
-  std::vector<std::string> inputs;
-  for (NodeDef* node : scorer.NodesOf({"MatMul"})) {
-    if (scorer.OfItems(node->input(0))) inputs.push_back(node->input(0));
-  }
-  std::sort(inputs.begin(), inputs.end());
-  inputs.erase(std::unique(inputs.begin(), inputs.end()), inputs.end());
-  for (const std::string& input : inputs) rewrites += PackColumns(scorer, input);
-  scorer.Prune();
-  return rewrites;
-}
+Pass PackedGemm() { return {"packed_gemm", {{{"Pack"}, PackParts}, {{"MatMul"}, PackColumns}}}; }
 
 }  // namespace nann_passes
 }  // namespace tensorflow

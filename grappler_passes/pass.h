@@ -1,40 +1,39 @@
 #ifndef GRAPPLER_PASSES_PASS_H_
 #define GRAPPLER_PASSES_PASS_H_
 
-#include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "grappler_passes/scorer_graph.h"
 
 namespace tensorflow {
 namespace nann_passes {
 
-// Rewrites a scorer's graph and says how often it did. A rewrite keeps the results' values for all
-// arguments, up to rounding. A pass that fails may leave the graph in any state: it is given a
-// copy.
-using Pass = std::function<absl::StatusOr<int>(ScorerGraph& scorer)>;
-
-struct NamedPass {
-  std::string name;
-  Pass run;
+// A pattern that ends at one node, and what takes its place.
+struct Rule {
+  std::vector<absl::string_view> ops;  // Of the nodes to look at; any where it is empty.
+  // Rewrites the graph where the pattern ends at `node`; returns whether it did. The results keep
+  // their values for all arguments, up to rounding. `node` is free, and something consumes it.
+  bool (*rewrite)(ScorerGraph& scorer, NodeDef& node);
+  int sweeps = 1;  // How often to go over the nodes, while something is found.
 };
 
-// In the order in which they run.
-const std::vector<NamedPass>& Passes();
+// Its rules run one after another, each over the whole graph.
+struct Pass {
+  std::string name;
+  std::vector<Rule> rules;
+};
 
 // Each in a file of its own name.
-absl::StatusOr<int> FlattenRows(ScorerGraph& scorer);
-absl::StatusOr<int> BroadcastElimination(ScorerGraph& scorer);
-absl::StatusOr<int> BatchNormFolding(ScorerGraph& scorer);
-absl::StatusOr<int> ConcatMatmulSplit(ScorerGraph& scorer);
-absl::StatusOr<int> ProjectionAbsorption(ScorerGraph& scorer);
-absl::StatusOr<int> PackedGemm(ScorerGraph& scorer);
-absl::StatusOr<int> PreluFusion(ScorerGraph& scorer);
-absl::StatusOr<int> BranchSwitch(ScorerGraph& scorer);
+Pass BranchSwitch();
+Pass FlattenRows();
+Pass BroadcastElimination();
+Pass ConcatMatmulSplit();
+Pass BatchNormFolding();
+Pass ProjectionAbsorption();
+Pass PackedGemm();
+Pass PreluFusion();
 
 }  // namespace nann_passes
 }  // namespace tensorflow

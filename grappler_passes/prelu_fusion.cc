@@ -29,7 +29,7 @@ bool IsNegativePart(const ScorerGraph& scorer, const std::string& tensor, const 
   return false;
 }
 
-bool Fuse(ScorerGraph& scorer, const NodeDef& sum) {
+bool Fuse(ScorerGraph& scorer, NodeDef& sum) {
   for (int i : {0, 1}) {
     const NodeDef& relu = scorer.NodeOf(sum.input(i));
     if (relu.op() != "Relu" || !scorer.Free(relu) || (i == 1 && sum.op() == "Sub")) continue;
@@ -57,15 +57,7 @@ bool Fuse(ScorerGraph& scorer, const NodeDef& sum) {
 
 }  // namespace
 
-absl::StatusOr<int> PreluFusion(ScorerGraph& scorer) {
-  int rewrites = 0;
-  for (NodeDef* node : scorer.NodesOf({"AddV2", "Add", "Sub"})) {
-    if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
-    rewrites += Fuse(scorer, *node);
-  }
-  scorer.Prune();
-  return rewrites;
-}
+Pass PreluFusion() { return {"prelu_fusion", {{{"AddV2", "Add", "Sub"}, Fuse}}}; }
 
 }  // namespace nann_passes
 }  // namespace tensorflow

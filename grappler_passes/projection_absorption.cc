@@ -29,8 +29,9 @@ std::string AddedRow(const ScorerGraph& scorer, const NodeDef& node, int* operan
   return "";
 }
 
-bool Absorb(ScorerGraph& scorer, const NodeDef& outer) {
-  if (BoolOf(outer, "transpose_a") || scorer.OfItems(outer.input(1))) return false;
+bool Absorb(ScorerGraph& scorer, NodeDef& outer) {
+  if (!scorer.OfItems(outer.input(0)) || scorer.OfItems(outer.input(1))) return false;
+  if (BoolOf(outer, "transpose_a")) return false;
   const NodeDef* inner = &scorer.NodeOf(outer.input(0));
   bool shared = !scorer.HasOneConsumer(outer.input(0));
   std::string row;
@@ -65,15 +66,7 @@ bool Absorb(ScorerGraph& scorer, const NodeDef& outer) {
 
 }  // namespace
 
-absl::StatusOr<int> ProjectionAbsorption(ScorerGraph& scorer) {
-  int rewrites = 0;
-  for (NodeDef* node : scorer.NodesOf({"MatMul"})) {
-    if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
-    rewrites += scorer.OfItems(node->input(0)) && Absorb(scorer, *node);
-  }
-  scorer.Prune();
-  return rewrites;
-}
+Pass ProjectionAbsorption() { return {"projection_absorption", {{{"MatMul"}, Absorb}}}; }
 
 }  // namespace nann_passes
 }  // namespace tensorflow

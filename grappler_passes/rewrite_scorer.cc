@@ -4,6 +4,8 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "grappler_passes/item_fold.h"
 #include "grappler_passes/scorer_function.h"
 
@@ -11,41 +13,53 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
+// The two that split the scorer, after all others.
+constexpr char kItemFold[] = "item_fold";
+constexpr char kUserHoist[] = "user_hoist";
+
+absl::Status CheckNames(const std::vector<std::string>& names) {
+  std::vector<std::string> known;
+  for (const Pass& pass : Passes()) known.push_back(pass.name);
+  known.insert(known.end(), {kItemFold, kUserHoist});
+  for (const std::string& name : names) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("no pass is called ", name, ", there are ", absl::StrJoin(known, ", ")));
+    }
+  }
+  return absl::OkStatus();
+}
+
 bool Wanted(const RewriteOptions& options, const std::string& pass) {
   return options.passes.empty() ||
          std::find(options.passes.begin(), options.passes.end(), pass) != options.passes.end();
 }
 
-// Folds, and leaves the scorer of rows in `scorer`; where that is refused, leaves it as it was.
-absl::Status Fold(std::unique_ptr<ScorerGraph>& scorer, RewrittenScorer* rewritten) {
-  PassReport report{"item_fold", 0, CostsOf(*scorer), CostsOf(*scorer), ""};
-  auto copy = ScorerGraph::Create(scorer->ToGraphDef(), scorer->arguments());
-  TF_RETURN_IF_ERROR(copy.status());
-  (*copy)->set_pass(report.pass);
-  FoldCosts costs;
-  const auto rows = FoldItems(**copy, &costs);
-  if (rows.ok()) {
-    FoldedScorer folded = SplitByItem(**copy, *rows);
-    std::vector<Argument> arguments = scorer->arguments();
-    for (Argument& argument : arguments) {
-      if (argument.dependence == kItem) argument.shape = (*copy)->ShapeOf(*rows).extents();
-    }
-    auto made = ScorerGraph::Create(folded.score, std::move(arguments));
-    TF_RETURN_IF_ERROR(made.status());
-    scorer = *std::move(made);
-    rewritten->fold = std::move(folded.fold);
-    report.rewrites = 1;
-    report.after = CostsOf(*scorer);
-  } else if (absl::IsFailedPrecondition(rows.status())) {
-    report.reason = std::string(rows.status().message());
-  } else {
-    return rows.status();
+// Makes the scorer of rows of `scorer`, and gives the function that makes the rows.
+absl::StatusOr<int> Fold(std::unique_ptr<ScorerGraph>& scorer, GraphDef* fold) {
+  const auto rows = FoldItems(*scorer);
+  TF_RETURN_IF_ERROR(rows.status());
+  FoldedScorer folded = SplitByItem(*scorer, *rows);
+  std::vector<Argument> arguments = scorer->arguments();
+  for (Argument& argument : arguments) {
+    if (argument.dependence == kItem) argument.shape = scorer->ShapeOf(*rows).extents();
   }
-  rewritten->reports.push_back(std::move(report));
-  return absl::OkStatus();
+  auto of_rows = ScorerGraph::Create(std::move(folded.score), std::move(arguments));
+  TF_RETURN_IF_ERROR(of_rows.status());
+  scorer = *std::move(of_rows);
+  *fold = std::move(folded.fold);
+  return 1;
 }
 
 }  // namespace
+
+const std::vector<Pass>& Passes() {
+  static const auto* const kPasses = new std::vector<Pass>{
+      BranchSwitch(),     FlattenRows(),          BroadcastElimination(), ConcatMatmulSplit(),
+      BatchNormFolding(), ProjectionAbsorption(), PackedGemm(),           PreluFusion(),
+  };
+  return *kPasses;
+}
 
 absl::StatusOr<RewrittenScorer> RewriteScorer(const NameAttrList& function,
                                               const FunctionLibraryDefinition& library,
@@ -60,15 +74,22 @@ absl::StatusOr<RewrittenScorer> RewriteScorer(GraphDef flat, const std::vector<A
                                               const RewriteOptions& options) {
   auto scorer = ScorerGraph::Create(std::move(flat), arguments);
   TF_RETURN_IF_ERROR(scorer.status());
-  RewrittenScorer rewritten;
-  auto reports = RunPasses(*scorer, options.passes);
-  TF_RETURN_IF_ERROR(reports.status());
-  rewritten.reports = *std::move(reports);
-  if (options.fold_items && Wanted(options, "item_fold")) {
-    TF_RETURN_IF_ERROR(Fold(*scorer, &rewritten));
+  TF_RETURN_IF_ERROR(CheckNames(options.passes));
+  std::vector<Pass> wanted;
+  for (const Pass& pass : Passes()) {
+    if (Wanted(options, pass.name)) wanted.push_back(pass);
   }
-  PassReport hoist{"user_hoist", 0, CostsOf(**scorer), CostsOf(**scorer), ""};
-  if (Wanted(options, "user_hoist")) {
+  RewrittenScorer rewritten;
+  rewritten.reports = RunPasses(wanted, *scorer);
+  if (options.fold_items && Wanted(options, kItemFold)) {
+    GraphDef fold;
+    rewritten.reports.push_back(RunPass(
+        kItemFold, [&fold](std::unique_ptr<ScorerGraph>& copy) { return Fold(copy, &fold); },
+        *scorer));
+    if (rewritten.reports.back().rewrites > 0) rewritten.fold = std::move(fold);
+  }
+  PassReport hoist{kUserHoist, 0, CostsOf(**scorer), CostsOf(**scorer), ""};
+  if (Wanted(options, kUserHoist)) {
     SplitScorer split = SplitByUser(**scorer);
     hoist.rewrites = split.prepared.size();
     if (!split.prepared.empty()) rewritten.prepare = std::move(split.prepare);

@@ -5,13 +5,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
-#include "grappler_passes/optimize_scorer.h"
+#include "grappler_passes/pass.h"
+#include "grappler_passes/run_passes.h"
 #include "tensorflow/core/framework/attr_value.pb.h"
 #include "tensorflow/core/framework/function.h"
 
 namespace tensorflow {
 namespace nann_passes {
+
+// The passes that rewrite the graph of a scorer, in the order in which they run.
+const std::vector<Pass>& Passes();
 
 struct RewriteOptions {
   std::vector<std::string> passes;  // By name; all where it is empty.

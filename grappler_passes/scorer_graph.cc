@@ -39,6 +39,18 @@ std::vector<NodeDef*> ScorerGraph::InputsFirst(absl::Span<NodeDef* const> from,
   return order;
 }
 
+std::unique_ptr<ScorerGraph> ScorerGraph::Copy() const {
+  std::unique_ptr<ScorerGraph> copy(new ScorerGraph);
+  copy->arguments_ = arguments_;
+  copy->tensors_ = tensors_;
+  copy->versions_ = versions_;
+  for (const auto& [name, node] : nodes_) {
+    copy->nodes_.emplace(name, std::make_unique<NodeDef>(*node));
+  }
+  copy->FindConsumers();
+  return copy;
+}
+
 std::vector<NodeDef*> ScorerGraph::Nodes() const {
   std::vector<NodeDef*> nodes;
   for (const auto& [name, node] : nodes_) nodes.push_back(node.get());
@@ -48,7 +60,7 @@ std::vector<NodeDef*> ScorerGraph::Nodes() const {
   return InputsFirst(nodes, [](const NodeDef&) { return false; });
 }
 
-std::vector<NodeDef*> ScorerGraph::NodesOf(std::initializer_list<absl::string_view> ops) const {
+std::vector<NodeDef*> ScorerGraph::NodesOf(absl::Span<const absl::string_view> ops) const {
   std::vector<NodeDef*> found;
   for (NodeDef* node : Nodes()) {
     if (std::find(ops.begin(), ops.end(), node->op()) != ops.end()) found.push_back(node);

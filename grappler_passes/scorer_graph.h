@@ -50,9 +50,12 @@ class ScorerGraph {
   static absl::StatusOr<std::unique_ptr<ScorerGraph>> Create(GraphDef graph,
                                                              std::vector<Argument> arguments);
 
+  // What is not applied to the copy is as it was.
+  std::unique_ptr<ScorerGraph> Copy() const;
+
   // Nodes, inputs first. The pointers stay valid until the node is removed.
   std::vector<NodeDef*> Nodes() const;
-  std::vector<NodeDef*> NodesOf(std::initializer_list<absl::string_view> ops) const;
+  std::vector<NodeDef*> NodesOf(absl::Span<const absl::string_view> ops) const;
   // The node that computes `tensor`; one without an op where none does.
   const NodeDef& NodeOf(absl::string_view tensor) const;
   std::vector<NodeDef*> Consumers(absl::string_view tensor) const;

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "grappler_passes/optimize_scorer.h"
+#include "grappler_passes/run_passes.h"
 #include "tensorflow/core/framework/op_kernel.h"
 
 namespace tensorflow {

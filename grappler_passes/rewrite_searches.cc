@@ -14,7 +14,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "custom_ops/ops/search_interface.h"
-#include "grappler_passes/pass.h"
 #include "grappler_passes/rewrite_scorer.h"
 #include "grappler_passes/scorer_function.h"
 #include "tensorflow/core/framework/function.h"
@@ -126,9 +125,9 @@ bool TracedShape(const FunctionDef& function, int index, int64_t many, Argument*
   return true;
 }
 
-class ScorerOptimizer : public grappler::CustomGraphOptimizer {
+class SearchRewriter : public grappler::CustomGraphOptimizer {
  public:
-  ScorerOptimizer(std::string name, std::vector<std::string> passes)
+  SearchRewriter(std::string name, std::vector<std::string> passes)
       : name_(std::move(name)), passes_(std::move(passes)) {}
 
   absl::Status Init(const RewriterConfig_CustomGraphOptimizer* config) override {
@@ -262,12 +261,12 @@ const bool kRegistered = [] {
   const auto add = [](const std::string& name, std::vector<std::string> passes) {
     grappler::CustomGraphOptimizerRegistry::RegisterOptimizerOrDie(
         [name, passes]() -> grappler::CustomGraphOptimizer* {
-          return new ScorerOptimizer(name, passes);
+          return new SearchRewriter(name, passes);
         },
         name);
   };
   add("nann_scorer", {});
-  for (const NamedPass& pass : Passes()) add(absl::StrCat("nann_", pass.name), {pass.name});
+  for (const Pass& pass : Passes()) add(absl::StrCat("nann_", pass.name), {pass.name});
   add("nann_user_hoist", {"user_hoist"});
   return true;
 }();

@@ -1,0 +1,94 @@
+#include "grappler_passes/run_passes.h"
+
+#include <utility>
+
+#include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
+
+namespace tensorflow {
+namespace nann_passes {
+namespace {
+
+// Passes prepare each other's patterns; four sweeps were enough for every model that we have.
+constexpr int kMaxSweeps = 10;
+
+// The graph of `after` read anew, as that of a scorer with the results of `before`.
+absl::StatusOr<std::unique_ptr<ScorerGraph>> Verified(const ScorerGraph& before,
+                                                      const ScorerGraph& after) {
+  auto read = ScorerGraph::Create(after.ToGraphDef(), after.arguments());
+  TF_RETURN_IF_ERROR(read.status());
+  const auto old = before.Results(), made = (*read)->Results();
+  if (old.size() != made.size()) return absl::InternalError("another number of results");
+  for (size_t i = 0; i < old.size(); ++i) {
+    const Shape &was = before.ShapeOf(old[i]), &is = (*read)->ShapeOf(made[i]);
+    if ((was.known() && is.known() && was != is) ||
+        before.DtypeOf(old[i]) != (*read)->DtypeOf(made[i])) {
+      return absl::InternalError(absl::StrCat("result ", i, " has another shape or type"));
+    }
+  }
+  return read;
+}
+
+}  // namespace
+
+int ApplyRule(const Rule& rule, ScorerGraph& scorer) {
+  int rewrites = 0;
+  for (int before = -1, sweep = 0; before != rewrites && sweep < rule.sweeps; ++sweep) {
+    before = rewrites;
+    for (NodeDef* node : rule.ops.empty() ? scorer.Nodes() : scorer.NodesOf(rule.ops)) {
+      // Nothing consumes a node that was replaced.
+      if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
+      rewrites += rule.rewrite(scorer, *node);
+    }
+    scorer.Prune();
+  }
+  return rewrites;
+}
+
+PassReport RunPass(
+    const std::string& name,
+    absl::FunctionRef<absl::StatusOr<int>(std::unique_ptr<ScorerGraph>& copy)> rewrite,
+    std::unique_ptr<ScorerGraph>& scorer) {
+  PassReport report{name, 0, CostsOf(*scorer), {}, ""};
+  auto copy = scorer->Copy();
+  copy->set_pass(name);
+  const auto run = [&]() -> absl::Status {
+    const auto rewrites = rewrite(copy);
+    if (!rewrites.ok() || *rewrites == 0) return rewrites.status();
+    auto verified = Verified(*scorer, *copy);
+    TF_RETURN_IF_ERROR(verified.status());
+    scorer = *std::move(verified);
+    report.rewrites = *rewrites;
+    return absl::OkStatus();
+  };
+  const absl::Status status = run();
+  report.after = CostsOf(*scorer);
+  report.reason = std::string(status.message());
+  if (!status.ok() && !absl::IsFailedPrecondition(status)) {
+    LOG(WARNING) << "The pass " << name << " left the scorer as it was: " << status;
+  }
+  return report;
+}
+
+std::vector<PassReport> RunPasses(absl::Span<const Pass> passes,
+                                  std::unique_ptr<ScorerGraph>& scorer) {
+  std::vector<PassReport> reports;
+  bool changed = true;
+  for (int sweep = 0; changed && sweep < kMaxSweeps; ++sweep) {
+    changed = false;
+    for (const Pass& pass : passes) {
+      const auto apply = [&pass](std::unique_ptr<ScorerGraph>& copy) -> absl::StatusOr<int> {
+        int rewrites = 0;
+        for (const Rule& rule : pass.rules) rewrites += ApplyRule(rule, *copy);
+        return rewrites;
+      };
+      PassReport report = RunPass(pass.name, apply, scorer);
+      changed = changed || report.rewrites > 0;
+      if (sweep == 0 || report.rewrites > 0) reports.push_back(std::move(report));
+    }
+  }
+  return reports;
+}
+
+}  // namespace nann_passes
+}  // namespace tensorflow
