@@ -15,7 +15,7 @@ def make() -> Dnn:
 
 
 def test_the_score_is_what_numpy_computes():
-    """The dot product of the user's vector and e_v, and a network over both."""
+    """The score is the dot product of the user's vector and e_v plus a network over both."""
     model = make()
     rng = np.random.default_rng(1)
     vectors, items = (rng.normal(size=shape).astype(np.float32) for shape in ([2, 8], [2, 7, 8]))

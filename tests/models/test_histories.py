@@ -1,7 +1,7 @@
-"""First contact, line 6: a history answers the same wherever its padding and unknown ids stand.
+"""A history gives the same answer wherever its padding and unknown ids stand.
 
-Padding at the end pushed the behaviours out of the window that a model sees, and nothing told; clients that make dense
-tensors of ragged rows pad there.
+Clients that turn ragged rows into dense tensors pad at the end. That must not push the behaviours out of the window
+that a model sees.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tfserving_ext.models.histories import last_known
 from tfserving_ext.retrieval import NeuralTopK
 from tfserving_ext.training import load_model
 
-LENGTH = 12  # What the models see; histories are shorter and longer.
+LENGTH = 12  # The models' history length; histories are shorter and longer.
 PARAMETERS = {"k": 20, "frontier": 16, "pool": 30, "max_steps": 1000, "budget": 0, "deadline_ms": 0}
 
 
@@ -68,7 +68,7 @@ def test_a_part_of_another_length_is_refused():
 
 @pytest.fixture(scope="module", params=["nann_attention", "dnn", "two_sided"])
 def retrieve(request, world) -> Callable[..., dict[str, np.ndarray]]:
-    """The signature that is exported of each model: of a trained one, and of random weights."""
+    """The exported signature of each model: a trained one, and ones with random weights."""
     trained = load_model(world.model)
     if request.param != "nann_attention":
         kind, config = {"dnn": (Dnn, DnnConfig), "two_sided": (TwoSided, TwoSidedConfig)}[request.param]
@@ -95,14 +95,14 @@ def retrieve(request, world) -> Callable[..., dict[str, np.ndarray]]:
             exclude=none,
             **numbers,
         )
-        assert search is not None  # Whose index the signature searches.
+        assert search is not None  # Keeps the index that the signature searches.
         return {name: value.numpy() for name, value in found.items()}
 
     return ask
 
 
 def padded(rows: list[np.ndarray], place: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """Rows in one array; `place` says where of `width` a row's `length` entries stand. -1 elsewhere."""
+    """Returns rows in one array, each with its entries at `place(length, width)` and -1 elsewhere."""
     width = max(map(len, rows), default=0) + 3
     found = np.full([len(rows), width], -1)
     for row, values in zip(found, rows, strict=True):
@@ -125,7 +125,7 @@ def test_padding_and_unknown_ids_may_stand_anywhere(world, retrieve, with_catego
     for _ in range(12):
         lengths = rng.choice([0, 1, LENGTH - 1, LENGTH, LENGTH + 9, 70], 6)
         items = [rng.choice(ids, length) for length in lengths]
-        # The category is the client's own: not the item's of training, and for some an unknown one.
+        # Categories are chosen by the client: they differ from the items' categories in training, and some are unknown.
         kinds = [rng.choice([*categories, -1, 12345], length) for length in lengths]
         at_the_front = padded(items, lambda length, width: np.arange(width - length, width))
         beside = padded(kinds, lambda length, width: np.arange(width - length, width))
@@ -136,7 +136,7 @@ def test_padding_and_unknown_ids_may_stand_anywhere(world, retrieve, with_catego
         beside = padded(kinds, lambda length, width: np.arange(length))
         same(retrieve(at_the_end, beside if with_categories else None), wanted)
 
-        # Unknown ids between, with categories that are known: they go with their item.
+        # Puts unknown ids in between, with known categories, which must be dropped with their items.
         width = max(lengths) + 30
         mixed, beside = rng.choice(unknown, [6, width]), rng.choice(categories, [6, width])
         for row, (values, own) in enumerate(zip(items, kinds, strict=True)):
@@ -145,8 +145,8 @@ def test_padding_and_unknown_ids_may_stand_anywhere(world, retrieve, with_catego
         same(retrieve(mixed, beside if with_categories else None), wanted)
 
 
-def test_histories_that_need_no_moving_are_taken_as_before(world):
-    """Bit for bit: the last behaviours, with padding in front of short histories."""
+def test_histories_already_in_place_give_the_same_bits(world):
+    """Compares with histories that are cut to their last behaviours and padded at the front beforehand."""
     model = load_model(world.model).model
     cases = world.sequences.cases("test", positions_per_user=2)
     history = tf.constant(world.sequences.ids_of(cases.histories))

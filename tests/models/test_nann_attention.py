@@ -23,7 +23,7 @@ def model(request):
     config = NannAttentionConfig(embedding_dim=4, history_length=LENGTH, **request.param)
     made = NannAttention(ITEM_IDS, CATEGORY_IDS, np.array([1, 5, 2, 9, 3]), config)
     rng = np.random.default_rng(0)
-    for variable in made.trainable_variables:  # Zero biases and equal slopes would hide mistakes.
+    for variable in made.trainable_variables:  # Zero biases and equal slopes would hide errors.
         variable.assign(variable + rng.normal(scale=0.1, size=variable.shape))
     if made.config.matches:
         made.match_norm.moving_mean.assign(rng.normal(size=made.item_dim))
@@ -32,7 +32,7 @@ def model(request):
 
 
 def reference_score(model, sequence, items):
-    """The score of one user's embedded behaviours [L, d] and items [N, d], in NumPy; the paper's, and the matches."""
+    """Computes one user's score in NumPy from embedded behaviours [L, d] and items [N, d]: the paper's, and matches."""
 
     def network(layers, x):
         for layer in layers:

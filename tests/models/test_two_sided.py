@@ -31,7 +31,7 @@ def test_the_score_is_the_dot_product_of_the_towers():
 
 
 def test_a_user_is_what_numpy_computes():
-    """Pools are softmax-weighted means; weights come from what a behaviour is and from its place."""
+    """Pools are means with softmax weights, which depend on a behaviour's embedding and its place."""
     model = make()
     (vector,) = model.user(features([[13, 30, 17, 17]]))
     rows = model.items.rows(tf.constant([13, 30, 17, 17], tf.int64))

@@ -71,7 +71,7 @@ print(json.dumps(report))
 
 @pytest.mark.slow
 def test_two_devices_take_the_step_of_one_with_the_whole_batch(world, tmp_path):
-    """Negatives are shared, targets count the same wherever they are, and clipping is of the gradient of all."""
+    """Negatives are shared, a target has the same weight on every replica, and clipping is of the whole gradient."""
     options = [CONFIG | {"epsilon": 0.0, "learning_rate": 0.03, "clip_norm": clip} for clip in (0.0, 0.05)]
     command = [sys.executable, "-c", TWO_DEVICES, world.data, tmp_path, json.dumps(options)]
     root = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def test_two_devices_take_the_step_of_one_with_the_whole_batch(world, tmp_path):
 
 
 def pair(world, target, dies: str) -> list[tuple[int, str, str]]:
-    """Exit code and outputs of two workers on this machine, which die together where there is a folder to meet in."""
+    """Returns the exit codes and outputs of two workers on this machine, which die together if `dies` is a folder."""
     ports = []
     for _ in range(2):
         with socket.socket() as opened:
@@ -120,13 +120,13 @@ def pair(world, target, dies: str) -> list[tuple[int, str, str]]:
     try:
         outputs = [process.communicate(timeout=400) for process in processes]
     finally:
-        for process in processes:  # One that lost its peer waits for it.
+        for process in processes:  # A worker that lost its peer would wait for it.
             process.kill()
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
 @pytest.mark.slow
-def test_two_workers_by_tf_config_agree_and_go_on_together(world, tmp_path, tmp_path_factory):
+def test_two_workers_by_tf_config_agree_and_resume_together(world, tmp_path, tmp_path_factory):
     target = tmp_path / "model"
     killed = pair(world, target, str(tmp_path_factory.mktemp("dies")))
     assert [code for code, *_ in killed] == [9, 9], killed
@@ -152,12 +152,12 @@ def test_workers_without_the_chiefs_checkpoint_are_refused(monkeypatch):
 
     loop._Training._check_agreed(Worker(), 0)
     with pytest.raises(
-        NannError, match="this worker would go on from step 8, others from another; let all of them see work"
+        NannError, match="this worker would resume from step 8, others from another; let all of them see work"
     ):
         loop._Training._check_agreed(Worker(), 8)
 
 
-def test_several_workers_cannot_go_by_the_clock(world, tmp_path, monkeypatch):
+def test_several_workers_refuse_a_limit_of_minutes(world, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "join_cluster", lambda: Cluster(tf.distribute.get_strategy(), True, 2))
     with pytest.raises(NannError, match=r"max_minutes is 1.0, but there are 2 workers"):
         fit(world.data, tmp_path / "model", TrainingConfig(max_minutes=1.0))

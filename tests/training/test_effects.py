@@ -1,4 +1,4 @@
-"""Options of the optimizer and of the mask, each against what it does to weights and scores. First contact, line 27."""
+"""The options of the optimizer and of the mask, each tested by its effect on weights and scores."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ MODEL = TwoSidedConfig(embedding_dim=8, history_length=20, pools=2)
 
 @pytest.fixture(scope="module")
 def weights(world, tmp_path_factory):
-    """What a training makes of the weights, by name; float64."""
+    """Returns a function that trains and returns the weights by name; float64."""
 
     def trained(**changes):
         target = tmp_path_factory.mktemp("model") / "model"
@@ -29,23 +29,23 @@ def weights(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(weights):
-    """The weights before any step: a learning rate of zero moves nothing."""
+    """The weights before any step: a learning rate of zero changes nothing."""
     return weights(learning_rate=0.0)
 
 
 @pytest.fixture(scope="module")
 def moved(weights, start):
-    """How far one plain step moves each."""
+    """How far one plain step moves each weight."""
     return {name: value - start[name] for name, value in weights().items()}
 
 
 def near(found, wanted, scale):
-    """Equal up to the rounding of float32 weights of that size."""
+    """Compares up to the rounding of float32 weights of that size."""
     np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=3e-7 * max(1.0, np.abs(scale).max()))
 
 
 def test_weight_decay_takes_its_part_of_every_weight(weights, start, moved):
-    """AdamW's decay is beside the gradient: it takes rate x decay x weight more than a step without it."""
+    """AdamW's decay is separate from the gradient: it subtracts rate x decay x weight from a step without it."""
     decayed = weights(weight_decay=0.5)
     assert len(moved) > 4
     for name, value in decayed.items():
@@ -53,8 +53,8 @@ def test_weight_decay_takes_its_part_of_every_weight(weights, start, moved):
     assert max(np.abs(value - start[name] - moved[name]).max() for name, value in decayed.items()) > 1e-4
 
 
-def test_the_first_step_of_a_warm_up_is_so_much_shorter(weights, start, moved):
-    """The first of ten steps: Adam's step is in proportion to the rate."""
+def test_the_first_step_of_a_warm_up_is_shorter_by_its_rate(weights, start, moved):
+    """Compares the first of ten warm-up steps: Adam's step is proportional to the learning rate."""
     warmed = weights(warmup=9)
     for name, value in warmed.items():
         near(value - start[name], 0.1 * moved[name], start[name])
@@ -63,7 +63,7 @@ def test_the_first_step_of_a_warm_up_is_so_much_shorter(weights, start, moved):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_second_of_two_steps_has_half_the_rate(weights, moved, start, schedule):
-    """The first has all of it: from there both trainings are in the same place, with the same batch before them."""
+    """The first has the whole rate, so that after it both trainings have the same weights and the same next batch."""
     constant, scheduled = weights(steps=2), weights(steps=2, schedule=schedule)
     for name, value in scheduled.items():
         first = start[name] + moved[name]
@@ -75,7 +75,7 @@ def test_the_second_of_two_steps_has_half_the_rate(weights, moved, start, schedu
     "config", [TwoSidedConfig(), DnnConfig(), NannAttentionConfig(), NannAttentionConfig(pools=4, matches=0)], ids=str
 )
 def test_the_mask_leaves_padding_out(world, config):
-    """Scores of a short history: padding counts without the mask alone; of a full history the mask changes nothing."""
+    """Padding changes the scores of a short history only without the mask; a full history scores the same with it."""
     sequences = world.sequences
     masked = model_named(config.model)(
         sequences.item_ids, sequences.category_ids, np.asarray(sequences.item_counts), config

@@ -57,7 +57,7 @@ def test_the_example_goes_all_the_way(trained, tmp_path, world):
         ("export", trained, tmp_path / "index", "-o", tmp_path / "models" / "1", "-k", 20),
         ("verify", tmp_path / "models" / "1"),
     ]:
-        # Once exported, it is a graph: nobody's code runs.
+        # The export is a graph: serving it runs none of the user's code.
         ran = nann(*(() if arguments[0] in ("index", "verify") else allowed), *arguments)
         assert ran.returncode == 0, ran.stderr
 
@@ -85,7 +85,7 @@ def test_training_moves_the_models_own_weights(world, tmp_path):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes a module of models where `import_models` finds it."""
+    """Writes a module of models to a place where `import_models` finds it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
 
@@ -121,7 +121,7 @@ def test_histories_have_one_length_and_shared_items_reach_every_user(module):
     history = tf.constant([[7, 5]], tf.int64)
     (user,) = model.user({"item_history": history, "category_history": history})
     np.testing.assert_array_equal(user, [[-1, -1, 7, 5]])
-    (anywhere,) = model.user(  # First contact, line 6: as in training, wherever the padding stands.
+    (anywhere,) = model.user(  # As in training, wherever the padding stands.
         {
             "item_history": tf.constant([[5, 5, 6, 7, -1, 5, 0, -1]], tf.int64),
             "category_history": tf.constant([[1] * 8], tf.int64),
@@ -142,9 +142,9 @@ def test_histories_have_one_length_and_shared_items_reach_every_user(module):
         (MODEL.replace("Mine", "Other"), "has no class 'Mine'; its models are Other"),
         (MODEL.replace("def score", "def scores"), "has no score; a model has user, item, score"),
         (MODEL.replace("item_ids, category_ids, item_counts", "item_ids"), "failed: TypeError"),
-        (MODEL.replace("bd,bnd->bn", "bd,bnd->n"), r"score gave float32 \(2,\); of 1 user and 2 items"),
+        (MODEL.replace("bd,bnd->bn", "bd,bnd->n"), r"score gave float32 \(2,\); for 1 user and 2 items"),
         (MODEL.replace("return tf.gather", "return tf.gather_nd"), "failed: "),
-        (MODEL.replace("return tf.gather", "return tf.zeros([3, 4]) #"), r"item gave float32 \(3, 4\); of 2 items"),
+        (MODEL.replace("return tf.gather", "return tf.zeros([3, 4]) #"), r"item gave float32 \(3, 4\); for 2 items"),
         (MODEL.replace('tf.zeros_like(features["item_id"])', 'features["price"]'), "failed: KeyError: 'price'"),
     ],
 )

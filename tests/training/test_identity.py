@@ -1,4 +1,4 @@
-"""An interrupted training is gone on with by the very same one, and by no other. First contact, line 27."""
+"""Only the very same training resumes an interrupted one."""
 
 import dataclasses
 import shutil
@@ -14,7 +14,7 @@ from tfserving_ext.training import TrainingConfig, fit, load_model, state
 
 CONFIG = TrainingConfig(steps=4, batch_size=8, negatives=5, targets=2, checkpoint_minutes=0, validate_every=3)
 MODEL = TwoSidedConfig(embedding_dim=4, history_length=10, pools=2)
-# What goes on all the same.
+# Options that may differ when a training is resumed.
 FREE = {"checkpoint_minutes": 3.0, "tensorboard": "log"}
 OTHER = {
     "steps": 5,
@@ -44,12 +44,12 @@ OTHER_SIZES = {"embedding_dim": 5, "history_length": 11, "mask_padding": False, 
 
 
 class _RestoredError(Exception):
-    """Where a training would begin is known; it need not go on."""
+    """Ends a training as soon as the step where it begins is known."""
 
 
 @pytest.fixture(scope="module")
 def left(world, tmp_path_factory):
-    """What trainings leave that were killed after two steps: one from nothing, one from a start."""
+    """Folders of two trainings that were killed after two steps: one from nothing, one from a start."""
     folder = tmp_path_factory.mktemp("left")
     fit(world.data, folder / "start-1", dataclasses.replace(CONFIG, steps=1, validate_every=0), MODEL)
     other = load_model(folder / "start-1")
@@ -72,10 +72,10 @@ def left(world, tmp_path_factory):
 
 @pytest.fixture
 def begins(world, left, tmp_path, monkeypatch):
-    """The step at which such a training would begin."""
+    """Returns a function that tells at which step a training would begin."""
     restore = state.TrainingState.restore
-    monkeypatch.chdir(tmp_path)  # Where the log of TensorBoard goes.
-    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)  # It stays on in a process.
+    monkeypatch.chdir(tmp_path)  # TensorBoard's log is written here.
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)  # Stays on in the process.
 
     def noted(self):
         raise _RestoredError(restore(self))
@@ -92,7 +92,7 @@ def begins(world, left, tmp_path, monkeypatch):
     return step
 
 
-def test_the_same_training_goes_on(begins, left):
+def test_the_same_training_resumes(begins, left):
     assert begins() == 2
     assert begins(start=left / "start-1") == 2
 
@@ -113,7 +113,7 @@ def test_another_model_begins_anew(begins):
 
 
 def test_other_data_begin_anew(begins, world, tmp_path):
-    """Of the same items and categories: the weights would fit."""
+    """The other data have the same items and categories, so that the weights would fit."""
     data = convert(world.csv, tmp_path / "data", Rules(min_item_count=2, validation=0.1, test=0.2, seed=1))
     assert begins(data=data) == 0
 

@@ -74,7 +74,7 @@ def test_auxiliary_loss_is_the_divergence_at_the_adversarial_step():
         return -log_softmax((np.tanh(x) @ weights).T)[:2, 0].mean()
 
     gradient = np.zeros_like(items)
-    for place in np.ndindex(*items.shape):  # Central differences, in float64.
+    for place in np.ndindex(*items.shape):  # Central differences in float64.
         step = np.zeros(items.shape)
         step[place] = 1e-4
         gradient[place] = loss_at(items + step) - loss_at(items - step)

@@ -1,4 +1,4 @@
-"""The options of training, each against what it says."""
+"""The options of training, each compared with its documentation."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ TRANSFORMER = "examples.transformer_model:TransformerModel"
 
 
 def test_every_appearance_is_as_likely_to_be_drawn(monkeypatch):
-    """Also of the rare among the frequent: float32 has no room between the sums of their probabilities."""
+    """Holds for rare items among frequent ones too, whose cumulative probabilities are equal in float32."""
     counts = np.array([1, 0, 1 << 26, 3, 1, 1 << 26, 2])
     total = 1 + 1 + (1 << 27) + 3 + 1 + 2
     sampler = UnigramSampler(counts, 5)
@@ -44,13 +44,13 @@ def test_every_appearance_is_as_likely_to_be_drawn(monkeypatch):
 
 
 def test_log_uniform_reaches_every_rank_of_millions():
-    """The last ranks are less than a rounding of float32 apart."""
+    """The cumulative probabilities of the last ranks differ by less than a rounding error of float32."""
     n = 1 << 22
     sampler = LogUniformSampler(np.zeros(n), 200_000)
     rows = sampler.sample(tf.constant([1, 2])).numpy()
     last = rows[rows > n // 2]
     assert np.unique(last % 16).size == 16
-    # About log(2) / log(n + 1) of the draws, of so many rows that few are drawn twice.
+    # About log(2) / log(n + 1) of the draws, from so many rows that few are drawn twice.
     assert np.unique(last).size > 0.995 * last.size
 
 
@@ -63,7 +63,7 @@ def test_log_uniform_draws_by_rank():
     assert drawn[0] == 0
     np.testing.assert_allclose(np.exp(sampler.log_expected_count(tf.range(1, 6))), expected, rtol=1e-4)
     np.testing.assert_allclose(drawn[1:], expected, atol=5 * np.sqrt(expected.max()))
-    # TensorFlow's own sampler, asked for the expected counts of one draw each.
+    # TensorFlow's own sampler gives the expected counts for one draw.
     theirs = tf.random.log_uniform_candidate_sampler([[0, 1, 2, 3, 4]], 5, 1, False, 5)[1][0]
     np.testing.assert_allclose(expected / 50_000, theirs.numpy()[ranks], rtol=1e-4)
 
@@ -92,7 +92,7 @@ def test_sigmoid_divergence_and_an_absolute_step():
     )
     logits = (items @ weights).T
     probability = 1 / (1 + np.exp(-logits))
-    # d loss / d item v: of the first the label is 1, of the others 0.
+    # d loss / d item v: the first item's label is 1, those of the others are 0.
     residual = probability.copy()
     residual[:, 0] -= 1
     gradient = (weights @ residual / 3).T
@@ -110,7 +110,7 @@ def test_learning_rates():
     assert TrainingConfig(steps=100, learning_rate=2.0, schedule="linear").rate(25) == pytest.approx(1.5)
     assert TrainingConfig(steps=100, learning_rate=2.0, schedule="constant").rate(99) == 2.0
     timed = TrainingConfig(steps=100, learning_rate=2.0, schedule="linear", max_minutes=10)
-    assert timed.rate(10, 5.0) == pytest.approx(1.0)  # The time is further than the steps.
+    assert timed.rate(10, 5.0) == pytest.approx(1.0)  # More of the time than of the steps has passed.
     assert timed.rate(80, 5.0) == pytest.approx(0.4)
     assert timed.rate(10, 11.0) == 0
 
@@ -130,7 +130,7 @@ def steps_of(world, tmp_path, name, **options):
 
 
 def test_clipping_moves_weights_less_and_only_when_the_norm_is_above(world, tmp_path):
-    """AdamW's step does not know the gradients' scale, but for its epsilon: clip far below that."""
+    """Only AdamW's epsilon makes its step depend on the gradients' scale, so the norm is clipped far below it."""
     losses = [
         steps_of(world, tmp_path, name, clip_norm=clip)["softmax_loss"]
         for name, clip in (("none", 0.0), ("loose", 1e6), ("tight", 1e-9))
@@ -170,7 +170,7 @@ def test_faster_steps_give_about_the_same_loss(world, tmp_path, options, model):
 
 
 def test_the_optimizer_sees_the_gradient_of_a_row_and_not_of_its_look_ups(world, tmp_path, monkeypatch):
-    """Keras alone would square each look-up of a row before it adds them up."""
+    """Keras alone would square each look-up of a row before it sums them."""
     seen = []
     update = keras.optimizers.AdamW.update_step
 
@@ -218,7 +218,7 @@ def test_validation_recall_is_that_of_brute_force(world):
 
 
 def test_a_model_that_scores_all_alike_recalls_nothing(world):
-    """Ties are against the target: such a model must not be kept as the best."""
+    """Items that tie with the target rank before it, so that such a model is not kept as the best."""
     trained = load_model(world.model)
     monitor = Monitor(
         trained.model, Sequences.open(world.data), TrainingConfig(validate_every=1, validation_cases=5), 50, False
@@ -232,7 +232,7 @@ def test_flatness_of_a_linear_and_of_a_constant_score():
     items = rng.normal(size=[400, 16]).astype(np.float32)
     user = rng.normal(size=[3, 16]).astype(np.float32)
     linear = flatness(lambda user, rows: tf.einsum("bd,bnd->bn", user[0], rows), [tf.constant(user)], items, 0.1)
-    # A sum of independent signs: its mean absolute value is sqrt(2 / pi) of its deviation.
+    # The mean absolute value of a sum of independent signs is sqrt(2 / pi) times its standard deviation.
     assert float(linear) == pytest.approx(0.1 * np.sqrt(2 / np.pi), rel=0.1)
     flat = flatness(lambda _, rows: tf.cast(rows > 0, tf.float32)[..., 0], [tf.constant(user)], items * 10, 1e-6)
     assert float(flat) == pytest.approx(0, abs=1e-2)

@@ -1,4 +1,4 @@
-"""What is trained where little is asked for, and the start of a deep model."""
+"""The default recipes, and the start of a deep model."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def test_a_deep_model_is_trained_on_the_start_by_hand(world, tmp_path):
 
 @pytest.mark.slow
 def test_a_start_that_is_finished_is_not_trained_again(world, tmp_path, monkeypatch):
-    """But one of other data or options is."""
+    """With other data or options it is trained again."""
     wanted = Recipe(SMALL, QUICK, START)
     trained = []
 
@@ -90,7 +90,7 @@ def test_several_workers_train_no_start(world, tmp_path, monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Runs `nann train`; returns the recipe and the start that would be trained."""
+    """Returns a function that runs `nann train` and returns the recipe and the start that would be trained."""
     seen = []
 
     def noted(data, target, wanted, start_from, force):
@@ -109,11 +109,11 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["nann_attention", "dnn", "two_sided"])
-def test_what_is_not_asked_for_is_the_models_own(asked, name):
+def test_defaults_are_those_of_the_models_recipe(asked, name):
     assert asked("--model", name) == (recipe(name), None)
 
 
-def test_what_is_asked_for_is_taken(asked):
+def test_options_replace_the_recipes_values(asked):
     wanted, start_from = asked("--steps", 7, "--seed", 3, "--size", "matches=0", "--history-length", 60, "--epsilon", 0)
     usual = recipe("nann_attention")
     assert wanted.training == dataclasses.replace(usual.training, steps=7, seed=3, epsilon=0.0)
@@ -151,8 +151,8 @@ def test_sizes_have_a_range(sizes):
         DnnConfig(**sizes)
 
 
-def test_a_model_of_before_a_size_was_added_is_read(world, tmp_path):
-    """What it does not name is as it was then."""
+def test_a_model_from_before_a_size_was_added_is_read(world, tmp_path):
+    """A size that the file does not name has the value that it had then."""
     fit(world.data, tmp_path / "model", QUICK, NannAttentionConfig(embedding_dim=8, history_length=20))
     manifest = json.loads((tmp_path / "model" / "model.json").read_text())
     for name in ("matches", "pools", "attention_length"):

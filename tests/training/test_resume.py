@@ -1,4 +1,4 @@
-"""An interrupted training that goes on ends where it would have ended, to the bit."""
+"""A resumed training ends with the same bits as one that was never interrupted."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def command(data, target, config, where="", at=0):
 
 
 def variables(checkpoint: str) -> dict[str, np.ndarray]:
-    """All that a checkpoint holds but the time that it took and how often one was written."""
+    """Returns the values of a checkpoint, except the training's seconds and the number of saved checkpoints."""
     reader = tf.train.load_checkpoint(checkpoint)
     names = reader.get_variable_to_shape_map()
     skipped = ("CHECKPOINTABLE", "seconds/", "save_counter/")
@@ -58,7 +58,7 @@ def variables(checkpoint: str) -> dict[str, np.ndarray]:
 
 
 def finished(data, target, config, model=None) -> dict[str, np.ndarray]:
-    """Trains to the end: what the model holds, and what the last checkpoint does, the optimizer's slots among it."""
+    """Trains to the end; returns the values of the model and of the last checkpoint, with the optimizer's slots."""
     last = {}
     delete = state.TrainingState.delete
 
@@ -98,13 +98,13 @@ def test_killed_and_resumed_is_bit_equal_to_never_killed(world, tmp_path, whole,
 
 
 def latest(work: Path) -> int:
-    """The step that a training would go on from now."""
+    """Returns the step from which a training would resume now."""
     path = tf.train.latest_checkpoint(str(work))
     if path is None:
         return 0
     try:
         return int(tf.train.load_checkpoint(path).get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
-    except (tf.errors.OpError, ValueError):  # Replaced while it was read.
+    except (tf.errors.OpError, ValueError):  # The checkpoint was replaced while it was read.
         return latest(work)
 
 
@@ -120,7 +120,7 @@ def test_killed_again_and_again_at_random_is_bit_equal(world, tmp_path, whole):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            time.sleep(rng.uniform(0, 0.05))  # Somewhere in a step or in a checkpoint.
+            time.sleep(rng.uniform(0, 0.05))  # Kills at any point of a step or of a checkpoint.
         finally:
             process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -152,10 +152,10 @@ class Mine(keras.Model):
 
 
 class StopTrainingError(Exception):
-    """Stands for whatever ends a training."""
+    """Stands for anything that ends a training."""
 
 
-def test_dropout_of_a_foreign_model_goes_on_with_its_random_numbers(world, tmp_path, monkeypatch):
+def test_dropout_of_a_foreign_model_resumes_with_its_random_numbers(world, tmp_path, monkeypatch):
     (tmp_path / "models_with_dropout.py").write_text(DROPOUT)
     monkeypatch.syspath_prepend(tmp_path)
     import_models("models_with_dropout")
@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_named(world, tmp_path, monkeypatch):
     for path in work.glob("ckpt-*.data*"):
         os.truncate(path, 100)
     with pytest.raises(
-        NannError, match=r"the checkpoint in .*\.model\.training is of another model or damaged"
+        NannError, match=r"the checkpoint in .*\.model\.training is damaged or belongs to another model"
     ) as error:
         fit(world.data, tmp_path / "model", config, DnnConfig())
     assert "\n" not in str(error.value)

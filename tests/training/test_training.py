@@ -16,7 +16,7 @@ from tfserving_ext.training import TrainingConfig, check_match, extract, fit, lo
 
 
 def changed(path, at: int, value: int) -> None:
-    """Writes another id; first contact, line 4: ids are looked up by bisection, and -1 means none."""
+    """Writes another id: ids are looked up by bisection, and -1 means none."""
     ids = np.load(path)
     ids[at] = value
     np.save(path, ids)
@@ -87,7 +87,10 @@ def _edit_json(folder, **fields):
         (lambda folder: changed(folder / "category_ids.npy", 1, 0), "category_ids.npy[1] is 0, after "),
         (lambda folder: np.save(folder / "category_ids.npy", np.ones(12)), "category_ids.npy is float64 [12]"),
         (lambda folder: (folder / "weights.index").unlink(), "weights.index does not exist"),
-        (lambda folder: tf.train.Checkpoint(x=tf.Variable(1.0)).write(str(folder / "weights")), "of another model"),
+        (
+            lambda folder: tf.train.Checkpoint(x=tf.Variable(1.0)).write(str(folder / "weights")),
+            "belong to another model",
+        ),
         (lambda folder: os.truncate(folder / "weights.data-00000-of-00001", 100), "damaged"),
     ],
 )
@@ -102,7 +105,7 @@ def test_refuses_a_checkpoint_of_another_model(world, tmp_path, break_it, words)
 
 @pytest.mark.slow
 def test_a_dot_product_that_is_started_from_stays_as_it_is(world, tmp_path):
-    """A two-sided model inside the attention model: the score begins as its score, and only what is new learns."""
+    """Inside the attention model, a two-sided model gives the initial score, and only the new layers learn."""
     quick = TrainingConfig(steps=4, batch_size=16, negatives=10)
     fit(world.data, tmp_path / "two_sided", quick, TwoSidedConfig(history_length=20))
     sizes = NannAttentionConfig(history_length=40, attention_length=20, matches=3, pools=8)

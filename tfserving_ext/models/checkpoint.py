@@ -36,7 +36,7 @@ class TrainedModel(NamedTuple):
       model: the model.
       item_ids: int64 [V], sorted.
       item_categories: int64 [V], the category id of each item.
-      manifest: what `model.json` holds.
+      manifest: the content of `model.json`.
     """
 
     model: SequenceModel
@@ -55,10 +55,10 @@ def save_model(
     """Writes the folder `target`, whole or not at all.
 
     Args:
-      target: the folder; a model there is replaced.
+      target: the folder; it replaces an earlier model.
       model: the trained model.
       item_categories: int64 [V], the category id of each item.
-      training: what to remember of the training.
+      training: how the model was trained, for `model.json`.
       force: replace whatever `target` holds.
 
     Raises:
@@ -78,7 +78,7 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
     """Reads a model that `save_model` wrote.
 
     Raises:
-      NannError: the folder holds no model, a model of another kind or size, or is incomplete.
+      NannError: the folder holds no model, its parts are damaged or do not fit together, or one is missing.
     """
     check_local(folder)
     folder = Path(folder)
@@ -86,7 +86,7 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
         raise NannError(f"{folder} is not a trained model: it has no model.json; train one with `nann train`")
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict):
-        raise NannError(f"{folder / MANIFEST} is no model: it holds {manifest!r}")
+        raise NannError(f"{folder / MANIFEST} is not a model's: it holds {manifest!r}, an object is expected")
     if manifest.get("format") != FORMAT or manifest.get("format_version") != FORMAT_VERSION:
         raise NannError(
             f"{folder / 'model.json'} has format {manifest.get('format')!r} version "
@@ -113,15 +113,20 @@ def load_model(folder: str | os.PathLike[str]) -> TrainedModel:
         status.assert_consumed()
     except (AssertionError, ValueError, IndexError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise NannError(f"the weights in {folder} are of another model or damaged: {reason}") from error
+        raise NannError(f"the weights in {folder} are damaged or belong to another model: {reason}") from error
     return TrainedModel(model, item_ids, item_categories, manifest)
 
 
 def read_config(config_type: type[SequenceConfig], values: Any, file: Path) -> SequenceConfig:
-    """The sizes; those that a model of an earlier release does not name are as they were then, the defaults.
+    """Reads a model's sizes. A size that a model of an earlier release does not name gets its default, as it had then.
+
+    Args:
+      config_type: the configuration of this kind of model.
+      values: the sizes by name, from JSON.
+      file: where they were read, for messages.
 
     Raises:
-      NannError: they are not sizes of such a model; `file` is told.
+      NannError: `values` are not the sizes of such a model; the message names `file`.
     """
     kinds = {field.name: type(field.default) for field in dataclasses.fields(config_type)}
     shared = [field.name for field in dataclasses.fields(SequenceConfig)]
@@ -130,7 +135,7 @@ def read_config(config_type: type[SequenceConfig], values: Any, file: Path) -> S
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     if not set(shared) <= set(fields) <= set(kinds) or any(type(fields[name]) is not kinds[name] for name in fields):
         wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in kinds.items())
-        raise NannError(f"{file} has no usable config: it is {values!r}, needed are {wanted}")
+        raise NannError(f"{file} has no usable config: it is {values!r}; expected {wanted}")
     try:
         return config_type(**fields)
     except NannError as error:
@@ -138,12 +143,12 @@ def read_config(config_type: type[SequenceConfig], values: Any, file: Path) -> S
 
 
 def item_function(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Embeddings float32 [n, d] of the items with these ids, int64 [n], in the categories that they had in training."""
+    """Returns a function from item ids, int64 [n], to embeddings, float32 [n, d], with the categories of training."""
     categories = item_categories(trained)
     return lambda ids: trained.model.item({"item_id": ids, "category_id": categories(ids)})
 
 
 def item_categories(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Category ids of items by their ids, int64 of any shape, as they were in training; -1 of an unknown one."""
+    """Returns a function from item ids, int64 of any shape, to their category ids in training; -1 for an unknown id."""
     held = tf.Variable(np.concatenate([[-1], trained.item_categories]), trainable=False)
     return lambda ids: tf.gather(held, trained.model.items.rows(ids))

@@ -1,6 +1,6 @@
-"""The deep model without attention: what the paper compares its attention with (arXiv 2202.10226, section 4.1).
+"""The deep model without attention, a baseline of the paper's attention model (arXiv 2202.10226, section 4.1).
 
-The user is one vector, pooled from the history; the score is its dot product with e_v, and a deep network over both.
+The user is one vector, pooled from the history; the score is its dot product with e_v plus a deep network over both.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class DnnConfig(SequenceConfig):
     """Sizes of the model.
 
     Attributes:
-      pools: weighted means of the behaviours, as a two-sided model's.
+      pools: number of weighted means of the behaviours, as in the two-sided model.
       score_hidden: widths of the score network's hidden layers.
     """
 
@@ -54,19 +54,19 @@ class Dnn(SequenceModel[DnnConfig]):
         layers: list[keras.layers.Layer] = []
         for number, units in enumerate(config.score_hidden, 1):
             layers += dense(units, f"score_{number}")
-        # Beside a dot product, the network starts as no more than a correction of it.
+        # Initialised to zero, so that the network starts as a correction of the dot product that it is added to.
         last = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="score_out")
         self.score_network = keras.Sequential([keras.Input([2 * self.item_dim]), *layers, last], name="score_network")
         self.built = True
 
     def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
-        """The user vector of embedded behaviours.
+        """Computes the user vector of embedded behaviours.
 
         Args:
           sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
 
         Returns:
-          The user vector alone, [B, item_dim].
+          One tensor: the user vectors [B, item_dim].
         """
         return (self.tower(sequence, self.padding_mask(sequence)),)
 

@@ -1,7 +1,7 @@
 """Models that are not this project's: any class with `user`, `item` and `score`, trained and served like ours.
 
-Nothing is imported because a file names it: a model's folder records "module:Class", and only who runs a command says
-which modules may run (`nann --import module`).
+A model's folder records "module:Class", but no module is imported because a file names it: the user who runs a command
+says which modules may run (`nann --import module`).
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _imported: set[str] = set()
 
 @dataclasses.dataclass(frozen=True)
 class ForeignConfig(SequenceConfig):
-    """What is known of a foreign model; its sizes are its own affair.
+    """The configuration of a foreign model; its sizes beyond the shared ones are set in its own class.
 
     Attributes:
       model_class: "module:Class".
@@ -41,7 +41,7 @@ class ForeignConfig(SequenceConfig):
 
 
 def import_models(module: str) -> None:
-    """Allows the models of a module, and imports it; the working folder is searched too, as `python -m` does.
+    """Imports a module and allows its models; searches the working folder too, as `python -m` does.
 
     Raises:
       NannError: there is no such module, or importing it fails.
@@ -51,13 +51,13 @@ def import_models(module: str) -> None:
         sys.path.insert(0, here)
     try:
         importlib.import_module(module)
-    except Exception as error:  # Whatever code that is not ours raises.
+    except Exception as error:  # Code that is not ours may raise anything.
         raise NannError(f"cannot import {module!r}: {type(error).__name__}: {error}") from error
     _imported.add(module)
 
 
 def foreign_class(name: str) -> type:
-    """The class that "module:Class" names.
+    """Returns the class that "module:Class" names.
 
     Raises:
       NannError: the module has not been allowed, has no such class, or the class lacks a function of the contract.
@@ -82,13 +82,13 @@ def _follows_contract(value: object) -> bool:
 
 
 class ForeignModel(keras.Model):
-    """Gives a foreign model what training and the commands need; follows `TrainableModel`.
+    """Wraps a foreign model with what training and the commands need; follows `TrainableModel`.
 
     Attributes:
       config: names the class.
       items: the item vocabulary.
       categories: the category vocabulary.
-      inner: the model itself.
+      inner: the foreign model.
       item_dim: width of e_v.
     """
 
@@ -100,14 +100,14 @@ class ForeignModel(keras.Model):
         """Makes `config.model_class(item_ids, category_ids, item_counts)`.
 
         Raises:
-          NannError: the class cannot be had or made, or its functions do not give what the contract says.
+          NannError: the class is not available, its constructor fails, or its functions do not follow the contract.
         """
         super().__init__(name=config.model)
         self.config = config
         self.items = Vocabulary(item_ids, "items")
         self.categories = Vocabulary(category_ids, "categories")
         self._layers_dtype = keras.mixed_precision.dtype_policy().compute_dtype
-        # Two histories of one and two items: enough for any model to make its weights.
+        # One history of two items, and two items: enough for any model to create its weights.
         ids, categories = np.resize(item_ids, 2)[None], np.resize(category_ids, 2)[None]
         try:
             self.inner: RetrievalModel = foreign_class(config.model_class)(item_ids, category_ids, item_counts)
@@ -122,11 +122,11 @@ class ForeignModel(keras.Model):
             raise NannError(f"{config.model_class} has no trainable_variables; derive it from keras.Model or tf.Module")
         if item.shape.rank != 2 or item.shape[0] != 2 or item.dtype != tf.float32:
             raise NannError(
-                f"{config.model_class}.item gave {item.dtype.name} {item.shape}; of 2 items it is float32 [2, d]"
+                f"{config.model_class}.item gave {item.dtype.name} {item.shape}; for 2 items it must be float32 [2, d]"
             )
         if score.shape != (1, 2) or score.dtype != tf.float32:
             raise NannError(
-                f"{config.model_class}.score gave {score.dtype.name} {score.shape}; of 1 user and 2 items it is "
+                f"{config.model_class}.score gave {score.dtype.name} {score.shape}; for 1 user and 2 items it must be "
                 "float32 [1, 2]"
             )
         self.item_dim = int(item.shape[1])
@@ -134,7 +134,7 @@ class ForeignModel(keras.Model):
 
     @property
     def trainable_variables(self) -> list[Any]:
-        """Those of the model itself."""
+        """The trainable variables of the foreign model."""
         return list(cast(Any, self.inner).trainable_variables)
 
     def item(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -142,9 +142,9 @@ class ForeignModel(keras.Model):
         return self._float32(self.inner.item(features))
 
     def user(self, features: dict[str, tf.Tensor]) -> UserTensors:
-        """See `RetrievalModel.user`; histories reach the model as in training.
+        """See `RetrievalModel.user`; histories reach the foreign model in the form that they have in training.
 
-        That is with the last `history_length` behaviours whose items the data have, -1 in front of fewer.
+        That is the last `history_length` behaviours with items of the training data, padded with -1 at the front.
         """
         histories = {name: features[name] for name in ("item_history", "category_history")}
         known = self.items.rows(histories["item_history"]) > 0
@@ -171,14 +171,14 @@ class ForeignModel(keras.Model):
         return tuple(map(self._float32, self._function("user", training)(histories)))
 
     def _function(self, name: str, training: bool) -> Callable[..., Any]:
-        """A function of the model, told that it is training where it asks for that."""
+        """Returns a function of the foreign model; binds `training` if it takes that."""
         function = getattr(self.inner, name)
         if training and "training" in inspect.signature(function).parameters:
             return functools.partial(function, training=True)
         return function
 
     def _float32(self, values: tf.Tensor) -> tf.Tensor:
-        """Values of layers that compute in another type while training with mixed precision."""
+        """Casts values of layers that compute in another type under mixed precision."""
         return tf.cast(values, tf.float32) if values.dtype.name == self._layers_dtype else values
 
 

@@ -1,4 +1,4 @@
-"""Histories as requests carry them: of any length, with padding and ids that the model does not know anywhere."""
+"""Histories in requests: of any length, with padding and unknown ids at any place."""
 
 from collections.abc import Mapping
 
@@ -6,16 +6,16 @@ import tensorflow as tf
 
 
 def last_known(known: tf.Tensor, parts: Mapping[str, tf.Tensor], length: int, missing: int) -> list[tf.Tensor]:
-    """The last `length` known behaviours of histories, at the end and in their order.
+    """Moves the last `length` known behaviours of each history to the end, in their order, and drops the others.
 
-    Clients pad at the front or at the end, and send ids that the model does not know; an answer depends on neither.
-    Whatever else is known of a behaviour goes where the behaviour goes, and with it.
+    Clients pad at the front or at the end, and send ids that the model does not know; the answer depends on neither.
+    The parts of a behaviour, such as its item and its category, stay together.
 
     Args:
-      known: which behaviours count, bool [B, L] of any L, 0 too.
-      parts: what there is of each behaviour, by name: its item, its category; each [B, L].
-      length: behaviours that are wanted.
-      missing: what stands in front of histories with fewer than `length` known behaviours.
+      known: which behaviours count, bool [B, L] with any L, even 0.
+      parts: the parts of each behaviour by name, such as its item and its category; each [B, L].
+      length: the length of the results.
+      missing: the value that pads histories with fewer than `length` known behaviours at the front.
 
     Returns:
       The parts in their order, each [B, length].
@@ -30,7 +30,7 @@ def last_known(known: tf.Tensor, parts: Mapping[str, tf.Tensor], length: int, mi
         )
         for name, part in parts.items()
     ]
-    with tf.control_dependencies(checks):  # Whatever follows must not fail first, with a message of its own.
+    with tf.control_dependencies(checks):  # Otherwise a later op might fail first, with a less helpful message.
         order = tf.argsort(tf.cast(known, tf.int32), axis=1, stable=True)[:, -length:]
     known = tf.gather(known, order, batch_dims=1)
     front = [[0, 0], [length - tf.shape(order)[1], 0]]

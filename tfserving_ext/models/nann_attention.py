@@ -1,7 +1,8 @@
 """The attention model of the original's UserBehavior demo (arXiv 2202.10226, section 4.1).
 
-The score attends from e_v to the sequence of behaviours and feeds what it found, beside e_v, to a deep network. Beyond
-the original it counts the behaviours that are the item, or like it: a softmax says what was found, but not how often.
+The score attends from e_v to the sequence of behaviours and feeds the attended value and e_v to a deep network. Beyond
+the original, it counts the behaviours that equal the item or resemble it, since a softmax tells which behaviours match,
+but not how many.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from tfserving_ext.models.sequence_model import (
     run,
 )
 
-# Of exp(sharpness * (cosine - 1)): an item that has a cosine of 0.9 counts for a third. Learned from there.
+# Initial value of the learned sharpness: a behaviour counts exp(sharpness * (cosine - 1)), a third at a cosine of 0.9.
 SHARPNESS = 10.0
 
 
@@ -34,12 +35,13 @@ class NannAttentionConfig(SequenceConfig):
       attention_hidden: width of the hidden layer of the query and key projections.
       attention_dim: width of queries and keys.
       score_hidden: widths of the score network's hidden layers.
-      recency: learn what a behaviour's place adds to the attention's logits; the original's does not know the order.
-      attention_length: behaviours, the last ones, that are attended to; no more than `history_length`.
-      matches: counts of the behaviours in the whole history that are the item or like it, which the score network sees
-        too; each learns how much a behaviour's place counts. 0 for none, as the original.
-      pools: of a two-sided model's tower over the behaviours that are attended to, whose dot product with e_v is added
-        to the score. 0 for none, as the original.
+      recency: learn a term of the attention's logits for each place in the history; the original ignores the order.
+      attention_length: number of behaviours that are attended to, the last ones; at most `history_length`.
+      matches: number of weighted counts, over the whole history, of the behaviours that equal the item or resemble it;
+        they are inputs of the score network. Each learns its weights by a behaviour's place. 0 for none, as in the
+        original.
+      pools: number of pools of a two-sided model's tower over the attended behaviours, whose dot product with e_v is
+        added to the score. 0 for no tower, as in the original.
     """
 
     model: ClassVar[str] = "nann_attention"
@@ -55,7 +57,7 @@ class NannAttentionConfig(SequenceConfig):
 
     @property
     def attended(self) -> int:
-        """Behaviours that are attended to."""
+        """Number of behaviours that are attended to."""
         return min(self.attention_length, self.history_length)
 
 
@@ -90,7 +92,8 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
             self.match_recency = self.add_weight(
                 shape=slopes.shape, initializer=lambda shape, dtype: slopes, name="match_recency"
             )
-            # Embeddings of a trained model point into nearly one direction; only what is left of it tells them apart.
+            # Embeddings of a trained model point in nearly the same direction. Subtracting their mean and scaling by
+            # their deviation leaves the differences between them.
             self.match_norm = keras.layers.BatchNormalization(
                 center=False, scale=False, momentum=0.95, epsilon=1e-6, name="match_norm"
             )
@@ -103,7 +106,7 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
         score_layers: list[keras.layers.Layer] = []
         for number, units in enumerate(config.score_hidden, 1):
             score_layers += dense(units, f"score_{number}")
-        # Beside a dot product, the network starts as no more than a correction of it.
+        # If there is a dot product, the network starts as a correction of it.
         last = "zeros" if config.pools else "glorot_uniform"
         self.score_network = keras.Sequential(
             [
@@ -119,27 +122,27 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
         """See `SequenceModel.item_from_rows`."""
         embeddings = super().item_from_rows(item_rows, category_rows, training)
         if training and self.config.matches:
-            self.match_norm(embeddings, training=True)  # For its statistics.
+            self.match_norm(embeddings, training=True)  # Updates its statistics; the output is not used.
         return embeddings
 
     def _units(self, embeddings: tf.Tensor) -> tf.Tensor:
-        """The embeddings [..., item_dim] about their mean, at unit length."""
+        """Standardises embeddings [..., item_dim] by the statistics of `match_norm` and scales them to unit length."""
         norm = self.match_norm
         return tf.math.l2_normalize(
             (embeddings - norm.moving_mean) * tf.math.rsqrt(norm.moving_variance + norm.epsilon), axis=-1
         )
 
     def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
-        """User tensors of embedded behaviours.
+        """Computes the user tensors of embedded behaviours.
 
         Args:
           sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
 
         Returns:
-          Of the last behaviours keys [B, attended, attention_dim], values [B, attended, item_dim] and what is added to
-          the attention's logits [B, attended], which is the padding mask and the recency; the tower's vector
-          [B, item_dim]; for the matches each behaviour's e_v at unit length [B, history_length, item_dim] and what it
-          counts [B, history_length, matches].
+          For the attended behaviours, keys [B, attended, attention_dim], values [B, attended, item_dim], and the sum of
+          padding mask and recency, which is added to the attention's logits, [B, attended]. With `pools`, the tower's
+          vector [B, item_dim]. With `matches`, each behaviour's e_v, standardised and of unit length,
+          [B, history_length, item_dim], and its weight in each count, [B, history_length, matches].
         """
         config, width = self.config, self.item_dim
         values = sequence[:, -config.attended :]
@@ -151,7 +154,7 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
             tensors.append(self.tower(values, mask))
         if not config.matches:
             return tuple(tensors)
-        # Statistics of the batch norm are for the items of a batch, which are drawn evenly.
+        # Not in training mode: only the items of a batch, which are drawn evenly, update the batch norm's statistics.
         embeddings = run(self.item_network, tf.reshape(sequence, [-1, width]))
         units = tf.reshape(self._units(embeddings), [-1, config.history_length, width])
         counts = tf.where(self.present(sequence)[:, :, None], tf.exp(self.match_recency), 0.0)
@@ -160,7 +163,7 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
     def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
         """See `SequenceModel.score`."""
         config, width = self.config, self.item_dim
-        # Two-dimensional matrix products: the fastest that TensorFlow has on a CPU.
+        # Two-dimensional matrix products are TensorFlow's fastest on a CPU.
         query = run(self.query_network, tf.reshape(items, [-1, width]))
         query = tf.reshape(query, [-1, tf.shape(items)[1], config.attention_dim])
         if config.pools:
@@ -176,7 +179,7 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
         return scores + products if config.pools else scores
 
     def _found(self, user: UserTensors, query: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        """What the score network sees of the behaviours, [B, N, item_dim + matches]."""
+        """Computes the score network's inputs from the behaviours, [B, N, item_dim + matches]."""
         keys, values, mask = user[:3]
         logits = tf.matmul(query, keys, transpose_b=True) * self.config.attention_dim**-0.5 + mask[:, None, :]
         attended = tf.matmul(tf.nn.softmax(logits), values)
@@ -188,10 +191,10 @@ class NannAttention(SequenceModel[NannAttentionConfig]):
         return tf.concat([attended, tf.math.log1p(matches)], axis=-1)
 
     def _found_of_shared(self, user: UserTensors, query: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        """`_found` for items [1, N, d] that all users share.
+        """Computes what `_found` does for items [1, N, d] that all users share.
 
-        One product with all keys, whose gradient sums over the users as it goes. The behaviours come before the items
-        throughout, so that nothing is transposed.
+        One matrix product has the keys of all users, and its gradient sums over the users at once. The behaviours'
+        axis precedes the items' axis throughout, so that nothing has to be transposed.
         """
         keys, values, mask = user[:3]
 

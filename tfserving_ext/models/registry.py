@@ -17,7 +17,7 @@ MODELS: Mapping[str, type[SequenceModel]] = MappingProxyType(
 
 
 def model_named(name: object) -> type[SequenceModel]:
-    """The model's class.
+    """Returns the class of the model `name`.
 
     Raises:
       NannError: there is no model of that name.

@@ -1,7 +1,7 @@
 """What the models of behaviour sequences share: vocabularies, embedding tables, the item network, the history.
 
-An item is its id's and its category's embedding; the item network turns it into e_v. A user is the sequence of the
-last behaviours, each embedded like an item.
+An item is represented by the embeddings of its id and its category; the item network turns them into e_v. A user is the
+sequence of the last behaviours, each embedded like an item.
 """
 
 import dataclasses
@@ -25,10 +25,11 @@ class SequenceConfig:
     """Sizes that every model has.
 
     Attributes:
-      model: the model's name, as `model.json` and the command line have it.
+      model: the model's name in `model.json` and on the command line.
       embedding_dim: width of an id's embedding, and of a category's; e_v is twice as wide.
-      history_length: behaviours that the user consists of.
-      mask_padding: keep the padding of short histories out of the softmax; the original leaves it in.
+      history_length: number of behaviours that represent the user.
+      mask_padding: exclude the padding of short histories from the softmax; the original includes it.
+      optional: names of the sizes that may be 0, which leaves out the part that they count.
     """
 
     model: ClassVar[str]
@@ -37,11 +38,10 @@ class SequenceConfig:
     history_length: int = 50
     mask_padding: bool = True
 
-    # Sizes that may be 0: what they count is then left out.
     optional: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        """Raises NannError where a size is out of its range."""
+        """Raises NannError if a size is out of its range."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in self.optional else 1
@@ -51,7 +51,7 @@ class SequenceConfig:
 
 
 def dense(width: int, name: str, norm: bool = False) -> list[keras.layers.Layer]:
-    """A hidden layer: dense, batch norm where asked for, PReLU."""
+    """Returns the layers of a hidden layer: dense, batch norm if `norm`, PReLU."""
     layers: list[keras.layers.Layer] = [keras.layers.Dense(width, name=f"{name}_dense")]
     if norm:
         layers.append(keras.layers.BatchNormalization(name=f"{name}_norm"))
@@ -59,34 +59,34 @@ def dense(width: int, name: str, norm: bool = False) -> list[keras.layers.Layer]
 
 
 def recency_slopes(length: int, number: int) -> np.ndarray:
-    """Where the logits of a history's places start, float32 [length, number]: `number` exponential decays.
+    """Returns initial logits for the places of a history, float32 [length, number]: `number` exponential decays.
 
-    Their half-lives go from one behaviour to the whole history. Starting even, the pools of a long history are all the
-    same mean, and take a thousand steps to part.
+    Their half-lives range from one behaviour to the whole history. If all started equal, the pools of a long history
+    would all be the same mean, and would take a thousand steps to differ.
     """
     ages = np.arange(length)[::-1, None]
     return (-np.log(2) * ages / np.geomspace(1, length, number)).astype(np.float32)
 
 
 class UserTower(keras.layers.Layer):
-    """One vector of embedded behaviours: weighted means of them, and a network on these.
+    """Turns embedded behaviours into one vector: computes weighted means of them, and feeds these to a network.
 
     Attributes:
-      length: behaviours that it takes.
-      width: of a behaviour, and of the vector.
+      length: number of behaviours.
+      width: width of an embedded behaviour, and of the vector.
     """
 
     def __init__(self, length: int, width: int, pools: int, hidden: tuple[int, ...] = (), name: str = "tower") -> None:
         """Makes an untrained tower.
 
         Args:
-          length: behaviours that it takes.
-          width: of a behaviour, and of the vector.
-          pools: weighted means; each learns its weights by what a behaviour is and by how long ago it was.
+          length: number of behaviours.
+          width: width of an embedded behaviour, and of the vector.
+          pools: number of weighted means; each learns to weight a behaviour by its embedding and its place.
           hidden: widths of the network's hidden layers.
-          name: of the layer.
+          name: the layer's name.
         """
-        super().__init__(name=name, dtype="float32")  # What is mixed are the networks in it.
+        super().__init__(name=name, dtype="float32")  # Mixed precision is for the networks inside.
         self.length, self.width, self._pools = length, width, pools
         self.pool_network = keras.Sequential(
             [keras.Input([width]), keras.layers.Dense(pools, use_bias=False, name="pool_dense")], name="pool_network"
@@ -102,11 +102,11 @@ class UserTower(keras.layers.Layer):
         self.built = True
 
     def call(self, sequence: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """The vectors [B, width].
+        """Computes the vectors [B, width].
 
         Args:
           sequence: float32 [B, length, width].
-          mask: what is added to the logits of the weights, float32 [B, length].
+          mask: added to the logits of the weights, float32 [B, length].
         """
         logits = tf.reshape(
             run(self.pool_network, tf.reshape(sequence, [-1, self.width])), [-1, self.length, self._pools]
@@ -117,7 +117,7 @@ class UserTower(keras.layers.Layer):
 
 
 def dot_products(vectors: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Products [B, N] of vectors [B, d] and items [B, N, d]; or [1, N, d], the same items for every vector."""
+    """Returns the dot products [B, N] of vectors [B, d] with items [B, N, d], or [1, N, d] for shared items."""
     if items.shape[0] == 1:
         return tf.matmul(vectors, items[0], transpose_b=True)
     return tf.matmul(vectors[:, None, :], items, transpose_b=True)[:, 0]
@@ -127,16 +127,16 @@ Config = TypeVar("Config", bound=SequenceConfig)
 
 
 def run(network: keras.Model, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-    """What a network gives, float32 also where it computes in bfloat16."""
+    """Returns a network's output as float32, even if it computes in bfloat16."""
     return tf.cast(network(inputs, training=training), tf.float32)
 
 
 class SequenceModel(keras.Model, Generic[Config]):
-    """A model of behaviour sequences; follows `RetrievalModel`. Its kinds add the user tower and the score.
+    """A model of behaviour sequences; follows `RetrievalModel`. Subclasses add the user's part and the score.
 
     Attributes:
       config_type: the class of `config`.
-      config: its sizes.
+      config: the model's sizes.
       items: the item vocabulary.
       categories: the category vocabulary.
       item_dim: width of e_v.
@@ -152,9 +152,10 @@ class SequenceModel(keras.Model, Generic[Config]):
         Args:
           item_ids: int64 [V], sorted.
           category_ids: int64 [C], sorted.
-          item_counts: int64 [V], how often each item appears in training. The first coordinate of the item embedding
-            starts as the standardised log frequency: without it the loss stays near uniform for a thousand steps.
-          config: sizes.
+          item_counts: int64 [V], how often each item appears in training. The first coordinate of an item's embedding
+            starts as its standardised log frequency; otherwise the loss would stay near that of a uniform model for a
+            thousand steps. None for a model whose weights are restored.
+          config: the model's sizes.
         """
         super().__init__(name=config.model)
         self.config = config
@@ -187,11 +188,11 @@ class SequenceModel(keras.Model, Generic[Config]):
 
     @property
     def item_variables(self) -> list[keras.Variable]:
-        """What every kind of model has, in one order: both tables and the item network."""
+        """The variables that every kind of model has, in the same order: both tables and the item network."""
         return [self.item_table, self.category_table, *self.item_network.variables]
 
     def embed(self, item_rows: tf.Tensor, category_rows: tf.Tensor) -> tf.Tensor:
-        """Item and category embeddings side by side, [..., item_dim]; zeros where a row is 0 (missing)."""
+        """Returns item and category embeddings, concatenated, [..., item_dim]; zeros for a row of 0 (missing)."""
         parts = []
         for table, rows in ((self.item_table, item_rows), (self.category_table, category_rows)):
             embedding = tf.nn.embedding_lookup(table.value, rows)
@@ -199,7 +200,7 @@ class SequenceModel(keras.Model, Generic[Config]):
         return tf.concat(parts, axis=-1)
 
     def item_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """e_v, float32 [n, item_dim], of int32 rows [n]."""
+        """Computes e_v, float32 [n, item_dim], for item and category rows, int32 [n] each."""
         return run(self.item_network, self.embed(item_rows, category_rows), training)
 
     def user_from_rows(self, item_rows: tf.Tensor, category_rows: tf.Tensor) -> UserTensors:
@@ -220,19 +221,19 @@ class SequenceModel(keras.Model, Generic[Config]):
         return self.user_from_rows(*last_known(known, rows, self.config.history_length, missing=0))
 
     def padding_mask(self, sequence: tf.Tensor) -> tf.Tensor:
-        """What is added to the logits of a softmax over behaviours [B, history_length, item_dim]; as wide as they."""
+        """Returns what masks padding when added to softmax logits over behaviours [B, L, item_dim]: float32 [B, L]."""
         if not self.config.mask_padding:
             return tf.zeros_like(sequence[..., 0])
         return tf.where(self.present(sequence), 0.0, -1e9)
 
     @staticmethod
     def present(sequence: tf.Tensor) -> tf.Tensor:
-        """Which behaviours are none of the padding, bool [B, history_length]."""
+        """Returns True where a behaviour is not padding, bool [B, history_length]."""
         return tf.reduce_any(tf.not_equal(sequence, 0), axis=-1)
 
     @abstractmethod
     def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
-        """User tensors of embedded behaviours.
+        """Computes the user tensors of embedded behaviours.
 
         Args:
           sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.

@@ -1,6 +1,6 @@
 """The two-sided model: the dot product of a user vector and an item vector (arXiv 2202.10226, section 4.1).
 
-What it cannot say is what a neural metric is for; what it can, an index for inner products finds at once.
+An index for inner products searches it fast; a neural metric is for the preferences that a dot product cannot express.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ class TwoSidedConfig(SequenceConfig):
     """Sizes of the model.
 
     Attributes:
-      pools: weighted means of the behaviours that the user network sees; each learns its weights by what a behaviour is
-        and by how long ago it was.
-      user_hidden: widths of the user network's hidden layers; none made the better model on Complete Journey.
+      pools: number of weighted means of the behaviours, the input of the user network; each learns to weight a
+        behaviour by its embedding and by how long ago it was.
+      user_hidden: widths of the user network's hidden layers; on Complete Journey the model is better without any.
     """
 
     model: ClassVar[str] = "two_sided"
@@ -47,13 +47,13 @@ class TwoSided(SequenceModel[TwoSidedConfig]):
         self.built = True
 
     def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
-        """The user vector of embedded behaviours.
+        """Computes the user vector of embedded behaviours.
 
         Args:
           sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
 
         Returns:
-          The user vector alone, [B, item_dim].
+          One tensor: the user vectors [B, item_dim].
         """
         return (self.tower(sequence, self.padding_mask(sequence)),)
 

@@ -1,6 +1,6 @@
 """Training: recipes, the loop, the sampled loss, the FGSM auxiliary loss, and checkpoints.
 
-`train` follows a recipe, as `nann train` does; `fit` is the loop by itself.
+`train` follows a recipe, as `nann train` does; `fit` runs the loop alone.
 """
 
 from tfserving_ext.models.checkpoint import load_model, save_model

@@ -1,4 +1,4 @@
-"""The devices of a training: one, all GPUs of a machine, or several machines by TF_CONFIG."""
+"""The devices that train: a single one, all GPUs of a machine, or several machines as TF_CONFIG lists them."""
 
 import json
 import os
@@ -10,7 +10,13 @@ from tfserving_ext.errors import NannError
 
 
 class Cluster(NamedTuple):
-    """The part of this process in a training of several."""
+    """This process's place among those that train.
+
+    Attributes:
+      strategy: distributes variables and steps over the devices.
+      chief: whether this process writes the model and the checkpoints.
+      workers: the number of processes.
+    """
 
     strategy: tf.distribute.Strategy
     chief: bool
@@ -18,19 +24,19 @@ class Cluster(NamedTuple):
 
 
 def workers() -> int:
-    """How many processes TF_CONFIG says that there are; 1 without it.
+    """Returns the number of worker processes in TF_CONFIG; 1 without it.
 
     Raises:
-      NannError: TF_CONFIG is no JSON of a cluster.
+      NannError: TF_CONFIG is not the JSON of a cluster.
     """
     return _config()[2]
 
 
 def join_cluster() -> Cluster:
-    """By TF_CONFIG several workers; else all GPUs of this machine, or its CPU.
+    """Joins the workers that TF_CONFIG lists; without it, takes all GPUs of this machine, or its CPU.
 
     Raises:
-      NannError: TF_CONFIG is no JSON of a cluster.
+      NannError: TF_CONFIG is not the JSON of a cluster.
     """
     cluster, task, count = _config()
     if cluster:
@@ -46,7 +52,7 @@ def join_cluster() -> Cluster:
 
 
 def _config() -> tuple[dict[str, Any], dict[str, Any], int]:
-    """The cluster, this process' task and the number of workers; without TF_CONFIG empty, empty and 1."""
+    """Returns the cluster, this process's task and the number of workers; without TF_CONFIG, {}, {} and 1."""
     text = os.environ.get("TF_CONFIG")
     if not text:
         return {}, {}, 1

@@ -1,4 +1,4 @@
-"""How to train: the options of `nann train`, checked."""
+"""The configuration of a training: the options of `nann train`, checked."""
 
 import dataclasses
 import math
@@ -12,44 +12,43 @@ CHOICES = {
     "epsilon_scale": ("relative", "absolute"),
     "schedule": ("cosine", "linear", "constant"),
 }
-# What may differ between a training that was interrupted and the one that goes on with it.
 _MAX_SEED = 2**31 - 1
-_FREE = ("checkpoint_minutes", "tensorboard")
+_FREE = ("checkpoint_minutes", "tensorboard")  # These may differ between an interrupted training and its resumption.
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How to train.
+    """The configuration of a training.
 
     Attributes:
       steps: optimizer steps.
       batch_size: histories per step, over all replicas.
-      targets: behaviours after each history that are its positives. The original has 1; more share the cost of the
-        history's keys and of its negatives (docs/training.md has what that brought).
+      targets: behaviours after each history that are its positives. The original has 1; several targets share the cost
+        of the history's keys and of its negatives (docs/training.md shows the effect).
       negatives: sampled negatives, shared by the batch.
-      learning_rate: of AdamW, where the schedule begins after `warmup`.
-      weight_decay: of AdamW.
+      learning_rate: AdamW's learning rate when the schedule begins, after `warmup`.
+      weight_decay: AdamW's weight decay.
       epsilon: length of the FGSM step; 0 trains without the auxiliary loss.
       auxiliary_weight: weight of the auxiliary loss.
-      seed: of the weights, the batches and the negatives.
-      loss: "softmax" over a positive and the negatives, or "sigmoid" of each logit, the original's.
-      sampler: "unigram", by how often items appear, or "log_uniform", by their rank in that.
-      epsilon_scale: "relative" to the root mean square of e_v, or "absolute", the original's.
-      schedule: of the learning rate, to zero by a "cosine" or "linear", or "constant".
+      seed: for the weights, the batches and the negatives.
+      loss: "softmax" over a positive and the negatives, or "sigmoid" of each logit, which the original uses.
+      sampler: "unigram", in proportion to how often items appear, or "log_uniform", by the rank of that frequency.
+      epsilon_scale: "relative" to the root mean square of e_v, or "absolute", as in the original.
+      schedule: how the learning rate falls to zero, "cosine" or "linear", or "constant".
       warmup: steps in which the learning rate grows from zero.
-      clip_norm: the most that the gradients' global norm may be; 0 does not clip.
-      mixed_precision: dense layers in bfloat16; the weights stay float32.
+      clip_norm: upper bound of the gradients' global norm; 0 does not clip.
+      mixed_precision: compute dense layers in bfloat16; the weights stay float32.
       xla: compile losses and gradients by XLA.
-      deterministic: sums in a fixed order on GPUs too, so that a training repeats itself bit by bit; a CPU does anyway.
-      max_minutes: end, with the schedule, after so many minutes of training, if the steps are not done; 0 for no
-        limit. How far a training gets is then the machine's affair: it does not repeat itself bit by bit. Not for
-        several workers, whose clocks differ.
+      deterministic: sum in a fixed order on GPUs too, so that a training can be repeated bit by bit; CPUs always do.
+      max_minutes: stop after this many minutes of training if not all steps are done by then, with a schedule that
+        ends there; 0 for no limit. The number of steps then depends on the machine, so that a training cannot be
+        repeated bit by bit. Not allowed with several workers, whose clocks differ.
       checkpoint_minutes: minutes between checkpoints.
       validate_every: steps between validations; 0 for none.
-      validation_cases: cases of a validation, one a validation user.
-      patience: validations without a better recall after which training ends; 0 trains all steps. With validation,
-        the weights of the best one are what is saved.
-      tensorboard: folder of the log for TensorBoard, or "" for none.
+      validation_cases: the most cases of a validation, one a validation user.
+      patience: training ends after this many validations without a better recall; 0 trains all steps. With validation,
+        the weights of the best validation are saved.
+      tensorboard: folder for TensorBoard's log, or "" for none.
     """
 
     steps: int = 6000
@@ -78,7 +77,7 @@ class TrainingConfig:
     tensorboard: str = ""
 
     def __post_init__(self) -> None:
-        """Raises NannError where a value is out of its range."""
+        """Raises NannError if a value is out of its range."""
         for name in ("steps", "batch_size", "targets", "negatives", "validation_cases"):
             if getattr(self, name) < 1:
                 raise NannError(f"{name} is {getattr(self, name)}, allowed are 1 and above")
@@ -98,11 +97,11 @@ class TrainingConfig:
             raise NannError(f"patience is {self.patience}, which needs validation, but validate_every is 0")
 
     def identity(self) -> dict[str, Any]:
-        """What a training must share with the one whose checkpoint it goes on with."""
+        """Returns the values that must be equal for a training to resume from another's checkpoint."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in _FREE}
 
     def rate(self, step: int, minutes: float = 0.0) -> float:
-        """The learning rate of a step, from 0, that begins after `minutes` of training."""
+        """Returns the learning rate of a step, from 0, that begins after `minutes` of training."""
         done = step / self.steps
         if self.max_minutes:
             done = min(1.0, max(done, minutes / self.max_minutes))

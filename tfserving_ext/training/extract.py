@@ -1,4 +1,4 @@
-"""Writes the item embeddings of a trained model: what the index is built from."""
+"""Writes the item embeddings of a trained model, from which the index is built."""
 
 import os
 
@@ -27,14 +27,14 @@ def extract(model: str | os.PathLike[str], target: str | os.PathLike[str], force
 
     Args:
       model: a folder that `nann train` wrote.
-      target: the folder; embeddings there are replaced.
+      target: the folder to write; it replaces earlier embeddings.
       force: replace whatever `target` holds.
 
     Returns:
-      n and d.
+      The number of items n and the embeddings' width d.
 
     Raises:
-      NannError: bad model, embeddings that are not finite, or `target` cannot be written.
+      NannError: the model is bad, its embeddings are not finite, or `target` cannot be written.
     """
     outputs.check_replaceable(target, outputs.EMBEDDINGS, force, [model])
     trained = load_model(model)
@@ -60,10 +60,10 @@ def extract(model: str | os.PathLike[str], target: str | os.PathLike[str], force
 
 
 def check_match(trained: TrainedModel, index: Index) -> None:
-    """Checks that an index was built from the embeddings of this very model, on a sample of the items that both have.
+    """Checks on a sample of common items that an index was built from the embeddings of this very model.
 
     Raises:
-      NannError: there is none, or embeddings that are not its own.
+      NannError: index and model have no item in common, or an item's embeddings differ.
     """
     item = item_function(trained)
     check_embeddings(index, lambda ids: item(tf.constant(ids)).numpy(), np.asarray(trained.item_ids))

@@ -31,7 +31,7 @@ from tfserving_ext.training.state import TrainingState
 from tfserving_ext.training.step import make_step, trained_variables
 
 REPORT_STEPS = 50
-LOG_STEPS = 500  # Between entries for TensorBoard.
+LOG_STEPS = 500  # Steps between entries for TensorBoard.
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
@@ -45,26 +45,27 @@ def fit(
 ) -> dict[str, Any]:
     """Trains a model and writes it to the folder `target`.
 
-    A training that was interrupted resumes from its last checkpoint when it is called again with the same data and
-    configuration; batches and negatives depend on the step's number alone, so that it ends where it would have ended.
+    Call it again with the same data and configuration to resume an interrupted training from its last checkpoint.
+    Batches and negatives depend on the step's number alone, so that it ends as it would have without the interruption.
 
     Args:
       data: a folder that `nann convert` wrote.
-      target: the model's folder; written whole at the end, and a model there is replaced.
+      target: the model's folder; it appears whole at the end, and replaces an earlier model.
       config: how to train.
       model_config: the model's sizes; a `ForeignConfig` names a class of your own.
-      start_from: a model of the same items, of any kind, whose item embeddings and item network this one starts with.
+      start_from: a trained model of any kind over the same items; this one starts with its item embeddings and item
+        network.
       force: replace whatever `target` holds.
 
     Returns:
-      What `model.json` says of the training: the configuration, final losses, seconds and histories per second.
+      The `training` of `model.json`: the configuration, final losses, seconds and histories per second.
 
     Raises:
-      NannError: bad data, a `start_from` of other items or another width, a checkpoint that cannot be read, workers
-        that do not share it, a loss that is not finite (the message names the step), or `target` cannot be written.
-      SystemExit: SIGTERM came; a checkpoint is written first, and the code is 143.
+      NannError: the data are bad, `start_from` has other items or another width, a checkpoint cannot be read, workers
+        found different checkpoints, a loss is not finite (the message names the step), or `target` cannot be written.
+      SystemExit: SIGTERM was received; a checkpoint is written first, and the code is 143.
     """
-    cluster = join_cluster()  # Before anything else is computed: TensorFlow wants it so.
+    cluster = join_cluster()  # TensorFlow requires this before any computation.
     if cluster.workers > 1 and config.max_minutes:
         raise NannError(
             f"max_minutes is {config.max_minutes}, but there are {cluster.workers} workers, whose clocks differ; "
@@ -101,7 +102,7 @@ class _Training:
             raise NannError(
                 f"batch_size is {config.batch_size}, fewer than the {self._strategy.num_replicas_in_sync} devices"
             )
-        check_replaceable(target, MODEL, force, [data, start_from])  # Before the hours that a training takes.
+        check_replaceable(target, MODEL, force, [data, start_from])  # Checked now, not after hours of training.
         self._sequences = Sequences.open(data)
         start = None if start_from is None else load_model(start_from)
         keras.utils.set_random_seed(config.seed)
@@ -112,7 +113,7 @@ class _Training:
                 np.asarray(self._sequences.item_counts),
                 model_config,
             )
-            self._started_from: dict[str, Any] = {}  # What is told of the start; its weights are let go of.
+            self._started_from: dict[str, Any] = {}  # Describes the start for the report, without holding its weights.
             if start is not None:
                 _start(self._model, start, start_from)
                 self._started_from = {name: start.manifest[name] for name in ("model", "training")}
@@ -126,7 +127,7 @@ class _Training:
             "model": {"kind": model_config.model, **dataclasses.asdict(model_config)},
         }
         if start_from is not None:
-            identity |= {"start_from": sha256(Path(start_from) / "weights.index")}  # It holds the weights' checksums.
+            identity |= {"start_from": sha256(Path(start_from) / "weights.index")}  # Holds the weights' checksums.
         work = target.with_name(f".{target.name}.training")
         self._state = TrainingState(work, self._model, self._optimizer, identity, self._chief)
         self._monitor = Monitor(self._model, self._sequences, config, model_config.history_length, self._chief)
@@ -175,7 +176,7 @@ class _Training:
                 advance(note=note)
                 if terminated:
                     self._save(step, before + time.monotonic() - started)
-                    console.print(f"  terminated after step {step:,}; call again to go on from there")
+                    console.print(f"  terminated after step {step:,}; run the same command again to resume from it")
                     raise SystemExit(_SIGTERM_EXIT)
                 if time.monotonic() - saved > 60 * config.checkpoint_minutes:
                     self._save(step, before + time.monotonic() - started)
@@ -183,12 +184,12 @@ class _Training:
         if losses is not None:
             self._check_finite(losses)
             if config.validate_every and step % config.validate_every and not self._state.exhausted(config.patience):
-                self._validate(step)  # The end, where the learning rate is lowest.
+                self._validate(step)  # The last step may well be the best: its learning rate is the lowest.
         seconds = time.monotonic() - started
         return self._finish(losses, step, step - first, seconds, before + seconds)
 
     def _check_agreed(self, first: int) -> None:
-        """Raises NannError where workers found different checkpoints: their weights would differ from then on."""
+        """Raises NannError if workers found different checkpoints, since their weights would differ from then on."""
         if self._workers == 1:
             return
 
@@ -198,12 +199,15 @@ class _Training:
 
         if float(mean(tf.constant(first, tf.float64))) != first:
             raise NannError(
-                f"this worker would go on from step {first}, others from another; let all of them see "
+                f"this worker would resume from step {first}, others from another; let all of them see "
                 f"{self._state.folder}, or remove it to train from the start"
             )
 
     def _check_finite(self, losses: Losses) -> None:
-        """Asked now and then, since asking waits for the device; which step it was is noted there at once."""
+        """Raises NannError if a loss was not finite.
+
+        The device records the first bad step itself; reading it waits for the device, so this is called rarely.
+        """
         if (bad := int(self._state.first_bad.numpy())) >= 0:
             raise NannError(
                 f"the loss became {float(losses.total)} at step {bad}; try a lower --learning-rate or --epsilon, or "
@@ -224,7 +228,15 @@ class _Training:
             self._state.save(step, seconds)
 
     def _finish(self, losses: Losses | None, steps: int, own: int, seconds: float, whole: float) -> dict[str, Any]:
-        """Writes the model; returns the report."""
+        """Writes the model and returns the report.
+
+        Args:
+          losses: of the last step; None if no step was left to do.
+          steps: the number of steps done in all.
+          own: the number of steps done by this run.
+          seconds: the seconds of this run.
+          whole: the seconds of all runs.
+        """
         config, state = self._config, self._state
         report = dataclasses.asdict(config) | {"steps_done": steps, "histories": steps * config.batch_size}
         report |= {"seconds": round(whole, 1), "data_sha256": sha256(self._sequences.folder / "manifest.json")}
@@ -245,9 +257,9 @@ class _Training:
 
 @contextlib.contextmanager
 def _terminated() -> Iterator[list[int]]:
-    """Yields a list that is empty until SIGTERM comes."""
+    """Yields a list that is empty until SIGTERM is received."""
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # Only there can signals be handled.
+    if threading.current_thread() is not threading.main_thread():  # Only the main thread can handle signals.
         yield received
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
@@ -258,13 +270,15 @@ def _terminated() -> Iterator[list[int]]:
 
 
 def _start(model: SequenceModel, start: TrainedModel, folder: str | os.PathLike[str] | None) -> None:
-    """Gives `model` the item embeddings and the item network of a trained one."""
+    """Copies the item embeddings, the item network and, if both have one, the tower of a trained model to `model`."""
     for name in ("items", "categories"):
         mine, theirs = (getattr(one, name).ids.numpy() for one in (model, start.model))
         if not np.array_equal(mine, theirs):
             raise NannError(f"{folder} knows {len(theirs):,} {name}, the data has {len(mine):,}; they must be the same")
     if not isinstance(model, SequenceModel) or not isinstance(start.model, SequenceModel):
-        raise NannError(f"{folder} is no start: {start.model.name} and {model.name} have other item networks")
+        raise NannError(
+            f"{folder} cannot be the start: {start.model.name} and {model.name} have different item networks"
+        )
     if start.model.item_dim != model.item_dim:
         raise NannError(
             f"{folder} has an embedding_dim of {start.model.item_dim // 2}, this model has {model.item_dim // 2}; "
@@ -289,7 +303,7 @@ def _start(model: SequenceModel, start: TrainedModel, folder: str | os.PathLike[
     for mine, theirs in zip(tower.variables, trained.variables, strict=True):
         mine.assign(theirs)
     if model.name not in (start.model.name, TwoSidedConfig.model):
-        # All of the two-sided model is in here: what is new learns what that one misses, and the few targets of its
-        # batches do not disturb the embeddings.
+        # `model` now contains the whole two-sided model. With that frozen, the new layers learn what it misses, and the
+        # few targets of their batches do not disturb the embeddings.
         for part in (model.item_table, model.category_table, model.item_network, tower):
             part.trainable = False

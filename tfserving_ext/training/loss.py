@@ -9,7 +9,13 @@ from tfserving_ext.training.samplers import Sampler
 
 
 class Losses(NamedTuple):
-    """Scalars, float32, means over the batch: what is minimised, and its parts."""
+    """The losses of a batch: float32 scalars, means over the batch.
+
+    Attributes:
+      total: the loss that is minimised: `main` plus the weighted `auxiliary`.
+      main: the loss over sampled negatives.
+      auxiliary: the adversarial loss, unweighted; 0 without one.
+    """
 
     total: tf.Tensor
     main: tf.Tensor
@@ -19,41 +25,54 @@ class Losses(NamedTuple):
 def sampled_logits(
     positive: tf.Tensor, negative: tf.Tensor, target_rows: tf.Tensor, negative_rows: tf.Tensor, sampler: Sampler
 ) -> tf.Tensor:
-    """Logits [B, T, 1 + num_sampled], the positive first, each corrected by minus the log of its expected count.
+    """Returns the logits of targets and negatives, each reduced by the log of its item's expected count.
 
     Args:
       positive: scores of the targets, [B, T].
       negative: scores of the shared negatives, [B, num_sampled].
       target_rows: int32 [B, T].
       negative_rows: int32 [num_sampled].
-      sampler: where the negatives come from.
+      sampler: the sampler that drew the negatives.
+
+    Returns:
+      Logits [B, T, 1 + num_sampled], the target's first. A negative that is the target itself is masked by -1e9.
     """
     positive -= sampler.log_expected_count(target_rows)
     negative -= sampler.log_expected_count(negative_rows)[None, :]
-    # A negative that is the target itself would teach the model both ways.
+    # Unmasked, an item that is both target and negative would be taught in both directions.
     hits = tf.equal(target_rows[:, :, None], negative_rows[None, None, :])
     return tf.concat([positive[:, :, None], tf.where(hits, -1e9, negative[:, None, :])], axis=2)
 
 
 def softmax_loss(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Cross entropy of the first of each row's logits [..., 1 + n] against all, the mean by `weights` [...]."""
+    """Returns the mean cross entropy of a softmax whose correct class is the first logit.
+
+    Args:
+      logits: [..., 1 + n].
+      weights: the weight of each row of logits, [...].
+    """
     return _mean(tf.reduce_logsumexp(logits, axis=-1) - logits[..., 0], weights)
 
 
 def sigmoid_loss(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Noise-contrastive: each logit against its label, 1 for the first of a row, summed; the mean by `weights`."""
-    losses = tf.nn.softplus(logits)  # Of label 0; a masked logit of -1e9 costs nothing.
+    """Returns the mean noise-contrastive loss: the logistic losses of a row, whose first label is 1, summed.
+
+    Args:
+      logits: [..., 1 + n].
+      weights: the weight of each row of logits, [...].
+    """
+    losses = tf.nn.softplus(logits)  # Every logit as if its label were 0; a masked logit of -1e9 adds nothing.
     return _mean(tf.reduce_sum(losses, axis=-1) - logits[..., 0], weights)
 
 
 def _softmax_divergence(clean: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
-    """KL(softmax(clean) || softmax(moved)) of each row, [...]."""
+    """Returns KL(softmax(clean) || softmax(moved)) of each row, [...]."""
     log_clean, log_moved = tf.nn.log_softmax(clean), tf.nn.log_softmax(moved)
     return tf.reduce_sum(tf.exp(log_clean) * (log_clean - log_moved), axis=-1)
 
 
 def _sigmoid_divergence(clean: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
-    """The sum of each row's KL(sigmoid(clean) || sigmoid(moved)), two outcomes each, [...]."""
+    """Returns the sum over each row of KL(sigmoid(clean) || sigmoid(moved)), [...]."""
     probability = tf.sigmoid(clean)
     yes = probability * (tf.math.log_sigmoid(clean) - tf.math.log_sigmoid(moved))
     no = (1 - probability) * (tf.math.log_sigmoid(-clean) - tf.math.log_sigmoid(-moved))
@@ -76,18 +95,18 @@ def adversarial_losses(
     loss: str = "softmax",
     epsilon_scale: str = "relative",
 ) -> Losses:
-    """The loss over sampled negatives plus the FGSM auxiliary loss.
+    """Computes the loss over sampled negatives plus the FGSM auxiliary loss.
 
-    The auxiliary loss is the divergence of the model's answers at e_v + step * sign(gradient) from those at e_v, which
-    are taken as given; the gradient is that of the loss with respect to e_v. It flattens the score around every item
-    embedding, which is what lets a graph over e_v guide a search under the score.
+    The auxiliary loss is the divergence between the model's outputs at e_v, taken as constant, and those at
+    e_v + step * sign(gradient), where the gradient is that of the loss with respect to e_v. It flattens the score
+    around every item embedding, so that a graph over e_v can guide a search under the score.
 
     Args:
-      logits_of: logits [..., 1 + n] of item embeddings; called once or twice.
+      logits_of: maps item embeddings to logits [..., 1 + n]; called once or twice.
       items: item embeddings e_v, float32 [m, d].
-      weights: how much each row of logits counts, float32 [...].
+      weights: the weight of each row of logits, float32 [...].
       epsilon: length of the step; 0 for no auxiliary loss.
-      weight: of the auxiliary loss.
+      weight: weight of the auxiliary loss.
       loss: "softmax" or "sigmoid"; the divergence is between distributions of that kind.
       epsilon_scale: whether `epsilon` is "relative" to the root mean square of `items`, or "absolute".
     """

@@ -1,4 +1,4 @@
-"""What is looked at while a model trains: recall on validation users, and the log for TensorBoard."""
+"""Monitors a training: recall on validation users, and the log for TensorBoard."""
 
 from collections.abc import Mapping
 
@@ -12,26 +12,33 @@ from tfserving_ext.retrieval.flatness import flatness
 from tfserving_ext.training.config import TrainingConfig
 
 K = 200
-_PART = 10  # In a small corpus recall is at a tenth of the items: among 200 of 210 everything is found.
+_PART = 10  # Small corpora use recall at a tenth of the items: recall at 200 of 210 items would say nothing.
 _CASES_AT_ONCE, _ITEMS_AT_ONCE = 16, 4096
 _SAMPLED_USERS, _SAMPLED_ITEMS = 16, 512
 _FLATNESS_STEP = 0.1
 
 
 class Monitor:
-    """Looks at a model in training; nothing of it moves the weights.
+    """Monitors a model in training without changing it.
 
     Attributes:
-      k: where recall is looked at: 200, or a tenth of the items where that is less.
+      k: the k of recall@k: 200, or a tenth of the items if that is less.
     """
 
     def __init__(
         self, model: TrainableModel, sequences: Sequences, config: TrainingConfig, history_length: int, writes: bool
     ) -> None:
-        """Takes what is trained; `writes` is whether this process keeps the log.
+        """Chooses the validation cases, and the users and items that are sampled for the log.
+
+        Args:
+          model: the model in training.
+          sequences: the data.
+          config: how it is trained.
+          history_length: behaviours before a target.
+          writes: whether this process writes the log.
 
         Raises:
-          NannError: no training user has two behaviours; or validation is asked for, and no validation user has.
+          NannError: no training user has two behaviours; or validation is asked for, and no validation user has two.
         """
         self._model, self._sequences = model, sequences
         self.k = max(1, min(K, sequences.num_items // _PART))
@@ -51,11 +58,13 @@ class Monitor:
 
     @property
     def logs(self) -> bool:
-        """Whether there is a log."""
+        """Whether this process writes a log."""
         return self._writer is not None
 
     def recall(self) -> float:
-        """Recall at `k` of all items on the validation cases, by the rank of each target; ties are against it.
+        """Returns recall@`k` over all items on the validation cases, by the exact rank of each target.
+
+        Items with the same score as the target rank before it.
 
         Raises:
           NannError: the training has no validation.
@@ -76,7 +85,7 @@ class Monitor:
         return hits / len(self._cases)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes scalars, and what the item embeddings and the score around them look like."""
+        """Writes `values`, the mean norm of item embeddings, and the flatness of the score around them."""
         if self._writer is None:
             return
         items = self._embeddings(tf.constant(self._rows))
@@ -104,6 +113,6 @@ class Monitor:
 
     @tf.function(reduce_retracing=True)
     def _above(self, user: UserTensors, items: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-        """How many of `items` score `wanted` [B, 1] or above, the target among them; what is not a number does."""
+        """Counts the `items`, the target among them, that score at least `wanted` [B, 1]; NaN counts as above."""
         scores = self._model.score(user, items[None])
         return tf.math.count_nonzero(~(scores < wanted), axis=1)

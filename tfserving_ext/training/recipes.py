@@ -1,6 +1,6 @@
-"""How a model is trained where nothing else is asked for, and the two-sided model that a deep one starts with.
+"""Recipes: how a model is trained by default, and the two-sided model that a deep one starts from.
 
-The figures behind it are in docs/training.md.
+docs/training.md has the measurements behind them.
 """
 
 import dataclasses
@@ -23,17 +23,16 @@ from tfserving_ext.training.loop import fit
 
 TWO_SIDED = TrainingConfig(steps=8000, batch_size=128, targets=2, negatives=500, learning_rate=1e-2, epsilon=0.0)
 _ON_A_START = TrainingConfig(steps=1500, batch_size=64, targets=2, negatives=300, warmup=50)
-# The part of `max_minutes` that the start may take; about what it takes without a limit.
-_START_SHARE = 0.35
+_START_SHARE = 0.35  # The share of `max_minutes` for the start; about what it takes without a limit.
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train a model.
+    """A kind of model with its sizes, and how to train it.
 
     Attributes:
-      model: its sizes.
-      training: how.
+      model: the model's sizes.
+      training: how to train it.
       start: how to train the two-sided model whose item embeddings and tower it starts with; None for no start.
     """
 
@@ -42,7 +41,7 @@ class Recipe:
     start: TrainingConfig | None = None
 
     def started(self) -> TwoSidedConfig:
-        """Sizes of the start: those that the model takes over."""
+        """Returns the sizes of the start, which are those of the parts that the model takes over from it."""
         length = getattr(self.model, "attended", self.model.history_length)
         return TwoSidedConfig(
             embedding_dim=self.model.embedding_dim,
@@ -62,13 +61,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 
 def recipe(name: str) -> Recipe:
-    """How a model is trained where nothing else is asked for.
+    """Returns the default recipe of a kind of model.
 
     Args:
       name: one of `RECIPES`; or "my_module:MyModel", a model of your own, which has no start.
 
     Raises:
-      NannError: it is neither.
+      NannError: `name` is neither.
     """
     if ":" in name:
         return Recipe(ForeignConfig(model_class=name), TrainingConfig())
@@ -84,9 +83,9 @@ def train(
     start_from: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Trains the start, if there is one, and then the model; goes on where an interrupted call was.
+    """Trains the recipe's start, if it has one, and then the model; resumes an interrupted call.
 
-    The start lies beside the target, in `.<name>.start`, until the model is written. `max_minutes` holds for both
+    The start lies beside the target, in `.<name>.start`, until the model is written. `max_minutes` limits both
     together.
 
     Example:
@@ -101,14 +100,14 @@ def train(
       data: a folder that `nann convert` wrote.
       target: the model's folder.
       recipe: what to train, and how, such as `recipe("dnn")`.
-      start_from: a trained model to start with, where the recipe has no start.
+      start_from: a trained model to start with, if the recipe has no start; otherwise it is ignored.
       force: replace whatever `target` holds.
 
     Returns:
-      See `fit`.
+      The report that `fit` returns.
 
     Raises:
-      NannError: see `fit`; or there are several workers, which do not train a start.
+      NannError: as `fit` does; or there are several workers, which do not train a start.
     """
     if recipe.start is None:
         return fit(data, target, recipe.training, recipe.model, start_from, force)
@@ -133,7 +132,7 @@ def train(
 
 
 def _is(folder: Path, data: str | os.PathLike[str], training: TrainingConfig, config: TwoSidedConfig) -> bool:
-    """Whether the folder holds the model of this very training."""
+    """Returns whether the folder holds the model of this very training."""
     if not (folder / MANIFEST).exists():
         return False
     found = read_json(folder / MANIFEST)

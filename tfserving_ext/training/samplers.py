@@ -1,7 +1,7 @@
-"""Where negatives come from, and how often each is expected: what logits are corrected by.
+"""Samplers of negatives, which also tell how often each item is expected, to correct the logits.
 
-Rows are 1-based, as everywhere: what is drawn, and what `log_expected_count` is asked for, is the same row. (The
-original passes 1-based ids to a sampler of 0-based classes: a positive is corrected by its neighbour's frequency.)
+Item rows are 1-based, as everywhere, both those drawn and those passed to `log_expected_count`. (The original passes
+1-based ids to a sampler of 0-based classes, so that a positive is corrected by its neighbour's frequency.)
 """
 
 from typing import Protocol
@@ -16,21 +16,26 @@ class Sampler(Protocol):
     num_sampled: int
 
     def sample(self, seed: tf.Tensor) -> tf.Tensor:
-        """Rows int32 [num_sampled]; the same for the same int32 [2] `seed`."""
+        """Draws rows, int32 [num_sampled]; the same ones for the same `seed`, int32 [2]."""
 
     def log_expected_count(self, rows: tf.Tensor) -> tf.Tensor:
-        """Log of how often a row is expected among the drawn, float32, of the shape of `rows`; 0 for row 0."""
+        """Returns the log of how often each row is expected in a sample: float32, shaped like `rows`; 0 for row 0."""
 
 
 class UnigramSampler:
     """Draws items in proportion to how often they appear in training; follows `Sampler`."""
 
     def __init__(self, counts: np.ndarray, num_sampled: int) -> None:
-        """Takes int64 [V], the counts of rows 1..V; items that never appear get the weight of one appearance."""
+        """Prepares the sampler.
+
+        Args:
+          counts: int64 [V], how often rows 1..V appear; a row that never does gets the weight of one appearance.
+          num_sampled: the number of rows to draw.
+        """
         weights = np.maximum(counts, 1).astype(np.int64)
         ends = np.cumsum(weights)
         self.num_sampled = num_sampled
-        # Whole numbers: in float32 the rare ones of millions of items are narrower than a rounding.
+        # Integers, because in float32 the share of a rare one among millions of items is smaller than a rounding error.
         self._ends, self._total = tf.constant(ends), int(ends[-1])
         expected = weights * (num_sampled / self._total)
         self._log_expected = tf.constant(np.log(np.concatenate([[1.0], expected])), tf.float32)
@@ -48,12 +53,17 @@ class UnigramSampler:
 class LogUniformSampler:
     """Draws the item of rank r, from 0 for the most frequent, with probability log((r + 2) / (r + 1)) / log(V + 1).
 
-    That of tf.random.log_uniform_candidate_sampler, which takes it for granted that rows are ranks; here they need not
-    be. Follows `Sampler`.
+    This is the distribution of tf.random.log_uniform_candidate_sampler, which assumes that rows are ranks; here they
+    need not be. Follows `Sampler`.
     """
 
     def __init__(self, counts: np.ndarray, num_sampled: int) -> None:
-        """Takes int64 [V], the counts of rows 1..V; of equal ones the lower row counts as the more frequent."""
+        """Prepares the sampler.
+
+        Args:
+          counts: int64 [V], how often rows 1..V appear; of rows with equal counts, the lower ranks first.
+          num_sampled: the number of rows to draw.
+        """
         self.num_sampled = num_sampled
         self._row_of_rank = tf.constant(np.argsort(-counts, kind="stable") + 1, tf.int32)
         self._log_span = float(np.log(len(counts) + 1))
@@ -75,7 +85,7 @@ class LogUniformSampler:
 
 
 def make_sampler(name: str, counts: np.ndarray, num_sampled: int) -> Sampler:
-    """The sampler that `TrainingConfig.sampler` names."""
+    """Returns the sampler that `TrainingConfig.sampler` names; arguments as for the samplers."""
     kinds: dict[str, type[UnigramSampler] | type[LogUniformSampler]] = {
         "unigram": UnigramSampler,
         "log_uniform": LogUniformSampler,

@@ -1,4 +1,4 @@
-"""What a training keeps beside its target until it is finished, so that an interrupted one goes on exactly."""
+"""The state that a training keeps beside its target until it is finished, so that it can resume exactly."""
 
 import contextlib
 import shutil
@@ -15,30 +15,31 @@ _NONE = -1
 
 
 class TrainingState:
-    """The weights, the optimizer's state, and how far a training has come.
+    """The weights, the optimizer's state, and the progress of a training.
 
-    Batches and negatives are functions of the step's number: it stands for the data's position and the random state.
+    Batches and negatives are functions of the step's number, so that it also records the position in the data and the
+    random state.
 
     Attributes:
-      step: steps that are done.
-      seconds: how long they took.
-      best_recall: of all validations.
-      best_step: after which it was reached; -1 before the first validation.
-      validations_since: validations after the best one.
-      first_bad: the first step whose loss was not finite; -1 where all were.
+      step: number of steps done.
+      seconds: seconds that they took.
+      best_recall: the best recall of all validations.
+      best_step: the number of steps at the best validation; -1 before the first validation.
+      validations_since: number of validations after the best one.
+      first_bad: the first step whose loss was not finite; -1 if all were finite.
     """
 
     def __init__(
         self, folder: Path, model: Any, optimizer: keras.optimizers.Optimizer, identity: Any, writes: bool = True
     ) -> None:
-        """Takes what is kept, and where.
+        """Prepares checkpoints; neither reads nor writes yet.
 
         Args:
-          folder: of the checkpoints.
+          folder: the folder of the checkpoints.
           model: the model.
-          optimizer: the optimizer, built.
-          identity: what an earlier run must share to be gone on with.
-          writes: whether this process writes; of several workers all read, and one writes.
+          optimizer: the optimizer, already built.
+          identity: what must be equal for this run to resume an earlier one; becomes JSON.
+          writes: whether this process writes; all workers read, but only one writes.
         """
         self.folder = folder
         self._writes = writes
@@ -63,7 +64,10 @@ class TrainingState:
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
 
     def restore(self) -> int:
-        """The step to go on from: 0, or that of a checkpoint of the very same training.
+        """Restores the checkpoint of the very same training, if there is one; else removes what is there.
+
+        Returns:
+          The step to resume from; 0 without a checkpoint.
 
         Raises:
           NannError: the checkpoint cannot be read.
@@ -75,7 +79,7 @@ class TrainingState:
             except (AssertionError, ValueError, IndexError, tf.errors.OpError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise NannError(
-                    f"the checkpoint in {self.folder} is of another model or damaged ({reason}); "
+                    f"the checkpoint in {self.folder} is damaged or belongs to another model ({reason}); "
                     "remove that folder to train from the start"
                 ) from error
             return int(self.step.numpy())
@@ -86,7 +90,7 @@ class TrainingState:
         return 0
 
     def save(self, step: int, seconds: float) -> None:
-        """Writes a checkpoint; the one before it is there until this one is whole."""
+        """Writes a checkpoint; the previous one stays until this one is complete."""
         if not self._writes:
             return
         self.step.assign(step)
@@ -99,7 +103,7 @@ class TrainingState:
                 path.unlink()
 
     def validated(self, step: int, recall: float) -> None:
-        """Notes a validation after `step` steps; the best weights are kept."""
+        """Records a validation after `step` steps, and saves the weights if it is the best."""
         if int(self.best_step.numpy()) != _NONE and recall <= float(self.best_recall.numpy()):
             self.validations_since.assign_add(1)
             return
@@ -111,20 +115,20 @@ class TrainingState:
         self.validations_since.assign(0)
 
     def exhausted(self, patience: int) -> bool:
-        """Whether as many validations as `patience` brought nothing better; never for 0."""
+        """Returns whether the last `patience` validations brought no better recall; False if `patience` is 0."""
         return 0 < patience <= int(self.validations_since.numpy())
 
     def restore_best(self) -> None:
-        """Gives the model the weights of its best validation, if there was any."""
+        """Restores the model's weights at its best validation, if there was one."""
         if self._writes and (step := int(self.best_step.numpy())) != _NONE:
             tf.train.Checkpoint(model=self._model).read(str(self._best(step))).assert_consumed()
 
     def delete(self) -> None:
-        """Removes all of it."""
+        """Removes the folder."""
         if not self._writes:
             return
         with contextlib.suppress(FileNotFoundError):
-            # First what makes a checkpoint of it, so that a kill in between leaves nothing to go on with.
+            # Without this file no run resumes; removed first, so that a kill in between leaves nothing to resume from.
             (self.folder / "identity.json").unlink()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.folder)
@@ -134,13 +138,13 @@ class TrainingState:
 
 
 def _random_states(model: Any) -> list[tf.Variable]:
-    """The states of Keras' random generators, dropout's above all: checkpoints of the model leave them out."""
+    """Returns the states of Keras' random generators, such as dropout's, which checkpoints of a model leave out."""
     weights = {id(weight) for weight in model.weights}
     return [variable.value for variable in model.variables if id(variable) not in weights]
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists."""
+    """Returns the value as JSON would return it: with lists for tuples."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     return list(value) if isinstance(value, tuple) else value

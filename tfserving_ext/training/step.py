@@ -17,18 +17,18 @@ from tfserving_ext.training.samplers import make_sampler
 
 
 def trained_variables(model: TrainableModel) -> list[Any]:
-    """What the optimizer changes; Keras lists a model's own variables even where they are told to stay."""
+    """Returns the variables that the optimizer changes; Keras lists a model's own ones even if they are frozen."""
     return [variable for variable in model.trainable_variables if variable.trainable]
 
 
 def make_step(
     model: TrainableModel, optimizer: keras.optimizers.Optimizer, sequences: Sequences, config: TrainingConfig
 ) -> Callable[..., Losses]:
-    """One optimizer step as a function of (batch, step number), for one replica.
+    """Returns one optimizer step of one replica, as a function of (batch, step number).
 
-    Replicas share the negatives, and a target counts the same whichever replica has it: together they take the step
-    that one device would take with the whole batch. But for what a replica sees of its own part alone: the statistics
-    of batch norm, and the sign by which FGSM moves a negative.
+    Replicas share the negatives, and a target has the same weight on every replica, so that together they take the step
+    that one device would take with the whole batch. The exceptions are computed from a replica's own part of the batch:
+    the statistics of batch norm, and the sign by which FGSM moves a negative.
     """
     sampler = make_sampler(config.sampler, np.asarray(sequences.item_counts), config.negatives)
     categories = tf.constant(np.concatenate([[0], sequences.item_categories]), tf.int32)
@@ -40,9 +40,9 @@ def make_step(
     def gradients_of(
         batch: dict[str, tf.Tensor], negatives: tf.Tensor, share: tf.Tensor
     ) -> tuple[Losses, list[tf.Tensor | None]]:
-        """Losses, of which the mean over replicas is meant, and gradients, of which the sum is.
+        """Computes losses, to be averaged over replicas, and gradients, to be summed over them.
 
-        `share` is what this replica's targets count among all of them.
+        `share` is the weight of this replica's targets, as `_share` returns it.
         """
         targets, histories = batch["targets"], batch["histories"]
         with tf.GradientTape() as tape:
@@ -66,7 +66,7 @@ def make_step(
 
     def step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> Losses:
         seed = tf.stack([tf.constant(config.seed), tf.cast(number, tf.int32)])
-        negatives = sampler.sample(seed)  # Out here: XLA draws other numbers of the same seed.
+        negatives = sampler.sample(seed)  # Not inside `gradients_of`: XLA draws other numbers from the same seed.
         losses, gradients = gradients_of(batch, negatives, _share(batch["targets"], replicas))
         dense = _dense(gradients, variables)
         if config.clip_norm:
@@ -78,14 +78,14 @@ def make_step(
 
 
 def _summed(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
-    """The gradient as wide as its variable; `tf.convert_to_tensor` does the same and warns of the memory."""
+    """Returns the gradient in its variable's shape; `tf.convert_to_tensor` does so too, but warns about memory."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
     return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
 
 
 def _training(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as it is while training, where it makes a difference."""
+    """Binds training=True if the function takes it."""
     if "training" in inspect.signature(function).parameters:
         return functools.partial(function, training=True)
     return function
@@ -96,7 +96,7 @@ def _present(targets: tf.Tensor) -> tf.Tensor:
 
 
 def _share(targets: tf.Tensor, replicas: int) -> tf.Tensor:
-    """This replica's part of all targets; 1 where they are as many everywhere."""
+    """Returns this replica's targets relative to the mean of all replicas; 1 if all have equally many."""
     if replicas == 1:
         return tf.ones([])
     own = tf.reduce_sum(_present(targets))
@@ -105,21 +105,21 @@ def _share(targets: tf.Tensor, replicas: int) -> tf.Tensor:
 
 
 def _dense(gradients: list[Any], variables: list[Any]) -> list[tuple[Any, Any]]:
-    """The gradients that there are, each as wide as its variable.
+    """Returns the gradients that are not None, each in its variable's shape.
 
-    Slices of a table add up where a row was looked up more than once. Keras squares them before it adds them up, so
-    that its second moment would be that of the look-ups and not of the row.
+    A row of a table that was looked up several times has as many slices, which this sums. Keras squares slices before
+    it sums them, so that its second moment would be that of the look-ups instead of the row.
     """
     pairs = zip(gradients, variables, strict=True)
     return [(_summed(gradient), variable) for gradient, variable in pairs if gradient is not None]
 
 
 def _clipped(pairs: list[tuple[tf.Tensor, Any]], norm: float, replicas: int) -> list[tuple[tf.Tensor, Any]]:
-    """Gradients whose sum over replicas has at most that global norm."""
+    """Scales gradients so that their sum over replicas has at most the global norm `norm`."""
     gradients = [gradient for gradient, _ in pairs]
     if replicas > 1:
         gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
     gradients, _ = tf.clip_by_global_norm(gradients, norm)
-    if replicas > 1:  # The optimizer adds them up again.
+    if replicas > 1:  # The optimizer sums over replicas again.
         gradients = [gradient / replicas for gradient in gradients]
     return [(gradient, variable) for gradient, (_, variable) in zip(gradients, pairs, strict=True)]
