@@ -89,7 +89,7 @@ def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
 )
 def test_embeddings_that_were_changed_on_the_way_are_refused(tmp_path, change):
     """First contact, line 18."""
-    with pytest.raises(NannError, match=r"256 of 256 sampled items differ. Perhaps it is of another training"):
+    with pytest.raises(NannError, match=r"256 of 256 sampled items differ. Perhaps it belongs to another training"):
         export(
             Dot(),
             made(tmp_path / "index", embeddings=change(EMBEDDINGS)),

@@ -16,13 +16,13 @@ def csr(rows: list[list[int]]) -> Layer:
 
 
 def write(folder: Path, *, entry_points: np.ndarray, layers: list[Layer], **rest: Any) -> Index:
-    """Writes `arrays`."""
+    """Returns a function that writes `arrays` as an index."""
     return write_index(folder, graph=Graph(entry_points, layers), **rest)
 
 
 @pytest.fixture
 def arrays() -> dict:
-    """The arguments of `write`: two layers of a ring, in the upper one of three items."""
+    """The arguments of `write`: two layers, each a ring; the upper one has three items."""
     ground = csr([[(i + 1) % N, (i + 2) % N, (i + 5) % N] for i in range(N)])
     upper = csr([[3], [], [], [6], [], [], [0], [], []])
     return {

@@ -1,4 +1,4 @@
-"""Every kind of broken index is refused, by Python and by the op, by the name of the file and the position."""
+"""Python and the op refuse every kind of broken index, and name the file and the position."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tfserving_ext.index import Graph, Index, write_index
 
 
 def open_by_op(folder: Path, dim: int = DIM, validate: bool = True) -> None:
-    """Opens the array files as a server does, that knows nothing of the manifest."""
+    """Opens the array files as a server does, without the manifest."""
     names = ["item_ids", "item_embeddings", "entry_points"]
     names += [f"{part}_{layer}" for layer in (0, 1) for part in ("row_splits", "neighbors")]
     handle = ops.index_handle(shared_name=str(folder))
@@ -36,7 +36,7 @@ def poke(index: Index, name: str, dtype: str, at: int, value: int) -> None:
     values.tofile(index.folder / name)
 
 
-# What an array file can suffer: name, the edit, what Python and the op must both say beside the file's name.
+# Damages of an array file: name, the edit, and what both Python and the op must say besides the file's name.
 BREAKAGES = {
     "neighbor above": (lambda i: poke(i, "neighbors_0.bin", "<i4", 13, N), "neighbors_0.bin[13] is 9, allowed"),
     "neighbor far above": (lambda i: poke(i, "neighbors_0.bin", "<i4", 26, 2**31 - 1), "neighbors_0.bin[26] is 21474"),
@@ -109,7 +109,7 @@ def test_files_of_the_wrong_size_are_refused(index, name, change):
 
 @pytest.mark.parametrize("held", [0, 1, 3, 4, 12])
 def test_entry_points_of_the_wrong_size_are_refused(index, held):
-    """The op, which knows no manifest, cannot tell one entry point less from another index."""
+    """Only Python refuses one entry point less: the op, without the manifest, takes it for another index."""
     (index.folder / "entry_points.bin").write_bytes(b"\0" * held)
     with pytest.raises(NannError, match=r"entry_points.bin"):
         Index.open(index.folder)
@@ -147,7 +147,7 @@ def test_a_folder_of_the_right_size_is_refused(index):
 
 
 def test_an_item_with_the_mark_for_none_is_refused(index):
-    """First contact, line 4: an answer with it cannot be told from a row that is padded. The op serves it as ever."""
+    """An answer with such an item could not be told from a padded row. The op still serves such an index."""
     poke(index, "item_ids.bin", "<i8", 3, -1)
     with pytest.raises(NannError, match=r"index/item_ids.bin\[3\] is -1, the mark for 'no item'"):
         Index.open(index.folder)
@@ -156,7 +156,7 @@ def test_an_item_with_the_mark_for_none_is_refused(index):
 
 @pytest.mark.parametrize("dim", [2**20 + 1, 2**62])
 def test_a_width_has_bounds(index, dim):
-    """Sizes in bytes are computed from it, and must not overflow."""
+    """The sizes in bytes that are computed from the width must not overflow."""
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"dim is {dim}, allowed are 1 to 1048576"):
         open_by_op(index.folder, dim=dim)
 
@@ -175,7 +175,7 @@ def test_another_index_s_width_is_refused_by_the_op(index):
 
 @pytest.mark.parametrize("dim", [2**60, 2**61, 2**62, 2**63 - 1])
 def test_a_width_whose_table_would_wrap_around_is_refused_by_the_op(tmp_path, dim):
-    """With 8 items, 8 * 2^61 numbers of 4 bytes are 2^66 bytes, which an int64 takes for none."""
+    """With 8 items, 8 * 2^61 numbers of 4 bytes are 2^66 bytes, which wrap around to 0 in an int64."""
     write_index(
         tmp_path / "index", np.arange(8), np.zeros([8, 1], np.float32), Graph(np.array([0]), [csr([[]] * 8)] * 2), {}
     )
@@ -185,7 +185,7 @@ def test_a_width_whose_table_would_wrap_around_is_refused_by_the_op(tmp_path, di
 
 
 def test_without_validation_a_broken_edge_ends_the_search_and_not_the_process(index):
-    """A mapped file can change after it was checked."""
+    """A mapped file can change after the check."""
     poke(index, "neighbors_0.bin", "<i4", 4, 2**30)
     open_by_op(index.folder, validate=False)
     handle = ops.index_handle(shared_name=str(index.folder))
@@ -196,7 +196,7 @@ def test_without_validation_a_broken_edge_ends_the_search_and_not_the_process(in
     with pytest.raises(tf.errors.DataLossError, match="item 1 has the neighbour 1073741824 in layer 0"):
         search([9, 9, 9])
     poke(index, "neighbors_0.bin", "<i4", 4, 3)
-    poke(index, "row_splits_0.bin", "<i8", 3, -(2**40))  # Rows 2 and 3 lie outside the file: they count as empty.
+    poke(index, "row_splits_0.bin", "<i8", 3, -(2**40))  # Rows 2 and 3 lie outside the file and count as empty.
     open_by_op(index.folder, validate=False)
     assert search([9, 9, 9]).items_scored.numpy()[0] > 2
 
@@ -230,13 +230,13 @@ def test_a_refused_index_leaves_the_open_one_in_place(index, tmp_path):
         ('{"format": "nann-model"}', "manifest.json does not describe an index"),
     ],
 )
-def test_a_manifest_that_is_none_is_refused(index, text, message):
+def test_a_file_that_is_not_a_manifest_is_refused(index, text, message):
     (index.folder / "manifest.json").write_text(text)
     with pytest.raises(NannError, match=message):
         Index.open(index.folder)
 
 
-def test_bytes_that_are_no_text_are_refused(index):
+def test_a_manifest_that_is_not_utf_8_is_refused(index):
     (index.folder / "manifest.json").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(NannError, match=r"manifest.json is not valid JSON"):
         Index.open(index.folder)
@@ -259,7 +259,7 @@ def test_unknown_format_versions_are_refused(index, version):
 
 @pytest.mark.parametrize("name", ["num_items", "dim", "layers", "entry_points"])
 @pytest.mark.parametrize("value", [-1, 2**31, 10**30, 1.5, "3", None, [2]])
-def test_counts_that_are_none_are_refused(index, name, value):
+def test_invalid_counts_are_refused(index, name, value):
     edit_manifest(index, **{name: value})
     with pytest.raises(NannError) as refused:
         Index.open(index.folder)
@@ -283,7 +283,7 @@ def test_embeddings_of_another_type_are_refused(index, dtype):
 
 @pytest.mark.parametrize("name", ["num_items", "dim", "layers", "entry_points"])
 def test_huge_counts_are_refused_without_allocating(index, name):
-    """In a process that may not grow: a broken manifest must not take the machine's memory."""
+    """Runs in a process with limited memory: a broken manifest must not use up the machine's."""
     edit_manifest(index, **{name: 2**31 - 1})
     code = f"""
 import resource
@@ -312,7 +312,7 @@ except NannError:
     ],
 )
 def test_the_manifest_cannot_name_files_of_its_own(index, files):
-    """Neither fewer, nor others, nor ones outside the folder."""
+    """The manifest must list exactly the index's files: no fewer, no others, and none outside the folder."""
     edit_manifest(index, files=files)
     with pytest.raises(
         NannError, match=r"manifest.json must list the files item_ids.bin, item_embeddings.bin, entry_p"
@@ -346,7 +346,7 @@ def test_a_missing_file_is_named_with_checksums_too(index, checksums):
 
 
 @pytest.mark.parametrize("entry", [None, 5, [], {}, {"sha256": 7}])
-def test_a_manifest_without_checksums_is_refused_where_they_are_asked_for(index, entry):
+def test_a_manifest_without_checksums_is_refused_if_they_are_requested(index, entry):
     files = json.loads((index.folder / "manifest.json").read_text())["files"]
     edit_manifest(index, files=files | {"neighbors_0.bin": entry})
     with pytest.raises(NannError, match=r"neighbors_0.bin does not have the checksum"):

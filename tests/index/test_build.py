@@ -1,4 +1,4 @@
-"""The build: the CSR arrays hold what Faiss' graph holds, read here entry by entry through Faiss' own accessors."""
+"""The CSR arrays of a built index equal Faiss' graph, read here entry by entry through Faiss' own accessors."""
 
 import faiss
 import numpy as np
@@ -17,7 +17,7 @@ def vectors(n: int, dim: int = 8, seed: int = 0) -> np.ndarray:
 
 
 def faiss_graph(embeddings: np.ndarray, m: int, ef_construction: int, chunk: int, seed: int | None = None):
-    """The same graph by Faiss alone; one thread and the same portions give the same graph."""
+    """Builds the same graph by Faiss alone; one thread and the same portions give the same graph."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     index = faiss.IndexHNSWFlat(embeddings.shape[1], m)
@@ -31,7 +31,7 @@ def faiss_graph(embeddings: np.ndarray, m: int, ef_construction: int, chunk: int
 
 
 def neighbors_of(hnsw, item: int, layer: int) -> list[int]:
-    """The item's links in a layer; Faiss keeps -1 in the places that are free."""
+    """Returns the item's links in a layer; Faiss stores -1 in free places."""
     if hnsw.levels.at(item) <= layer:
         return []
     first = hnsw.offsets.at(item) + hnsw.cum_nb_neighbors(layer)
@@ -44,7 +44,7 @@ def neighbors_of(hnsw, item: int, layer: int) -> list[int]:
     [(500, 4, 8192, 12345), (500, 4, 64, 12345), (500, 4, 8192, 7), (64, 2, 8192, 0), (300, 16, 100, 12345)],
 )
 def test_layers_are_faiss_s_graph(tmp_path, monkeypatch, n, m, chunk, seed):
-    """First contact, line 27: with Faiss' own levels of each seed, of which 12345 is its default."""
+    """Compares with the levels that Faiss itself draws with each seed, of which 12345 is its default."""
     monkeypatch.setattr(build_module, "CHUNK", chunk)
     embeddings = vectors(n)
     ids = np.random.default_rng(1).permutation(n) * 3 + 1000
@@ -56,7 +56,7 @@ def test_layers_are_faiss_s_graph(tmp_path, monkeypatch, n, m, chunk, seed):
         rows = [layer.neighbors[layer.row_splits[item] : layer.row_splits[item + 1]].tolist() for item in range(n)]
         expected = [neighbors_of(hnsw, item, number) for item in range(n)]
         assert [row[: len(wanted)] for row, wanted in zip(rows, expected, strict=True)] == expected
-        # Behind them, links to what no walk would meet.
+        # They are followed by links to items that no walk would reach.
         assert len(layer.neighbors) - sum(map(len, expected)) <= index.manifest["unreachable"]["before"][number]
     levels = [hnsw.levels.at(item) for item in range(n)]
     highest = min(2, max(levels) - 1)
@@ -67,7 +67,7 @@ def test_layers_are_faiss_s_graph(tmp_path, monkeypatch, n, m, chunk, seed):
 
 
 def test_the_shape_of_a_graph(tmp_path):
-    """Everybody is at the ground with up to 2 M links; about n / M items are above, n / M^2 at the start layer."""
+    """Items have up to 2 M links in the ground layer; about n / M are in layer 1, and n / M^2 in the start layer."""
     n, m = 4000, 8
     index = build_index(np.arange(n), vectors(n), tmp_path / "index", Hnsw(m=m))
     ground, upper = (np.diff(layer.row_splits) for layer in index.layers)
@@ -85,7 +85,7 @@ def test_the_shape_of_a_graph(tmp_path):
 
 
 def test_links_are_between_near_items(tmp_path):
-    """Each item links to its nearest other item by L2, or nearly each."""
+    """Nearly every item links to its nearest other item by L2."""
     embeddings = vectors(1000, 4)
     index = build_index(np.arange(1000), embeddings, tmp_path / "index", Hnsw(m=16, threads=1))
     distances = ((embeddings[:, None] - embeddings[None]) ** 2).sum(-1)
@@ -97,7 +97,7 @@ def test_links_are_between_near_items(tmp_path):
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40])
 def test_tiny_corpora(tmp_path, n):
-    """Without a layer 2 the search starts at the highest layer there is, and reaches every item."""
+    """Without a layer 2, the search starts in the highest layer that exists, and reaches every item."""
     embeddings = vectors(n, 3)
     index = build_index(np.arange(n) + 50, embeddings, tmp_path / "index", Hnsw(threads=1))
     graph = faiss_graph(embeddings, 32, 40, 8192)
@@ -118,7 +118,7 @@ def test_tiny_corpora(tmp_path, n):
 
 
 def test_a_flat_corpus_has_a_bounded_number_of_entry_points():
-    """With a thousand times M items and no upper layer, which Faiss never draws, not all items are scored first."""
+    """With a thousand times M items but no upper layer, which Faiss never draws, not all items are entry points."""
     levels = np.ones(5000, np.int32)
     entry_points = build_module._entry_points(levels, 2)
     np.testing.assert_array_equal(entry_points, np.arange(1024))
@@ -129,7 +129,7 @@ def test_a_flat_corpus_has_a_bounded_number_of_entry_points():
 
 
 def test_a_seed_draws_other_layers(tmp_path):
-    """First contact, line 27: `seed` reaches Faiss, and the graph is another."""
+    """`seed` reaches Faiss, and the graph differs."""
     one, other = (
         build_index(np.arange(700), vectors(700), tmp_path / str(seed), Hnsw(m=4, seed=seed)) for seed in (5, 6)
     )

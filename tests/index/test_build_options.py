@@ -1,4 +1,4 @@
-"""`nann index` of extracted embeddings: threads, mapped files, and a GPU where there is one."""
+"""Options of `nann index`: threads, mapped files, and a GPU if there is one."""
 
 import faiss
 import numpy as np
@@ -25,7 +25,7 @@ def test_a_gpu_is_refused_where_faiss_has_none(tmp_path, monkeypatch):
 
 
 class Cagra:
-    """Stands for faiss.GpuIndexCagra on machines without a GPU: copies a graph of the CPU, as that copies its own."""
+    """Replaces faiss.GpuIndexCagra on machines without a GPU: copies a graph of the CPU, as that copies its own."""
 
     def __init__(self, resources, dim, metric, config):
         assert metric == faiss.METRIC_L2

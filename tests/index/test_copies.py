@@ -1,4 +1,4 @@
-"""Items that share an embedding: grouped as NumPy groups them, linked as the item that they copy, and found."""
+"""Items that share an embedding are grouped as NumPy groups them, linked like the item that they copy, and found."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_groups_are_numpy_s(monkeypatch, kind):
         "small integers": rng.integers(-2, 3, size=[3000, 3]),
         "one hash": rng.integers(0, 3, size=[3000, 2]),
     }[kind].astype(np.float32)
-    if kind == "one hash":  # What differs must not be taken for a copy, though its hash is the same.
+    if kind == "one hash":  # Different embeddings with the same hash must not be taken for copies.
         monkeypatch.setattr(copies_module, "_hashes", lambda table: (table[:, 0] > 1).astype(np.uint64))
     found = find_copies(embeddings)
     _, first, place = np.unique(embeddings + 0.0, axis=0, return_index=True, return_inverse=True)
@@ -36,7 +36,7 @@ def test_groups_are_numpy_s(monkeypatch, kind):
 
 
 def test_without_copies_the_graph_is_that_of_the_embeddings_alone(tmp_path):
-    """And with copies, the items that are none have it: their links stand first, those to copies behind them."""
+    """With copies, the other items have the same links first, followed by those to copies."""
     rng = np.random.default_rng(1)
     alone = rng.normal(size=[800, 8]).astype(np.float32)
     plain = build_index(np.arange(800), alone, tmp_path / "plain", Hnsw(m=16, threads=1))
@@ -52,7 +52,7 @@ def test_without_copies_the_graph_is_that_of_the_embeddings_alone(tmp_path):
 
 
 def test_copies_lead_where_their_item_leads(tmp_path):
-    """A walk that is seeded with any copy meets all copies, and leaves them as from the item itself."""
+    """A walk that is seeded with any copy reaches all copies, and what a walk from the item itself reaches."""
     rng = np.random.default_rng(2)
     embeddings = rng.normal(size=[600, 8]).astype(np.float32)
     same = np.sort(rng.permutation(600)[:200])
@@ -72,7 +72,7 @@ def test_copies_lead_where_their_item_leads(tmp_path):
 
 
 def answers(index: Index, users: np.ndarray, seeds: np.ndarray | None, k: int) -> np.ndarray:
-    """Scores of the best-first search, float32 [users, k], by squared distance."""
+    """Returns the scores of the best-first search by squared distance, float32 [users, k]."""
     mapped = MappedIndex(index)
     found = any_search(
         mapped.resource_handle,
@@ -90,7 +90,7 @@ def answers(index: Index, users: np.ndarray, seeds: np.ndarray | None, k: int) -
 
 @pytest.mark.parametrize("seeded", [False, True])
 def test_a_thousand_items_of_one_score_do_not_hide_the_best(tmp_path, seeded):
-    """The pool of 200 is full of copies at times, whose score is in the middle or the best; k = 100 are found."""
+    """The best k = 100 are found even while copies, with a middling or the best score, fill the pool of 200."""
     rng = np.random.default_rng(3)
     n, k = 3000, 100
     embeddings = rng.normal(size=[n, 8]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The index on disk: what was written is what is read, and arrays that make no index are not written."""
+"""The index on disk: reading returns what was written, and invalid arrays are not written."""
 
 import dataclasses
 import hashlib
@@ -71,7 +71,7 @@ def test_other_integer_and_float_types_are_converted(arrays, tmp_path):
 
 
 def replaced(name: str, at: dict):
-    """`write`'s arguments with some entries of one array made wrong."""
+    """Returns `write`'s arguments with wrong entries in one array."""
 
     def make(arrays: dict) -> dict:
         value = arrays[name].copy()
@@ -83,7 +83,7 @@ def replaced(name: str, at: dict):
 
 
 def with_layer(**parts):
-    """`write`'s arguments with a ground layer alone, of which one array is wrong."""
+    """Returns `write`'s arguments with a ground layer alone, one array of which is wrong."""
     return lambda arrays: arrays | {"layers": [dataclasses.replace(arrays["layers"][0], **parts)]}
 
 
@@ -168,7 +168,7 @@ def test_a_failed_write_leaves_the_old_index(arrays, index):
 
 
 def test_an_index_is_replaced_while_it_is_mapped(arrays, index):
-    """Who has the old one open goes on reading it."""
+    """A reader that has the old index open still reads the old one."""
     old = np.array(arrays["item_embeddings"])
     write(index.folder, **arrays | {"item_embeddings": old + 1}, parameters={})
     np.testing.assert_array_equal(index.item_embeddings, old)

@@ -1,8 +1,8 @@
 """Loading an exported model maps the tables: measured by the kernel's page accounting, not by time.
 
-A process that loads a SavedModel as TensorFlow Serving does, and searches it, must not hold the item table in memory of
-its own: its anonymous memory grows by far less than the table, which stays file-backed, read-only and never copied. The
-same measure of a model that holds the same table as a variable shows that it can tell the difference.
+A process loads a SavedModel as TensorFlow Serving does, and searches it. It must not copy the item table into its own
+memory: its anonymous memory grows by far less than the table, which stays file-backed, read-only and never copied. The
+same measurement on a model with the table in a variable shows that it can detect a copy.
 """
 
 import json
@@ -22,13 +22,13 @@ from tfserving_ext.retrieval import NeuralTopK
 N, DIM, DEGREE = 200_000, 64, 16
 TABLE = N * DIM * 4  # 51 MB.
 GRAPH = N * DEGREE * 4 + 8 * (N + 1)
-# What a search over a model without any table may cost: graph definitions, kernels, worker buffers.
+# Memory that a search needs without any table: graph definitions, kernels, worker buffers.
 ALLOWED = TABLE // 4
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory) -> Index:
-    """Random items on random links: as large as a built graph, and nothing to wait for."""
+    """Random items with random links: as large as a built graph, but made at once."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=[N, DIM]).astype(np.float32)
     ground = Layer(np.arange(0, N * DEGREE + 1, DEGREE), rng.integers(0, N, N * DEGREE, np.int32))
@@ -42,7 +42,7 @@ def dot(user: tuple, items: tf.Tensor) -> tf.Tensor:
 
 
 class Mapped(tf.Module):
-    """What is exported: the index, and a search over it."""
+    """The exported module: the index, and a search over it."""
 
     def __init__(self, index: Index) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Mapped(tf.Module):
 
 
 class Copied(tf.Module):
-    """What must not be: the table in a variable."""
+    """What an export must not be: a module with the table in a variable."""
 
     def __init__(self, index: Index) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def measure(module: tf.Module, warm: Path, folder: Path) -> dict:
 
 
 def grown(figures: dict, until: str = "after") -> int:
-    """Bytes of anonymous memory that the process gained."""
+    """Returns the bytes by which the process's anonymous memory grew."""
     return figures[until]["RssAnon"] - figures["before"]["RssAnon"]
 
 
@@ -186,14 +186,14 @@ def test_every_table_is_a_read_only_mapping_of_its_file(figures, index, when):
 
 
 def test_loading_leaves_no_table_resident(figures):
-    """All links are read once, to check them, and their pages are let go; the items are not touched."""
+    """All links are read once for the check, and their pages are released; the items are not read."""
     resident = {name: mapping["Rss"] for name, mapping in figures["loaded"]["mappings"].items()}
     assert resident["item_embeddings.bin"] == 0
     assert sum(resident.values()) < GRAPH / 4
 
 
 def test_what_a_search_reads_is_file_backed(figures):
-    """The kernel may drop it and read it again; servers of the same files share it."""
+    """The kernel may drop these pages and read them again, and servers of the same files share them."""
     resident = figures["after"]["mappings"]["item_embeddings.bin"]["Rss"]
     assert resident > TABLE / 10
     assert figures["after"]["RssFile"] - figures["loaded"]["RssFile"] >= resident

@@ -1,4 +1,4 @@
-"""The original's .npy files: read as they are, nothing unpickled."""
+"""The original's .npy files are read without conversion, and nothing is unpickled."""
 
 import pickle
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_arrays_are_mapped(original):
 
 
 class Spy:
-    """Its pickle writes a file where it is opened."""
+    """An object whose pickle writes a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,7 +111,7 @@ def test_missing_files_are_named(original, name):
 
 @pytest.mark.parametrize(("missing", "left"), [(["values", "row_splits"], ""), (["values"], "neighbors_level_1_row_s")])
 def test_a_level_that_is_missing_below_another_is_named(original, missing, left):
-    """First contact, line 4: level 1 of three was left out without a word, and the rounds failed when served."""
+    """Without this error, level 1 of three would be left out silently, and the rounds would fail when served."""
     graph, _ = original
     for part in ("values", "row_splits"):
         np.save(graph / f"neighbors_level_2_{part}.npy", np.load(graph / f"neighbors_level_1_{part}.npy"))
@@ -169,8 +169,8 @@ def test_values_have_one_dimension(original, values):
         (2**40, "is 1099511627776, allowed"),
     ],
 )
-def test_what_is_out_of_bounds_is_named_by_the_file_that_was_read(original, tmp_path, name, value, words):
-    """First contact, line 4: messages named a hidden folder that was gone by then."""
+def test_an_entry_out_of_bounds_is_named_by_the_file_that_was_read(original, tmp_path, name, value, words):
+    """The message must not name the hidden folder, which is removed before the user reads it."""
     path = original[0] / name
     values = np.load(path).astype(np.int64)
     values[1] = value
@@ -183,7 +183,7 @@ def test_what_is_out_of_bounds_is_named_by_the_file_that_was_read(original, tmp_
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_archive_by_the_name_of_an_array_is_refused(original, name):
-    """First contact, line 4: NumPy opens an .npz by any name, and what it gives has no dimensions."""
+    """NumPy opens an .npz file under any name, and returns an object without dimensions."""
     path = path_of(original, name)
     with path.open("wb") as file:
         np.savez(file, ids=np.arange(3), other=np.ones(2))
@@ -194,7 +194,7 @@ def test_an_archive_by_the_name_of_an_array_is_refused(original, name):
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255)), min_size=1, max_size=6), cut=st.booleans())
 def test_a_damaged_header_is_a_plain_error(tmp_path, changes, cut):
-    """Whatever bytes stand there, the user reads the file's name and no traceback, or it still is a plain array."""
+    """Whatever the bytes, the file is still a plain array, or the error names the file, without a traceback."""
     path = tmp_path / "array.npy"
     np.save(path, np.arange(30, dtype=np.int32))
     data = bytearray(path.read_bytes())

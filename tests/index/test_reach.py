@@ -1,4 +1,4 @@
-"""What no walk meets, against a plain walk in Python; and that every built graph has nothing such."""
+"""Unreachable items, compared with a plain walk in Python; a built graph has none."""
 
 from collections import deque
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ def rows_of(layer: Layer) -> list[list[int]]:
 
 
 def walked(entry_points, layers) -> list[set[int]]:
-    """What a search of unlimited width meets in each layer, ground layer first: one item, one link at a time."""
+    """Returns what a search of unlimited width reaches in each layer, ground layer first; walks link by link."""
     met, found = {int(item) for item in entry_points}, []
     for layer in reversed(layers):
         rows, waiting = rows_of(layer), deque(met)
@@ -38,7 +38,7 @@ def lost(index: Index) -> set[int]:
 
 @st.composite
 def graphs(draw, most_links: int = 4):
-    """Entry points and two layers of any links, in the upper one among some of the items."""
+    """Draws entry points and two layers with any links; those of the upper layer are among some of the items."""
     n = draw(st.integers(1, 25))
     ground = draw(st.lists(st.lists(st.integers(0, n - 1), max_size=most_links), min_size=n, max_size=n))
     above = draw(st.lists(st.integers(0, n - 1), min_size=1, unique=True))
@@ -67,7 +67,7 @@ def test_unreachable_items_are_those_that_a_plain_walk_leaves_out(graph):
 @settings(deadline=None)
 @given(graph=graphs(), seed=st.integers(0, 99), values=st.sampled_from([1, 3, 1000]))
 def test_links_make_every_item_of_any_graph_reachable(graph, seed, values):
-    """Whatever the graph and the ties: all is met, old links stay where they are, and nobody gets too many."""
+    """In any graph, with any ties, all items are reached, old links stay in place, and no item gets too many."""
     entry_points, layers = graph
     n = len(layers[0].row_splits) - 1
     table = np.random.default_rng(seed).integers(values, size=[n, 2]).astype(np.float32)
@@ -85,7 +85,7 @@ def test_links_make_every_item_of_any_graph_reachable(graph, seed, values):
 
 def test_an_item_is_linked_from_the_nearest_of_its_own_neighbours():
     table = np.array([[0], [10], [11], [11.4]], np.float32)
-    layers = [csr([[1, 2], [0], [0], [0, 1, 2]])]  # Nobody links to item 3.
+    layers = [csr([[1, 2], [0], [0], [0, 1, 2]])]  # No item links to item 3.
     made, counts = link_unreachable(np.array([0]), layers, table.__getitem__, [4])
     assert counts == [1]
     assert rows_of(made[0]) == [[1, 2], [0], [0, 3], [0, 1, 2]]
@@ -139,13 +139,13 @@ def structured(name: str, n: int, dim: int, seed: int) -> np.ndarray:
     seed=st.integers(0, 9),
 )
 def test_every_item_of_a_built_index_is_reachable(tmp_path, name, n, dim, m, dtype, seed):
-    """First contact, line 3: more than 2 M copies of one embedding tore the graph apart, and nothing said so."""
+    """More than 2 M copies of one embedding must not tear the graph apart."""
     embeddings = structured(name, n, dim, seed)
     dtype = "float32" if name == "huge" else dtype
     index = build_index(np.arange(n) + 7, embeddings, tmp_path / "index", Hnsw(m, 20, 1, seed), dtype)
     assert lost(index) == set()
     assert index.manifest["unreachable"]["after"] == [0, 0]
-    values = embeddings + 0.0  # One zero.
+    values = embeddings + 0.0  # Turns -0 into 0.
     assert index.manifest["copies"] == n - len(np.unique(values, axis=0))
     if dtype == "float32":
         np.testing.assert_array_equal(index.item_embeddings, embeddings)
@@ -153,7 +153,7 @@ def test_every_item_of_a_built_index_is_reachable(tmp_path, name, n, dim, m, dty
 
 @pytest.mark.parametrize("name", sorted(STRUCTURES))
 def test_a_thousand_items_of_each_structure(tmp_path, name):
-    """As above where copies are many more than links, once for each structure."""
+    """Like the test above, with many more copies than links, once for each structure."""
     n = 1500
     index = build_index(np.arange(n), structured(name, n, 8, 0), tmp_path / "index", Hnsw(m=8, threads=1))
     assert lost(index) == set()
@@ -161,8 +161,8 @@ def test_a_thousand_items_of_each_structure(tmp_path, name):
     assert most <= 4 * 8 + 9
 
 
-def test_what_no_walk_of_an_import_meets_is_counted_and_left(tmp_path, arrays):
-    """Item 4 is linked from nowhere: the graph stays the original's, the manifest and the output say it."""
+def test_unreachable_items_of_an_import_are_counted_and_left(tmp_path, arrays):
+    """No item links to item 4: the graph stays the original's, and the manifest and the output report the item."""
     rows = [[other for other in row if other != 4] for row in rows_of(arrays["layers"][0])]
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -176,7 +176,7 @@ def test_what_no_walk_of_an_import_meets_is_counted_and_left(tmp_path, arrays):
     assert rows_of(index.layers[0]) == rows
     assert index.manifest["unreachable"] == {"before": [1, 0], "after": [1, 0]}
     (line,) = graph_facts(index.manifest)
-    assert line.startswith("1 of 9 items are met by no walk from the entry points")
+    assert line.startswith("1 of 9 items cannot be reached from the entry points")
 
 
 def test_what_was_done_is_said(tmp_path):
@@ -186,7 +186,7 @@ def test_what_was_done_is_said(tmp_path):
     assert before[0] > 0
     copies, linked = graph_facts(index.manifest)
     assert copies.startswith("99 items have the embedding of another item")
-    assert linked.startswith(f"{before[0]} items at the ground and {before[1]} above were met by no walk")
+    assert linked.startswith(f"{before[0]} items of the ground layer and {before[1]} of upper layers could not")
     assert (
         graph_facts(
             write_index(

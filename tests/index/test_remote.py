@@ -1,4 +1,4 @@
-"""Indexes and models on a file system that cannot map files, as s3:// and gs:// are; ram:// stands for them."""
+"""Indexes and models on a file system that cannot map files, like s3:// and gs://, for which ram:// stands in."""
 
 import itertools
 import shutil
@@ -27,7 +27,7 @@ _NUMBERS = itertools.count()
 
 
 def remote(folder):
-    """A copy of a folder there."""
+    """Returns a function that copies a folder to ram://."""
     target = f"ram://remote_{next(_NUMBERS)}"
     for path in folder.rglob("*"):
         name = f"{target}/{path.relative_to(folder)}"
@@ -46,7 +46,7 @@ def opened(target, index):
 
 
 def test_an_index_is_copied_when_it_is_opened(world):
-    """First contact, line 20: loading ended in an error without a word."""
+    """Loading must work, although the file system cannot map files."""
     index = Index.open(world.index)
     handle = opened(remote(world.index), index)
     np.testing.assert_array_equal(ops.index_items(handle), index.item_ids)
@@ -55,7 +55,7 @@ def test_an_index_is_copied_when_it_is_opened(world):
 
 
 def test_an_index_by_a_file_url_is_mapped(world, tmp_path):
-    """First contact, line 20: TensorFlow Serving may be given file:///models, which needs no copy in memory."""
+    """TensorFlow Serving may be given file:///models, which needs no copy in memory."""
     copy, index = shutil.copytree(world.index, tmp_path / "index"), Index.open(world.index)
     handle = opened(f"file://{copy}", index)
     np.testing.assert_array_equal(ops.index_items(handle), index.item_ids)
@@ -63,7 +63,7 @@ def test_an_index_by_a_file_url_is_mapped(world, tmp_path):
 
 
 def test_an_export_is_served_from_there(world):
-    """First contact, line 20: as TensorFlow Serving loads it, with --model_base_path=s3://..."""
+    """The export is loaded as TensorFlow Serving does with --model_base_path=s3://..."""
     history = np.asarray(Index.open(world.index).item_ids)[None, :5]
     wanted = load_servable(world.saved_model).signature("retrieve").run({"item_history": history})
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -78,9 +78,9 @@ def test_an_export_is_served_from_there(world):
 
 
 def test_what_is_wrong_there_is_named(world):
-    """First contact, line 20: the path stands in the error, and the reason."""
+    """The error has the path and the reason."""
     index, target = Index.open(world.index), remote(world.index)
-    tf.io.gfile.remove(f"{target}/neighbors_0.bin")  # There "wb" would append.
+    tf.io.gfile.remove(f"{target}/neighbors_0.bin")  # On ram://, opening with "wb" would append.
     with tf.io.gfile.GFile(f"{target}/neighbors_0.bin", "wb") as file:
         file.write(np.full(len(index.layers[0].neighbors), -1, np.int32).tobytes())
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"ram://remote_\d+/neighbors_0.bin\[0\] is -1"):
@@ -94,7 +94,7 @@ def test_what_is_wrong_there_is_named(world):
 
 @pytest.mark.parametrize("path", ["s3://bucket/models", "gs://bucket/models", "ram:///models"])
 def test_python_s_own_paths_must_be_local(path, world, tmp_path):
-    """First contact, line 20: each says so, and what to do; no folder called `s3:` is made."""
+    """Each error says so and what to do; no folder called `s3:` is created."""
     config = f'model_config_list {{ config {{ name: "a" base_path: "{path}" model_platform: "tensorflow" }} }}'
     with pytest.raises(ServingError, match="is not on a local file system"):
         read_config(parse_config(config))
@@ -120,7 +120,7 @@ def test_python_s_own_paths_must_be_local(path, world, tmp_path):
 
 
 def commands():
-    """Every command with a path among its parameters, and the line that gives that one."""
+    """Yields every command that has a path among its parameters, with a command line that sets this one."""
     found = typer.main.get_command(cli.app)
     todo = [((), found)]
     while todo:
@@ -131,7 +131,7 @@ def commands():
 
 
 def test_every_command_refuses_remote_paths(monkeypatch, tmp_path):
-    """First contact, line 20: whichever parameter holds the path."""
+    """Holds for every parameter that takes a path."""
     monkeypatch.chdir(tmp_path)
     tried = 0
     for words, command in commands():
@@ -142,7 +142,7 @@ def test_every_command_refuses_remote_paths(monkeypatch, tmp_path):
         if not line:
             continue
         ran = CliRunner().invoke(cli.app, [*words, *line])
-        if ran.exit_code == 2:  # Typer wants something else besides, or the argument is no path.
+        if ran.exit_code == 2:  # Typer requires another argument too, or this one is not a path.
             continue
         tried += 1
         said = str(ran.exception) + ran.output

@@ -1,4 +1,4 @@
-"""The index as a TensorFlow resource: tensors look into the mapped files, which travel with a SavedModel."""
+"""The index as a TensorFlow resource: tensors are views of the mapped files, which are assets of a SavedModel."""
 
 import gc
 import shutil
@@ -30,7 +30,7 @@ def table(index: MappedIndex) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def mapping_at(address: int) -> str:
-    """The line of /proc/self/maps that holds an address."""
+    """Returns the line of /proc/self/maps that contains an address."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, end = (int(part, 16) for part in line.split()[0].split("-"))
         if start <= address < end:
@@ -60,7 +60,7 @@ def test_item_ids_are_a_view_of_the_file(index):
 
 
 def test_no_op_writes_into_the_view(arrays, index):
-    """Kernels that work in place where they hold the last reference must copy here, or the process would die."""
+    """A kernel that works in place when it has the last reference must copy this view, or the process would crash."""
     mapped = MappedIndex(index)
 
     @tf.function
@@ -130,7 +130,7 @@ def test_indices_do_not_mix(arrays, index, tmp_path):
 
 
 def test_the_files_are_assets_of_a_saved_model(arrays, index, tmp_path):
-    """Moved, without the folder that it was made from; the graph holds names and no table."""
+    """The SavedModel loads after a move, without the index's folder; the graph has names but no table."""
     holder = Holder(MappedIndex(index))
     tf.saved_model.save(holder, str(tmp_path / "saved"))
     assets = {path.name: path.read_bytes() for path in (tmp_path / "saved" / "assets").iterdir()}
@@ -172,7 +172,7 @@ def _named(holder: Holder):
 
 
 def test_several_loads_in_sessions_have_an_index_each(arrays, index, tmp_path):
-    """As two versions of a model in one server."""
+    """Two versions of a model in one server are such loads."""
     holder = Holder(MappedIndex(index))
     tf.saved_model.save(holder, str(tmp_path / "1"), signatures={"items": _named(holder)})
     other = write(tmp_path / "other", **arrays | {"item_ids": np.arange(N)}, parameters={})

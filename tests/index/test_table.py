@@ -1,4 +1,4 @@
-"""Tables that hold less than float32, against NumPy's own rounding."""
+"""Tables of types narrower than float32, compared with NumPy's rounding."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
-"""Builds the HNSW graph by L2 over the item embeddings with Faiss (arXiv 2202.10226, section 3.2).
+"""Builds an HNSW graph over the item embeddings with Faiss, by L2 distance (arXiv 2202.10226, section 3.2).
 
-The model's score plays no part in building: the graph only says which items are similar to which. Items that share
-an embedding stand in it once while Faiss builds it (`copies`); what no walk would meet is linked afterwards (`reach`).
+The model's score plays no part in it: the graph only says which items are similar. Faiss builds it with one of the
+items that share an embedding (`copies`); items that no walk would reach are linked afterwards (`reach`).
 """
 
 import dataclasses
@@ -25,24 +25,24 @@ from tfserving_ext.progress import progress
 
 START_LAYER = 2
 CHUNK = 1 << 13
-# A corpus without upper layers is entered at all of its items up to this many.
+# If a corpus is too small for upper layers, its first items, up to this many, are the entry points.
 MAX_FLAT_ENTRY_POINTS = 1024
 MAX_THREADS = 1024
-# Beyond these powers of two the squares of float32 come near what it can hold: distances would all be 0, or infinite.
+# Beyond these powers of two, squares come near the limits of float32, and all distances might become 0 or infinite.
 LARGEST_EXPONENT = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Hnsw:
-    """How a graph is built.
+    """The parameters of building a graph.
 
     Attributes:
-      m: neighbours per item in the upper layers, twice as many at the ground (the paper's M, 32).
-      ef_construction: breadth of the search for neighbours while building (the paper's 40).
-      threads: threads to build with; None for all cores. One thread gives the same graph every time.
-      seed: of the layers that items are drawn into; the default is Faiss' own.
-      gpu: build the ground layer on a GPU, by CAGRA; the upper layers, a thirtieth of the items, are built by Faiss
-        as ever. Not the same graph as without, and not the same every time.
+      m: neighbours per item in the upper layers; the ground layer has twice as many (M in the paper, which uses 32).
+      ef_construction: beam width of the search for neighbours while building (the paper uses 40).
+      threads: threads to build with; None for all cores. With one thread the graph is the same every time.
+      seed: for drawing the layers of items; the default is Faiss' own.
+      gpu: build the ground layer on a GPU by CAGRA. Faiss builds the upper layers, with a thirtieth of the items, on
+        the CPU. The graph differs from the CPU's, and from run to run.
     """
 
     m: int = 32
@@ -52,7 +52,7 @@ class Hnsw:
     gpu: bool = False
 
     def __post_init__(self) -> None:
-        """Raises NannError where a value is out of its range."""
+        """Raises NannError if a value is out of its range."""
         threads = 1 if self.threads is None else self.threads
         for name, value, low, high in (
             ("m", self.m, 2, 512),
@@ -77,10 +77,10 @@ def build_index(
 ) -> Index:
     """Builds an index and writes it to the folder `target`, whole or not at all.
 
-    Embeddings may be mapped from a file. In memory the graph holds them once, with their links; the links are held a
-    second time, layer by layer, while they are read out of it. Every item is met by a walk from the entry points. The
-    manifest says how many items share another's embedding (`copies`), and how many of each layer, ground layer first,
-    no walk met before they were linked to their nearest neighbour and afterwards (`unreachable`).
+    Embeddings may be mapped from a file. Faiss' graph holds a copy of them in memory, and all links, of which a second
+    copy is made layer by layer. A walk from the entry points reaches every item. The manifest records how many items
+    have the same embedding as an earlier one (`copies`), and, for each layer, ground layer first, how many items no
+    walk reached before they were linked from their nearest neighbour, and how many afterwards (`unreachable`).
 
     Example:
       >>> ids, embeddings = np.load("embeddings/item_ids.npy"), np.load("embeddings/item_embs.npy")
@@ -91,16 +91,20 @@ def build_index(
     Args:
       item_ids: int [n], the data's own ids.
       item_embeddings: float [n, dim], the model's e_v.
-      target: the folder to write; an index there is replaced.
-      hnsw: how the graph is built.
-      dtype: how the index holds the embeddings: "float32", "float16" or "int8". The graph is built from float32.
+      target: the folder to write; it replaces an earlier index.
+      hnsw: how to build the graph.
+      dtype: the type of the embeddings in the index: "float32", "float16" or "int8". The graph is built from float32.
       force: replace whatever `target` holds.
 
+    Returns:
+      The index, opened.
+
     Raises:
-      NannError: bad items (see `write_index`) or dtype, or `hnsw.gpu` where Faiss has none.
+      NannError: the items (see `write_index`) or the dtype are bad, `target` cannot be written, or `hnsw.gpu` is set
+        and Faiss has no GPU.
     """
     check_dtype(dtype, "the index")
-    check_replaceable(target, INDEX, force)  # Before the minutes, or hours, that a graph takes.
+    check_replaceable(target, INDEX, force)  # Checked now, not after the minutes or hours that a graph takes.
     if hnsw.gpu:
         _check_gpu()
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
@@ -124,25 +128,25 @@ def _threads(number: int) -> Iterator[None]:
 
 
 class _Distinct:
-    """The embeddings that a graph is built from: each once, and of a size whose squares float32 can hold."""
+    """The distinct embeddings, from which a graph is built, scaled so that float32 can hold their squares."""
 
     def __init__(self, embeddings: np.ndarray, copies: Copies) -> None:
         self.dim = embeddings.shape[1]
         self._table, self._kept = embeddings, copies.kept if copies.number else None
         largest = max(float(np.abs(embeddings[at : at + CHUNK]).max()) for at in range(0, len(embeddings), CHUNK))
         exponent = int(np.frexp(largest)[1])
-        # By a power of two, which changes no digit; ordinary embeddings are taken as they are.
+        # A power of two changes only the exponent of a float; embeddings of ordinary size are not scaled at all.
         self._factor = None if abs(exponent) <= LARGEST_EXPONENT else 2.0**-exponent
 
     def __len__(self) -> int:
         return len(self._table if self._kept is None else self._kept)
 
     def items(self, items: np.ndarray) -> np.ndarray:
-        """float32 [m, dim] of any items, by their dense indices."""
+        """Returns the embeddings of any items, by their dense indices: float32 [m, dim]."""
         return self._scaled(self._table[items])
 
     def between(self, start: int, end: int) -> np.ndarray:
-        """float32 [m, dim], a view of the table where it holds just these."""
+        """Returns the distinct embeddings from `start` to `end`: float32 [m, dim], a view of the table if possible."""
         return self._scaled(self._table[start:end] if self._kept is None else self._table[self._kept[start:end]])
 
     def _scaled(self, rows: np.ndarray) -> np.ndarray:
@@ -152,19 +156,19 @@ class _Distinct:
 
 
 def _whole_graph(embeddings: np.ndarray, hnsw: Hnsw) -> tuple[Graph, dict[str, Any]]:
-    """A graph in which every item is met by a walk, and what the manifest says of it."""
+    """Builds a graph in which a walk reaches every item; returns it with its facts for the manifest."""
     copies = find_copies(embeddings)
     distinct = _Distinct(embeddings, copies)
     entry_points, layers = (_graph_by_gpu if hnsw.gpu else _graph)(distinct, hnsw)
     entry_points, layers = add_copies(entry_points, layers, copies)
-    # Twice as many links as Faiss gives, and copies in a tree have a few more to begin with.
+    # Allows twice as many links as Faiss creates; items in a tree of copies have a few more from the start.
     layers, lost = link_unreachable(entry_points, layers, distinct.items, [4 * hnsw.m + FAN_OUT, 2 * hnsw.m])
     left = [len(items) for items in unreachable(entry_points, layers)]
     return Graph(entry_points, layers), {"copies": copies.number, "unreachable": {"before": lost, "after": left}}
 
 
 def _graph(embeddings: _Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
-    """Builds the graph, and lets go of Faiss' copy of the embeddings when it has been read."""
+    """Builds the graph on the CPU. Faiss' own graph, with its copy of the embeddings, is freed on return."""
     index = faiss.IndexHNSWFlat(embeddings.dim, hnsw.m)
     index.hnsw.efConstruction = hnsw.ef_construction
     index.hnsw.rng = faiss.RandomGenerator(hnsw.seed)  # type: ignore[attr-defined]
@@ -177,7 +181,7 @@ def _graph(embeddings: _Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
 
 
 def _check_gpu() -> None:
-    """Raises NannError where Faiss cannot build on a GPU."""
+    """Raises NannError if Faiss cannot build on a GPU."""
     if not hasattr(faiss, "GpuIndexCagra"):
         raise NannError(
             f"this Faiss ({faiss.__version__}) cannot build on a GPU; install faiss-gpu-cuvs in place of faiss-cpu (by "
@@ -188,10 +192,10 @@ def _check_gpu() -> None:
 
 
 def _graph_by_gpu(embeddings: _Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
-    """The ground layer by CAGRA, with as many links as HNSW has there; the upper layers by Faiss while it is copied."""
+    """Builds the ground layer by CAGRA with as many links as HNSW; copying it to the CPU builds the upper layers."""
     config = faiss.GpuIndexCagraConfig()  # type: ignore[attr-defined]
     config.graph_degree = 2 * hnsw.m
-    config.intermediate_graph_degree = 4 * hnsw.m  # CAGRA's own proportion: 128 pruned to 64.
+    config.intermediate_graph_degree = 4 * hnsw.m  # The ratio of CAGRA's defaults, 128 pruned to 64.
     resources = faiss.StandardGpuResources()
     cagra = faiss.GpuIndexCagra(resources, embeddings.dim, faiss.METRIC_L2, config)  # type: ignore[attr-defined]
     with progress("index: building on the GPU", 2) as advance:
@@ -209,15 +213,15 @@ def extract_graph(hnsw: Any, start_layer: int = START_LAYER) -> tuple[np.ndarray
     """Reads the entry points and the layers below `start_layer` out of a Faiss HNSW graph.
 
     Args:
-      hnsw: the graph of n items.
+      hnsw: a Faiss HNSW graph of n items.
       start_layer: the layer whose items are all entry points; Faiss draws about n / M^start_layer of them.
 
     Returns:
-      int32 [e] entry points, and the layers, ground layer first.
+      The entry points, int32 [e], and the layers, ground layer first.
     """
-    levels = faiss.vector_to_array(hnsw.levels)  # Number of layers that an item is in.
+    levels = faiss.vector_to_array(hnsw.levels)  # The number of layers that an item is in.
     offsets = faiss.vector_to_array(hnsw.offsets)
-    slots = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())  # A view: it is the largest of all.
+    slots = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())  # A view, since it is the largest array.
     width = faiss.vector_to_array(hnsw.cum_nneighbor_per_level)
     layers = []
     for layer in range(start_layer):
@@ -235,13 +239,13 @@ def extract_graph(hnsw: Any, start_layer: int = START_LAYER) -> tuple[np.ndarray
                 neighbors[filled : filled + len(some)] = some
                 filled += len(some)
                 advance(len(rows))
-        neighbors.resize(filled, refcheck=False)  # In place: free slots are given back.
+        neighbors.resize(filled, refcheck=False)  # Shrinks the array in place and frees the unused end.
         layers.append(Layer(np.cumsum(row_splits, out=row_splits), neighbors))
     return _entry_points(levels, start_layer), layers
 
 
 def _entry_points(levels: np.ndarray, start_layer: int) -> np.ndarray:
-    """The items of the highest layer, not above `start_layer`, that has any; a flat corpus is entered everywhere."""
+    """Returns the items of the highest non-empty layer up to `start_layer`; without upper layers, the first items."""
     for layer in range(start_layer, 0, -1):
         members = np.flatnonzero(levels > layer)
         if len(members):

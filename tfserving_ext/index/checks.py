@@ -1,4 +1,4 @@
-"""What arrays must be to make an index; refused by the name of the file and the position of the entry."""
+"""Checks the arrays of an index; errors name the file and the position of the bad entry."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.index.graph import Layer
 
 CHECKED_AT_ONCE = 1 << 20
-# What stands for "no item" wherever ids are: padding of histories, and of answers.
-NO_ITEM = -1
+NO_ITEM = -1  # The id that means "no item": the padding of histories and of answers.
 
 
 def check_items(
@@ -19,13 +18,12 @@ def check_items(
     """Checks an item table and returns it as int64 [n] and float32 [n, dim].
 
     Args:
-      item_ids: the data's own ids; any integers but `NO_ITEM`.
+      item_ids: the data's own ids: any integers except `NO_ITEM`, all different.
       item_embeddings: any floats.
-      paths: what to call the two in messages: the files that they were read from.
+      paths: the names of the two in messages: the files that they were read from.
 
     Raises:
-      NannError: wrong types or shapes, different lengths, an id that is -1 or appears twice, or values that are not
-        finite.
+      NannError: types or shapes are wrong, lengths differ, an id is -1 or appears twice, or a value is not finite.
     """
     ids, table = paths
     if item_ids.ndim != 1 or not np.issubdtype(item_ids.dtype, np.integer):
@@ -47,7 +45,7 @@ def check_items(
         raise NannError(f"there are no items ({ids} is empty)")
     item_ids = _integers(ids, item_ids, "int64")
     check_ids(ids, item_ids)
-    with np.errstate(over="ignore"):  # Too large for float32 is infinite, and refused below.
+    with np.errstate(over="ignore"):  # A value too large for float32 becomes infinite and is refused below.
         item_embeddings = item_embeddings.astype(np.float32, copy=False)
     for start in range(0, len(item_embeddings), 1 << 18):
         rows = np.flatnonzero(~np.isfinite(item_embeddings[start : start + (1 << 18)]).all(axis=1))
@@ -61,7 +59,7 @@ def check_items(
 
 
 def check_ids(path: Path, ids: np.ndarray) -> None:
-    """Checks ids, int64 [n], that each must name one thing; `path` is what to call them.
+    """Checks that ids, int64 [n], are all different and none is `NO_ITEM`; messages call them `path`.
 
     Raises:
       NannError: an id is `NO_ITEM`, or appears twice.
@@ -79,7 +77,7 @@ def check_ids(path: Path, ids: np.ndarray) -> None:
 
 
 def check_vocabulary(path: Path, ids: np.ndarray) -> None:
-    """Checks the ids of a model, which are looked up by bisection.
+    """Checks the ids of a model, which must ascend since they are looked up by bisection; messages call them `path`.
 
     Raises:
       NannError: they are not int64 [n] in ascending order, or one is `NO_ITEM`.
@@ -96,27 +94,28 @@ def check_vocabulary(path: Path, ids: np.ndarray) -> None:
 
 
 def check_no_sentinel(path: Path, ids: np.ndarray) -> None:
-    """Raises NannError where one of `ids`, called `path`, is `NO_ITEM`."""
+    """Raises NannError if one of `ids`, which messages call `path`, is `NO_ITEM`."""
     at = _first(ids == NO_ITEM)
     if at >= 0:
         raise NannError(
             f"{path}[{at}] is {NO_ITEM}, the mark for 'no item' in requests and answers; allowed are all other int64: "
             "drop that row, from the embeddings too, or give it another id (the vocabularies of Keras' StringLookup "
-            "and IntegerLookup begin with one that is no item)"
+            "and IntegerLookup begin with an entry that is not an item)"
         )
 
 
 def check_graph(paths: Sequence[Path], n: int, entry_points: np.ndarray, layers: Sequence[Layer]) -> None:
-    """Checks the entries of a graph of `n` items against their bounds.
+    """Checks that the entries of a graph of `n` items are within their bounds.
 
     Args:
-      paths: the files to name, in the order of `Nann>IndexOpen`; those of the items come first and are not looked at.
-      n: items.
+      paths: the files that messages name, in the order of `Nann>IndexOpen`: the two files of the items, which are not
+        checked, then the entry points', then two per layer.
+      n: number of items.
       entry_points: int [e].
-      layers: each with row_splits int [n + 1], whose last entry is the length of its neighbors.
+      layers: each with row_splits int [n + 1], whose last entry must be the length of its neighbors.
 
     Raises:
-      NannError: naming the file and the position of the first entry that is out of bounds.
+      NannError: an entry is out of bounds; the message names the file and the first such position.
     """
     if n and not len(entry_points):
         raise NannError(f"{paths[2]} is empty")
@@ -139,7 +138,7 @@ def check_graph(paths: Sequence[Path], n: int, entry_points: np.ndarray, layers:
 
 
 def _check_items(path: Path, items: np.ndarray, n: int) -> None:
-    # In pieces: what a check allocates should not depend on the size of the index.
+    # Checked in pieces, so that memory does not depend on the size of the index.
     for start in range(0, len(items), CHECKED_AT_ONCE):
         piece = items[start : start + CHECKED_AT_ONCE]
         if piece.min() < 0 or piece.max() >= n:
@@ -150,10 +149,11 @@ def _check_items(path: Path, items: np.ndarray, n: int) -> None:
 def as_integers(
     paths: Sequence[Path], entry_points: np.ndarray, layers: Sequence[Layer]
 ) -> tuple[np.ndarray, list[Layer]]:
-    """The arrays of a graph in the types of the format; `paths` as in `check_graph`.
+    """Casts the arrays of a graph to the types of the format; `paths` as in `check_graph`.
 
     Raises:
-      NannError: what is no integer, has another number of dimensions, or does not fit the type; by file and position.
+      NannError: an array does not hold integers in one dimension, or an entry does not fit its type; the message names
+        the file and the position.
     """
     made = []
     for number, layer in enumerate(layers):
@@ -163,7 +163,7 @@ def as_integers(
 
 
 def _integers(name: str | Path, values: np.ndarray, dtype: str) -> np.ndarray:
-    """`values` as `dtype`, which must be able to hold them: a cast alone would wrap around to another item."""
+    """Casts `values` to `dtype`; refuses values out of its range, which a plain cast would turn into other items."""
     values = np.asarray(values)
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise NannError(f"{name} is {values.dtype} {list(values.shape)}, it must be integers in one dimension")
@@ -176,6 +176,6 @@ def _integers(name: str | Path, values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _first(wrong: np.ndarray) -> int:
-    """The place of the first true, -1 where there is none."""
+    """Returns the place of the first true, or -1 if there is none."""
     at = int(wrong.argmax()) if len(wrong) else 0
     return at if len(wrong) and wrong[at] else -1

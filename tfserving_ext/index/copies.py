@@ -1,8 +1,9 @@
-"""Items that share one embedding: one of them stands in the graph that Faiss builds, the others are added to it.
+"""Items that share an embedding: Faiss builds the graph with one of them, and the others are added afterwards.
 
-HNSW keeps an item's nearest neighbours. Where more items share an embedding than an item has links, all of these go
-to the copies at distance 0, and the graph falls apart: of 10,000 items of which 1,000 were never trained, 8,326 others
-were met by no walk. Under any model the copies have one score: nothing is lost by building without them (adr/0019).
+HNSW keeps an item's nearest neighbours. If more items share an embedding than an item has links, all of its links lead
+to copies at distance 0, and the graph falls apart: in a corpus of 10,000 items of which 1,000 were never trained, no
+walk reached 8,326 of the others. A model gives all copies the same score, so that nothing is lost by building without
+them (adr/0019).
 """
 
 import dataclasses
@@ -11,17 +12,17 @@ import numpy as np
 
 from tfserving_ext.index.graph import ROWS_AT_ONCE, Layer, places, with_links
 
-# Copies that one copy links to: a million are seven links deep, and a walk that meets one scores no more than these.
+# The children of a copy in its tree: a million copies are seven links deep, and expanding one scores at most this many.
 FAN_OUT = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """Which of n items stand in the graph, and which are copies of those.
+    """Which of n items are in the graph that Faiss builds, and which are copies of those.
 
     Attributes:
-      kept: int64 [u], the first item of each embedding, in order.
-      place: int64 [n], where in `kept` each item's embedding is.
+      kept: int64 [u], the first item of each distinct embedding, ascending.
+      place: int64 [n], the place in `kept` of the item that has each item's embedding.
     """
 
     kept: np.ndarray
@@ -29,12 +30,12 @@ class Copies:
 
     @property
     def number(self) -> int:
-        """How many items are copies of another."""
+        """The number of items that are copies of another."""
         return len(self.place) - len(self.kept)
 
 
 def find_copies(embeddings: np.ndarray) -> Copies:
-    """Groups the rows of float32 [n, dim] by value (0 and -0 are one). Reads them in pieces; holds 40 bytes a row."""
+    """Groups the rows of float32 [n, dim] by value (0 equals -0). Reads them in pieces and needs 40 bytes per row."""
     n, hashes = len(embeddings), _hashes(embeddings)
     _, first, place = np.unique(hashes, return_index=True, return_inverse=True)
     original = first[place]
@@ -43,13 +44,13 @@ def find_copies(embeddings: np.ndarray) -> Copies:
             original[begin : begin + ROWS_AT_ONCE] != np.arange(begin, min(begin + ROWS_AT_ONCE, n))
         )
         differs = (embeddings[items] != embeddings[original[items]]).any(axis=1)
-        original[items[differs]] = items[differs]  # Two embeddings with one hash.
+        original[items[differs]] = items[differs]  # Different embeddings with the same hash.
     kept = np.flatnonzero(original == np.arange(n))
     return Copies(kept, np.searchsorted(kept, original))
 
 
 def _hashes(embeddings: np.ndarray) -> np.ndarray:
-    """uint64 [n], the same for rows of the same numbers."""
+    """Returns a hash of each row, uint64 [n]; equal rows have equal hashes."""
     n, dim = embeddings.shape
     rng = np.random.default_rng(0)
     mixer, factors = (rng.integers(2**63, size=count, dtype=np.uint64) * 2 + 1 for count in (1, dim))
@@ -62,10 +63,11 @@ def _hashes(embeddings: np.ndarray) -> np.ndarray:
 
 
 def add_copies(entry_points: np.ndarray, layers: list[Layer], copies: Copies) -> tuple[np.ndarray, list[Layer]]:
-    """The graph over all items, from that over `copies.kept`.
+    """Turns the graph over `copies.kept` into the graph over all items.
 
-    At the ground a copy has the links of the item that it is a copy of. The copies of an item hang below it in a tree
-    of `FAN_OUT` children each, linked both ways, lower items nearer to the root. Upper layers have no copies.
+    In the ground layer a copy has the links of the item that it is a copy of. The copies of an item form a tree below
+    it with `FAN_OUT` children each, linked in both directions, items with lower indices nearer to the root. Upper
+    layers have no copies.
     """
     if not copies.number:
         return entry_points, layers
@@ -90,15 +92,15 @@ def add_copies(entry_points: np.ndarray, layers: list[Layer], copies: Copies) ->
 
 
 def _others(copies: Copies) -> np.ndarray:
-    """The items that are copies of another, in order."""
+    """Returns the items that are copies of another, ascending."""
     other = np.ones(len(copies.place), bool)
     other[copies.kept] = False
     return np.flatnonzero(other)
 
 
 def _trees(copies: Copies) -> tuple[np.ndarray, np.ndarray]:
-    """Parent and child of every link of the trees of copies, as dense indices."""
-    order = np.argsort(copies.place, kind="stable")  # Item by item of `kept`, its copies behind it.
+    """Returns parent and child of every link in the trees of copies, as dense indices."""
+    order = np.argsort(copies.place, kind="stable")  # Each item of `kept`, followed by its copies.
     group = copies.place[order]
     first = np.searchsorted(group, group)
     position = np.arange(len(order)) - first

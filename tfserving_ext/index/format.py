@@ -1,7 +1,8 @@
 """The index on disk: `manifest.json` and raw little-endian arrays that are mapped, never copied (docs/format.md).
 
-Shapes: n items, dim the width of an embedding, e entry points. `layers[0]` is the ground layer, which holds all items;
-the start layer above the last of `layers` has no edges here, its items are the entry points.
+In shapes, n is the number of items, dim the width of an embedding, and e the number of entry points. `layers[0]` is the
+ground layer, which has all items. The start layer, above the last of `layers`, is stored without edges: its items are
+the entry points.
 """
 
 import dataclasses
@@ -22,13 +23,13 @@ from tfserving_ext.outputs import INDEX
 
 FORMAT = "nann-index"
 FORMAT_VERSION = 1
-# What the op allows (custom_ops/core/index_view.h); also keeps a broken manifest from making us allocate.
+# The limits of the op (custom_ops/core/index_view.h); they also keep a damaged manifest from causing large allocations.
 MAX_DIM = 1 << 20
 MAX_LAYERS = 32
 
 
 def _file_names(layers: int, dtype: str) -> list[str]:
-    """All array files, in the order in which `Nann>IndexOpen` takes them."""
+    """Returns the names of all array files, in the order in which `Nann>IndexOpen` takes them."""
     names = ["item_ids.bin", "item_embeddings.bin", "entry_points.bin"]
     for layer in range(layers):
         names += [f"row_splits_{layer}.bin", f"neighbors_{layer}.bin"]
@@ -37,7 +38,7 @@ def _file_names(layers: int, dtype: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """An index that was opened: every offset and neighbour is within its bounds.
+    """An open index, with every offset and neighbour within its bounds.
 
     Example:
       >>> index = nann.Index.open("index")
@@ -45,11 +46,11 @@ class Index:
       True
 
     Attributes:
-      folder: where it lies.
-      manifest: what `manifest.json` holds.
+      folder: the index's folder.
+      manifest: the content of `manifest.json`.
       item_ids: int64 [n], the data's own ids.
-      item_embeddings: [n, dim] of `dtype`, mapped; `embeddings` gives them as float32.
-      item_scales: float32 [n] where `dtype` is int8, or else None.
+      item_embeddings: [n, dim] of `dtype`, mapped; `embeddings` returns them as float32.
+      item_scales: float32 [n] if `dtype` is int8, otherwise None.
       entry_points: int32 [e].
       layers: ground layer first.
     """
@@ -69,11 +70,11 @@ class Index:
 
     @property
     def dtype(self) -> str:
-        """How the table holds embeddings: "float32", "float16" or "int8"."""
+        """The type of the stored embeddings: "float32", "float16" or "int8"."""
         return self.manifest["dtype"]
 
     def embeddings(self, rows: Any = slice(None)) -> np.ndarray:
-        """Embeddings as a scorer gets them, float32 [m, dim]; a view of the file where the whole table is float32."""
+        """Returns embeddings as a scorer gets them: float32 [m, dim], a view of the file if that is possible."""
         return decode(self.item_embeddings[rows], None if self.item_scales is None else self.item_scales[rows])
 
     @property
@@ -87,11 +88,11 @@ class Index:
 
         Args:
           folder: a folder that `write_index` wrote.
-          checksums: whether to read every file whole and compare its SHA-256 with the manifest's.
+          checksums: also read every file completely and compare its SHA-256 with the manifest's.
 
         Raises:
-          NannError: the folder is no index, of an unknown format version, truncated, or an entry is out of bounds; the
-            message names the file and the position.
+          NannError: the folder is not an index or has an unknown format version, a file is truncated, or an entry is
+            out of bounds; the message names the file and the position.
         """
         check_local(folder)
         folder = Path(folder)
@@ -131,10 +132,10 @@ class Index:
         return index
 
     def check(self) -> None:
-        """Checks every entry against its bounds.
+        """Checks that every entry is within its bounds.
 
         Raises:
-          NannError: naming the file and the position of the first entry that is out of bounds.
+          NannError: an entry is out of bounds; the message names the file and the first such position.
         """
         if self.item_scales is not None:
             wrong = np.flatnonzero(~(np.isfinite(self.item_scales) & (self.item_scales > 0)))
@@ -174,7 +175,7 @@ def _map(path: Path, dtype: Any, length: int) -> np.ndarray:
     if held != length * size:
         raise NannError(
             f"{path} has {held} bytes, expected {length} x {size} = {length * size}; "
-            "the file is truncated or of another index"
+            "the file is truncated or belongs to another index"
         )
     if held == 0:
         return np.zeros(0, dtype)
@@ -196,17 +197,20 @@ def write_index(
     """Writes an index, whole or not at all, and opens it.
 
     Args:
-      folder: the target; an index there is replaced.
+      folder: the folder to write; it replaces an earlier index.
       item_ids: int64 [n], the data's own ids, all different.
       item_embeddings: float32 [n, dim], finite.
-      graph: its layers and entry points.
-      parameters: what else the manifest should say (metric, M, ...).
-      dtype: how to hold the embeddings: "float32", "float16" or "int8" (`index.table`).
+      graph: the entry points and layers.
+      parameters: further entries of the manifest (metric, M, ...).
+      dtype: the type of the stored embeddings: "float32", "float16" or "int8" (`index.table`).
       force: replace whatever `folder` holds.
 
+    Returns:
+      The index, opened.
+
     Raises:
-      NannError: arrays of different lengths, repeated ids, embeddings that are not finite, entries out of bounds, or
-        the folder cannot be written.
+      NannError: lengths differ, ids repeat, embeddings are not finite, entries are out of bounds, or the folder cannot
+        be written.
     """
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
     entry_points, layers = graph

@@ -1,4 +1,4 @@
-"""A graph and its layers, as compressed sparse rows, and what is done with its rows."""
+"""A graph and its layers as compressed sparse rows, and operations on these rows."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Graph(NamedTuple):
 
     Attributes:
       entry_points: int32 [e], dense indices of the start layer's items.
-      layers: the layers below it, ground layer first.
+      layers: the layers below the start layer, ground layer first.
     """
 
     entry_points: np.ndarray
@@ -35,15 +35,23 @@ class Graph(NamedTuple):
 
 
 def places(layer: Layer, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where in `neighbors` the links of `items` are, end to end, int64 [e], and how many each item has, int64 [m]."""
+    """Returns the places in `neighbors` of the links of `items`, item after item, and each item's number of links.
+
+    Args:
+      layer: the layer.
+      items: int [m], dense indices.
+
+    Returns:
+      int64 [sum of degrees] places, and int64 [m] degrees.
+    """
     first = np.asarray(layer.row_splits[items])
     degrees = np.asarray(layer.row_splits[items + 1]) - first
-    # Where each item's links begin, less how many came before them.
+    # For each link: where its item's links begin in `neighbors`, minus the number of links of the items before.
     return np.repeat(first - (np.cumsum(degrees) - degrees), degrees) + np.arange(degrees.sum()), degrees
 
 
 def with_links(layer: Layer, sources: np.ndarray, targets: np.ndarray) -> Layer:
-    """The layer with links from each of `sources` to the target beside it, behind those that it has."""
+    """Returns the layer with an added link from each of `sources` to its element of `targets`, after existing links."""
     order = np.argsort(sources, kind="stable")
     sources, targets = sources[order], targets[order]
     neighbors = np.insert(layer.neighbors, layer.row_splits[sources + 1], targets)

@@ -1,8 +1,8 @@
-"""Whether an index holds the embeddings that a model gives the same items.
+"""Checks that an index holds the embeddings that a model gives to the same items.
 
-An index of another training, or whose ids are in another order than its embeddings, loads and answers; only its
-answers are bad, so that nothing else would tell. New items, which the model does not know, are no fault: the search
-scores them by what the index holds.
+An index from another training, or with ids in another order than its embeddings, loads and answers requests, but the
+answers are bad; no other check would find this. New items, which the model does not know, are allowed: the search
+scores them by their embeddings in the index.
 """
 
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 
 SAMPLE = 256
-# Of an embedding's length: what another machine, or half precision, computes otherwise.
+# Allowed difference, as a share of an embedding's length; another machine, or half precision, computes other digits.
 TOLERANCE = 0.02
-# Of the sample's median length: what an embedding of almost nothing may differ by.
+# Allowed difference, as a share of the sample's median length; for embeddings near zero.
 FLOOR = 1e-3
-# So many ids that are not in the index are asked for too: models may have several embeddings for what they do not know.
+# The number of ids outside the index that the model is asked for: it may have several embeddings for unknown ids.
 _PROBES = 64
-# So many rows are looked through for an embedding that is not where it should be.
-_LOOKED_THROUGH, _AT_ONCE = 1 << 20, 1 << 16
+# The number of rows that are searched for an embedding that is not in its place, and how many at once.
+_SEARCHED_ROWS, _AT_ONCE = 1 << 20, 1 << 16
 
 
 class ItemSample(NamedTuple):
-    """What a model says of items of an index.
+    """A model's own embeddings of some items of an index.
 
     Attributes:
       ids: int64 [m].
-      vectors: their embeddings, float32 [m, d].
+      vectors: the model's embeddings of these items, float32 [m, d].
     """
 
     ids: np.ndarray
@@ -39,17 +39,21 @@ class ItemSample(NamedTuple):
 def check_embeddings(
     index: Index, item: Callable[[np.ndarray], np.ndarray], known: np.ndarray | None = None, name: str = ""
 ) -> ItemSample:
-    """Compares a sample of the index with what the model gives; returns those that the model knows.
+    """Compares a sample of the index's embeddings with the model's.
 
     Args:
       index: an open index.
-      item: embeddings float32 [m, d] of ids, int64 [m].
-      known: the ids that the model knows, ascending. Where None, those count as unknown that `item` gives the very
-        embedding of another, or of an id that is not in the index: models have one for all that they do not know.
-      name: what errors call the index; by default its folder.
+      item: the model's function from ids, int64 [m], to embeddings, float32 [m, d].
+      known: the ids that the model knows, ascending. None if the model does not say; then an item counts as unknown if
+        its embedding differs from the index's, and equals that of another item or of an id outside the index, since
+        models have the same embedding for all unknown ids.
+      name: the index's name in messages; by default its folder.
+
+    Returns:
+      The part of the sample that the model knows.
 
     Raises:
-      NannError: the model knows none of the items, or gives one another embedding.
+      NannError: the model knows none of the items, or gives one of them another embedding than the index.
     """
     name = name or str(index.folder)
     rows = np.arange(len(index.item_ids)) if known is None else np.flatnonzero(_among(index.item_ids, known))
@@ -63,8 +67,8 @@ def check_embeddings(
         rows, ids, vectors, wrong = (each[~new] for each in (rows, ids, vectors, wrong))
     if not len(ids):
         raise NannError(
-            f"{name} holds no item that the model knows, of {len(index.item_ids)}; is it of another corpus, or are its "
-            "ids row numbers in place of the data's own?"
+            f"{name} holds no item that the model knows, of {len(index.item_ids)}; does it belong to another corpus, "
+            "or are its ids row numbers in place of the data's own ids?"
         )
     refuse(index, rows, vectors, wrong, name, "this model's")
     return ItemSample(ids, vectors)
@@ -73,18 +77,18 @@ def check_embeddings(
 def differing(
     index: Index, rows: np.ndarray, vectors: np.ndarray, name: str, rounding: float = 0.0, tolerance: float = TOLERANCE
 ) -> np.ndarray:
-    """Which of `rows` of an index hold something else than `vectors`, bool [m].
+    """Returns True where the embedding in a row of an index differs from the given one, bool [m].
 
     Args:
       index: an open index.
       rows: int64 [m].
-      vectors: float32 [m, d].
-      name: what errors call the index.
-      rounding: by how much a coordinate of `vectors` may be rounded.
-      tolerance: of the length.
+      vectors: the embeddings expected in these rows, float32 [m, d].
+      name: the index's name in messages.
+      rounding: the largest rounding error of a coordinate of `vectors`.
+      tolerance: the allowed difference, as a share of the embedding's length.
 
     Raises:
-      NannError: they are of another width.
+      NannError: `vectors` has another width than the index.
     """
     if vectors.ndim != 2 or vectors.shape[1:] != (index.dim,):
         raise NannError(
@@ -100,7 +104,16 @@ def differing(
 
 
 def refuse(index: Index, rows: np.ndarray, vectors: np.ndarray, wrong: np.ndarray, name: str, whose: str) -> None:
-    """Raises NannError for the item that differs most, if any does; `whose` says whose embeddings were wanted."""
+    """Raises NannError for the item whose embedding differs most, if any differs.
+
+    Args:
+      index: an open index.
+      rows: int64 [m], the rows compared.
+      vectors: the embeddings expected in these rows, float32 [m, d].
+      wrong: bool [m], as `differing` returns it.
+      name: the index's name in the message.
+      whose: whose embeddings were expected, for the message, such as "this model's".
+    """
     if not wrong.any():
         return
     distances = np.where(wrong, np.linalg.norm(index.embeddings(rows) - vectors, axis=1), -1)
@@ -111,12 +124,13 @@ def refuse(index: Index, rows: np.ndarray, vectors: np.ndarray, wrong: np.ndarra
     cause = (
         f"it holds that embedding for item {elsewhere}: item_ids.npy and item_embs.npy are in different orders"
         if elsewhere is not None
-        else "it is of another training, its ids are in another order than its embeddings, or these were changed on "
-        "the way, such as normalised; make item_ids.npy and item_embs.npy of this model and build the index again"
+        else "it belongs to another training, its ids are in another order than its embeddings, or these were changed "
+        "in between, such as normalised; make item_ids.npy and item_embs.npy from this model and build the index again"
     )
     raise NannError(
-        f"{name} was not built from {whose} embeddings: item {item} has another, {distances[place]:.3g} away from its "
-        f"own, which is {length:.3g} long; {int(wrong.sum())} of {len(rows)} sampled items differ. Perhaps {cause}"
+        f"{name} was not built from {whose} embeddings: item {item} has another, at distance {distances[place]:.3g} "
+        f"from its own, which has length {length:.3g}; {int(wrong.sum())} of {len(rows)} sampled items differ. Perhaps "
+        f"{cause}"
     )
 
 
@@ -126,26 +140,26 @@ def _among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _of_others(index: Index, item: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Embeddings of ids that are not in the index, float32 [m, d]; none where `item` fails for these.
+    """Returns the model's embeddings of ids that are not in the index, float32 [m, d]; none if `item` fails for these.
 
-    The sample may hold a single new item, whose embedding no other of it has.
+    They are needed if the sample has a single new item, whose embedding no other item of the sample has.
     """
     last = min(int(np.max(index.item_ids)), np.iinfo(np.int64).max - _PROBES)
     try:
         return np.asarray(item(np.arange(last + 1, last + 1 + _PROBES)), np.float32).reshape(-1, index.dim)
-    except Exception:  # The model's own code, asked for what it need not know.
+    except Exception:  # The model's code may raise anything for ids that it need not know.
         return np.zeros([0, index.dim], np.float32)
 
 
 def _repeated(vectors: np.ndarray) -> np.ndarray:
-    """Which vectors stand there more than once."""
+    """Returns True for the vectors that appear more than once."""
     _, places, counts = np.unique(vectors, axis=0, return_inverse=True, return_counts=True)
     return counts[np.reshape(places, -1)] > 1
 
 
 def _holder(index: Index, vector: np.ndarray) -> int | None:
-    """The id of an item with this embedding."""
-    count = min(len(index.item_ids), _LOOKED_THROUGH)
+    """Returns the id of an item with this embedding, among the first `_SEARCHED_ROWS`; None if there is none."""
+    count = min(len(index.item_ids), _SEARCHED_ROWS)
     for start in range(0, count, _AT_ONCE):
         rows = np.arange(start, min(start + _AT_ONCE, count))
         same = ~differing(index, rows, np.broadcast_to(vector, [len(rows), len(vector)]), "")

@@ -15,7 +15,7 @@ from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.reach import unreachable
 from tfserving_ext.outputs import INDEX, check_replaceable
 
-# What NumPy raises of bytes that are no array, a damaged header or a damaged archive among them.
+# The errors that NumPy raises for files that are not arrays, or have a damaged header or archive.
 _NOT_AN_ARRAY = (
     ValueError,
     EOFError,
@@ -47,7 +47,7 @@ def load_array(path: Path) -> np.ndarray:
         held = ", ".join(loaded.files) or "nothing"
         loaded.close()
         raise NannError(
-            f"{path} is an .npz archive (of {held}), not a .npy array; write the array that is meant with numpy.save"
+            f"{path} is an .npz archive (of {held}), not a .npy array; write the array alone with numpy.save"
         )
     return loaded
 
@@ -58,15 +58,16 @@ def read_original(
     """Reads and checks the original's files.
 
     Args:
-      index_folder: holds `enter_points.npy`, `neighbors_level_{l}_values.npy`, `neighbors_level_{l}_row_splits.npy`.
-      embeddings_folder: holds `item_ids.npy` and `item_embs.npy`.
+      index_folder: the folder with `enter_points.npy`, `neighbors_level_{l}_values.npy` and
+        `neighbors_level_{l}_row_splits.npy`.
+      embeddings_folder: the folder with `item_ids.npy` and `item_embs.npy`.
 
     Returns:
-      item_ids int64 [n], item_embeddings float32 [n, dim], entry_points int32 [e], layers, for `write_index`.
+      item_ids int64 [n], item_embeddings float32 [n, dim], entry_points int32 [e], and the layers, for `write_index`.
 
     Raises:
-      NannError: a file is missing or is not a plain array, a level is missing below another, or an entry is out of its
-        bounds; the message names the file that was read.
+      NannError: a file is missing or is not a plain array, a level below another is missing, or an entry is out of its
+        bounds; the message names the file.
     """
     index_folder, embeddings_folder = Path(index_folder), Path(embeddings_folder)
     paths = [embeddings_folder / "item_ids.npy", embeddings_folder / "item_embs.npy", index_folder / "enter_points.npy"]
@@ -87,19 +88,22 @@ def import_original(
     dtype: str = "float32",
     force: bool = False,
 ) -> Index:
-    """Writes the original's files in our format, the graph as it is, and opens it.
+    """Converts the original's files to an index, with the graph unchanged.
 
-    The manifest says of each layer, ground layer first, how many of its items no walk meets (`unreachable`).
+    The manifest records for each layer, ground layer first, how many items no walk reaches (`unreachable`).
 
     Args:
       index_folder: see `read_original`.
-      embeddings_folder: see there.
-      target: the folder to write.
-      dtype: how to hold the embeddings.
+      embeddings_folder: see `read_original`.
+      target: the folder to write; it replaces an earlier index.
+      dtype: the type of the stored embeddings: "float32", "float16" or "int8".
       force: replace whatever `target` holds.
 
+    Returns:
+      The index, opened.
+
     Raises:
-      NannError: see `read_original` and `write_index`.
+      NannError: as `read_original` and `write_index` do.
     """
     check_replaceable(target, INDEX, force, [index_folder, embeddings_folder])
     item_ids, item_embeddings, entry_points, layers = read_original(index_folder, embeddings_folder)
@@ -109,7 +113,7 @@ def import_original(
 
 
 def _levels(folder: Path) -> int:
-    """How many levels the graph in `folder` has: 0 and up, without a gap, both files of each."""
+    """Returns the number of levels in `folder`; each level from 0 to the highest must have both of its files."""
     found = [re.fullmatch(r"neighbors_level_(\d+)_(values|row_splits)\.npy", path.name) for path in _listed(folder)]
     files = {(int(name[1]), name[2]) for name in found if name}
     levels = max((level for level, _ in files), default=0) + 1

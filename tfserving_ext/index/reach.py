@@ -1,8 +1,8 @@
-"""What a walk can reach in a graph, and links to what none reaches.
+"""Finds the items of a graph that no walk reaches, and links them.
 
-A search enters at the entry points, walks a layer, and starts the next layer below from what it met. HNSW prunes the
-links of an item that has too many, so that a few items of any corpus are linked from nowhere. No search finds these,
-whatever their score, unless it is seeded with them.
+A search enters at the entry points, walks a layer, and starts the next layer from the items that it reached. HNSW
+prunes the links of an item that has too many, so that in any corpus nothing links to a few of the items. No search
+finds these, whatever their score, unless it is seeded with them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,21 +14,21 @@ import numpy as np
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.graph import ROWS_AT_ONCE, Layer, places, with_links
 
-# Candidates that an item without any reached neighbour of its own is held against, drawn evenly.
+# An item that has no reached neighbours is linked from the nearest of this many candidates, drawn evenly.
 MAX_CANDIDATES = 1 << 17
 MAX_LOST_AT_ONCE = 1 << 12
 
 
 def walk(layer: Layer, start: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
-    """What a walk of any length from `start` meets in one layer. Breadth first; each link is looked at once.
+    """Walks one layer from `start`, breadth first, and returns what it reaches; follows each link once.
 
     Args:
       layer: the links among n items.
       start: int [m], dense indices.
-      seen: bool [n], what was met before and is not walked again; changed in place.
+      seen: bool [n], items that were reached before and are not expanded again; changed in place. None for no items.
 
     Returns:
-      `seen`, with what was met now.
+      `seen`, or a new array, which is also true for the items that this walk reaches.
     """
     n = len(layer.row_splits) - 1
     seen = np.zeros(n, bool) if seen is None else seen
@@ -42,7 +42,7 @@ def walk(layer: Layer, start: np.ndarray, seen: np.ndarray | None = None) -> np.
             fresh = fresh[~seen[fresh]]
             order = np.arange(len(fresh), dtype=np.int32)
             slots[fresh] = order
-            fresh = fresh[slots[fresh] == order]  # Each once, without sorting.
+            fresh = fresh[slots[fresh] == order]  # Removes duplicates without sorting.
             seen[fresh] = True
             met.append(fresh)
         front = np.concatenate(met)
@@ -50,7 +50,7 @@ def walk(layer: Layer, start: np.ndarray, seen: np.ndarray | None = None) -> np.
 
 
 def members(layer: Layer, entry_points: np.ndarray) -> np.ndarray:
-    """The items of an upper layer, int64 [m]: those that have links there or are linked to, and the entry points."""
+    """Returns the items of an upper layer, int64 [m]: those with links from or to them, and the entry points."""
     inside = np.diff(layer.row_splits) > 0
     inside[layer.neighbors] = True
     inside[entry_points] = True
@@ -58,10 +58,10 @@ def members(layer: Layer, entry_points: np.ndarray) -> np.ndarray:
 
 
 def unreachable(entry_points: np.ndarray, layers: Sequence[Layer]) -> list[np.ndarray]:
-    """The items of each layer, ground layer first, that no walk meets which descends from the entry points.
+    """Finds the items of each layer that no walk from the entry points down through the layers reaches.
 
     Returns:
-      Per layer int64 [m], dense indices, in order.
+      For each layer, ground layer first, int64 [m] dense indices, ascending.
     """
     found, start = [], np.asarray(entry_points)
     for number in reversed(range(len(layers))):
@@ -73,15 +73,15 @@ def unreachable(entry_points: np.ndarray, layers: Sequence[Layer]) -> list[np.nd
 
 
 def unreachable_items(index: Index) -> np.ndarray:
-    """The items of an index that no walk from its entry points meets, int64 [m], dense indices, in order.
+    """Returns the items of an index that no walk from its entry points reaches: int64 [m], dense indices, ascending.
 
-    A search that is seeded with the history may yet meet them.
+    A search that is seeded with the user's history may reach them nevertheless.
     """
     return unreachable(index.entry_points, index.layers)[0]
 
 
 def graph_facts(manifest: Mapping[str, Any]) -> list[str]:
-    """What an index's manifest says of copies and of what no walk meets, in words; nothing where there is neither."""
+    """Returns lines of text on the copies and the unreachable items in an index's manifest; none if it has neither."""
     lines, counts = [], manifest.get("unreachable") or {}
     (ground, *upper), left = counts.get("before") or [0], (counts.get("after") or [0])[0]
     if manifest.get("copies"):
@@ -90,13 +90,13 @@ def graph_facts(manifest: Mapping[str, Any]) -> list[str]:
         )
     if left:
         lines.append(
-            f"{left:,} of {manifest['num_items']:,} items are met by no walk from the entry points: a search finds "
-            "them only if it is seeded with them; `nann index` builds a graph without such items"
+            f"{left:,} of {manifest['num_items']:,} items cannot be reached from the entry points: a search finds them "
+            "only if it is seeded with them; `nann index` builds a graph without such items"
         )
     elif ground or any(upper):
         lines.append(
-            f"{ground:,} items at the ground and {sum(upper):,} above were met by no walk from the entry points; their "
-            "nearest neighbours link to them now"
+            f"{ground:,} items of the ground layer and {sum(upper):,} of upper layers could not be reached from the "
+            "entry points; their nearest neighbours link to them now"
         )
     return lines
 
@@ -107,16 +107,16 @@ def link_unreachable(
     embeddings: Callable[[np.ndarray], np.ndarray],
     most: Sequence[int],
 ) -> tuple[list[Layer], list[int]]:
-    """Links every item that no walk meets from its nearest neighbour, by L2, that a walk meets.
+    """Links every item that no walk reaches from its nearest neighbour, by L2, that a walk reaches.
 
     Args:
       entry_points: int [e].
       layers: ground layer first.
-      embeddings: float32 [m, dim] of dense indices.
-      most: per layer the most links that an item may have afterwards; at least one more than any has now.
+      embeddings: the function from dense indices, int [m], to embeddings, float32 [m, dim].
+      most: for each layer, the most links that an item may have afterwards; at least one more than any item has now.
 
     Returns:
-      The layers, in which every item is met, and per layer how many were not.
+      The layers, in which every item is reached, and for each layer, how many items were not reached before.
     """
     linked, lost, start = list(layers), [0] * len(layers), np.asarray(entry_points)
     for number in reversed(range(len(layers))):
@@ -134,11 +134,11 @@ def link_unreachable(
 def _links(
     layer: Layer, here: np.ndarray, seen: np.ndarray, embeddings: Callable[[np.ndarray], np.ndarray], most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sources and targets of links by which all of `here` is met; `seen` says so afterwards."""
+    """Returns sources and targets of links by which a walk reaches all of `here`; updates `seen` accordingly."""
     degrees = np.diff(layer.row_splits)
     sources, targets = [], []
     while len(unmet := here[~seen[here]]):
-        # An item was pruned from the lists of its neighbours, but has kept them in its own.
+        # HNSW pruned the item from its neighbours' lists, but its own list still has these neighbours.
         found = _nearest_of_own(layer, unmet, seen & (degrees < most), embeddings)
         if not (found[0] >= 0).any():
             unmet = unmet[:MAX_LOST_AT_ONCE]
@@ -147,14 +147,14 @@ def _links(
         np.add.at(degrees, source, 1)
         sources.append(source)
         targets.append(target)
-        walk(layer, target, seen)  # And with them, what they alone lead to.
+        walk(layer, target, seen)  # The linked items may lead to further ones.
     return np.concatenate(sources), np.concatenate(targets)
 
 
 def _nearest_of_own(
     layer: Layer, items: np.ndarray, allowed: np.ndarray, embeddings: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each item's neighbours that are `allowed` the nearest, or -1, and its squared distance."""
+    """Returns the nearest of each item's own neighbours that is `allowed`, or -1, and its squared distance."""
     nearest, distances = np.full(len(items), -1, np.int64), np.full(len(items), np.inf)
     for begin in range(0, len(items), ROWS_AT_ONCE // 16):
         piece = items[begin : begin + ROWS_AT_ONCE // 16]
@@ -173,7 +173,7 @@ def _nearest_of_own(
 def _nearest_of_all(
     items: np.ndarray, candidates: np.ndarray, embeddings: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each item the nearest of `candidates`, or of as many as are drawn of them, and its squared distance."""
+    """Returns each item's nearest of at most `MAX_CANDIDATES` drawn from `candidates`, and its squared distance."""
     candidates = candidates[:: -(-len(candidates) // MAX_CANDIDATES)]
     squared, nearest = faiss.knn(embeddings(items), embeddings(candidates), 1)
     return candidates[np.maximum(nearest[:, 0], 0)], squared[:, 0]
@@ -182,10 +182,10 @@ def _nearest_of_all(
 def _within_room(
     sources: np.ndarray, distances: np.ndarray, targets: np.ndarray, room: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of links to `targets` those, nearest first, that each source has room for; none where a source is -1."""
+    """Returns the links that their sources have room for, the nearest ones first; drops those whose source is -1."""
     order = np.lexsort((targets, distances, sources))
     order = order[sources[order] >= 0]
     source = sources[order]
-    first = np.searchsorted(source, source)  # Where the links of the same source begin.
+    first = np.searchsorted(source, source)  # The place where the links of the same source begin.
     kept = np.arange(len(source)) - first < room[source]
     return source[kept], targets[order][kept]

@@ -1,4 +1,4 @@
-"""An index as a TensorFlow resource that travels inside a SavedModel as assets."""
+"""An index as a TensorFlow resource, whose files become assets of a SavedModel."""
 
 import itertools
 from typing import Any
@@ -12,9 +12,9 @@ _NUMBERS = itertools.count()
 
 
 class MappedIndex(tf.saved_model.experimental.TrackableResource):
-    """Maps an index into TensorFlow; the files are assets of any SavedModel that tracks this object.
+    """Maps an index into TensorFlow; its files are assets of every SavedModel that tracks this object.
 
-    Nothing is copied into memory or into the graph: after a load the tables are pages of the files.
+    Nothing is copied into memory or into the graph: a loaded model maps the files.
 
     Attributes:
       dim: width of an item embedding.
@@ -29,13 +29,13 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
         super().__init__()
         self.dim = index.dim
         self._dtype = index.dtype
-        # Unique in the process, and the same in the next one, which exports the same bytes. TensorFlow gives a loaded
-        # SavedModel a suffix of its own.
+        # Unique in the process, but the same in every process, so that exports have the same bytes. TensorFlow adds a
+        # suffix of its own to the names in a loaded SavedModel.
         self._shared_name = f"nann_index_{next(_NUMBERS)}"
         self._assets = []
         for path in index.files:
             asset = tf.saved_model.Asset(str(path))
-            # Tracked by name: a plain attribute would keep the original path in the export.
+            # Tracked under a name; as a plain attribute it would keep the original path in the export.
             self._track_trackable(asset, path.stem)
             self._assets.append(asset)
         self._initialize()
@@ -51,9 +51,9 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
         tf.raw_ops.DestroyResourceOp(resource=self.resource_handle, ignore_lookup_error=True)
 
     def item_ids(self) -> tf.Tensor:
-        """The data's own ids, int64 [n], as a view of the file."""
+        """Returns the data's own ids, int64 [n], as a view of the file."""
         return ops.index_items(self.resource_handle)
 
     def embeddings(self, items: Any) -> tf.Tensor:
-        """Embeddings, float32 [m, dim], of dense indices `items`, int32 [m]."""
+        """Returns the embeddings, float32 [m, dim], of the dense indices `items`, int32 [m]."""
         return ops.index_gather(self.resource_handle, items, self.dim)
