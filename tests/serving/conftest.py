@@ -10,7 +10,7 @@ FREE_PORTS = ServerOptions(grpc_port=0, rest_port=0)
 
 
 class HalfPlus(tf.Module):
-    """y = x/2 + 2, an error that names its input, and one input of each kind that requests have."""
+    """A toy model: y = x/2 + 2, a signature whose error names its input, and inputs of all kinds."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def half_plus(self, x):
@@ -18,7 +18,7 @@ class HalfPlus(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, "i")])
     def third(self, i):
-        # A constant, so that the check of its bounds is the op's.
+        # With a constant table, the gather op checks the bounds.
         return {"o": tf.gather(tf.constant([10, 20, 30]), i)}
 
     @tf.function(
@@ -55,7 +55,7 @@ class HalfPlus(tf.Module):
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory) -> Path:
-    """A base path with versions 2 and 10 of the module; the newest is 10, not the last by name."""
+    """A base path with versions 2 and 10 of the module; the newest by number, 10, is not the last by name."""
     base = tmp_path_factory.mktemp("toy") / "half_plus"
     module = HalfPlus()
     names = ("third", "types", "rest", "total", "long_error")

@@ -1,8 +1,6 @@
-"""Where the local server answers otherwise than TensorFlow Serving did, case by case, and why."""
+"""The cases in which the local server's answer differs from TensorFlow Serving's, and the reason of each."""
 
-_STICKS = (
-    "TensorFlow Serving goes on refusing good configurations after one bad one; here a refused one leaves no trace"
-)
+_STICKS = "TensorFlow Serving keeps refusing good configurations after a bad one; here a refused one leaves no trace"
 DEVIATIONS = {
     "grpc_predict/method_grpc.health.v1.Health_Check": (
         "the local server always has the health service; TensorFlow Serving only with a flag"
@@ -11,9 +9,9 @@ DEVIATIONS = {
         "the local server has the reflection service, for tools such as grpcurl"
     ),
     "flags/health_tensorflow.serving.PredictionService": (
-        "TensorFlow Serving's health service knows its services by their short names alone; here both are known"
+        "TensorFlow Serving's health service knows its services only by their short names; here both names are known"
     ),
-    "flags/xla_jit_compile_disabled": "XLA compiles here whatever a model asks it to; there is no flag that forbids it",
+    "flags/xla_jit_compile_disabled": "XLA compiles whatever a model marks for it; there is no flag that forbids it",
     "grpc_reload_config/good_config_after_unknown_platform": _STICKS,
     "grpc_reload_config/good_config_naming_r": _STICKS,
     "grpc_reload_config/good_config_not_naming_r": _STICKS,
@@ -23,12 +21,12 @@ DEVIATIONS = {
     "rest_predict/trailing_garbage": "TensorFlow Serving silently ignores what follows the document; here it is refused",
     "rest_predict/two_documents": "TensorFlow Serving silently ignores the second document; here it is refused",
     "rest_predict/string_invalid_utf8": (
-        "TensorFlow Serving takes bytes that are no text, and answers with what is not JSON; here they are refused"
+        "TensorFlow Serving accepts bytes that are not text and answers with invalid JSON; here they are refused"
     ),
-    "rest_predict/nan_inf_short": "Inf is not JSON, nor the Infinity of its extensions; TensorFlow Serving takes it",
+    "rest_predict/nan_inf_short": "Inf is neither JSON nor the usual extension Infinity; TensorFlow Serving accepts it",
 }
 MESSAGES = {
-    "rest_predict/string_lone_surrogate": "the place is told as an element, not as an offset in the text",
-    "rest_predict/nan_lower": "the offset is that of the value, RapidJSON's that of its second letter",
-    "rest_predict/float_overflow_1e400": "Python's parser does not tell where the number is",
+    "rest_predict/string_lone_surrogate": "the error names the element, not the offset in the text",
+    "rest_predict/nan_lower": "the offset is that of the value; RapidJSON gives that of its second letter",
+    "rest_predict/float_overflow_1e400": "Python's parser does not report the offset of the number",
 }

@@ -1,10 +1,10 @@
-"""The local server against answers that TensorFlow Serving 2.20.0 gave to the same requests.
+"""Compares the local server's answers with those that TensorFlow Serving 2.20.0 gave to the same requests.
 
 `pytest tests/serving/test_conformance.py --target HOST:PORT --rest-target HOST:PORT` asks a running server instead,
-which has to serve the models of golden/models.py: `python -m tests.serving.golden.models BASE >models.config` writes them,
+which must serve the models of golden/models.py: `python -m tests.serving.golden.models BASE >models.config` writes them,
 `tensorflow_model_server --model_config_file=$PWD/models.config --rest_api_port=8501
 --allow_version_labels_for_unavailable_models` serves them, and so does `nann serve` with the same flags.
-Where flags change the answers, the flags are those of the local server: these are not asked for of a running one.
+Cases that were recorded with other flags are never sent to a running server, only to the local one.
 """
 
 import base64
@@ -58,7 +58,7 @@ PROTOS = {
 }
 SETS = ["grpc_predict", "grpc_get_model_metadata", "grpc_get_model_status", "grpc_classify_regress_multi"]
 REST_SETS = ["rest_predict", "rest_status_metadata_routing", "rest_classify_regress"]
-# What the flags of a recording are to the local server.
+# The local server's options for the flags that a set was recorded with.
 FLAGS = {
     "flags": {
         "grpc": GrpcOptions(as_content=True),
@@ -66,11 +66,11 @@ FLAGS = {
     },
     "flags_2": {"check_methods": True},
 }
-# Recorded of a model that takes seconds, or abridged: tests/serving/test_limits.py and test_options.py have their like.
+# These need a model that takes seconds, or were recorded abridged; test_limits.py and test_options.py have similar ones.
 LEFT_OUT = {"rest_timeout", "grpc_deadline", "metrics", "metrics_post"}
 
 
-# The recording shows these two thousand values abridged.
+# The request and the answer of a case with two thousand values, which the recording abridges.
 MANY = {"body": json.dumps({"instances": [1.0] * 2000})}, json.dumps({"predictions": [3.5] * 2000})
 
 
@@ -79,7 +79,7 @@ def cases(name):
     found = [case for case in found if case["id"] not in LEFT_OUT]
     for case in found:
         if case["id"] == "cors_post":
-            del case["body"]  # TensorFlow Serving writes a wrong number there.
+            del case["body"]  # TensorFlow Serving answers with a wrong number here.
         if case.get("response_wire_hex"):
             response = health_pb2.HealthCheckResponse.FromString(bytes.fromhex(case["response_wire_hex"]))
             case["response"] = json_format.MessageToDict(response)
@@ -91,7 +91,7 @@ def cases(name):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """The configuration of the models that the answers were recorded of."""
+    """The configuration of the models with which the answers were recorded."""
     written = io.StringIO()
     with contextlib.redirect_stdout(written):
         golden.main([str(tmp_path_factory.mktemp("golden") / "models")])
@@ -100,7 +100,7 @@ def models(tmp_path_factory):
 
 @contextlib.contextmanager
 def serving(models, **flags):
-    """A local server's addresses for gRPC and REST."""
+    """Starts a local server and yields its addresses for gRPC and REST."""
     options = ServerOptions(grpc_port=0, rest_port=0, load=LoadOptions(labels_ahead=True), **flags)
     with LocalServer(models, options) as server:
         yield f"127.0.0.1:{server.grpc_port}", f"127.0.0.1:{server.rest_port}"
@@ -118,8 +118,8 @@ def targets(request):
 
 
 def ask_grpc(target, case):
-    """Status name, message and response proto; the request goes as the bytes that were recorded."""
-    # A method that is not there is asked for with any message.
+    """Sends a request as it was recorded; returns the status name, the message and the response."""
+    # An unknown method is called with any message.
     request_type, response_type = PROTOS.get(case["method"].rsplit("/", 1)[1], PROTOS["Predict"])
     if "request_wire_hex" in case:
         wire = bytes.fromhex(case["request_wire_hex"])
@@ -134,7 +134,7 @@ def ask_grpc(target, case):
 
 
 def same_tensor(got, wanted):
-    """Also the field that holds the values: there are clients that look into one only."""
+    """Compares the field that holds the values too, since some clients read only one field."""
     if got.dtype != wanted.dtype or got.tensor_shape != wanted.tensor_shape:
         return False
     if {field.name for field, _ in got.ListFields()} != {field.name for field, _ in wanted.ListFields()}:
@@ -163,7 +163,7 @@ def same_response(got, wanted):
 
 
 def shape_of_signatures(signatures):
-    """What a client sees of signatures; names of nodes inside the graph come from its export."""
+    """Returns what a client sees of signatures, without the graph's node names, which depend on the export."""
     return {
         name: (
             {key: (info.dtype, str(info.tensor_shape)) for key, info in signature.inputs.items()},
@@ -175,7 +175,7 @@ def shape_of_signatures(signatures):
 
 
 def check_grpc(target, case):
-    """Whether code and response agree, and whether the message does (None where the server does not word it)."""
+    """Returns whether status and response agree, whether the message does (None if not the server's), and the answer."""
     code, message, response = ask_grpc(target, case)
     agree = code == case["code"]
     if agree and code == "OK":
@@ -187,7 +187,7 @@ def check_grpc(target, case):
 
 
 def worded_by_serving(message):
-    """Whether it is the server's own text: an op's names nodes of the graph, and other texts are the gRPC library's."""
+    """Returns whether a message is the server's own, not an op's, which names graph nodes, or the gRPC library's."""
     library = ("Exception deserializing", "Method not found", "Error parsing", "Failed to", "Deadline Exceeded")
     return "{{node" not in message and not message.startswith(library)
 
@@ -258,7 +258,7 @@ def test_answers_are_those_of_tensorflow_serving(name, targets, request):
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_answers_behind_flags_are_those_of_tensorflow_serving(name, models, request):
-    """First contact, line 21: the flags that change answers change them as recorded."""
+    """Flags that change answers change them as recorded."""
     with serving(models, **FLAGS[name]) as (grpc_target, rest_target):
         compare(
             name,
@@ -268,14 +268,14 @@ def test_answers_behind_flags_are_those_of_tensorflow_serving(name, models, requ
 
 
 def is_local(target, rest_target):
-    """Whether a running server is `nann serve`: it tells of its health unasked."""
+    """Returns whether a running server is `nann serve`, which has health services without a flag."""
     if rest_target is not None:
         return ask_rest(rest_target, {"verb": "GET", "path": "/healthz"})[0] == 200
     return ask_grpc(target, {"method": "grpc.health.v1.Health/Check", "request": {}})[0] == "OK"
 
 
 def compare(name, check, real):
-    """Holds a set of recorded cases against a server, and the listed deviations against what is found."""
+    """Checks that a server agrees with a set of recorded cases except for the listed deviations."""
     agreed, worded, same_words = 0, 0, 0
     problems = []
     found = cases(name)
@@ -303,7 +303,7 @@ def compare(name, check, real):
 
 @pytest.mark.medium
 def test_reloading_is_that_of_tensorflow_serving(tmp_path, request):
-    """A sequence: each case meets the server as the case before left it."""
+    """The cases are a sequence: each one finds the server in the state that the previous one left."""
     if request.config.getoption("--target"):
         pytest.skip("a running server has models of its own")
     base = tmp_path / "models"

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's command line: each of its flags works, or is taken with a word on what is ignored."""
+"""TensorFlow Serving's command line: each of its flags works, or is ignored with a note that says why."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ from tfserving_ext.serving.session_config import session_config
 from tfserving_ext.serving.versions import LoadOptions
 
 DOCS = Path(__file__).parents[2] / "docs/serving.md"
-# The usage text of tensorflow_model_server 2.20.0, by name.
+# The names of the flags in the usage text of tensorflow_model_server 2.20.0.
 OF_TENSORFLOW_SERVING = set(
     re.findall(
         r"\w+",
@@ -61,7 +61,6 @@ def options_of_serve():
 
 
 def test_every_flag_of_tensorflow_serving_is_known_and_documented():
-    """First contact, line 21."""
     assert set(FLAGS) == OF_TENSORFLOW_SERVING
     text = DOCS.read_text()
     rows = dict(re.findall(r"^\| `--(\w+)` \| (.+) \|$", text, re.MULTILINE))
@@ -112,7 +111,7 @@ OPTIONS = {"--port": True, "--log-requests": False, "--no-log-requests": False, 
     ],
 )
 def test_command_lines(given, left):
-    """First contact, line 21: --flag=true and --flag=false are how TensorFlow Serving's own scripts say it."""
+    """TensorFlow Serving's own scripts write --flag=true and --flag=false."""
     assert read_flags(given, OPTIONS, lambda line: None) == left
 
 
@@ -124,7 +123,7 @@ def test_command_lines(given, left):
         (["--num_load_threads=many"], "--num_load_threads is 'many', it must be a number"),
         (["--port"], "--port needs a value, as in --port=VALUE"),
         (["--num_load_threads"], "--num_load_threads needs a value"),
-        (["--grpc_max_thread=3"], "no flag of this server, nor of TensorFlow Serving 2.20; did you mean --grpc_max_threads?"),
+        (["--grpc_max_thread=3"], "not a flag of this server or of TensorFlow Serving 2.20; did you mean --grpc_max_threads?"),
         (["--log-request"], "did you mean --log-requests?"),
         (["--zzzzzzz"], "`nann serve --help` lists the flags"),
     ],
@@ -137,11 +136,11 @@ def test_refusals(given, words):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["m", "--model_config_file_poll_wait_seconds=1"], "without a --model_config_file to look at"),
+        (["m", "--model_config_file_poll_wait_seconds=1"], "without a --model_config_file to poll"),
         (["m", "--rest_api_tls"], "without an --ssl_config_file"),
-        (["m", "--grpc_channel_arguments=a=1,b"], "has 'b', each of its parts must be NAME=VALUE"),
+        (["m", "--grpc_channel_arguments=a=1,b"], "has 'b', each part must be NAME=VALUE"),
         (["m", "--use_alts_credentials"], "is refused"),
-        (["m", "--nope"], "no flag of this server"),
+        (["m", "--nope"], "not a flag of this server"),
     ],
 )
 def test_the_command_refuses(line, words):
@@ -172,8 +171,8 @@ def config_of(toy, tmp_path, label, *versions):
 
 
 def test_labels_roll_by_editing_the_model_config(toy, tmp_path):
-    """First contact, line 21: --model_config_file_poll_wait_seconds."""
-    told = []
+    """Editing the file moves labels, by --model_config_file_poll_wait_seconds."""
+    logged = []
     path = config_of(toy, tmp_path, "stable", 2, 10)
     options = ServerOptions(
         grpc_port=0,
@@ -181,7 +180,7 @@ def test_labels_roll_by_editing_the_model_config(toy, tmp_path):
         load=LoadOptions(labels_ahead=True),
         config_file=path,
         config_poll_seconds=0.05,
-        log=lambda **facts: told.append(facts),
+        log=lambda **facts: logged.append(facts),
     )
 
     def version_of(label):
@@ -203,13 +202,13 @@ def test_labels_roll_by_editing_the_model_config(toy, tmp_path):
         assert version_of("stable") == 2
         config_of(toy, tmp_path, "stable", 10, 2)
         eventually(lambda: version_of("stable") == 10)
-        path.write_text("model_config_list { config {")  # As a file that is being written.
-        eventually(lambda: any(one["event"] == "model config not applied" for one in told if "event" in one))
+        path.write_text("model_config_list { config {")  # Like a file that is still being written.
+        eventually(lambda: any(one["event"] == "model config not applied" for one in logged if "event" in one))
         assert version_of("stable") == 10
         config_of(toy, tmp_path, "canary", 2)
         eventually(lambda: version_of("canary") == 2)
         assert version_of("stable") == "INVALID_ARGUMENT"
-    failures = [one for one in told if one.get("event") == "model config not applied"]
+    failures = [one for one in logged if one.get("event") == "model config not applied"]
     assert len(failures) == 1 and "not a ModelServerConfig" in failures[0]["error"]
 
 

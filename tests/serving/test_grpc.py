@@ -1,4 +1,4 @@
-"""PredictionService and ModelService over the wire; the words are TensorFlow Serving 2.20's."""
+"""PredictionService and ModelService over the wire; the error texts are TensorFlow Serving 2.20's."""
 
 import grpc
 import numpy as np
@@ -86,7 +86,7 @@ def test_shapes_are_left_to_the_graph(predict):
         ({"version": 0}, NOT_FOUND, "Servable not found for request: Specific(half_plus, 0)"),
         ({"name": ""}, INVALID, "ModelSpec has no name specified."),
         ({"label": "nope"}, INVALID, "Unrecognized servable version label: nope"),
-        # First contact, line 21: as a oneof's member the empty text is there, and is no label.
+        # In a oneof, an empty label counts as sent; no version has it.
         ({"label": ""}, INVALID, "Unrecognized servable version label: "),
         ({"signature": "nope"}, grpc.StatusCode.FAILED_PRECONDITION, 'Serving signature key "nope" not found.'),
         (
@@ -136,7 +136,7 @@ def test_bad_tensors(predict, name):
 
 
 def test_nothing_is_read_before_the_names_are_checked(predict):
-    """Each of these few bytes would become 64 MiB; a tensor that cannot be read shows that none is."""
+    """A tensor of a few bytes can expand to 64 MiB; these cannot be parsed, so another error shows that none was."""
     many = {f"e{number}": BAD["negative dimension"] for number in range(100)}
     with pytest.raises(grpc.RpcError, match="input size does not match signature: 100!=1"):
         predict(many)

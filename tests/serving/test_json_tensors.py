@@ -29,7 +29,7 @@ def test_any_array_comes_back_bit_for_bit(dtype, shape, seed):
     np.testing.assert_array_equal(got, array)
 
 
-# x/2 + 3 in float32, and what TensorFlow Serving 2.20 writes for it.
+# x, and the text that TensorFlow Serving 2.20 writes for x/2 + 3 in float32.
 @pytest.mark.parametrize(
     ("x", "text"),
     [
@@ -111,10 +111,10 @@ def test_refuses_other_requests(body, message):
 ROWS = "Failed to process element: {} of 'instances' list. "
 
 
-# TensorFlow Serving wraps whatever is wrong with a row in an INVALID_ARGUMENT that tells the place.
+# TensorFlow Serving wraps any error of a row in an INVALID_ARGUMENT that names the row.
 @pytest.mark.parametrize("named", [False, True])
 def test_a_row_of_a_type_that_rest_does_not_carry_is_told_by_its_place(named):
-    """First contact, line 21: it was 501, without a place; in column form 501 is what TensorFlow Serving answers."""
+    """The status is 400 in row form, where the row is named, and 501 in column form, as in TensorFlow Serving."""
     rows = [{"h": 1.5}] if named else [1.5]
     with pytest.raises(ServingError) as refused:
         json_tensors.rows(rows, {"h": tf.float16})
@@ -126,7 +126,7 @@ def test_a_row_of_a_type_that_rest_does_not_carry_is_told_by_its_place(named):
     assert refused.value.code == grpc.StatusCode.UNIMPLEMENTED
 
 
-# What TensorFlow Serving 2.20 answers, word for word.
+# The error texts are TensorFlow Serving 2.20's, word for word.
 @pytest.mark.parametrize(
     ("instances", "types", "message"),
     [

@@ -1,4 +1,4 @@
-"""Versions that come, break and go, as TensorFlow Serving was seen to take them."""
+"""Versions that appear, fail to load and disappear are handled as TensorFlow Serving was seen to do it."""
 
 import contextlib
 import shutil
@@ -35,7 +35,7 @@ def eventually(check, seconds=20):
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    """Models of x/2 + b, by b."""
+    """A folder with models of x/2 + b, named by b."""
     folder = tmp_path_factory.mktemp("exports")
     for b in (2, 3, 4):
         module = HalfPlus(float(b))
@@ -45,14 +45,14 @@ def exports(tmp_path_factory):
 
 @pytest.fixture
 def served(exports, tmp_path):
-    """A server of one model; `put` and `remove` versions, `states` and `ask` tell what it made of them."""
+    """A server of one model, with functions that add and remove versions and that query their states and answers."""
     base = tmp_path / "base"
 
     def put(version, b, change=lambda folder: None):
         made = shutil.copytree(exports / str(b), tmp_path / "made")
         change(made)
         base.mkdir(exist_ok=True)
-        made.rename(base / str(version))  # In one step, as a careful operator does.
+        made.rename(base / str(version))  # In one step, as operators should.
 
     put(1, 2)
     options = ServerOptions(grpc_port=0, rest_port=0, load=LoadOptions(poll_seconds=0.05))
@@ -130,7 +130,7 @@ def test_a_version_that_broke_is_tried_again_when_it_comes_back(served):
 
 
 def test_a_base_path_that_is_gone_leaves_what_serves(served):
-    """A network file system that hiccups must not take the models down."""
+    """A network file system that fails for a moment must not unload the models."""
     served.base.rename(served.base.with_name("away"))
     time.sleep(0.3)
     assert served.ask() == 2.5
@@ -138,7 +138,7 @@ def test_a_base_path_that_is_gone_leaves_what_serves(served):
 
 
 class FakeServable:
-    """Knows whether it was used after it was closed."""
+    """A servable that records whether it was used after it was closed."""
 
     def __init__(self, path):
         self.path, self.closed, self.misused = path, 0, False
@@ -203,7 +203,7 @@ def test_no_request_meets_a_closed_version(tmp_path):
 
 
 def test_closing_waits_for_what_is_being_loaded(tmp_path):
-    """By whoever applies a configuration: what is loaded then is closed as well."""
+    """A version that `apply` is loading while the manager closes is closed as well."""
     loading, go, made = threading.Event(), threading.Event(), []
 
     def load(path):
@@ -276,7 +276,7 @@ def test_a_version_is_tried_again_as_often_as_asked_for(tmp_path):
 
 
 def test_whatever_a_version_raises_the_next_one_is_still_looked_for(tmp_path):
-    """TensorFlow raises KeyError, say, where a damaged graph lacks a variable that its collections name."""
+    """TensorFlow raises KeyError, for example, if a damaged graph lacks a variable that its collections name."""
 
     def load(path):
         if path.name == "2":
@@ -294,7 +294,7 @@ def test_whatever_a_version_raises_the_next_one_is_still_looked_for(tmp_path):
     manager.close()
 
 
-def test_a_graph_that_lacks_what_it_names_is_told_as_damaged(exports, tmp_path):
+def test_a_graph_that_lacks_what_it_names_is_reported_as_damaged(exports, tmp_path):
     damaged = shutil.copytree(exports / "2", tmp_path / "1")
     saved_model = saved_model_pb2.SavedModel.FromString((damaged / "saved_model.pb").read_bytes())
     collection = saved_model.meta_graphs[0].collection_def["trainable_variables"]
@@ -304,7 +304,7 @@ def test_a_graph_that_lacks_what_it_names_is_told_as_damaged(exports, tmp_path):
         load_servable(damaged)
 
 
-def test_a_model_that_does_not_load_is_told_and_the_others_serve(tmp_path):
+def test_a_model_that_does_not_load_is_reported_and_the_others_serve(tmp_path):
     def load(path):
         if "bad" in str(path):
             raise LoadError(path, grpc.StatusCode.DATA_LOSS, "broken")
@@ -313,9 +313,9 @@ def test_a_model_that_does_not_load_is_told_and_the_others_serve(tmp_path):
     base, manager = manager_of(tmp_path, load)
     (tmp_path / "bad" / "4").mkdir(parents=True)
     configs = {name: ModelConfig(name, path) for name, path in (("m", base), ("bad", tmp_path / "bad"))}
-    with pytest.raises(ServingError) as told:
+    with pytest.raises(ServingError) as refused:
         manager.apply(configs)
-    assert told.value.message == (
+    assert refused.value.message == (
         "1 model(s) did not become available: {{{name: bad version: 4} due to error: DATA_LOSS: broken}, }"
     )
     with manager.use(SPEC) as (number, _):

@@ -1,4 +1,4 @@
-"""How many requests are taken, how long they may last, and what becomes of those whose client waits no longer."""
+"""How many requests are accepted, how long they may last, and what happens when their client no longer waits."""
 
 import http.client
 import json
@@ -30,7 +30,7 @@ def options(**more):
 
 
 class Runs:
-    """What the models are asked for, by value of x; each run waits until it is let go."""
+    """The values of x of the model runs that have begun; each run waits until `go` is set."""
 
     def __init__(self):
         self.begun, self.go = [], threading.Event()
@@ -38,7 +38,7 @@ class Runs:
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Records and holds up what a model runs; nothing is timed."""
+    """Records and blocks the model runs, so that the tests need no timing."""
     found, run = Runs(), Signature.run
 
     def recorded(self, inputs):
@@ -52,13 +52,13 @@ def runs(monkeypatch):
 
 
 class Grpc:
-    """Clients of a server's gRPC."""
+    """A client of a server's gRPC port."""
 
     def __init__(self, port):
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 
     def ask(self, x, timeout=60.0):
-        """Begins a request; the future's `code()` waits for what it ends with."""
+        """Begins a request; the future's `code()` waits for its status."""
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "half_plus"
         request.inputs["x"].CopyFrom(tf.make_tensor_proto([np.float32(x)]))
@@ -67,7 +67,7 @@ class Grpc:
 
 @pytest.fixture
 def grpc_of_one(toy, runs):
-    """A server that runs one request at a time and keeps two waiting."""
+    """A client of a server that runs one request at a time and lets two wait."""
     with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(threads=1, queue=2))) as one:
         client = Grpc(one.grpc_port)
         yield client
@@ -76,7 +76,6 @@ def grpc_of_one(toy, runs):
 
 
 def test_a_request_whose_client_left_or_whose_deadline_passed_while_it_waited_never_runs(grpc_of_one, runs):
-    """First contact, line 27: through gRPC."""
     first = grpc_of_one.ask(1)
     eventually(lambda: runs.begun == [1])
     late, left = grpc_of_one.ask(2, timeout=0.3), grpc_of_one.ask(3)
@@ -90,7 +89,7 @@ def test_a_request_whose_client_left_or_whose_deadline_passed_while_it_waited_ne
 
 @pytest.mark.parametrize("ending", ["deadline", "cancel"])
 def test_a_request_whose_client_is_gone_once_it_is_read_never_runs(grpc_of_one, runs, monkeypatch, ending):
-    """First contact, line 27: what a thread has begun to read is not for gRPC to drop."""
+    """gRPC itself no longer drops a request that a thread has begun to parse."""
     reading, go, parse = threading.Event(), threading.Event(), grpc_service.parse_tensor
 
     def held(proto):
@@ -104,7 +103,7 @@ def test_a_request_whose_client_is_gone_once_it_is_read_never_runs(grpc_of_one, 
     assert reading.wait(60)
     if ending == "cancel":
         gone.cancel()
-        time.sleep(0.3)  # Until the server has seen it: nothing here shows that it has.
+        time.sleep(0.3)  # Gives the server time to notice, which cannot be observed here.
     else:
         assert gone.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         time.sleep(0.3)  # The server's clock may be behind.
@@ -126,7 +125,7 @@ def test_what_waits_for_grpc_is_bounded(grpc_of_one, runs):
 
 
 def test_a_search_has_no_more_time_than_its_client(world, monkeypatch):
-    """First contact, line 27: the deadline of gRPC, through gRPC, becomes the search's own."""
+    """The RPC's deadline becomes the deadline of the search."""
     seen, run = [], Signature.run
 
     def recorded(self, inputs):
@@ -141,8 +140,8 @@ def test_a_search_has_no_more_time_than_its_client(world, monkeypatch):
         monkeypatch.setattr(Signature, "run", recorded)
         for sent in ({}, {"deadline_ms": np.int32(0)}, {"deadline_ms": np.int32(60_000)}):
             client.predict("retrieve", history | sent)
-            assert 0 < seen.pop() <= 26_000  # gRPC rounds up what it tells the server.
-        client.predict("retrieve", history | {"deadline_ms": np.int32(9000)})  # The client wants it earlier.
+            assert 0 < seen.pop() <= 26_000  # gRPC rounds up the deadline that it sends.
+        client.predict("retrieve", history | {"deadline_ms": np.int32(9000)})  # The request's own deadline is earlier.
         assert seen.pop() == 9000
         topn = np.array([100, 200, 200, 200, 200, 200], np.int32)
         client.predict("serving_default", {"comm_seq": np.zeros([1, 3200], np.float16), "level_topn": topn})
@@ -159,13 +158,13 @@ def test_a_client_s_deadline_ends_its_wait_and_leaves_the_server_well(slow, toy)
 
 
 class Rest:
-    """Clients of a server's REST, each in a thread of its own."""
+    """Clients of a server's REST port, each in a thread of its own."""
 
     def __init__(self, port):
         self.port, self.answers = port, []
 
     def connection(self, x):
-        """Sends a request and does not wait."""
+        """Sends a request without waiting for the answer."""
         made = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         made.request("POST", "/v1/models/half_plus:predict", json.dumps({"instances": [x]}))
         return made
@@ -195,7 +194,7 @@ def rest_of_one(toy, **more):
 
 
 def test_what_waits_for_rest_is_bounded(toy, runs):
-    """First contact, line 22: 400 clients were all kept waiting; who cannot be answered soon is told so."""
+    """Requests beyond the bound are refused at once; status and metrics are answered even then."""
     with rest_of_one(toy) as one:
         rest = Rest(one.rest_port)
         rest.begin(1)
@@ -204,8 +203,8 @@ def test_what_waits_for_rest_is_bounded(toy, runs):
             rest.begin(x)
         eventually(lambda: len(rest.answers) == 6)
         assert {status for _, status, _ in rest.answers} == {503}
-        assert "3 requests are being answered or wait" in rest.answers[0][2]["error"]
-        # Whether it is well can be asked for all the same, and what it refused is counted.
+        assert "3 requests are running or waiting" in rest.answers[0][2]["error"]
+        # Its health can still be queried, and refused requests are counted.
         assert rest.get("/healthz") == (200, "ok\n")
         assert rest.get("/readyz") == (200, "ok\n")
         assert '"AVAILABLE"' in rest.get("/v1/models/half_plus")[1]
@@ -219,17 +218,17 @@ def test_what_waits_for_rest_is_bounded(toy, runs):
 
 
 def test_bodies_that_wait_for_rest_are_bounded_together(toy, runs, monkeypatch):
-    """First contact, line 22: by bytes as well, since a few hundred bodies of 64 MiB fill any machine."""
+    """The total size is bounded as well, since a few hundred bodies of 64 MiB fill any machine's memory."""
     monkeypatch.setattr(rest_module, "MAX_BODIES_BYTES", 30)
     with rest_of_one(toy) as one:
         rest = Rest(one.rest_port)
         rest.begin(1)  # A body of 18 bytes.
         eventually(lambda: runs.begun == [1])
-        large = 1234567890.5  # A body of 29 bytes, which are too many together with the first.
+        large = 1234567890.5  # A body of 29 bytes, too large together with the first.
         rest.begin(large)
         eventually(lambda: rest.answers)
         assert rest.answers[0][:2] == (large, 503)
-        assert "have 18 bytes, and may have 30 together" in rest.answers.pop()[2]["error"]
+        assert "take 18 bytes of at most 30" in rest.answers.pop()[2]["error"]
         runs.go.set()
         eventually(lambda: [status for _, status, _ in rest.answers] == [200])
         rest.begin(large)
@@ -244,14 +243,14 @@ def test_a_rest_client_that_left_while_it_waited_is_not_answered(toy, runs):
         left = rest.connection(2)
         rest.begin(3)
         left.close()
-        time.sleep(0.3)  # Until the server has seen it: nothing here shows that it has.
+        time.sleep(0.3)  # Gives the server time to notice, which cannot be observed here.
         runs.go.set()
         eventually(lambda: len(rest.answers) == 2)
         assert runs.begun == [1, 3]
 
 
 def test_a_rest_request_ends_at_its_time_and_what_waits_for_it_too(toy, runs):
-    """First contact, line 21: --rest_api_timeout_in_ms; status and words are TensorFlow Serving's."""
+    """--rest_api_timeout_in_ms; the status and the text are TensorFlow Serving's."""
     with rest_of_one(toy, timeout_seconds=0.4) as one:
         rest = Rest(one.rest_port)
         rest.begin(1)
@@ -267,7 +266,7 @@ def test_a_rest_request_ends_at_its_time_and_what_waits_for_it_too(toy, runs):
 
 
 def test_readiness_is_of_every_model(toy, tmp_path):
-    """First contact, line 22: /healthz says that the process lives, /readyz that it can answer."""
+    """/healthz says that the process lives, /readyz that every model has a version that serves."""
     base = tmp_path / "base"
     base.mkdir()
     (base / "10").symlink_to(toy / "10")
@@ -275,13 +274,13 @@ def test_readiness_is_of_every_model(toy, tmp_path):
         rest = Rest(one.rest_port)
         assert rest.get("/readyz") == (200, "ok\n")
         (base / "10").unlink()
-        eventually(lambda: rest.get("/readyz") == (503, "no version serves of b\n"))
+        eventually(lambda: rest.get("/readyz") == (503, "no version is available of b\n"))
         assert rest.get("/healthz") == (200, "ok\n")
 
 
 @pytest.mark.parametrize("kind", ["grpc", "rest", "silent grpc", "silent rest"])
 def test_a_server_without_requests_stops_at_once(toy, monkeypatch, kind):
-    """First contact, line 22: open connections are no reason to wait; with this grace the test would not end."""
+    """Open connections do not delay the stop; if they did, this grace period would keep the test from ending."""
     monkeypatch.setattr(server, "GRACE_SECONDS", 3600.0)
     one = LocalServer({"half_plus": toy}, options())
     port = one.grpc_port if "grpc" in kind else one.rest_port
@@ -301,8 +300,7 @@ def test_a_server_without_requests_stops_at_once(toy, monkeypatch, kind):
     (client.channel if kind == "grpc" else client).close()
 
 
-def test_what_is_at_work_or_waits_is_answered_before_the_server_stops(toy, runs):
-    """Also what waits for a thread when the signal comes."""
+def test_requests_that_run_or_wait_are_answered_before_the_server_stops(toy, runs):
     with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(threads=1, queue=2))) as one:
         client = Grpc(one.grpc_port)
         asked = [client.ask(x) for x in (1, 2)]

@@ -1,4 +1,4 @@
-"""The exported model behind the local server: the same answers by every road, and requests that are refused."""
+"""The exported model behind the local server: the same answers by every API, and requests that are refused."""
 
 import concurrent.futures
 import importlib.util
@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def request_inputs(world):
-    """Three users' histories, and every other input as a REST client has to send it."""
+    """The histories of three users, and all other inputs, as a REST client must send them."""
     history = world.sequences.ids_of(world.sequences.cases("test").histories[:3])
     return {
         "item_history": history,
@@ -89,7 +89,7 @@ def test_a_budget_is_kept_and_said(request_inputs, grpc_client):
 def test_a_walk_that_max_steps_cut_says_so_and_without_a_limit_k_may_be_the_corpus(
     world, request_inputs, grpc_client, rest_client
 ):
-    """First contact, line 8: a cut walk called itself complete, and no request could lift the cap."""
+    """A walk that the limit cut short does not report itself as complete, and a request can lift the limit."""
     items = world.sequences.item_ids
     whole = request_inputs | {"k": np.int32(len(items)), "frontier": np.int32(1)}
     for client in (grpc_client, rest_client):
@@ -100,7 +100,7 @@ def test_a_walk_that_max_steps_cut_says_so_and_without_a_limit_k_may_be_the_corp
         assert full["stopped"].tolist() == [0, 0, 0]
         for row in full["item_ids"]:
             np.testing.assert_array_equal(np.sort(row), items)
-        # Enough steps are no cut, to the step.
+        # The exact number of steps suffices, one less does not.
         steps = [np.int32(len(items)), np.int32(len(items) - 1)]
         for most, stopped in zip(steps, (0, 3), strict=True):
             assert (client.predict("retrieve", whole | {"max_steps": most})["stopped"] == stopped).all()

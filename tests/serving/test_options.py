@@ -1,4 +1,4 @@
-"""What the server's flags do: TLS, metrics, bounds, deadlines, logs, configuration files."""
+"""The effects of the server's flags: TLS, metrics, bounds, deadlines, logs, configuration files."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_clients_show_their_certificates(toy, tmp_path):
     ("text", "words"),
     [
         ("server_key: 'x'", "has no server_cert"),
-        ("server_key: 'x' server_cert: 'y' client_verify: true", "has no custom_ca"),
+        ("server_key: 'x' server_cert: 'y' client_verify: true", "has client_verify but no custom_ca"),
         ("hello", "is not a SSLConfig in text form"),
     ],
 )
@@ -89,7 +89,7 @@ def test_broken_tls_configurations_are_refused(tmp_path, text, words):
         read_tls(tmp_path / "none")
 
 
-def test_a_key_that_is_none_is_refused(toy):
+def test_an_invalid_key_is_refused(toy):
     with pytest.raises(NannError, match="TLS key and certificate are not usable"):
         LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(tls=(b"x", b"y", None))))
 
@@ -100,9 +100,9 @@ def get(port, path):
 
 
 def samples(text):
-    """Name, labels and value of every sample; fails where a line is not of Prometheus' text format.
+    """Returns the value of each sample by name and labels; fails if a line is not in Prometheus' text format.
 
-    First contact, line 22: every metric has a HELP text, just before its TYPE.
+    Every metric must have a HELP text just before its TYPE.
     """
     found, helped = {}, ""
     for line in text.splitlines():
@@ -191,7 +191,7 @@ def test_health_and_reflection(toy_server):
 
 
 def serve(*arguments):
-    """`nann serve` in a process; its standard output's first line tells the ports."""
+    """Starts `nann serve` in a process and reads the ports from the first line of its standard output."""
     environment = {**os.environ, "COLUMNS": "250", "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     process = subprocess.Popen(
         [NANN, "serve", "--port", "0", "--rest_api_port", "0", *map(str, arguments)],
@@ -230,7 +230,7 @@ def test_the_command_takes_tensorflow_serving_s_flags_and_files(toy, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "note: --enable_batching=true is ignored: this server joins no requests into batches" in errors
+    assert "note: --enable_batching=true is ignored: this server does not batch requests" in errors
     logs = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
     assert [
         (one["api"], one["entry"], one["model"], one["version"], one["status"]) for one in logs if "api" in one
@@ -263,7 +263,7 @@ def test_broken_model_configurations_are_refused(tmp_path, text, words):
         read_config(parse_config(text))
     (tmp_path / "models.config").write_text(text)
     command = [NANN, "serve", "--model_config_file", tmp_path / "models.config"]
-    if words == "absolute path":  # Once by the command, which takes seconds to start.
+    if words == "absolute path":  # Only once by the command, which takes seconds to start.
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         assert run.returncode == 1
         assert "absolute path" in run.stderr and "Traceback" not in run.stderr

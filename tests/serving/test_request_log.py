@@ -1,4 +1,4 @@
-"""What the log says of requests and of versions. First contact, line 22."""
+"""The log of requests and versions."""
 
 import contextlib
 import http.client
@@ -19,8 +19,8 @@ from tfserving_ext.serving.versions import LoadOptions
 
 
 @pytest.fixture(scope="module")
-def told(toy):
-    """A server, what it logs, and how to ask it: `served.call(method, request)` and `served.post(path, body)`."""
+def logged(toy):
+    """A server: `call(method, request)` and `post(path, body)` send a request and return its line of the log."""
 
     class Served:
         lines: list = []  # noqa: RUF012
@@ -64,57 +64,57 @@ def predict(signature="", name="half_plus", version=None, **inputs):
 X = np.array([1], np.float32)
 
 
-def test_a_failure_by_grpc_is_told_with_all_that_is_known(told):
-    line = told.call("Predict", predict("third", i=np.array([7], np.int32)))
+def test_a_failure_by_grpc_is_logged_with_all_that_is_known(logged):
+    line = logged.call("Predict", predict("third", i=np.array([7], np.int32)))
     assert re.fullmatch(r"127\.0\.0\.1:\d+", line["client"])
     assert (line["api"], line["entry"], line["model"], line["version"]) == ("grpc", "Predict", "half_plus", 10)
     assert (line["signature"], line["status"]) == ("third", "INVALID_ARGUMENT")
     assert line["error"].startswith("indices[0] = 7 is not in [0, 3)")
-    line = told.call("Predict", predict("long_error", x=-X))
+    line = logged.call("Predict", predict("long_error", x=-X))
     assert len(line["error"]) == MAX_ERROR
 
 
-def test_what_never_came_to_a_version_has_none(told):
-    line = told.call("Predict", predict(name="nobody\n", x=X))
+def test_a_request_without_a_version_logs_none(logged):
+    line = logged.call("Predict", predict(name="nobody\n", x=X))
     assert (line["model"], line["status"]) == ("nobody\n", "NOT_FOUND")
     assert "version" not in line and "Latest(nobody" in line["error"]
-    line = told.call("Predict", predict(version=77, x=X))
+    line = logged.call("Predict", predict(version=77, x=X))
     assert "version" not in line and "Specific(half_plus, 77)" in line["error"]
-    line = told.call("Predict", b"\xff\xff")
+    line = logged.call("Predict", b"\xff\xff")
     assert (line["model"], line["status"], line["error"]) == ("", "INTERNAL", "Exception deserializing request!")
 
 
-def test_a_success_tells_who_answered(told):
-    line = told.call("Predict", predict(x=X))
+def test_a_success_is_logged_with_the_version_that_answered(logged):
+    line = logged.call("Predict", predict(x=X))
     assert (line["version"], line["status"]) == (10, "OK")
     assert "error" not in line and "signature" not in line
     assert 0 < line["seconds"] < 60
 
 
-def test_requests_with_examples_are_told_alike(told):
+def test_requests_with_examples_are_logged_alike(logged):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name = "half_plus"
-    line = told.call("Classify", request)
+    line = logged.call("Classify", request)
     assert (line["entry"], line["model"], line["version"], line["status"]) == (
         *("Classify", "half_plus", 10, "INVALID_ARGUMENT"),
     )
     task = inference_pb2.InferenceTask(method_name="tensorflow/serving/regress")
     task.model_spec.name, task.model_spec.signature_name = "half_plus", "total"
-    line = told.call("MultiInference", inference_pb2.MultiInferenceRequest(tasks=[task]))
+    line = logged.call("MultiInference", inference_pb2.MultiInferenceRequest(tasks=[task]))
     assert (line["model"], line["version"], line["signature"]) == ("half_plus", 10, "total")
 
 
-def test_a_failure_by_rest_is_told_with_all_that_is_known(told):
+def test_a_failure_by_rest_is_logged_with_all_that_is_known(logged):
     body = {"signature_name": "third", "instances": [7]}
-    line, client = told.post("/v1/models/half_plus:predict", body)
+    line, client = logged.post("/v1/models/half_plus:predict", body)
     assert client is None or line["client"] == client
     assert re.fullmatch(r"127\.0\.0\.1:\d+", line["client"])
     assert (line["api"], line["entry"], line["model"], line["version"]) == ("rest", "Predict", "half_plus", 10)
     assert (line["signature"], line["status"]) == ("third", "INVALID_ARGUMENT")
     assert line["error"].startswith("indices[0] = 7 is not in [0, 3)")
-    line, _ = told.post("/v1/models/nobody:predict", {"instances": [1]})
+    line, _ = logged.post("/v1/models/nobody:predict", {"instances": [1]})
     assert (line["model"], line["status"]) == ("nobody", "NOT_FOUND") and "version" not in line
-    line, _ = told.post("/v1/models/half_plus:predict", {"instances": [1.0]})
+    line, _ = logged.post("/v1/models/half_plus:predict", {"instances": [1.0]})
     assert (line["version"], line["signature"], line["status"]) == (10, "serving_default", "OK")
 
 
@@ -126,7 +126,7 @@ def test_addresses(peer, shown):
     assert address(peer) == shown
 
 
-def test_what_becomes_of_a_version_is_told_in_order(toy, tmp_path):
+def test_the_events_of_a_version_are_logged_in_order(toy, tmp_path):
     events, base = [], tmp_path / "base"
     shutil.copytree(toy / "2", base / "1")
 
@@ -162,7 +162,7 @@ def test_lines(capsys):
 
 
 def test_lines_are_strict_json(capsys):
-    """Collectors of logs refuse NaN and Infinity, which Python writes bare."""
+    """Log collectors refuse NaN and Infinity, which Python would write."""
 
     def refuse(name):
         raise AssertionError(name)

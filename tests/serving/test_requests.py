@@ -1,4 +1,4 @@
-"""What requests carry and what they are answered, by gRPC, by REST in both its forms, and in a session."""
+"""The inputs and outputs of requests, by gRPC, by REST in both its forms, and in a session."""
 
 import json
 import math
@@ -21,11 +21,11 @@ from tfserving_ext.serving.models import ServingError, load_servable
 from tfserving_ext.serving.rest import RestOptions
 
 ROOT = Path(__file__).parents[2]
-ITEMS, DIM = 7, 4  # Fewer items than are asked for.
+ITEMS, DIM = 7, 4  # Fewer items than the requests ask for.
 LAYERS = 3
 IDS = np.arange(ITEMS) * 11 + 100
 TABLE = np.random.default_rng(2).normal(size=[ITEMS, DIM]).astype(np.float32)
-# As REST has to send it: all inputs.
+# All inputs, as a REST client must send them.
 FULL = {
     "k": 10,
     "frontier": 4,
@@ -41,9 +41,9 @@ FEATURES = {"vector": USERS, "age": np.ones([3, 1], np.float32), "factor": np.on
 
 
 class Awkward(tf.Module):
-    """Dot products, plus the logarithm of `factor`: of 0 all scores are -infinity, of -1 all are NaN.
+    """Scores by dot products, plus the logarithm of `factor`: with 0 all scores are -infinity, with -1 all are NaN.
 
-    `age` may be NaN, and counts as 0 then.
+    `age` may be NaN, which counts as 0.
     """
 
     features: ClassVar = {
@@ -139,7 +139,7 @@ def ordered(users):
 
 
 def check_short(answer, users=USERS):
-    """The answer of ten where there are seven."""
+    """Checks the answer to a request for ten items of an index that has seven."""
     ids, scores = ordered(users)
     answer = {key: np.asarray(value) for key, value in answer.items()}
     np.testing.assert_array_equal(answer["item_ids"], np.pad(ids, [(0, 0), (0, 3)], constant_values=-1))
@@ -150,7 +150,7 @@ def check_short(answer, users=USERS):
 
 
 def test_places_without_an_item_are_counted_and_are_json(exported, grpc_client, post):
-    """First contact, line 9: the op's -infinity is no JSON; every number of an answer is finite, on every road."""
+    """The op's -infinity is not valid JSON, so every number of an answer is finite: by gRPC, by REST and in process."""
     status, answer = post(columns())
     assert status == 200
     check_short(answer["outputs"])
@@ -172,7 +172,7 @@ def test_places_without_an_item_are_counted_and_are_json(exported, grpc_client, 
 
 
 def test_scores_that_are_infinite_or_nan_are_json_too(servable, post):
-    """First contact, lines 9 and 10: what a model makes of its features is finite in JSON, and NaN is counted."""
+    """Infinite scores are replaced by finite numbers, and scores that are NaN are counted."""
     status, answer = post(columns(factor=[1.0, 0.0, -1.0]))
     assert status == 200
     found = {key: np.asarray(value) for key, value in answer["outputs"].items()}
@@ -187,7 +187,7 @@ def test_scores_that_are_infinite_or_nan_are_json_too(servable, post):
 
 
 def test_an_operator_sees_a_model_whose_scores_are_nan(server, grpc_client):
-    """Counted per model, whichever outputs were asked for, and there from the first search on."""
+    """NaN scores are counted per model, whichever outputs were requested; the metric exists from the first search on."""
 
     def counted():
         return samples(get(server.rest_port, "/metrics"))[':nann:nan_scores{model_name="awkward"}']
@@ -205,7 +205,7 @@ def test_an_operator_sees_a_model_whose_scores_are_nan(server, grpc_client):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("signature", ["retrieve", "retrieve_trace", "retrieve_rounds", "serving_default"])
 def test_features_that_are_not_finite_are_refused(servable, signature, value):
-    """First contact, line 10: NaN gave ids in the order of the table, without any sign."""
+    """NaN used to give the ids in the order of the table, without an error."""
     vector = USERS.copy()
     vector[1, 2:] = value
     with pytest.raises(ServingError, match=r"vector holds NaN or infinity, allowed are finite.*\[2\]"):
@@ -213,7 +213,7 @@ def test_features_that_are_not_finite_are_refused(servable, signature, value):
 
 
 def test_a_feature_may_be_allowed_nan(servable, tmp_path, exported):
-    """First contact, line 10: a model that fills in what is missing itself gets its NaN."""
+    """A model that handles missing values itself receives NaN."""
     missing = servable.signature("retrieve").run({**FEATURES, "age": np.full([3, 1], math.nan, np.float32)})
     zero = servable.signature("retrieve").run({**FEATURES, "age": np.zeros([3, 1], np.float32)})
     np.testing.assert_array_equal(missing["scores"], zero["scores"])
@@ -224,7 +224,7 @@ def test_a_feature_may_be_allowed_nan(servable, tmp_path, exported):
 
 
 def test_the_original_s_request_must_be_finite(nann_server):
-    """First contact, line 10: half precision overflows beyond 65504; such a request is refused and goes on."""
+    """Half precision overflows beyond 65504; such a request is refused, and the server answers the next one."""
     request = {"comm_seq": np.zeros([1, 3200], np.float16), "level_topn": np.full([6], 20, np.int32)}
     with Client(nann_server.target, "nann") as client:
         broken = request["comm_seq"].copy()
@@ -235,7 +235,7 @@ def test_the_original_s_request_must_be_finite(nann_server):
 
 
 def test_row_form_answers_as_column_form(post):
-    """First contact, line 23: `instances` repeat the parameters for every user."""
+    """In row form, `instances` repeat the parameters for every user."""
     status, by_columns = post(columns())
     assert status == 200
     status, by_rows = post(rows())
@@ -247,7 +247,7 @@ def test_row_form_answers_as_column_form(post):
 
 
 def test_rows_have_exclusions_and_seeds_of_their_own(post):
-    """First contact, line 23: what is one row per user in columns is a list per instance."""
+    """An input with one row per user in column form is a list in each instance in row form."""
     gone = ordered(USERS)[0][:, :2]
     status, answer = post(rows(exclude=gone.tolist(), seeds=[[int(IDS[0])]] * 3, k=[ITEMS - 2] * 3))
     assert status == 200, answer
@@ -258,7 +258,7 @@ def test_rows_have_exclusions_and_seeds_of_their_own(post):
 
 
 def test_row_form_of_the_paper_s_search(post):
-    """First contact, line 23: lists of parameters, `ef` and `rounds`, come as [B, layers]."""
+    """In row form, the list parameters `ef` and `rounds` arrive with the shape [B, layers]."""
     parameters = {"ef": [20] * LAYERS, "rounds": [1, 5, 5]}
     dropped = ("frontier", "pool", "max_steps")
     by_columns = columns(**parameters)["inputs"]
@@ -290,7 +290,7 @@ def test_row_form_of_the_paper_s_search(post):
     ],
 )
 def test_rows_that_are_refused(post, changes, words):
-    """First contact, line 23: one search has one k; the values that came are named."""
+    """All users of a request must have the same k; the error has the values that were sent."""
     status, text = post(rows(**changes))
     assert status == 400 and words in text
 
@@ -305,7 +305,7 @@ def test_rows_that_are_refused(post, changes, words):
     ],
 )
 def test_parameters_that_are_refused_by_grpc(grpc_client, changes, words):
-    """First contact, line 23: by gRPC any shape can come."""
+    """Unlike REST, gRPC allows any shape."""
     with pytest.raises(NannError) as refused:
         grpc_client.predict("retrieve", {**FEATURES, **changes})
     assert "INVALID_ARGUMENT" in str(refused.value) and words in str(refused.value)
@@ -313,7 +313,7 @@ def test_parameters_that_are_refused_by_grpc(grpc_client, changes, words):
 
 @pytest.mark.parametrize("ef", [7, [[7] * (LAYERS + 1)] * 3, [[[7] * LAYERS] * 3], np.zeros([3, 0]), []])
 def test_beams_of_other_shapes_are_refused(servable, ef):
-    """First contact, line 23: numbers, other lengths, and three dimensions are refused with the parameter's name."""
+    """Scalars, lists of another length and three dimensions are refused with the parameter's name."""
     with pytest.raises(ServingError, match="ef"):
         servable.signature("retrieve_rounds").run({**FEATURES, "ef": np.asarray(ef, np.int32)})
 
@@ -334,7 +334,7 @@ def test_beams_of_other_shapes_are_refused(servable, ef):
     ],
 )
 def test_an_input_of_another_rank_is_refused_by_its_name(servable, signature, name, sent, wanted):
-    """The input, the shape that came and the shape that is wanted; also a scalar, which has no rows to count."""
+    """The error has the input, its shape and the wanted shape; a scalar, which has no rows, is refused too."""
     with pytest.raises(ServingError) as refused:
         servable.signature(signature).run({**FEATURES, name: sent})
     assert refused.value.code.name == "INVALID_ARGUMENT"
@@ -342,7 +342,7 @@ def test_an_input_of_another_rank_is_refused_by_its_name(servable, signature, na
 
 
 def test_no_ids_are_sent_in_any_shape(servable):
-    """Column form of REST makes [] of an empty list, and [[]] of one row of nothing."""
+    """In REST's column form, [] has the shape [0] and [[]] the shape [1, 0]."""
     wanted = servable.signature("retrieve").run(FEATURES)["item_ids"]
     for shape in ([0], [0, 3], [1, 0], [3, 0]):
         none = {name: np.zeros(shape, np.int64) for name in ("seeds", "exclude")}
@@ -350,7 +350,7 @@ def test_no_ids_are_sent_in_any_shape(servable):
 
 
 def test_no_users_have_no_parameters(servable):
-    """First contact, line 23: rows of none, which REST refuses, leave the defaults."""
+    """Without users, parameters in row form are empty and the defaults apply; REST refuses such a request."""
     none = {key: np.zeros([0, *value.shape[1:]], np.float32) for key, value in FEATURES.items()}
     for name, empty in (("retrieve", {"k": [0]}), ("retrieve_rounds", {"k": [0], "ef": [0, LAYERS]})):
         inputs = {key: np.zeros(shape, np.int32) for key, shape in empty.items()}
@@ -358,7 +358,7 @@ def test_no_users_have_no_parameters(servable):
 
 
 def test_a_client_s_deadline_counts_in_row_form_too(server, servable):
-    """First contact, line 23: a deadline of every user is cut to the time that the client waits."""
+    """The deadline of each user is lowered to the time that the client waits."""
     from tfserving_ext.serving.inference import _stop_in_time
 
     for sent, wanted in (
@@ -374,7 +374,7 @@ def test_a_client_s_deadline_counts_in_row_form_too(server, servable):
 
 
 def test_metadata_say_that_the_shape_of_parameters_is_open(server):
-    """First contact, line 23: clients that make requests from the metadata learn types, and that the rank may vary."""
+    """Clients that build requests from the metadata see the types, and that the rank may vary."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.rest_port}/v1/models/awkward/metadata") as response:
         signatures = json.load(response)["metadata"]["signature_def"]["signature_def"]
     for name in ("k", "frontier", "pool", "max_steps", "budget", "deadline_ms"):
@@ -385,7 +385,7 @@ def test_metadata_say_that_the_shape_of_parameters_is_open(server):
 
 
 def test_rows_of_the_project_s_own_model(world, nann_server, post):
-    """First contact, line 23: histories padded with -1, categories left out, as docs/signatures.md shows."""
+    """Histories are padded with -1 and categories are left empty, as docs/signatures.md shows."""
     history = world.sequences.ids_of(world.sequences.cases("test").histories[:3])
     parameters = {"k": 5, "frontier": 16, "pool": 20, "max_steps": 9, "exclude": [], "budget": 0, "deadline_ms": 0}
     instances = [{"item_history": row.tolist(), "category_history": [], **parameters} for row in history]
@@ -404,7 +404,7 @@ def documented_requests():
 
 
 def test_the_documented_requests_are_answered(nann_server, post):
-    """First contact, line 23: what users copy from the pages, in either form, for items that this index has not."""
+    """The documented requests are answered in both forms, although this index lacks their items."""
     port = int(nann_server.url.rsplit(":", 1)[1])
     forms = []
     for body in documented_requests():

@@ -1,4 +1,4 @@
-"""The REST API over the wire; the words are TensorFlow Serving 2.20's."""
+"""The REST API over the wire; the error texts are TensorFlow Serving 2.20's."""
 
 import contextlib
 import gzip
@@ -169,7 +169,7 @@ def test_other_paths(ask):
 
 
 def test_no_answer_waits_for_an_acknowledgement(toy_server):
-    """Headers and body are two writes: by Nagle's rule the body waits 40 ms, unless the connection has TCP_NODELAY."""
+    """Headers and body are two writes: by Nagle's algorithm the body waits 40 ms unless TCP_NODELAY is set."""
     connection = http.client.HTTPConnection(urlsplit(toy_server.url).netloc, timeout=20)
     connection.request("GET", MODEL)
     connection.getresponse().read()

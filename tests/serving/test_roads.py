@@ -1,4 +1,4 @@
-"""Every method that runs a model takes the same road by gRPC and by REST: deadline, counts and log are alike."""
+"""Every method that runs a model, by gRPC and by REST, handles deadlines, metrics and the log alike."""
 
 import http.client
 import json
@@ -56,7 +56,7 @@ def grpc_request(method):
 
 
 class Served:
-    """A server of the model that knows all methods, and what it logs."""
+    """A server of a model that supports all methods, with the lines that it logs."""
 
     def __init__(self, base):
         self.lines = []
@@ -65,7 +65,7 @@ class Served:
         self.server = LocalServer({"examples": base}, options)
 
     def ask(self, road):
-        """Status name and error's text, by whichever API `road` is of."""
+        """Sends a request by the API of `road` and returns the error's text, "" if there is none."""
         if road in BODIES:
             connection = http.client.HTTPConnection("127.0.0.1", self.server.rest_port, timeout=20)
             connection.request("POST", f"/v1/models/examples{road}", json.dumps(BODIES[road]))
@@ -96,7 +96,7 @@ def served(tmp_path_factory):
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("asked", [1, 2])
 def test_nothing_runs_for_nobody(served, monkeypatch, road, asked):
-    """It is asked whether anybody waits before a request is read, and once more before its model runs."""
+    """The server checks that the client still waits before it parses a request, and again before the model runs."""
     asks, runs = [], []
 
     def nobody(self):
@@ -114,7 +114,7 @@ def test_nothing_runs_for_nobody(served, monkeypatch, road, asked):
 
 @pytest.mark.parametrize("road", ROADS)
 def test_a_deadline_that_passes_while_a_request_is_read_is_kept(served, monkeypatch, road):
-    """The clock is the server's own: here it is past the deadline once the request has been read."""
+    """The deadline, by the server's own clock, has passed once the request has been parsed."""
     left, runs = [1.0, 0.0], []
     monkeypatch.setattr(Call, "seconds_left", lambda self: left.pop(0))
     monkeypatch.setattr(Signature, "run", lambda self, inputs: runs.append(inputs))

@@ -27,7 +27,7 @@ def ask(server):
 
 
 def test_two_servers_do_not_share_ports(toy):
-    """Without ports the first takes the usual ones, or free ones where they are taken; the second takes others."""
+    """Without given ports, the first server takes the usual ones, or free ones if they are in use; the second others."""
     with LocalServer({"half_plus": toy}) as first, LocalServer({"half_plus": toy}) as second:
         ports = [first.grpc_port, first.rest_port, second.grpc_port, second.rest_port]
         assert len(set(ports)) == 4
@@ -35,7 +35,7 @@ def test_two_servers_do_not_share_ports(toy):
 
 
 def test_the_log_handlers_of_the_process_are_left_alone(toy):
-    """A server that a notebook starts must not close the files that the notebook's own log goes to."""
+    """A server started in a notebook must not close the notebook's own log files."""
     closed = []
 
     class Handler(logging.StreamHandler):
@@ -171,6 +171,6 @@ with LocalServer({"half_plus": sys.argv[1]}, ServerOptions(grpc_port=0, rest_por
 
 
 def test_a_signal_that_does_not_wake_the_main_thread_ends_the_server(toy):
-    """As one that comes between the last instruction before `wait` blocks and the block itself."""
+    """Such as a signal between the last instruction before `wait` blocks and the blocking call itself."""
     ended = subprocess.run([sys.executable, "-c", _SIGNALLED_ELSEWHERE, toy], check=False, timeout=120)
     assert ended.returncode == 0

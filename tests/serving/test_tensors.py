@@ -29,7 +29,7 @@ def proto(dtype, shape, **values):
 )
 @example(tf.bfloat16, [2, 2, 3, 3], 0, "sent")  # Holds NaN.
 def test_any_array_comes_back(dtype, shape, seed, form):
-    """First contact, line 21: every type that a model can have, value by value and as bytes; complex ones too."""
+    """Every type that a model can have, complex ones too, comes back from values and from bytes."""
     bits = np.random.default_rng(seed).bytes(int(np.prod(shape)) * dtype.size)
     array = np.frombuffer(bits, np.uint8) % 2 if dtype == tf.bool else np.frombuffer(bits, dtype.as_numpy_dtype)
     array = array.astype(dtype.as_numpy_dtype).reshape(shape)
@@ -37,14 +37,14 @@ def test_any_array_comes_back(dtype, shape, seed, form):
     assert bool(sent.tensor_content) <= (form != "values")
     got = parse_tensor(sent)
     assert got.dtype == array.dtype
-    # NumPy finds NaN equal to NaN in its own types, of which bfloat16 is none.
+    # NumPy treats NaN as equal to NaN only in its own types, which bfloat16 is not.
     plain = np.float32 if dtype == tf.bfloat16 else array.dtype
     np.testing.assert_array_equal(got.astype(plain), array.astype(plain))
     np.testing.assert_array_equal(got.astype(plain), tf.make_ndarray(sent).astype(plain))
 
 
 def as_tensorflow_reads(sent):
-    """What `Tensor::FromProto` makes of a proto, as TensorFlow Serving calls it: by a constant's op."""
+    """Parses a proto by `Tensor::FromProto`, which TensorFlow Serving uses, through a constant op."""
     with tf.Graph().as_default() as graph:
         graph.create_op(
             "Const",
@@ -63,7 +63,7 @@ def as_tensorflow_reads(sent):
 @pytest.mark.parametrize("dtype", [types_pb2.DT_HALF, types_pb2.DT_BFLOAT16, types_pb2.DT_INT8, types_pb2.DT_UINT8,
                                    types_pb2.DT_INT16, types_pb2.DT_UINT16])  # fmt: skip
 def test_a_field_that_is_wider_than_its_type_gives_its_low_bits(dtype):
-    """First contact, line 21: clients with signed 16-bit words send half_val below 0."""
+    """Clients with signed 16-bit words send negative half_val."""
     field = "half_val" if dtype in (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16) else "int_val"
     values = [15360, -17408, 65536 + 15360, -1, -(2**31), 2**31 - 1, 300, -200]
     sent = proto(dtype, [len(values)], **{field: values})

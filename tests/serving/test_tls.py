@@ -1,4 +1,4 @@
-"""TLS of the server, gRPC and REST, and of the clients that come with it."""
+"""TLS of the server, by gRPC and by REST, and of its clients."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tfserving_ext.serving.tls import ClientTls, server_context
 CA = TLS / "ca.pem"
 KNOWN = {"ca": CA, "cert": TLS / "client.pem", "key": TLS / "client.key"}
 
-# Made for this test, by openssl genpkey, with a password.
+# Made for this test by openssl genpkey with a password.
 ENCRYPTED_KEY = """\
 -----BEGIN ENCRYPTED PRIVATE KEY-----
 MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgxT0kRGzh7zwICCAAw
@@ -34,7 +34,7 @@ m1EUyhp3HkVKNics0pj+0ukCMFZ1oztslcEFcffmRqtbKE/iuC43ubmaX3Hzr40=
 
 @pytest.fixture(scope="module")
 def secure(toy, tmp_path_factory):
-    """A server that speaks TLS by both protocols and wants to see certificates."""
+    """A server that uses TLS for both gRPC and REST and requires client certificates."""
     path = tmp_path_factory.mktemp("tls") / "ssl.config"
     tls = read_tls(write_ssl_config(path, client_verify=True, custom_ca=read("ca.pem").decode()))
     with LocalServer({"half_plus": toy}, options(grpc=GrpcOptions(tls=tls), rest=RestOptions(tls=tls))) as server:
@@ -42,7 +42,6 @@ def secure(toy, tmp_path_factory):
 
 
 def test_rest_speaks_tls_and_wants_certificates(secure):
-    """First contact, line 22: REST stayed plain text, unsaid."""
     url = f"https://localhost:{secure.rest_port}"
     answer = RestClient(url, "half_plus", tls=ClientTls(**KNOWN)).predict("serving_default", X)
     assert answer["output"].tolist() == [3.0]
@@ -54,7 +53,6 @@ def test_rest_speaks_tls_and_wants_certificates(secure):
 
 
 def test_the_smoke_client_speaks_tls(secure):
-    """First contact, line 22."""
     target = f"localhost:{secure.grpc_port}"
     assert smoke(target, "half_plus", ClientTls(**KNOWN)) == {"y": [2.5]}
     flags = [word for name, path in KNOWN.items() for word in (f"--{name}", str(path))]
@@ -63,36 +61,35 @@ def test_the_smoke_client_speaks_tls(secure):
     assert "first [2.5]" in ran.output
     for tls in (ClientTls(CA), ClientTls()):
         with (
-            pytest.raises(NannError, match=r"no TLS with localhost|no server answers"),
+            pytest.raises(NannError, match=r"no TLS connection to localhost|no server answers"),
             Client(target, "half_plus", 3, tls) as client,
         ):
             client.predict("", X)
-    with pytest.raises(NannError, match="name its authority by --ca"), Client(target, "half_plus", 3) as client:
+    with pytest.raises(NannError, match="give its authority with --ca"), Client(target, "half_plus", 3) as client:
         client.predict("", X)
 
 
 def test_bench_speaks_tls(secure):
-    """First contact, line 22."""
     for target in (f"grpcs://localhost:{secure.grpc_port}", f"https://localhost:{secure.rest_port}"):
         fields = {"target": target, "models": [ModelSpec(name="half_plus")], "warm_up": 0, "seconds": 1, **KNOWN}
         (level,) = bench(make_scenario(fields))["levels"]
         assert level["answered"] == level["requests"] > 0 and not level["errors"]
         unknown = {**fields, "ca": None, "cert": None, "key": None}
-        with pytest.raises(NannError, match=r"no TLS with|no server answers"):
+        with pytest.raises(NannError, match=r"no TLS connection to|no server answers"):
             bench(make_scenario(unknown))
 
 
 @pytest.mark.parametrize(
     ("tls", "words"),
     [
-        (ClientTls(CA, cert=CA), "a client's certificate is given without the key"),
-        (ClientTls(CA, key=CA), "a client's key is given without the certificate"),
-        (ClientTls(Path("none.pem")), "none.pem cannot be read as certificates"),
-        (ClientTls(Path(__file__)), "cannot be read as certificates"),
-        (ClientTls(CA, CA, CA), "are no certificate and its key"),
+        (ClientTls(CA, cert=CA), "the client's certificate is given without its key"),
+        (ClientTls(CA, key=CA), "the client's key is given without its certificate"),
+        (ClientTls(Path("none.pem")), "none.pem cannot be read as the certificates"),
+        (ClientTls(Path(__file__)), "cannot be read as the certificates"),
+        (ClientTls(CA, CA, CA), "are not a certificate and its key"),
     ],
 )
-def test_files_that_are_none_are_told(tls, words):
+def test_invalid_files_are_reported(tls, words):
     with pytest.raises(NannError, match=words):
         tls.credentials()
     with pytest.raises(NannError, match=words):
@@ -100,32 +97,32 @@ def test_files_that_are_none_are_told(tls, words):
 
 
 def test_certificates_are_for_targets_with_tls():
-    with pytest.raises(NannError, match=r"ca is of TLS, the target is grpc://h:1; write grpcs:// or https://"):
+    with pytest.raises(NannError, match=r"ca requires TLS, but the target is grpc://h:1; use grpcs:// or https://"):
         make_scenario({"target": "grpc://h:1", "ca": CA})
 
 
 @pytest.mark.parametrize("rest", [False, True])
 def test_the_server_says_that_rest_is_plain_text(toy, tmp_path, monkeypatch, capsys, rest):
-    """First contact, line 22: TLS that was asked for is not what REST speaks, unless asked for too."""
+    """TLS for gRPC does not apply to REST unless it is requested there too."""
     monkeypatch.setattr(LocalServer, "wait", lambda self: None)
     tls = read_tls(write_ssl_config(tmp_path / "ssl.config"))
     given = options(grpc=GrpcOptions(tls=tls), rest=RestOptions(tls=tls if rest else None))
     run_forever({"half_plus": toy}, given)
     said = " ".join(capsys.readouterr().out.split())
-    assert ("REST is plain text, as TensorFlow Serving's is; --rest-api-tls" in said) != rest
+    assert ("REST is plain text, as in TensorFlow Serving; --rest-api-tls" in said) != rest
     assert ("REST https://" in said) == rest
 
 
-def test_a_rest_key_that_is_none_is_refused(toy):
+def test_an_invalid_rest_key_is_refused(toy):
     with pytest.raises(NannError, match="TLS key and certificate are not usable"):
         LocalServer({"half_plus": toy}, options(rest=RestOptions(tls=(b"x", b"y", None))))
 
 
 def test_an_encrypted_key_is_refused_and_no_password_asked_for(tmp_path):
-    """OpenSSL would ask at the terminal, and a server wait for an answer before it serves."""
+    """Otherwise OpenSSL would ask at the terminal, and the server would wait for the answer."""
     key = tmp_path / "key.pem"
     key.write_text(ENCRYPTED_KEY)
-    with pytest.raises(NannError, match=r"the TLS key is encrypted; .*openssl pkey"):
+    with pytest.raises(NannError, match=r"the TLS key is encrypted, .*openssl pkey"):
         server_context(key.read_bytes(), read("server.pem"), None)
     with pytest.raises(NannError, match="the TLS key is encrypted"):
         ClientTls(CA, TLS / "client.pem", key).credentials()

@@ -1,4 +1,4 @@
-"""The local server with TensorFlow Serving's interfaces, and clients for either."""
+"""The local server with TensorFlow Serving's interfaces, and clients for both servers."""
 
 from tfserving_ext.serving.client import Client, RestClient, smoke
 from tfserving_ext.serving.server import LocalServer, ServerOptions

@@ -1,4 +1,7 @@
-"""Classify, Regress and MultiInference: signatures of serialized tf.Examples; refusals are TensorFlow Serving's."""
+"""Classify, Regress and MultiInference: signatures over serialized tf.Examples.
+
+Errors have the same status and text as in TensorFlow Serving.
+"""
 
 import grpc
 import numpy as np
@@ -12,15 +15,18 @@ CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
 
 def classify(model: ModelInUse, name: str, given: input_pb2.Input) -> classification_pb2.ClassificationResult:
-    """The classes of examples.
+    """Classifies examples.
 
     Args:
-      model: that is to classify.
-      name: of its signature; "" stands for serving_default.
+      model: the model to run.
+      name: the signature's name; "" stands for serving_default.
       given: the examples.
 
+    Returns:
+      The classes of each example, with labels, scores or both, in the order of the examples.
+
     Raises:
-      ServingError: the signature does not classify, there are no examples, or the model failed.
+      ServingError: the signature is not a classification signature, there are no examples, or the model failed.
     """
     signature = _signature(model, name, "classification", CLASSIFY)
     if not {"classes", "scores"} & set(signature.proto.outputs):
@@ -47,7 +53,7 @@ def classify(model: ModelInUse, name: str, given: input_pb2.Input) -> classifica
 
 
 def regress(model: ModelInUse, name: str, given: input_pb2.Input) -> regression_pb2.RegressionResult:
-    """The values of examples; arguments and errors are those of `classify`."""
+    """Computes one value for each example; the arguments and errors are those of `classify`."""
     signature = _signature(model, name, "regression", REGRESS)
     if "outputs" not in signature.proto.outputs:
         raise invalid(f"No regression outputs found in SignatureDef: {text_format.MessageToString(signature.proto)}")
@@ -64,14 +70,18 @@ def regress(model: ModelInUse, name: str, given: input_pb2.Input) -> regression_
 def multi_inference(
     model: ModelInUse, request: inference_pb2.MultiInferenceRequest
 ) -> inference_pb2.MultiInferenceResponse:
-    """The answers to several tasks with the same examples.
+    """Runs several classify and regress tasks on the same examples.
 
     Args:
-      model: that of the first task.
+      model: the model of the first task; all other tasks must name it too.
       request: the tasks and their examples.
 
+    Returns:
+      One result for each task, in the order of the tasks.
+
     Raises:
-      ServingError: as `classify`; or tasks of several models, a signature twice, or a method that is neither.
+      ServingError: a task fails as in `classify`, names another model, repeats a signature, or has a method that is
+        neither classify nor regress.
     """
     response = inference_pb2.MultiInferenceResponse()
     seen: set[str] = set()
@@ -97,7 +107,7 @@ def multi_inference(
 
 
 def _signature(model: ModelInUse, name: str, kind: str, method: str) -> Signature:
-    """The signature `name`, checked to be of this kind."""
+    """Returns the signature `name` after checking that it is of this kind."""
     name = name or "serving_default"
     if name not in model.servable.signatures:
         raise invalid(f"No signature was found with the name: {name}")
@@ -122,7 +132,7 @@ def _check_input(signature: Signature, kind: str) -> None:
 
 
 def _examples(given: input_pb2.Input) -> np.ndarray:
-    """The examples, serialized, as an array of bytes [n]; a context's features join every example."""
+    """Returns the serialized examples as bytes, [n]; the features of a context are added to every example."""
     kind = given.WhichOneof("kind")
     examples = getattr(given, kind).examples if kind else []
     if not examples:

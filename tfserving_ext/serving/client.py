@@ -1,4 +1,4 @@
-"""Clients by gRPC and by REST, for the local server and TensorFlow Serving alike."""
+"""gRPC and REST clients, for both the local server and TensorFlow Serving."""
 
 import http.client
 import json
@@ -17,12 +17,12 @@ from tfserving_ext.serving.tls import ClientTls
 TIMEOUT_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 128 << 20
 
-# The smoke request of alibaba/nann: behaviours of zeros, beams and picks per round, the top 200.
+# As in the smoke request of alibaba/nann: beam widths of the upper layers, items picked in each ground round, and k.
 SMOKE_LEVEL_TOPN = (100, 200, 200, 200, 200, 200)
 
 
 class Client:
-    """PredictionService.Predict of one model; a context manager.
+    """Calls PredictionService.Predict for one model; a context manager.
 
     Example:
       >>> with nann.LocalServer({"nann": "models/nann"}) as server:
@@ -33,7 +33,17 @@ class Client:
     """
 
     def __init__(self, target: str, name: str, timeout: float = TIMEOUT_SECONDS, tls: ClientTls | None = None) -> None:
-        """Takes HOST:PORT, the model's name, seconds to wait for an answer, and TLS where the server speaks it."""
+        """Creates a client.
+
+        Args:
+          target: HOST:PORT of the server's gRPC port.
+          name: the model's name.
+          timeout: seconds to wait for each answer.
+          tls: certificates to use; None if the server does not use TLS.
+
+        Raises:
+          NannError: a file of `tls` is unusable.
+        """
         self._target, self._name, self._timeout = target, name, timeout
         options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
         self._channel = (
@@ -50,10 +60,17 @@ class Client:
         self._channel.close()
 
     def predict(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Runs a signature; what has a default may be left out.
+        """Runs a signature.
+
+        Args:
+          signature: the signature's name.
+          inputs: a value for each input, by name; inputs that have a default may be left out.
+
+        Returns:
+          The outputs by name.
 
         Raises:
-          NannError: nobody answers, or the request is refused; the message has the status and its text.
+          NannError: no server answers, or the request is refused; the message has the status and its text.
         """
         import tensorflow as tf
 
@@ -66,10 +83,10 @@ class Client:
         return {key: tf.make_ndarray(value) for key, value in response.outputs.items()}
 
     def signature(self, name: str) -> Any:
-        """The SignatureDef `name` of the model.
+        """Returns the model's SignatureDef called `name`.
 
         Raises:
-          NannError: nobody answers, or there is no such model or signature.
+          NannError: no server answers, or there is no such model or signature.
         """
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         request.model_spec.name = self._name
@@ -91,20 +108,37 @@ class Client:
 
 
 class RestClient:
-    """`:predict` of one model in column form."""
+    """Calls `:predict` of the REST API for one model, in column form."""
 
     def __init__(self, url: str, name: str, timeout: float = TIMEOUT_SECONDS, tls: ClientTls | None = None) -> None:
-        """Takes the server's address such as http://127.0.0.1:8501, the model's name, seconds to wait, and TLS."""
+        """Creates a client.
+
+        Args:
+          url: the server's address, such as http://127.0.0.1:8501.
+          name: the model's name.
+          timeout: seconds to wait for each answer.
+          tls: certificates to use with https://; None for the system's authorities.
+
+        Raises:
+          NannError: `url` is not an HTTP address, or a file of `tls` is unusable.
+        """
         if not url.startswith(("http://", "https://")):
             raise NannError(f"url is {url!r}, it must start with http:// or https://")
         self._url, self._timeout = f"{url.rstrip('/')}/v1/models/{name}:predict", timeout
         self._tls = None if tls is None else tls.context()
 
     def predict(self, signature: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Runs a signature; by REST every input has to be sent. Outputs are NumPy arrays.
+        """Runs a signature.
+
+        Args:
+          signature: the signature's name.
+          inputs: a value for each input, by name. REST has no defaults, so every input must be given.
+
+        Returns:
+          The outputs as NumPy arrays by name; the only output of a signature is called "output".
 
         Raises:
-          NannError: nobody answers, or the request is refused; the message has the status and its text.
+          NannError: no server answers, or the request is refused; the message has the status and its text.
         """
         body = {"signature_name": signature, "inputs": {key: np.asarray(v).tolist() for key, v in inputs.items()}}
         request = urllib.request.Request(self._url, json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -118,7 +152,7 @@ class RestClient:
             raise NannError(f"no server answers at {self._url} ({reason}); start one with `nann serve`") from error
         except (ValueError, KeyError, TypeError) as error:
             raise NannError(f"{self._url} did not answer with outputs in JSON") from error
-        if not isinstance(outputs, dict):  # A signature with one output answers it without a name.
+        if not isinstance(outputs, dict):  # A signature's only output comes without its name.
             return {"output": np.asarray(outputs)}
         return {key: np.asarray(value) for key, value in outputs.items()}
 
@@ -131,35 +165,40 @@ def _text(body: bytes) -> str:
 
 
 def no_answer(target: str, details: str) -> str:
-    """Why nobody could be asked: there is nobody, or somebody who speaks TLS otherwise, or not."""
+    """Returns an error message for an unreachable server, with a hint if TLS is the likely cause.
+
+    Args:
+      target: the address that was called.
+      details: the error's text from gRPC.
+    """
     words = " ".join(details.split())
     if any(sign in words.lower() for sign in ("handshake", "certificate", "[ssl: ", "ssl_error")):
         return (
-            f"no TLS with {target}: {words[:300]}; the server speaks none, is not known by --ca under this name, or "
-            "wants to see a certificate (--cert, --key)"
+            f"no TLS connection to {target}: {words[:300]}; either the server does not use TLS, or --ca does not "
+            "verify its certificate for this name, or it requires a client certificate (--cert, --key)"
         )
-    # What a server that wants TLS does to a client that does not, and one that wants none to one that does.
+    # Errors that a client sees if only one of the two sides uses TLS.
     closed = any(sign in words.lower() for sign in ("socket closed", "reset by peer", "goaway"))
-    hint = ", and if it speaks TLS, name its authority by --ca" if closed else ""
+    hint = "; if it uses TLS, give its authority with --ca" if closed else ""
     return f"no server answers at {target}; start one with `nann serve`{hint}"
 
 
 def smoke(target: str = "127.0.0.1:8500", name: str = "nann", tls: ClientTls | None = None) -> dict[str, np.ndarray]:
-    """Asks a server of either kind for its model's default answer.
+    """Sends one simple request to the local server or TensorFlow Serving.
 
-    Where the model takes the original's `comm_seq`, that is the original's smoke request; else one user whose features
-    are ones.
+    A model with the input `comm_seq` of alibaba/nann gets that project's smoke request. Any other model gets one user
+    whose features are all ones.
 
     Args:
-      target: HOST:PORT of its gRPC port.
+      target: HOST:PORT of the server's gRPC port.
       name: the model's name.
-      tls: how the server is known where it speaks TLS.
+      tls: certificates to use; None if the server does not use TLS.
 
     Returns:
       The outputs of `serving_default` by name, such as `top_k`, int64 [1, 200].
 
     Raises:
-      NannError: nobody answers, or the request is refused.
+      NannError: no server answers, or the request is refused.
     """
     with Client(target, name, tls=tls) as client:
         signature = client.signature("serving_default")

@@ -1,7 +1,7 @@
-"""All command-line flags of TensorFlow Serving 2.20, and what each does to the local server.
+"""All command-line flags of TensorFlow Serving 2.20, and their effect on the local server.
 
-TensorFlow Serving takes `--flag=value`, and `--flag` alone where the value is true or false. So does `nann serve`,
-which takes hyphens for underscores too, and `--flag value`.
+TensorFlow Serving accepts `--flag=value`, and `--flag` alone for a boolean. `nann serve` accepts both, and also hyphens
+in place of underscores and `--flag value`.
 """
 
 import difflib
@@ -13,13 +13,13 @@ from tfserving_ext.errors import NannError
 
 
 class Flag(NamedTuple):
-    """A flag.
+    """A flag of TensorFlow Serving.
 
     Attributes:
-      kind: of its value: "bool", "int", "float" or "text".
-      ignored: why nothing follows from it here; empty where it works.
-      as_here: the value that describes what this server does in any case: then nothing is ignored.
-      refused: why it cannot be ignored; empty where it can.
+      kind: the type of its value: "bool", "int", "float" or "text".
+      ignored: why the flag has no effect here; empty if it has one.
+      as_here: the value that describes what this server does anyway; given this value, the flag is accepted silently.
+      refused: why the flag must be refused rather than ignored; empty if it need not be.
     """
 
     kind: str
@@ -28,9 +28,9 @@ class Flag(NamedTuple):
     refused: str = ""
 
 
-_NO_BATCHES = "this server joins no requests into batches"
+_NO_BATCHES = "this server does not batch requests"
 _NO_TFLITE = "this server runs TensorFlow, not TensorFlow Lite"
-_ONE_LOADER = "this server loads versions one after another beside the requests"
+_ONE_LOADER = "this server loads versions one at a time, while it serves requests"
 
 FLAGS = {
     "port": Flag("int"),
@@ -52,7 +52,7 @@ FLAGS = {
     "max_num_load_retries": Flag("int"),
     "load_retry_interval_micros": Flag("int"),
     "file_system_poll_wait_seconds": Flag("float"),
-    "flush_filesystem_caches": Flag("bool", "the system keeps what it read of files as long as it sees fit", "false"),
+    "flush_filesystem_caches": Flag("bool", "this server leaves the file cache to the operating system", "false"),
     "tensorflow_session_parallelism": Flag("int"),
     "tensorflow_session_config_file": Flag("text"),
     "tensorflow_intra_op_parallelism": Flag("int"),
@@ -60,10 +60,10 @@ FLAGS = {
     "use_alts_credentials": Flag(
         "bool",
         as_here="false",
-        refused="this server has no ALTS, and would answer in plain text; --ssl_config_file gives TLS",
+        refused="this server has no ALTS and would answer in plain text; --ssl_config_file enables TLS",
     ),
     "ssl_config_file": Flag("text"),
-    "platform_config_file": Flag("text", "this server has one platform, TensorFlow, with one configuration"),
+    "platform_config_file": Flag("text", "this server has only one platform, TensorFlow, and one configuration of it"),
     "per_process_gpu_memory_fraction": Flag("float"),
     "saved_model_tags": Flag("text"),
     "grpc_channel_arguments": Flag("text"),
@@ -72,38 +72,40 @@ FLAGS = {
     "num_request_iterations_for_warmup": Flag("int"),
     "version": Flag("bool"),
     "monitoring_config_file": Flag("text"),
-    "remove_unused_fields_from_bundle_metagraph": Flag("bool", "this server keeps a model's signatures alone", "true"),
+    "remove_unused_fields_from_bundle_metagraph": Flag("bool", "this server keeps only a model's signatures", "true"),
     "prefer_tflite_model": Flag("bool", _NO_TFLITE, "false"),
     "num_tflite_pools": Flag("int", _NO_TFLITE),
     "num_tflite_interpreters_per_pool": Flag("int", _NO_TFLITE),
     "enable_signature_method_name_check": Flag("bool"),
-    "xla_cpu_compilation_enabled": Flag("bool", "XLA compiles here whatever a model asks it to", "true"),
-    "xla_gpu_compilation_enabled": Flag("bool", "XLA compiles here whatever a model asks it to", "true"),
-    "enable_profiler": Flag("bool", "this server has no profiler's service", "false"),
-    "thread_pool_factory_config_file": Flag("text", "all requests share TensorFlow's own threads"),
-    "mixed_precision": Flag("text", "a model runs in the types that it was exported with"),
+    "xla_cpu_compilation_enabled": Flag("bool", "XLA compiles whatever a model marks for it", "true"),
+    "xla_gpu_compilation_enabled": Flag("bool", "XLA compiles whatever a model marks for it", "true"),
+    "enable_profiler": Flag("bool", "this server has no profiler service", "false"),
+    "thread_pool_factory_config_file": Flag("text", "all requests share TensorFlow's own thread pools"),
+    "mixed_precision": Flag("text", "a model runs with the types that it was exported with"),
     "skip_initialize_tpu": Flag("bool", "this server uses no TPU", "true"),
-    "enable_grpc_healthcheck_service": Flag("bool", "the service is always there", "true"),
+    "enable_grpc_healthcheck_service": Flag("bool", "the health service is always enabled", "true"),
     "enable_serialization_as_tensor_content": Flag("bool"),
 }
-_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read_flags(
     arguments: list[str], options: Mapping[str, bool], say: Callable[[str], None] | None = None
 ) -> list[str]:
-    """A command line without what this server ignores, and with what is true or false as the command's switches.
+    """Translates TensorFlow Serving's flags into the command's own options.
+
+    Flags that have no effect here are dropped, and booleans become the command's switches.
 
     Args:
-      arguments: as they were given.
-      options: of the command, such as `--model-name`; whether each takes a value.
-      say: told of each flag that is ignored, one line; standard error by default.
+      arguments: the command line as given.
+      options: the command's options, such as `--model-name`; True for each that takes a value.
+      say: called with one line for each flag that is ignored; prints to standard error by default.
 
     Returns:
-      The arguments that are left for the command.
+      The arguments for the command.
 
     Raises:
-      NannError: a flag that there is not, or whose value is none of its kind.
+      NannError: a flag is unknown, or its value is not of its type.
     """
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     left: list[str] = []
@@ -121,7 +123,7 @@ def read_flags(
             raise NannError(_unknown(given, options))
         is_switch = not options[option] if option in options else flag is not None and flag.kind == "bool"
         if is_switch:
-            value = str(_truth(given, value)).lower() if equals else "true"
+            value = str(_boolean(given, value)).lower() if equals else "true"
         elif not equals:
             following = next(rest, None)
             if following is None:
@@ -150,10 +152,10 @@ def _ignore(given: str, value: str, flag: Flag, say: Callable[[str], None]) -> N
     say(f"note: {given}={value} is ignored: {flag.ignored}")
 
 
-def _truth(given: str, value: str) -> bool:
-    if value.lower() not in _TRUTHS:
+def _boolean(given: str, value: str) -> bool:
+    if value.lower() not in _BOOLEANS:
         raise NannError(f"{given} is {value!r}, allowed are true, false, 1 and 0")
-    return _TRUTHS[value.lower()]
+    return _BOOLEANS[value.lower()]
 
 
 def _unknown(given: str, options: Mapping[str, bool]) -> str:
@@ -162,4 +164,4 @@ def _unknown(given: str, options: Mapping[str, bool]) -> str:
     every = {option: option for option in options if not option.startswith("--no-")} | every
     near = difflib.get_close_matches(given.replace("_", "-"), every, 1, 0.7)
     hint = f"did you mean {every[near[0]]}?" if near else "`nann serve --help` lists the flags"
-    return f"{given} is no flag of this server, nor of TensorFlow Serving 2.20; {hint}"
+    return f"{given} is not a flag of this server or of TensorFlow Serving 2.20; {hint}"

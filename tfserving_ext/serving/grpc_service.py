@@ -1,4 +1,4 @@
-"""The gRPC services: PredictionService and ModelService with TensorFlow Serving's protos, health and reflection."""
+"""The gRPC services: TensorFlow Serving's PredictionService and ModelService, health and reflection."""
 
 import concurrent.futures
 import contextlib
@@ -34,23 +34,25 @@ from tfserving_ext.serving.models import ServingError, invalid
 from tfserving_ext.serving.request_log import RequestLog, address
 from tfserving_ext.serving.tensors import answer_tensor, parse_tensor
 
-_LOOK_SECONDS, _QUIET_LOOKS = 0.05, 6  # The last answer is on its way when its request has left the threads.
+# How `GrpcServer.stop` polls: with no request in the thread pool for so many polls, the last answer has been sent.
+_POLL_SECONDS, _QUIET_POLLS = 0.05, 6
 SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 MAX_ERROR_BYTES = 1024  # As in TensorFlow Serving.
 
 
 @dataclass(frozen=True)
 class GrpcOptions:
-    """How the gRPC server takes requests.
+    """How the gRPC server accepts requests.
 
     Attributes:
-      threads: requests that run at once.
-      queue: requests that may wait for a thread; one more is refused with RESOURCE_EXHAUSTED.
-      max_message_bytes: of a request or an answer.
-      tls: key, certificate and, where clients must show one too, their authority's certificate; None for plain text.
-      socket_path: a Unix socket to listen on besides; None for none.
-      channel_arguments: of the gRPC library, by name.
-      as_content: answer tensors as bytes, see `answer_tensor`.
+      threads: the number of requests that run at once.
+      queue: how many more requests may wait for a thread; further ones are refused with RESOURCE_EXHAUSTED.
+      max_message_bytes: the largest request or answer, in bytes.
+      tls: the server's key and certificate, and the certificate of the clients' authority if clients must have a
+        certificate, else None; all in PEM. None for plain text.
+      socket_path: a Unix socket to listen on as well; None for none.
+      channel_arguments: arguments of the gRPC library, by name.
+      as_content: whether tensors are answered as bytes; see `answer_tensor`.
     """
 
     threads: int = 16
@@ -63,7 +65,7 @@ class GrpcOptions:
 
 
 def _answers(method: Callable[..., Any]) -> Callable[[Any, bytes, grpc.ServicerContext], Any]:
-    """Reads the request, turns refusals into gRPC statuses, and counts."""
+    """Wraps a method: parses its request, turns errors into gRPC statuses, and logs and counts the request."""
     request_type = inspect.signature(method).parameters["request"].annotation
 
     @functools.wraps(method)
@@ -94,19 +96,19 @@ def _parsed(request_type: Any, raw: bytes) -> Any:
 
 
 def _spec_of(request: Any) -> Any:
-    """The ModelSpec of a request: its own, or that of its first task; None where there is none."""
+    """Returns the ModelSpec of a request or of its first task; None if there is none."""
     return getattr(next(iter(getattr(request, "tasks", [])), request), "model_spec", None)
 
 
 def _checked_spec(request: Any) -> model_pb2.ModelSpec:
-    """The ModelSpec of a request or a task, which has to be there."""
+    """Returns the ModelSpec of a request or a task; raises ServingError if it is missing."""
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     return request.model_spec
 
 
 def _cut(message: str) -> str:
-    """An error's text at TensorFlow Serving's length."""
+    """Truncates an error's text as TensorFlow Serving does."""
     text = message.encode()
     return message if len(text) <= MAX_ERROR_BYTES else text[:MAX_ERROR_BYTES].decode(errors="ignore") + "...TRUNCATED"
 
@@ -116,10 +118,10 @@ class _Service:
         self._models, self._requests, self._options = models, requests, options
 
     def add_to(self, server: grpc.Server, name: str) -> None:
-        """Serves the methods as the gRPC service `name`.
+        """Registers the methods as the gRPC service `name`.
 
-        Requests come as bytes: where the library itself fails to read a message, it keeps what it had of the call for
-        ever, so that whoever sends garbage fills the memory.
+        The handlers get requests as bytes and parse them: if the gRPC library itself fails to parse a message, it never
+        frees the call's memory, so that a client could fill the memory by sending garbage.
         """
         handlers = {
             method: grpc.unary_unary_rpc_method_handler(
@@ -137,7 +139,7 @@ class _Prediction(_Service):
         spec = _checked_spec(request)
         with self._models.use(spec, call) as model:
             signature = model.servable.signature(spec.signature_name)
-            # A few bytes can stand for 64 MiB, so only what the signature takes is read.
+            # A tensor of a few bytes can expand to 64 MiB, so only inputs of the signature are parsed.
             signature.check_names(set(request.inputs))
             inputs = {}
             for name in sorted(set(signature.proto.inputs) & set(request.inputs)):
@@ -203,7 +205,7 @@ class _Model(_Service):
 
 
 class _Threads(concurrent.futures.ThreadPoolExecutor):
-    """Threads that know of how many requests they are at work on or have waiting."""
+    """A thread pool that counts the requests that run or wait in it."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, "grpc")
@@ -216,12 +218,12 @@ class _Threads(concurrent.futures.ThreadPoolExecutor):
         try:
             future = super().submit(*arguments, **named)
         except BaseException:
-            self._left()
+            self._done()
             raise
-        future.add_done_callback(self._left)
+        future.add_done_callback(self._done)
         return future
 
-    def _left(self, _: object = None) -> None:
+    def _done(self, _: object = None) -> None:
         with self._lock:
             self.requests -= 1
 
@@ -230,18 +232,18 @@ class GrpcServer:
     """The gRPC server.
 
     Attributes:
-      port: what it listens on.
+      port: the port that it listens on.
     """
 
     def __init__(self, server: grpc.Server, port: int, threads: _Threads) -> None:
-        """Made by `start`."""
+        """Wraps a running server; use `start` to create one."""
         self.port, self._server, self._threads = port, server, threads
 
     def stop(self, seconds: float) -> None:
-        """Takes no more requests, answers those that it has for at most so many seconds, then stops listening."""
+        """Refuses new requests, answers the pending ones for at most `seconds`, then stops listening."""
         ended, quiet = self._server.stop(seconds), 0
-        # A connection that never asked for anything keeps the library waiting; with no request, nothing is to wait for.
-        while not ended.wait(_LOOK_SECONDS) and quiet < _QUIET_LOOKS:
+        # The library also waits for open connections that have no request; this loop does not.
+        while not ended.wait(_POLL_SECONDS) and quiet < _QUIET_POLLS:
             quiet = 0 if self._threads.requests else quiet + 1
         self._server.stop(None).wait()
 
@@ -250,18 +252,21 @@ def start(models: ServedModels, host: str, port: int, options: GrpcOptions, log:
     """Starts the gRPC server.
 
     Args:
-      models: those that are served.
+      models: the models to serve.
       host: the address to listen on.
-      port: 0 for a free one.
-      options: see there.
-      log: takes what there is to say of a request, by name.
+      port: the port to listen on; 0 for a free one.
+      options: how the server accepts requests.
+      log: called with keyword arguments for each finished request.
+
+    Returns:
+      The running server.
 
     Raises:
       NannError: the port or the socket is in use, or the TLS key and certificates are not usable.
     """
     threads = _Threads(options.threads)
     arguments: dict[str, str | int] = {
-        "grpc.so_reuseport": 0,  # Two servers that share a port would answer by turns.
+        "grpc.so_reuseport": 0,  # Otherwise two servers could share a port and answer in turn.
         "grpc.max_receive_message_length": options.max_message_bytes,
         "grpc.max_send_message_length": options.max_message_bytes,
         **dict(options.channel_arguments),
@@ -288,10 +293,10 @@ def start(models: ServedModels, host: str, port: int, options: GrpcOptions, log:
 
 
 def _describe_services() -> None:
-    """Puts the services' descriptors where reflection finds them.
+    """Registers the services' descriptors in protobuf's default pool, where reflection looks them up.
 
-    These modules of the client package add theirs when imported, and then fail where protobuf is newer than their
-    generator expected.
+    Importing these modules of the client package registers them. The import itself then fails with AttributeError
+    under a protobuf release newer than the one the modules were generated for.
     """
     for name in ("model_service_pb2", "prediction_service_pb2"):
         with contextlib.suppress(AttributeError):
@@ -299,7 +304,7 @@ def _describe_services() -> None:
 
 
 def _add_port(server: grpc.Server, where: str, options: GrpcOptions) -> int:
-    """Listens there; returns the port."""
+    """Makes the server listen on the address `where` and returns the port."""
     try:
         if options.tls is None:
             bound = server.add_insecure_port(where)
@@ -310,7 +315,7 @@ def _add_port(server: grpc.Server, where: str, options: GrpcOptions) -> int:
     except (RuntimeError, ValueError):
         bound = 0
     if not bound:
-        what = "a path of this machine" if where.startswith("unix:") else "an address of this machine"
+        place = "a path of this machine" if where.startswith("unix:") else "an address of this machine"
         tls = "" if options.tls is None else ", or the TLS key and certificate are not usable"
-        raise NannError(f"cannot listen for gRPC on {where}: in use, or not {what}{tls}")
+        raise NannError(f"cannot listen for gRPC on {where}: in use, or not {place}{tls}")
     return bound

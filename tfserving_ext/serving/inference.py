@@ -1,11 +1,11 @@
-"""What it means to run a request, whether it came by gRPC or by REST, and whichever method it asks for.
+"""Running a request, whether it came by gRPC or by REST, and for every method.
 
-All requests take the same road, which the services write down from top to bottom:
+All requests take the same steps, which each service spells out:
 
-    with models.use(spec, call) as model:        # The version stays loaded, and somebody waits for the answer.
-        signature = ...                          # Refused in the words of the method.
-        inputs = ...                             # Read in the words of the API.
-        outputs = model.run(signature, inputs)   # In the time that the client has left, and counted.
+    with models.use(spec, call) as model:        # The version stays loaded, and the client is still waiting.
+        signature = ...                          # Errors have the method's wording.
+        inputs = ...                             # Parsed from protos or JSON.
+        outputs = model.run(signature, inputs)   # Within the client's deadline, and counted in the metrics.
 """
 
 import contextlib
@@ -27,20 +27,20 @@ from tfserving_ext.serving.models import Servable, ServingError, Signature, inva
 
 @dataclass
 class Call:
-    """One request: what becomes known of it on its way, and how long its client waits.
+    """One request: what the server learns about it while handling it, and how long its client waits.
 
     Attributes:
       api: "grpc" or "rest".
-      entry: the method that was asked for, such as "Predict".
-      client: its address.
-      arrival: of the request, on the monotonic clock.
-      deadline: until when the client waits, on that clock; None for as long as it takes.
-      is_active: says whether the client is still there.
-      model: the name that it came with.
-      version: of the model that answered, or refused; None where it came to none.
-      signature: that was asked for.
-      status: what the request ended with.
-      error: the text where it failed.
+      entry: the method that was called, such as "Predict".
+      client: the client's address.
+      arrival: when the request arrived, on the monotonic clock.
+      deadline: when the client stops waiting, on the same clock; None if there is no deadline.
+      is_active: returns whether the client is still connected.
+      model: the model name in the request.
+      version: the version of the model that handled the request; None if none was found.
+      signature: the signature name in the request.
+      status: the gRPC status the request finished with.
+      error: the error's text; empty if the request succeeded.
     """
 
     api: str
@@ -56,11 +56,11 @@ class Call:
     error: str = ""
 
     def asks(self, spec: model_pb2.ModelSpec) -> None:
-        """Takes down what the request's ModelSpec says."""
+        """Records the model and signature names from the request's ModelSpec."""
         self.model, self.signature = spec.name, spec.signature_name
 
     def fail(self, error: Exception) -> None:
-        """Takes down what the request failed with; what is no refusal is a fault of the server, and is printed."""
+        """Records why the request failed; an error other than a ServingError is a bug in the server and is printed."""
         if isinstance(error, ServingError):
             self.status, self.error = error.code, error.message
         else:
@@ -68,16 +68,16 @@ class Call:
             self.status, self.error = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
 
     def seconds_left(self) -> float | None:
-        """How long the client will still wait; None for as long as it takes."""
+        """Returns the seconds until the deadline, negative once it has passed; None if there is no deadline."""
         return None if self.deadline is None else self.deadline - time.monotonic()
 
     def check_waits(self) -> None:
-        """Checks that there is still somebody to answer.
+        """Checks that the client is still waiting.
 
-        Of what waited for a thread in vain gRPC itself drops only a part.
+        gRPC itself drops only some of the requests whose deadline passed while they were queued.
 
         Raises:
-          ServingError: the deadline has passed, or the client has left.
+          ServingError: the deadline has passed, or the client has disconnected.
         """
         left = self.seconds_left()
         if left is not None and left <= 0:
@@ -88,12 +88,12 @@ class Call:
 
 @dataclass(frozen=True)
 class ServedModels:
-    """The models that are served, as requests use them.
+    """The served models, as the request handlers use them.
 
     Attributes:
-      manager: has their versions.
-      metrics: counts what is run.
-      check_methods: refuse Classify and Regress where a signature's method_name says something else.
+      manager: resolves model specs to loaded versions.
+      metrics: counts requests and runs.
+      check_methods: whether Classify and Regress refuse a signature whose method_name is another method's.
     """
 
     manager: ModelManager
@@ -102,14 +102,14 @@ class ServedModels:
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec, call: Call) -> Iterator["ModelInUse"]:
-        """The version that a request is for, which stays loaded inside the block.
+        """Yields the version that a request is for; it stays loaded inside the block.
 
         Args:
-          spec: model, and version or label.
-          call: the request; the version is taken down in it.
+          spec: the model, and optionally a version or a label.
+          call: the request, in which the version is recorded.
 
         Raises:
-          ServingError: no such version is served, or nobody waits for the answer any more.
+          ServingError: no such version is served, or the client no longer waits.
         """
         with self.manager.use(spec) as (version, servable):
             call.version = version
@@ -119,14 +119,14 @@ class ServedModels:
 
 @dataclass(frozen=True)
 class ModelInUse:
-    """A version of a model that a request is in.
+    """A loaded version of a model, held by a request.
 
     Attributes:
-      name: the model's.
-      version: its number.
-      servable: what is loaded.
+      name: the model's name.
+      version: the version's number.
+      servable: the loaded SavedModel.
       call: the request.
-      models: all that is served.
+      models: all served models.
     """
 
     name: str
@@ -136,7 +136,7 @@ class ModelInUse:
     models: ServedModels
 
     def spec(self, signature_name: str | None = None) -> model_pb2.ModelSpec:
-        """The ModelSpec of the answer; "" for a signature stands for serving_default, None for no signature."""
+        """Returns the ModelSpec of the answer; the signature "" stands for serving_default, and None for no name."""
         version = wrappers_pb2.Int64Value(value=self.version)
         if signature_name is not None:
             signature_name = signature_name or "serving_default"
@@ -145,18 +145,20 @@ class ModelInUse:
     def run(
         self, signature: Signature, inputs: dict[str, np.ndarray], wanted: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Runs a signature, unless nobody waits for it any more, and counts the run.
+        """Runs a signature if the client still waits, and counts the run in the metrics.
 
         Args:
-          signature: of this model.
-          inputs: by name. A search of ours ends once the client no longer waits: its `deadline_ms` is set here.
-          wanted: outputs to return; none for all.
+          signature: a signature of this model.
+          inputs: arrays by name. Where the signature has the input `deadline_ms`, it is lowered here to the time that
+            the client has left, so that a search stops when nobody waits for it.
+          wanted: the names of the outputs to return; empty for all.
 
         Returns:
-          Outputs by name.
+          The outputs by name.
 
         Raises:
-          ServingError: no such output, wrong inputs, nobody waits, or the model failed.
+          ServingError: an output is unknown or named twice, the inputs are wrong, the client no longer waits, or the
+            model failed.
         """
         names = _outputs(signature, wanted)
         self.call.check_waits()
@@ -182,13 +184,14 @@ def _outputs(signature: Signature, wanted: Sequence[str]) -> Sequence[str]:
 
 
 def _stop_in_time(signature: Signature, inputs: dict[str, np.ndarray], seconds_left: float) -> None:
-    """Lets a search of ours end when its client no longer waits: `deadline_ms` becomes at most what is left."""
+    """Lowers the input `deadline_ms` of a search, if there is one, to the time that the client has left."""
     default = signature.defaults.get("deadline_ms")
     if default is None or default.shape or default.dtype != np.int32:
         return
     sent = np.asarray(inputs.get("deadline_ms", default))
     left = max(1, min(int(seconds_left * 1000), np.iinfo(np.int32).max))
-    # In row form it comes once for every user, and equal; anything else the graph refuses in its own words.
+    # In REST's row form the value is repeated for each user. Anything other than equal int32 values is left to the
+    # graph, which refuses it with its own message.
     if (
         sent.dtype == np.int32
         and sent.size

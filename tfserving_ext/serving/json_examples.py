@@ -1,4 +1,4 @@
-"""tf.Examples in JSON, as `:classify` and `:regress` of TensorFlow Serving's REST API read them."""
+"""tf.Examples in JSON, as `:classify` and `:regress` of TensorFlow Serving's REST API accept them."""
 
 import base64
 from typing import Any
@@ -14,14 +14,17 @@ INT64 = range(-(1 << 63), 1 << 63)
 
 
 def read_examples(body: bytes, method: str) -> tuple[str, input_pb2.Input]:
-    """The signature's name and the examples of a request.
+    """Parses the body of a classify or regress request.
 
     Args:
-      body: of the request.
+      body: the request's body, JSON.
       method: "classify" or "regress".
 
+    Returns:
+      The signature's name, "" if none is given, and the examples.
+
     Raises:
-      ServingError: it is not such a request.
+      ServingError: the body is not such a request.
     """
     request = read_object(body)
     where = f"JSON Value: {shown(request)}"
@@ -41,9 +44,9 @@ def read_examples(body: bytes, method: str) -> tuple[str, input_pb2.Input]:
     return request.get("signature_name") or "", given
 
 
-def _example(value: Any, what: str) -> tf.train.Example:
+def _example(value: Any, role: str) -> tf.train.Example:
     if not isinstance(value, dict):
-        raise invalid(f"{what} must be JSON object but got JSON Value: {shown(value)}")
+        raise invalid(f"{role} must be JSON object but got JSON Value: {shown(value)}")
     example = tf.train.Example()
     for name, entry in value.items():
         try:
@@ -54,7 +57,7 @@ def _example(value: Any, what: str) -> tf.train.Example:
 
 
 def _fill(feature: tf.train.Feature, values: list[Any]) -> None:
-    """Puts values into a feature; the first says of which kind all must be."""
+    """Appends values to a feature; all must be of the same kind."""
     for value in values:
         if isinstance(value, bool):
             feature.int64_list.value.append(int(value))

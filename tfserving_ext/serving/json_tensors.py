@@ -1,11 +1,11 @@
 """Tensors in JSON, as TensorFlow Serving's REST API writes and reads them.
 
-Row form: `instances`, a list of examples, each a value or an object of values by input. Column form: `inputs`, a value
-or an object of values by input, each with all its dimensions. Bytes are {"b64": "..."}.
+Row form: `instances`, a list of examples, each a value or an object with a value for each input. Column form: `inputs`,
+a value or an object with a value for each input, each with all its dimensions. Bytes are {"b64": "..."}.
 
-Where this differs from TensorFlow Serving: what follows the JSON document, Inf for Infinity and strings that are not
-UTF-8 are refused here and accepted there; a string output that is not UTF-8 is {"b64": "..."} here and raw bytes, which
-is not JSON, there.
+Differences from TensorFlow Serving: text after the JSON document, `Inf` for Infinity, and strings that are not UTF-8
+are refused here and accepted there. A string output that is not UTF-8 is {"b64": "..."} here; there it is raw bytes,
+which is not valid JSON.
 """
 
 import base64
@@ -29,10 +29,10 @@ _KINDS = {dict: "Object", list: "Array", str: "String", int: "Number", float: "N
 
 
 def read_request(body: bytes) -> dict[str, Any]:
-    """The JSON object of a `:predict` request, with either `instances` or `inputs`.
+    """Parses the body of a `:predict` request: a JSON object with either `instances` or `inputs`.
 
     Raises:
-      ServingError: it is something else.
+      ServingError: the body is anything else.
     """
     request = read_object(body)
     if "instances" in request and "inputs" in request:
@@ -46,10 +46,17 @@ def read_request(body: bytes) -> dict[str, Any]:
 
 
 def columns(value: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
-    """The arrays of column form.
+    """Converts `inputs`, column form, to arrays.
+
+    Args:
+      value: the value of `inputs`.
+      types: the dtype of each input of the signature, by name.
+
+    Returns:
+      The arrays by name.
 
     Raises:
-      ServingError: an input is missing, or a value is not of its type or ragged.
+      ServingError: an input is missing, or a value is ragged or not of its input's type.
     """
     if not isinstance(value, dict) or is_bytes(value):
         if len(types) != 1:
@@ -65,10 +72,18 @@ def columns(value: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
 
 
 def rows(instances: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]:
-    """The arrays of row form, each with one row per instance.
+    """Converts `instances`, row form, to arrays.
+
+    Args:
+      instances: the value of `instances`.
+      types: the dtype of each input of the signature, by name.
+
+    Returns:
+      The arrays by name, each with one row per instance.
 
     Raises:
-      ServingError: no list, an instance that lacks an input, is not of its type or is shaped unlike the others.
+      ServingError: `instances` is not a list, or an instance lacks an input or has a value of another type or of
+        another shape than the first instance.
     """
     if not isinstance(instances, list):
         raise invalid(f"JSON Value: {shown({'instances': instances})} Expecting 'instances' to be an list/array")
@@ -99,7 +114,7 @@ def rows(instances: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]
             try:
                 array = to_array(value, types[name])
             except ServingError as error:
-                # Whatever is wrong with an element, it is the request that is invalid.
+                # The request is invalid, whatever status the element's own error has.
                 raise invalid(f"{element}{error.code.name}: {error.message}") from error
             if parts[name] and parts[name][0].shape != array.shape:
                 first = parts[name][0]
@@ -116,10 +131,17 @@ def rows(instances: Any, types: Mapping[str, tf.DType]) -> dict[str, np.ndarray]
 
 
 def to_array(value: Any, dtype: tf.DType) -> np.ndarray:
-    """The array of a JSON value: numbers, booleans, strings, or lists of them, all of one shape.
+    """Converts a JSON value to an array.
+
+    Args:
+      value: a number, a boolean, a string, {"b64": "..."}, or nested lists of these.
+      dtype: the type of the input.
+
+    Returns:
+      The array of type `dtype`, with one dimension for each level of lists; strings are an object array of bytes.
 
     Raises:
-      ServingError: it is ragged, a value is not of `dtype` or out of its range, or REST cannot carry `dtype`.
+      ServingError: the lists are ragged, a value is not of `dtype` or out of its range, or REST cannot carry `dtype`.
     """
     shape: list[int] = []
     first = value
@@ -131,7 +153,7 @@ def to_array(value: Any, dtype: tf.DType) -> np.ndarray:
     values: list[Any] = []
     _flatten(value, shape, 0, dtype, values)
     numpy_dtype = np.object_ if dtype == tf.string else dtype.as_numpy_dtype
-    with np.errstate(over="ignore"):  # Beyond float32 is infinite, as in TensorFlow Serving.
+    with np.errstate(over="ignore"):  # Numbers too large for float32 become infinite, as in TensorFlow Serving.
         return np.array(values, np.float64 if dtype in _FLOATS else numpy_dtype).astype(numpy_dtype).reshape(shape)
 
 
@@ -183,15 +205,18 @@ def _misplaced(value: Any, level: int, expected: int) -> ServingError:
 def _as_float(value: int | float) -> float:
     try:
         return float(value)
-    except OverflowError:  # An integer of hundreds of digits.
+    except OverflowError:  # An integer with hundreds of digits.
         return float("inf") if value > 0 else float("-inf")
 
 
 def row_outputs(outputs: Mapping[str, np.ndarray]) -> list[Any]:
-    """The value of `predictions`.
+    """Converts outputs to row form, the value of `predictions`.
+
+    Returns:
+      A list with an object for each row, which holds a value for each output; if there is one output, its values alone.
 
     Raises:
-      ServingError: an output has no rows, their numbers differ, or REST cannot carry its type.
+      ServingError: an output is a scalar, the outputs have different numbers of rows, or REST cannot carry a type.
     """
     sizes = set()
     for name, array in outputs.items():
@@ -207,7 +232,7 @@ def row_outputs(outputs: Mapping[str, np.ndarray]) -> list[Any]:
 
 
 def column_outputs(outputs: Mapping[str, np.ndarray]) -> Any:
-    """The value of `outputs`.
+    """Converts outputs to column form, the value of `outputs`: an object, or the value of the only output.
 
     Raises:
       ServingError: REST cannot carry an output's type.
@@ -217,7 +242,7 @@ def column_outputs(outputs: Mapping[str, np.ndarray]) -> Any:
 
 
 def to_json(array: np.ndarray, as_bytes: bool = False) -> Any:
-    """An array as numbers, booleans, strings and lists; with `as_bytes`, {"b64": "..."} in place of strings.
+    """Converts an array to numbers, booleans or strings in nested lists; with `as_bytes`, strings to {"b64": "..."}.
 
     Raises:
       ServingError: REST cannot carry the type.
@@ -238,11 +263,11 @@ def to_json(array: np.ndarray, as_bytes: bool = False) -> Any:
 
 
 def number(value: float) -> float:
-    """A float32 in six digits where they are enough, or else in nine, which tell all floats apart."""
+    """Rounds a float32 to six significant digits if they restore it exactly, or else to nine, which always do."""
     short = float(f"{value:.6g}")
     try:
         same = struct.unpack("f", struct.pack("f", short))[0] == value
-    except OverflowError:  # Six digits of the greatest floats round to infinity.
+    except OverflowError:  # The largest floats, rounded to six digits, exceed float32.
         same = False
     return short if same else float(f"{value:.9g}")
 
@@ -256,12 +281,12 @@ def _text(value: bytes | str, as_bytes: bool) -> Any:
 
 
 def _holds_bytes(output: str) -> bool:
-    """Whether TensorFlow Serving takes an output for bytes; it goes by the name."""
+    """Returns whether TensorFlow Serving treats an output as bytes, which depends on its name alone."""
     return output.endswith("_bytes")
 
 
 def is_bytes(value: Any) -> bool:
-    """Whether a JSON value is {"b64": "..."}."""
+    """Returns whether a JSON value is {"b64": "..."}."""
     return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
 
 

@@ -1,4 +1,4 @@
-"""JSON documents, read and shown as RapidJSON does in TensorFlow Serving, whose words errors are told in."""
+"""JSON documents, parsed and printed as RapidJSON does it in TensorFlow Serving, with the same error messages."""
 
 import json
 import math
@@ -8,8 +8,8 @@ from tfserving_ext.serving.models import ServingError, invalid
 
 MAX_SHOWN = 512
 _NO_NAME = "Expecting property name enclosed in double quotes"
-# What Python's parser says, and what RapidJSON says of the same place.
-_WORDS = {
+# Messages of Python's parser, and RapidJSON's message for the same error.
+_RAPIDJSON = {
     "Expecting value": "Invalid value.",
     _NO_NAME: "Missing a name for object member.",
     "Expecting ':' delimiter": "Missing a colon after a name of object member.",
@@ -19,17 +19,17 @@ _MEMBER, _ELEMENT = "Missing a comma or '}' after an object member.", "Missing a
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request's body.
+    """Parses a request's body as a JSON object.
 
     Raises:
-      ServingError: it is something else, or its `signature_name` is no text.
+      ServingError: the body is not a JSON object, or its `signature_name` is not a string.
     """
     try:
         request = json.loads(body, object_pairs_hook=_first_of_each, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise _parse_error(body, error) from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        # ValueError: a number beyond a double, or a whole number of thousands of digits.
+        # ValueError: a number too large for a double, or an integer with thousands of digits.
         raise invalid(f"JSON Parse error: {str(error).splitlines()[0]}") from error
     if not isinstance(request, dict):
         raise invalid(f"JSON Value: {shown(request)} Is not object")
@@ -41,7 +41,7 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value in an error's text, cut: members indented, arrays on one line."""
+    """Formats a value for an error message: members indented, arrays on one line, truncated to MAX_SHOWN characters."""
     try:
         text = _pretty(value, 0)
     except RecursionError:
@@ -64,7 +64,7 @@ def _parse_error(body: bytes, error: json.JSONDecodeError) -> ServingError:
         at = f" at offset: {len(body)}" if body else ""
         return invalid(f"JSON Parse error: The document is empty{'.' if body else ''}{at}")
     message, place = error.msg, error.pos
-    if message.startswith("Illegal trailing comma"):  # Python 3.13 and later tell of the comma, not of what follows.
+    if message.startswith("Illegal trailing comma"):  # Python 3.13 and later report the comma, RapidJSON what follows.
         place += 1 + len(error.doc[place + 1 :]) - len(error.doc[place + 1 :].lstrip())
         message = (
             "Expecting value"
@@ -73,11 +73,11 @@ def _parse_error(body: bytes, error: json.JSONDecodeError) -> ServingError:
         )
     if message == "Expecting ',' delimiter":
         message = _MEMBER if _open_bracket(error.doc[:place]) == "{" else _ELEMENT
-    return invalid(f"JSON Parse error: {_WORDS.get(message, message)} at offset: {place}")
+    return invalid(f"JSON Parse error: {_RAPIDJSON.get(message, message)} at offset: {place}")
 
 
 def _open_bracket(text: str) -> str:
-    """The innermost bracket that is open at the end of the beginning of a document."""
+    """Returns the innermost bracket that is still open at the end of `text`, the beginning of a JSON document."""
     brackets, in_string, escaped = [], False, False
     for char in text:
         if in_string:
@@ -93,7 +93,7 @@ def _open_bracket(text: str) -> str:
 
 
 def _first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose key comes twice has its first value, as in TensorFlow Serving."""
+    """Builds an object; a repeated key keeps its first value, as in TensorFlow Serving."""
     found = dict(pairs)
     if len(found) < len(pairs):
         found.update(reversed(pairs))

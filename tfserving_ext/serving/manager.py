@@ -1,7 +1,8 @@
-"""Which versions are loaded: watches the base paths, loads what is new, unloads what is not wanted any more.
+"""Watches the models' base paths, loads new versions and unloads versions that are no longer wanted.
 
-A new version serves before the old one goes, and a broken one leaves the old serving. A request holds the version that
-answers it: its session closes when the last request has left it. What may become of a version is in versions.py.
+An old version is retired only once a new one serves, and keeps serving if the new one fails to load. A request holds
+the version that answers it: the version's session is closed when its last request has finished. versions.py has the
+states of a version.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from tfserving_ext.serving.versions import LoadOptions, Model, Version
 
 
 class ModelManager:
-    """The models that are served, by name and version. All methods may be called from any thread."""
+    """The served models, by name and version. All methods may be called from any thread."""
 
     def __init__(
         self,
@@ -27,38 +28,42 @@ class ModelManager:
         load: Callable[[Path], Servable] = load_servable,
         log: Callable[..., None] = lambda **_: None,
     ) -> None:
-        """Serves nothing until a configuration is applied.
+        """Creates a manager that serves nothing until a configuration is applied.
 
         Args:
-          options: see there.
-          load: makes a version's folder a servable.
-          log: takes what becomes of a version, by name: `event`, `model`, `version` and what belongs to it.
+          options: how versions are found and loaded.
+          load: loads the servable in a version's folder.
+          log: called for each change of a version with the keyword arguments `event`, `model`, `version` and further
+            ones that depend on the event.
         """
         self._options, self._load, self._log = options, load, log
         self._models: dict[str, Model] = {}
         self._lock = threading.RLock()
-        # One look at a time: the watcher's, or that of who applies a configuration.
-        self._looking = threading.Lock()
+        # Held while the base paths are scanned, by the watcher or by `apply`.
+        self._scanning = threading.Lock()
         self._ending = threading.Event()
         self._watcher: threading.Thread | None = None
 
     def apply(self, configs: Mapping[str, ModelConfig]) -> None:
-        """Serves these models in place of those of before; returns when each has a version that serves.
+        """Replaces the served models by `configs`; returns when each of them has a version that serves.
 
         Models that are no longer named are unloaded.
 
+        Args:
+          configs: the models by name.
+
         Raises:
-          ServingError: a label is of a version that is not available, which changes nothing; or a model did not become
-            available, where all others are served as the configuration says.
+          ServingError: a label is assigned to a version that is not available, in which case nothing changes; or a
+            model did not become available, in which case all others are served as configured.
         """
-        with self._looking:
+        with self._scanning:
             self._check_labels(configs)
             with self._lock:
                 for name in configs:
                     self._models.setdefault(name, Model())
                 for name, model in self._models.items():
                     model.config = configs.get(name)
-            self._look()
+            self._scan()
             with self._lock:
                 for model in self._models.values():
                     model.labels = {} if model.config is None else dict(model.config.labels)
@@ -72,20 +77,20 @@ class ModelManager:
             )
 
     def close(self) -> None:
-        """Stops watching and unloads all; requests that are in a model are waited for by their own threads."""
+        """Stops watching and unloads all models; a model that is in use is closed by its last request."""
         self._ending.set()
         if self._watcher is not None:
             self._watcher.join()
-        with self._looking:
+        with self._scanning:
             for model in self._models.values():
                 self._retire(model.versions.values())
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec) -> Iterator[tuple[int, Servable]]:
-        """The version and model that a request is for, which stays loaded inside the block.
+        """Yields the number and the servable of the version that `spec` names; it stays loaded inside the block.
 
         Raises:
-          ServingError: none is.
+          ServingError: no such version is available.
         """
         with self._lock:
             version = self._find(spec)
@@ -101,20 +106,20 @@ class ModelManager:
             self._unload(version)
 
     def names(self) -> list[str]:
-        """Names of the models of the configuration."""
+        """Returns the names of the configured models."""
         with self._lock:
             return [name for name, model in self._models.items() if model.config is not None]
 
     def available(self, name: str) -> list[int]:
-        """The versions of a model that serve."""
+        """Returns the versions of a model that serve, in ascending order."""
         with self._lock:
             return sorted(self._model(name).available())
 
     def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-        """The state of one version, or of all, the newest first.
+        """Returns the state of the version that `spec` names, or of all versions, the newest first.
 
         Raises:
-          ServingError: the model or the version was never there.
+          ServingError: the model or the version is unknown.
         """
         response = get_model_status_pb2.GetModelStatusResponse()
         with self._lock:
@@ -136,7 +141,7 @@ class ModelManager:
         return response
 
     def _model(self, name: str) -> Model:
-        """The model `name`; one without versions where there is none."""
+        """Returns the model `name`, or an empty one if it is unknown."""
         return self._models.get(name, Model())
 
     def _find(self, spec: model_pb2.ModelSpec) -> Version:
@@ -144,7 +149,7 @@ class ModelManager:
             raise invalid("ModelSpec has no name specified.")
         model = self._model(spec.name)
         available = model.available()
-        # A label that was sent is a label, the empty one too.
+        # An empty label counts as a label if it was sent.
         if spec.WhichOneof("version_choice") == "version_label":
             if spec.version_label not in model.labels:
                 raise invalid(f"Unrecognized servable version label: {spec.version_label}")
@@ -175,11 +180,11 @@ class ModelManager:
 
     def _watch(self) -> None:
         while not self._ending.wait(self._options.poll_seconds):
-            with self._looking:
-                self._look()
+            with self._scanning:
+                self._scan()
 
-    def _look(self) -> None:
-        """Looks once at all base paths."""
+    def _scan(self) -> None:
+        """Scans all base paths once, loads new versions and retires unwanted ones."""
         for name, model in list(self._models.items()):
             wanted = {} if model.config is None else model.config.wanted()
             if wanted is None:
@@ -190,7 +195,7 @@ class ModelManager:
             with self._lock:
                 available = any(number in wanted for number in model.available())
                 unwanted = [version for number, version in model.versions.items() if number not in wanted]
-            # A version goes once another one serves; or where none is to serve.
+            # Unwanted versions are retired once a wanted one serves, or if no version is wanted at all.
             if available or not wanted:
                 self._retire(unwanted)
             with self._lock:
@@ -198,7 +203,7 @@ class ModelManager:
                     version.forget_folder()
 
     def _start(self, name: str, model: Model, number: int, path: Path) -> None:
-        """Loads a version that is not loaded yet, unless it failed for good."""
+        """Loads a version unless it is loaded already, has failed for good or waits for its next try."""
         with self._lock:
             version = model.versions.get(number)
             if version is None or version.may_return(path):
@@ -206,12 +211,12 @@ class ModelManager:
             if not version.is_due(time.monotonic()):
                 return
             version.load()
-        told = {"model": name, "version": number}
-        self._log(event="loading", **told, path=str(path))
+        which = {"model": name, "version": number}
+        self._log(event="loading", **which, path=str(path))
         begin = time.monotonic()
         try:
             servable = self._load(path)
-        except Exception as found:  # Whatever a model's files make TensorFlow raise, the watcher goes on.
+        except Exception as found:  # The watcher must survive whatever TensorFlow raises for a model's files.
             error = (
                 found
                 if isinstance(found, LoadError)
@@ -220,14 +225,14 @@ class ModelManager:
             with self._lock:
                 again = version.failed(error, self._options, time.monotonic())
             retry = {"retry_after_seconds": self._options.retry_seconds} if again else {}
-            self._log(event="failed", **told, seconds=_since(begin), error=error.message, **retry)
+            self._log(event="failed", **which, seconds=_since(begin), error=error.message, **retry)
             return
         with self._lock:
             version.loaded(servable)
-        self._log(event="serving", **told, seconds=_since(begin))
+        self._log(event="serving", **which, seconds=_since(begin))
 
     def _retire(self, versions: Iterable[Version]) -> None:
-        """Has these versions take no more requests, and unloads those that no request is in."""
+        """Stops these versions from taking requests and unloads those that are not in use."""
         with self._lock:
             requests = [(version, version.users) for version in versions if version.retire()]
         for version, users in requests:
@@ -235,16 +240,16 @@ class ModelManager:
             self._unload(version)
 
     def _unload(self, version: Version) -> None:
-        """Closes the model of a version that was retired, once no request is in it."""
+        """Closes the servable of a retired version if it is not in use."""
         with self._lock:
             servable = version.unload()
-        if servable is not None:  # Closing takes a while, during which others may have the lock.
+        if servable is not None:  # Closing is slow, so it happens without the lock.
             begin = time.monotonic()
             servable.close()
             self._log(event="unloaded", model=version.model, version=version.number, seconds=_since(begin))
 
     def _why_not_available(self, name: str) -> str:
-        """What TensorFlow Serving says of a model that does not serve; empty where it does."""
+        """Returns TensorFlow Serving's message for a model that does not serve, or "" if the model serves."""
         with self._lock:
             model = self._models[name]
             if model.available():
@@ -255,7 +260,7 @@ class ModelManager:
             return ""
         if not errors:
             if config.policy.WhichOneof("policy_choice") == "specific" and config.base_path.is_dir():
-                return ""  # Versions that may come later.
+                return ""  # The specified versions may appear later.
             return f"{{{{name: {name}}} due to error: NOT_FOUND: {config.base_path} holds no version to serve}}"
         number = max(errors)
         reason = f"{errors[number].code.name}: {errors[number].message}"

@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus text under TensorFlow Serving's names, and what our searches add."""
+"""The server's metrics as Prometheus text: TensorFlow Serving's names, and our own for searches."""
 
 import bisect
 import threading
@@ -9,19 +9,18 @@ import numpy as np
 PREFIX = ":tensorflow:serving:"
 _LATENCY_BOUNDS = tuple(10.0 * 1.8**power for power in range(33))  # Microseconds, as TensorFlow Serving's buckets.
 _COUNT_BOUNDS = tuple(float(4**power) for power in range(13))
-# Beyond this nothing new is counted, so that nobody can fill the memory.
-_MAX_SERIES = 10_000
+_MAX_SERIES = 10_000  # Further series are not recorded, so that clients cannot fill the memory with new labels.
 _HELP = {
-    ":tensorflow:serving:request_count": "Requests by model and by the status that they were answered with.",
+    ":tensorflow:serving:request_count": "Requests by model and by the gRPC status they were answered with.",
     ":tensorflow:serving:request_latency": "Microseconds from a request's arrival to its answer.",
     ":tensorflow:serving:runtime_latency": "Microseconds that TensorFlow took to run a signature.",
     ":nann:search_latency": "Microseconds that TensorFlow took to run a signature with a search.",
     ":nann:items_scored": "Items that the scorer was asked for in one user's search.",
-    ":nann:nan_scores": "Scores that were NaN: the model is broken, or was asked what it cannot score.",
-    ":nann:rounds": "Rounds of one user's search that met a fresh item.",
-    ":nann:search_stopped": "Users' searches by what ended them.",
+    ":nann:nan_scores": "Scores that were NaN: the model is broken, or was given input that it cannot score.",
+    ":nann:rounds": "Rounds of one user's search that met at least one item not scored before.",
+    ":nann:search_stopped": "Users' searches by the reason why they stopped.",
 }
-_STOPPED = {0: "complete", 1: "budget", 2: "deadline", 3: "max_steps"}  # Of the op (custom_ops/ops/search_ops.cc).
+_STOPPED = {0: "complete", 1: "budget", 2: "deadline", 3: "max_steps"}  # As in custom_ops/ops/search_ops.cc.
 
 
 class _Histogram:
@@ -49,32 +48,32 @@ class Metrics:
     """Counters and histograms; every method may be called from any thread."""
 
     def __init__(self) -> None:
-        """Starts at zero."""
+        """Creates empty metrics."""
         self._lock = threading.Lock()
         self._counters: dict[tuple[str, str], int] = {}
         self._histograms: dict[tuple[str, str], _Histogram] = {}
 
     def answered(self, model: str, entry: str, status: str, seconds: float) -> None:
-        """Counts a request.
+        """Counts an answered request.
 
         Args:
-          model: its model's name, "" where none was found.
-          entry: what was asked, such as "Predict".
-          status: name of the gRPC status.
-          seconds: from its arrival to its answer.
+          model: the model's name, "" if it is unknown.
+          entry: the method that was called, such as "Predict".
+          status: the name of the gRPC status.
+          seconds: the time from the request's arrival to its answer.
         """
         with self._lock:
             self._count("request_count", _labels(model_name=model, status=status))
             self._observe("request_latency", _labels(model_name=model, API=entry), 1e6 * seconds)
 
     def ran(self, model: str, entry: str, seconds: float, outputs: Mapping[str, np.ndarray]) -> None:
-        """Counts a run of a signature, and what a search of ours says of itself.
+        """Counts a run of a signature, with the statistics in its outputs if it contains a search.
 
         Args:
-          model: its model's name.
-          entry: what was asked, such as "Predict".
-          seconds: that the run took.
-          outputs: of the signature, by name.
+          model: the model's name.
+          entry: the method that was called, such as "Predict".
+          seconds: the duration of the run.
+          outputs: the outputs of the signature by name.
         """
         with self._lock:
             self._observe("runtime_latency", _labels(model_name=model, API=entry, runtime="TF1"), 1e6 * seconds)
@@ -84,24 +83,24 @@ class Metrics:
             for name in ("items_scored", "rounds"):
                 for count in outputs[name].ravel() if name in outputs else ():  # Older exports have no rounds.
                     self._observe(f":nann:{name}", _labels(model_name=model), float(count), _COUNT_BOUNDS)
-            if "nan_scores" in outputs:  # From the first search on, so that a rise from zero is seen.
+            if "nan_scores" in outputs:  # Recorded even if zero, so that a later rise from zero is visible.
                 self._count(":nann:nan_scores", _labels(model_name=model), int(outputs["nan_scores"].sum()))
             for stopped in outputs["stopped"].ravel():
                 reason = _STOPPED.get(int(stopped), str(stopped))
                 self._count(":nann:search_stopped", _labels(model_name=model, reason=reason))
 
     def text(self) -> str:
-        """All of it in Prometheus' text format."""
+        """Returns all metrics in Prometheus' text format."""
         with self._lock:
             lines: list[str] = []
-            told = ""
+            previous = ""
             for (name, labels), count in sorted(self._counters.items()):
-                lines += [] if name == told else [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} counter"]
-                told = name
+                lines += [] if name == previous else [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} counter"]
+                previous = name
                 lines.append(f"{name}{labels} {count}")
             for (name, labels), histogram in sorted(self._histograms.items()):
-                lines += [] if name == told else [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} histogram"]
-                told = name
+                lines += [] if name == previous else [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} histogram"]
+                previous = name
                 lines += histogram.lines(name, labels)
         return "\n".join(lines) + "\n"
 

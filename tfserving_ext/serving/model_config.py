@@ -1,4 +1,4 @@
-"""Which models are served from where: TensorFlow Serving's configuration, checked in its words."""
+"""TensorFlow Serving's configuration of models, checked with the same error messages."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ _Policy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model.
+    """The configuration of one model.
 
     Attributes:
-      name: in requests.
-      base_path: a folder of versions.
-      policy: a ServableVersionPolicy, which of its versions are served; the latest by default.
-      labels: version by label.
+      name: the model's name in requests.
+      base_path: the folder that contains the versions.
+      policy: a ServableVersionPolicy that selects the versions to serve; the latest by default.
+      labels: version numbers by label.
     """
 
     name: str
@@ -38,9 +38,13 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
 
     def wanted(self) -> dict[int, Path] | None:
-        """The versions to serve, by number; None where the base path is not there, which says nothing about them."""
+        """Returns the folders of the versions to serve, by number; None if the base path cannot be read.
+
+        None means that the versions to serve are unknown, not that there are none.
+        """
         try:
-            # A plain file with a number for a name is no version; a folder may be 1 or 01, as in TensorFlow Serving.
+            # A plain file whose name is a number is not a version. Folders may be called 1 or 01, as in TensorFlow
+            # Serving.
             entries = [one for one in self.base_path.iterdir() if _VERSION.fullmatch(one.name) and one.is_dir()]
         except OSError:
             return None
@@ -55,10 +59,10 @@ class ModelConfig:
 
 
 def parse_config(text: str) -> model_server_config_pb2.ModelServerConfig:
-    """A ModelServerConfig of its text form, what `--model_config_file` holds.
+    """Parses a ModelServerConfig in text form, the content of a `--model_config_file`.
 
     Raises:
-      NannError: it is none.
+      NannError: the text is not a ModelServerConfig, or is too long.
     """
     if len(text) > MAX_CONFIG_BYTES:
         raise NannError(f"the model config has {len(text)} characters, at most {MAX_CONFIG_BYTES} are allowed")
@@ -71,14 +75,14 @@ def parse_config(text: str) -> model_server_config_pb2.ModelServerConfig:
 def read_config(
     config: model_server_config_pb2.ModelServerConfig, served: Sequence[str] = ()
 ) -> dict[str, ModelConfig]:
-    """The models of a configuration, by name.
+    """Checks a configuration and returns its models by name.
 
     Args:
-      config: what to read.
-      served: names of the models that are served now, whose platform cannot change.
+      config: the configuration.
+      served: the names of the models that are served now, whose platform cannot change.
 
     Raises:
-      ServingError: it cannot be served.
+      ServingError: the configuration is invalid.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(

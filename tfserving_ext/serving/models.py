@@ -1,7 +1,7 @@
 """A loaded SavedModel as TensorFlow Serving runs it: signatures over a session.
 
-A session, and not `tf.saved_model.load`: it restores what TensorFlow Serving restores and lets other Python threads
-run while it computes.
+A session is used rather than `tf.saved_model.load` because it restores exactly what TensorFlow Serving restores, and
+lets other Python threads run while it computes.
 """
 
 import os
@@ -26,11 +26,11 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ServingError(Exception):
-    """What a request is refused with.
+    """The error that a request is answered with.
 
     Attributes:
       code: the gRPC status.
-      message: its text.
+      message: the error's text.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
@@ -40,11 +40,11 @@ class ServingError(Exception):
 
 
 class LoadError(NannError):
-    """Why a version does not load, as ModelService reports it.
+    """A version failed to load. `str` of the error has the path and the first line of the message.
 
     Attributes:
-      code: the gRPC status.
-      message: its text.
+      code: the gRPC status that ModelService reports.
+      message: the text that ModelService reports.
     """
 
     def __init__(self, path: Path, code: grpc.StatusCode, message: str) -> None:
@@ -54,16 +54,16 @@ class LoadError(NannError):
 
 
 def invalid(message: str) -> ServingError:
-    """The refusal of a request that is wrong in itself."""
+    """Returns an INVALID_ARGUMENT error, for a request that is wrong in itself."""
     return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
 class Signature:
-    """One signature: what goes in, what comes out, and how to run it.
+    """One signature of a loaded SavedModel.
 
     Attributes:
-      proto: its SignatureDef.
-      defaults: arrays for inputs that a request may leave out.
+      proto: the SignatureDef.
+      defaults: the default values, by name, of inputs that a request may leave out.
     """
 
     def __init__(self, session: Any, proto: meta_graph_pb2.SignatureDef) -> None:
@@ -74,11 +74,17 @@ class Signature:
         options = config_pb2.CallableOptions()
         options.feed.extend(proto.inputs[name].name for name in self._inputs)
         options.fetch.extend(proto.outputs[name].name for name in self._outputs)
-        # The session's public `run` would check shapes. TensorFlow Serving leaves that to the graph, and so do we.
+        # The session's public `run` would check shapes; TensorFlow Serving leaves that to the graph, and so does this.
         self._run = session._make_callable_from_options(options)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the signature; inputs that are left out take their defaults.
+        """Runs the signature.
+
+        Args:
+          inputs: arrays by name; inputs that are left out take their defaults.
+
+        Returns:
+          The outputs by name.
 
         Raises:
           ServingError: inputs are missing, unknown or of another type, or the graph failed.
@@ -97,7 +103,7 @@ class Signature:
         return {name: np.asarray(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
     def check_names(self, sent: set[str]) -> None:
-        """Checks the inputs of a request by name alone, before any of them is read.
+        """Checks the names of a request's inputs, before any input is parsed.
 
         Raises:
           ServingError: inputs are missing or unknown.
@@ -124,9 +130,9 @@ class ModelOptions:
     """How a SavedModel is loaded.
 
     Attributes:
-      tags: of the graph in it that is loaded.
-      session: its session's ConfigProto; None for TensorFlow's defaults.
-      warm_up_runs: how often each warm-up record is run; 0 for not at all.
+      tags: the tags of the MetaGraph to load.
+      session: the session's ConfigProto; None for TensorFlow's defaults.
+      warm_up_runs: how often each warm-up record is run; 0 skips the warm-up.
     """
 
     tags: tuple[str, ...] = ("serve",)
@@ -138,7 +144,8 @@ class Servable:
     """A loaded SavedModel.
 
     Attributes:
-      signatures: by name.
+      signatures: the signatures that can be run, by name.
+      signature_defs: the SignatureDefs of the SavedModel, by name.
     """
 
     def __init__(self, path: Path, options: ModelOptions = ModelOptions()) -> None:
@@ -158,10 +165,10 @@ class Servable:
         self.signature_defs = dict(meta_graph.signature_def)
 
     def signature(self, name: str) -> Signature:
-        """The signature `name`; "" stands for serving_default.
+        """Returns the signature `name`; "" stands for serving_default.
 
         Raises:
-          ServingError: there is none.
+          ServingError: there is no such signature.
         """
         name = name or "serving_default"
         if name not in self.signatures:
@@ -169,23 +176,27 @@ class Servable:
         return self.signatures[name]
 
     def signature_def_map(self) -> get_model_metadata_pb2.SignatureDefMap:
-        """All signatures, as metadata tell them."""
+        """Returns all SignatureDefs in the form of GetModelMetadata."""
         return get_model_metadata_pb2.SignatureDefMap(signature_def=self.signature_defs)
 
     def close(self) -> None:
-        """Gives back what the model holds."""
+        """Closes the session and releases its memory."""
         self._session.close()
 
 
 def load_servable(path: str | os.PathLike[str], options: ModelOptions = ModelOptions()) -> Servable:
-    """Loads a SavedModel as TensorFlow Serving does, and runs its warm-up records before it takes traffic.
+    """Loads a SavedModel as TensorFlow Serving does, and runs its warm-up records.
 
     Args:
-      path: its folder.
-      options: see there.
+      path: the SavedModel's folder.
+      options: how it is loaded.
+
+    Returns:
+      The loaded model, ready for requests.
 
     Raises:
-      LoadError: `path` is no SavedModel, it does not load, or a warm-up record fails.
+      NannError: `path` is not on a local file system.
+      LoadError: `path` is not a SavedModel, it does not load, or a warm-up record fails.
     """
     check_local(path)
     path = Path(path)
@@ -198,7 +209,8 @@ def load_servable(path: str | os.PathLike[str], options: ModelOptions = ModelOpt
             code, text = _CODES.get(error.error_code, code), _text(error)
         raise LoadError(path, code, text) from error
     except (LookupError, TypeError, AttributeError) as error:
-        # What TensorFlow's Python raises where parts of a graph name what it lacks; alone, a key says nothing.
+        # TensorFlow's Python code raises these where a part of a graph refers to something missing. Their text is often
+        # only a key, so the message has the type too.
         text = f"the SavedModel is damaged: {type(error).__name__}: {error}"
         raise LoadError(path, grpc.StatusCode.DATA_LOSS, text) from error
     if options.warm_up_runs == 0:
@@ -216,10 +228,10 @@ def load_servable(path: str | os.PathLike[str], options: ModelOptions = ModelOpt
 
 
 def _check_files(path: Path) -> None:
-    """Checks what TensorFlow reports badly, or not at all.
+    """Checks for errors that TensorFlow reports unclearly or not at all.
 
     Raises:
-      LoadError: a part of the SavedModel is missing or damaged.
+      LoadError: saved_model.pb is missing, damaged or unreadable.
     """
     if not (path / "saved_model.pb").exists():
         text = (
@@ -237,7 +249,7 @@ def _check_files(path: Path) -> None:
 
 
 def _text(error: tf.errors.OpError) -> str:
-    """An error's text without what the Python session puts before it."""
+    """Returns an error's text without the prefix that the Python session adds."""
     return error.message.removeprefix("Graph execution error:\n\n")
 
 
@@ -246,7 +258,7 @@ def _dtype(array: np.ndarray) -> tf.DType:
 
 
 def _name(dtype: tf.DType) -> str:
-    """TensorFlow's C++ name of a type."""
+    """Returns TensorFlow's C++ name of a type."""
     return {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, dtype.name)
 
 

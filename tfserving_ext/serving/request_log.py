@@ -1,4 +1,4 @@
-"""What is told of requests and versions: counted for Prometheus, and written as lines of a log."""
+"""The log of requests and versions, and the count of requests for Prometheus."""
 
 import datetime
 import sys
@@ -16,16 +16,21 @@ Log = Callable[..., None]
 
 
 class RequestLog:
-    """Counts and logs; may be used from any thread."""
+    """Counts and logs finished requests; may be used from any thread."""
 
     def __init__(self, models: ServedModels, log: Log) -> None:
-        """Takes whose requests these are, and who takes the lines."""
+        """Creates a log.
+
+        Args:
+          models: the models that the requests are for, and the metrics that count them.
+          log: called with keyword arguments for each finished request.
+        """
         self._models, self._log = models, log
 
     def done(self, call: Call) -> None:
-        """Tells of a request that is answered, or refused."""
+        """Counts and logs a request that was answered or refused."""
         seconds = time.monotonic() - call.arrival
-        # Names of models that are not there come from clients: they are not counted by name.
+        # Clients choose the names of unknown models, so those do not become labels of a metric.
         known = call.model if call.model in self._models.manager.names() else ""
         self._models.metrics.answered(known, call.entry, call.status.name, seconds)
         self._log(
@@ -42,7 +47,7 @@ class RequestLog:
 
 
 def address(peer: str) -> str:
-    """What gRPC calls a client, without the kind of its address."""
+    """Returns the address in gRPC's name for a client, without the prefix ipv4: or ipv6:."""
     return urllib.parse.unquote(peer.partition(":")[2]) if peer.startswith(("ipv4:", "ipv6:")) else peer
 
 
@@ -52,13 +57,13 @@ def log_json(**facts: object) -> None:
 
 
 def log_events(**facts: object) -> None:
-    """Writes what becomes of versions as text to standard error, and nothing of requests."""
+    """Writes the events of versions as text to standard error; ignores requests."""
     if "event" not in facts:
         return
     event, model, version = (facts.pop(name, None) for name in ("event", "model", "version"))
-    what = f"{model} version {version}: {event}" if version is not None else f"{event}"
-    more = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
-    print(f"{_now()} {what}{', ' * bool(more)}{more}", file=sys.stderr, flush=True)
+    subject = f"{model} version {version}: {event}" if version is not None else f"{event}"
+    details = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+    print(f"{_now()} {subject}{', ' * bool(details)}{details}", file=sys.stderr, flush=True)
 
 
 def _now() -> str:

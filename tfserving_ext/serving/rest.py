@@ -1,7 +1,7 @@
-"""The REST API: `/v1/models/NAME[/versions/N][/metadata]` and `:predict`, as TensorFlow Serving answers it.
+"""The REST API: `/v1/models/NAME[/versions/N][/metadata]` and its methods, as TensorFlow Serving answers them.
 
-Unlike TensorFlow Serving it limits a body to 64 MiB and how many requests wait, has `/healthz` and `/readyz`, and lays
-out its JSON with other white space. What differs in values and texts is said in json_tensors.py.
+Unlike TensorFlow Serving, it limits a body to 64 MiB, limits how many requests wait, has `/healthz` and `/readyz`, and
+formats its JSON with other white space. json_tensors.py lists the differences in values and texts.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from tfserving_ext.serving.rest_gate import Gate
 from tfserving_ext.serving.tls import server_context
 
 MAX_BODY_BYTES = 64 << 20
-MAX_BODIES_BYTES = 16 * MAX_BODY_BYTES  # Of all requests that are being answered or wait.
+MAX_BODIES_BYTES = 16 * MAX_BODY_BYTES  # Of all requests that are running or waiting, together.
 GRACE_SECONDS = 5
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(_MODEL + r":predict")
@@ -59,7 +59,7 @@ _CORS = {
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
-# As TensorFlow Serving maps them.
+# HTTP statuses of gRPC's, as in TensorFlow Serving.
 _HTTP = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
@@ -74,15 +74,15 @@ _HTTP = {
 
 @dataclass(frozen=True)
 class RestOptions:
-    """How the REST server answers.
+    """How the REST server accepts requests.
 
     Attributes:
-      metrics_path: where Prometheus reads; None for nowhere.
-      threads: requests that run at once.
-      queue: requests that may wait for a thread; one more is refused with 503.
-      timeout_seconds: from a request's arrival to 504.
-      cors: let browsers use it from pages of any origin.
-      tls: as that of `GrpcOptions`; None for plain text.
+      metrics_path: the URL path of the Prometheus metrics; None to not serve them.
+      threads: the number of requests that run at once.
+      queue: how many more requests may wait for a thread; further ones are refused with 503.
+      timeout_seconds: the time after a request's arrival when it is answered with 504.
+      cors: whether pages of any origin may use the server from a browser.
+      tls: key and certificates as in `GrpcOptions`; None for plain text.
     """
 
     metrics_path: str | None = None
@@ -98,7 +98,7 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 def _dict(message: Message) -> dict[str, Any]:
-    """A protobuf message as JSON has it, in the proto's own names and with what is not set."""
+    """Converts a protobuf message to JSON, with the proto's own field names and the fields that are not set."""
     return json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -116,7 +116,7 @@ def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:
 
 
 def _entry(method: str, path: str) -> str:
-    """What a request is counted as."""
+    """Returns the method under which a request is logged and counted."""
     if _PREDICT.fullmatch(path) and method == "POST":
         return "Predict"
     if (found := _OTHER_METHODS.fullmatch(path)) and method == "POST":
@@ -125,7 +125,7 @@ def _entry(method: str, path: str) -> str:
 
 
 def _target(request: Request) -> str:
-    """What was asked for, which TensorFlow Serving matches as it was sent: undecoded, and with its query."""
+    """Returns the request's path, undecoded and with its query: TensorFlow Serving matches it in this form."""
     path = request.scope["raw_path"].decode("latin-1")
     return f"{path}?{request.url.query}" if request.url.query else path
 
@@ -136,7 +136,10 @@ class _TooLongError(ServingError):
 
 
 def _unzipped(body: bytes) -> bytes:
-    """The body, at most a byte more than is allowed; like TensorFlow Serving's, empty where it is not gzip."""
+    """Decompresses a gzip body, at most a byte more than is allowed; returns b"" if it is not gzip.
+
+    TensorFlow Serving takes such a body as empty too.
+    """
     try:
         return zlib.decompressobj(wbits=31).decompress(body, MAX_BODY_BYTES + 1)
     except zlib.error:
@@ -144,7 +147,7 @@ def _unzipped(body: bytes) -> bytes:
 
 
 def _refusal(call: Call, error: Exception) -> Response:
-    """Takes down in `call` what a request failed with, and answers so."""
+    """Records in `call` why a request failed, and returns the error's response."""
     call.fail(error)
     status = 413 if isinstance(error, _TooLongError) else _HTTP.get(call.status, 500)
     return _json({"error": call.error}, status)
@@ -156,7 +159,7 @@ class _Api:
         self.gate, self._requests = Gate(options.threads, options.queue, MAX_BODIES_BYTES), RequestLog(models, log)
 
     async def handle(self, request: Request) -> Response:
-        """Answers a request. Those for the server itself, and not for a model, never wait for a thread."""
+        """Answers a request; only those for a model may wait for a thread of the gate."""
         path = _target(request)
         if path == self._options.metrics_path:
             return Response(await run_in_threadpool(self._models.metrics.text), media_type="text/plain")
@@ -184,14 +187,14 @@ class _Api:
         return response
 
     def _health(self, path: str) -> Response:
-        """`/healthz`: the process answers. `/readyz`: every model of the configuration has a version that serves."""
+        """Answers `/healthz`, always with 200, and `/readyz`, with 200 if every configured model has a version."""
         manager = self._models.manager
         missing = [name for name in manager.names() if not manager.available(name)] if path == "/readyz" else []
-        text = f"no version serves of {', '.join(missing)}\n" if missing else "ok\n"
+        text = f"no version is available of {', '.join(missing)}\n" if missing else "ok\n"
         return Response(text, 503 if missing else 200, media_type="text/plain")
 
     async def _respond(self, request: Request, call: Call) -> Response:
-        if request.method == "GET":  # Status and metadata take no time; whether a busy server is well has to be seen.
+        if request.method == "GET":  # Status and metadata are cheap, and must be available when the server is busy.
             return await run_in_threadpool(self._answer, request, b"", call)
         with self.gate.entered() as keep:
             body = bytearray()
@@ -246,7 +249,7 @@ class _Api:
         return _json({"outputs": json_tensors.column_outputs(outputs)})
 
     def _examples(self, spec: model_pb2.ModelSpec, method: str, body: bytes, call: Call) -> Response:
-        """`:classify` and `:regress`."""
+        """Answers `:classify` and `:regress`."""
         with self._models.use(spec, call) as model:
             spec.signature_name, given = json_examples.read_examples(body, method)
             call.asks(spec)
@@ -265,7 +268,7 @@ class _Api:
 
 
 def _relative(app: Any) -> Any:
-    """`app` for requests to an absolute URI, too, as proxies send them."""
+    """Wraps `app` so that it also answers requests for an absolute URI, which proxies send."""
 
     async def relative(scope: Any, receive: Any, send: Any) -> None:
         if scope.get("path", "").startswith("http://"):
@@ -277,29 +280,36 @@ def _relative(app: Any) -> Any:
 
 
 class RestServer:
-    """The REST server in a thread of its own.
+    """The REST server, in a thread of its own.
 
     Attributes:
-      port: what it listens on.
+      port: the port that it listens on.
     """
 
     def __init__(
         self, models: ServedModels, host: str, port: int, options: RestOptions, log: Callable[..., None]
     ) -> None:
-        """Starts it; `port` 0 is a free one.
+        """Starts the server.
+
+        Args:
+          models: the models to serve.
+          host: the address to listen on.
+          port: the port to listen on; 0 for a free one.
+          options: how the server accepts requests.
+          log: called with keyword arguments for each finished request.
 
         Raises:
           NannError: the port is in use, or the TLS key and certificates are not usable.
         """
         tls = None if options.tls is None else server_context(*options.tls)
-        # asyncio sets TCP_NODELAY only where the protocol is named. Without it the body waits for the client's
-        # acknowledgement of the headers, 40 ms on Linux.
+        # asyncio sets TCP_NODELAY only if the socket's protocol is given. Without it, the body of an answer waits for
+        # the client's acknowledgement of the headers, 40 ms on Linux.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
-            # Until it listens, Linux lets another socket bind the same port.
+            # Listen at once: until then, Linux lets another socket bind the same port.
             self._socket.listen()
         except OSError as error:
             self._socket.close()
@@ -307,9 +317,9 @@ class RestServer:
         self.port = self._socket.getsockname()[1]
         self._api = _Api(models, options, log)
         app = _relative(Starlette(routes=[Route("/{path:path}", self._api.handle, methods=_METHODS)]))
-        # Without a limit, a client that never finishes its request would keep the server from stopping.
-        # What goes wrong in a request is printed by `handle`; below that level are only the requests cut off so.
-        # log_config: Uvicorn's own would close every log handler of the process that the server runs in.
+        # timeout_graceful_shutdown: without it, a client that never finishes its request would keep the server from
+        # stopping. log_level: `handle` prints the errors of requests, so below "critical" Uvicorn only reports requests
+        # that were cut off at shutdown. log_config: Uvicorn's own would close every log handler of this process.
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -325,7 +335,7 @@ class RestServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Answers what has begun, then stops."""
+        """Answers the pending requests, for at most GRACE_SECONDS, then stops."""
         self._server.should_exit = True
         self._thread.join()
         self._api.gate.close()

@@ -1,4 +1,4 @@
-"""How many REST requests the server works on and keeps waiting."""
+"""Limits how many REST requests run and wait at once, and the memory that their bodies take."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 class Gate:
-    """Runs as many requests at once as there are threads, lets a bounded number wait, and refuses what comes on top.
+    """Runs as many requests at once as there are threads, queues a bounded number, and refuses further ones.
 
-    For one event loop.
+    All methods must be called from one event loop.
     """
 
     def __init__(self, threads: int, queue: int, max_bytes: int) -> None:
-        """Makes a gate.
+        """Creates a gate.
 
         Args:
           threads: how many requests run at once.
-          queue: how many more may wait, or be on their way.
-          max_bytes: how large the bodies of all these may be together.
+          queue: how many more may wait for a thread or still be arriving.
+          max_bytes: the largest total size of the bodies of all these requests.
         """
         self._pool = ThreadPoolExecutor(threads, "rest")
         self._free = asyncio.Semaphore(threads)
@@ -35,19 +35,19 @@ class Gate:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[Callable[[int], None]]:
-        """A place among those that are answered or wait, also while the request is still being received.
+        """Admits a request; enter it before the body is received and leave it after the answer.
 
         Yields:
-          A function that is called with the size of each part of the body before the part is kept. It raises
-          ServingError where the bodies of all requests would be larger together than is allowed.
+          A function to call with the size of each part of the body before the part is kept. It raises ServingError if
+          the bodies of all requests together would exceed `max_bytes`.
 
         Raises:
-          ServingError: all places are taken.
+          ServingError: as many requests as allowed are already running or waiting.
         """
         if self._inside >= self._most:
             raise ServingError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._inside} requests are being answered or wait, and no more may wait; try again later",
+                f"{self._inside} requests are running or waiting, and no more may wait; try again later",
             )
         held = 0
 
@@ -56,8 +56,8 @@ class Gate:
             if self._bytes + size > self._max_bytes:
                 raise ServingError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"the requests that are being answered or wait have {self._bytes} bytes, and may have "
-                    f"{self._max_bytes} together; try again later",
+                    f"the requests that are running or waiting take {self._bytes} bytes of at most "
+                    f"{self._max_bytes}; try again later",
                 )
             held += size
             self._bytes += size
@@ -72,8 +72,15 @@ class Gate:
     async def run(self, work: Callable[[], T], has_left: Callable[[], Awaitable[bool]]) -> T:
         """Waits for a thread and runs `work` on it.
 
+        Args:
+          work: the function to run.
+          has_left: returns whether the client has disconnected.
+
+        Returns:
+          The result of `work`.
+
         Raises:
-          ServingError: the client has left meanwhile, as `has_left` says; or what `work` raises.
+          ServingError: the client disconnected while the request waited. Errors of `work` are passed on.
         """
         await self._free.acquire()
         try:
@@ -85,7 +92,7 @@ class Gate:
             raise
         loop = asyncio.get_running_loop()
 
-        # Not when the request is given up: its thread is free when the work ends.
+        # Called when the work ends, not when its request is given up: only then is the thread free.
         def free(_: Future) -> None:
             with contextlib.suppress(RuntimeError):  # The server has stopped.
                 loop.call_soon_threadsafe(self._free.release)
@@ -94,5 +101,5 @@ class Gate:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Takes no more work; what runs goes on by itself."""
+        """Accepts no more work and cancels what waits; work that is running is not interrupted."""
         self._pool.shutdown(wait=False, cancel_futures=True)

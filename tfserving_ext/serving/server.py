@@ -1,8 +1,8 @@
 """The local server: TensorFlow Serving's gRPC and REST interfaces in one Python process.
 
-For development and tests. It runs models as TensorFlow Serving does, swaps versions and refuses requests in its words,
-but it has neither its batching nor its speed under load: production is TensorFlow Serving. docs/serving.md lists what
-differs, and why.
+It is for development and tests. It runs models and swaps versions as TensorFlow Serving does and answers with the same
+errors, but it has neither its batching nor its speed under load: use TensorFlow Serving in production. docs/serving.md
+lists the differences.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from tfserving_ext.serving.versions import LoadOptions
 GRPC_PORT = 8500
 REST_PORT = 8501
 GRACE_SECONDS = 5.0
-_M_MMAP_THRESHOLD = -3  # Of glibc's mallopt.
+_M_MMAP_THRESHOLD = -3  # A parameter of glibc's mallopt.
 LARGE_BLOCK_BYTES = 4 << 20
 _SIGNAL_SECONDS = 0.5
 
@@ -46,17 +46,19 @@ class ServerOptions:
     """How the server listens and loads.
 
     Attributes:
-      host: address to listen on.
-      grpc_port: None for 8500, or a free one where that is in use; 0 for a free one.
-      rest_port: None for 8501, or a free one.
+      host: the address to listen on.
+      grpc_port: the port for gRPC; None for 8500, or a free one if that is in use; 0 for a free one.
+      rest_port: the port for REST; None for 8501, or a free one if that is in use; 0 for a free one.
       load: how versions are found and loaded.
-      model: how each is run.
-      grpc: how the gRPC server takes requests.
-      rest: how the REST server answers.
-      check_methods: refuse Classify and Regress where a signature's method_name says something else.
-      config_file: a ModelServerConfig whose models are those of the constructor, and of which more is to come.
-      config_poll_seconds: between two looks at it; 0 for none.
-      log: takes what there is to say of a request (`api` and more) or of a version (`event` and more), by name.
+      model: how each version is loaded into a session and warmed up.
+      grpc: how the gRPC server accepts requests.
+      rest: how the REST server accepts requests.
+      check_methods: whether Classify and Regress refuse a signature whose method_name is another method's.
+      config_file: a ModelServerConfig in text form, the source of the models given to `LocalServer`, to poll for
+        changes; None for no polling.
+      config_poll_seconds: the interval between two reads of `config_file`; 0 disables polling.
+      log: called with keyword arguments for each finished request (`api` and others) and for each event of a version
+        (`event` and others).
     """
 
     host: str = "127.0.0.1"
@@ -93,11 +95,12 @@ class LocalServer:
         """Loads the models and listens.
 
         Args:
-          models: by name, a folder of versions, such as `models/nann` with `1/` in it, whose newest is served; or more.
-          options: see there.
+          models: for each name, either a folder of versions such as `models/nann`, which contains `1/` and of which
+            the newest version is served, or a ModelConfig, which can select others.
+          options: how the server listens and loads.
 
         Raises:
-          NannError: no version, a model that does not load, or a port that was asked for is in use.
+          NannError: a model has no version or does not load, or a given port is out of range or in use.
         """
         for port_name, port in (("grpc_port", options.grpc_port), ("rest_port", options.rest_port)):
             if port is not None and not 0 <= port <= 65535:
@@ -105,7 +108,7 @@ class LocalServer:
         load = functools.partial(load_servable, options=options.model)
         self._manager = ModelManager(options.load, load, options.log)
         served = ServedModels(self._manager, Metrics(), options.check_methods)
-        # An Event's lock could be held just when a signal's handler wants it; this queue may be put to from anywhere.
+        # Signal handlers put to this queue. An Event would not do: its lock could be held by the interrupted code.
         self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
         host = options.host
         try:
@@ -136,11 +139,12 @@ class LocalServer:
         for config in configs.values():
             if not config.base_path.is_dir():
                 raise NannError(
-                    f"{config.base_path} is not a folder; it must hold versions, such as {config.base_path / '1'}"
+                    f"{config.base_path} is not a folder; it must contain versions, such as {config.base_path / '1'}"
                 )
             if not config.wanted():
                 raise NannError(
-                    f"{config.base_path} holds no version to serve, a folder with a number for a name such as 1"
+                    f"{config.base_path} holds no version to serve, which is a folder with a number as its name, such "
+                    "as 1"
                 )
         try:
             self._manager.apply(configs)
@@ -149,7 +153,7 @@ class LocalServer:
 
     @property
     def versions(self) -> dict[str, list[int]]:
-        """The versions that serve, by model."""
+        """The numbers of the versions that serve, by model."""
         return {name: self._manager.available(name) for name in self._manager.names()}
 
     def __enter__(self) -> "LocalServer":
@@ -159,17 +163,20 @@ class LocalServer:
         self.stop()
 
     def wait(self) -> None:
-        """Returns on Ctrl-C, SIGTERM or `stop`. Call it from the main thread."""
+        """Blocks until Ctrl-C, SIGTERM or `stop`; must be called from the main thread."""
         with self.catching_signals():
-            # Python runs a handler between two instructions of this thread, and one that comes just as `get` begins to
-            # block would wait for as long as it does: so it does not block for long.
+            # Python runs signal handlers between two instructions of this thread. A signal that arrives just before
+            # `get` blocks is handled only when `get` returns, so `get` must not block for long.
             while True:
                 with contextlib.suppress(queue.Empty):
                     return self._ends.get(timeout=_SIGNAL_SECONDS)
 
     @contextlib.contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM inside end the next `wait`. Enter it before telling anybody that the server is there."""
+        """Makes Ctrl-C and SIGTERM inside the block end `wait`, also if it is called later.
+
+        Enter it before announcing that the server is ready.
+        """
 
         def end(number: int, frame: FrameType | None) -> None:
             del number, frame
@@ -183,7 +190,7 @@ class LocalServer:
                 signal.signal(number, handler)
 
     def stop(self) -> None:
-        """Answers what has begun, stops listening and unloads the model."""
+        """Answers the pending requests, stops listening and unloads the models."""
         self._ends.put(None)
         if self._watch is not None:
             self._watch.stop()
@@ -193,7 +200,7 @@ class LocalServer:
 
 
 def _listen(start: Callable[[int], T], port: int | None, usual: int) -> T:
-    """Starts on `port`; where none was asked for, on the usual one or a free one."""
+    """Starts a server on `port`, or, if that is None, on the usual port or a free one."""
     if port is not None:
         return start(port)
     try:
@@ -207,12 +214,12 @@ def _config(name: str, model: str | os.PathLike[str] | ModelConfig) -> ModelConf
 
 
 def _give_large_blocks_back() -> None:
-    """Has glibc return freed blocks of some MB to the system.
+    """Makes glibc return freed blocks above LARGE_BLOCK_BYTES to the system.
 
-    By itself it learns to keep ever larger blocks, in an arena a thread: a few requests with large tensors, and the
-    process holds hundreds of MB for good.
+    By default glibc raises this threshold as large blocks are freed, and it has an arena for each thread: after a few
+    requests with large tensors, the process would hold hundreds of MB for good.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Not every C library has it.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Only some C libraries have it.
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
@@ -221,7 +228,7 @@ def run_forever(
     models: Mapping[str, str | os.PathLike[str] | ModelConfig],
     options: ServerOptions = ServerOptions(),
 ) -> None:
-    """Serves until Ctrl-C or SIGTERM; arguments and errors are those of `LocalServer`."""
+    """Serves models until Ctrl-C or SIGTERM; the arguments and errors are those of `LocalServer`."""
     _give_large_blocks_back()
     with LocalServer(models, options) as server, server.catching_signals():
         host = options.host
@@ -234,8 +241,6 @@ def run_forever(
             f"{served}: gRPC {shown}:{server.grpc_port}, REST {scheme}://{shown}:{server.rest_port}/v1/models/{first}",
         )
         if options.grpc.tls is not None and options.rest.tls is None:
-            console.print(
-                "REST is plain text, as TensorFlow Serving's is; --rest-api-tls gives it the same TLS as gRPC."
-            )
-        console.print("For development; production is TensorFlow Serving. Ctrl-C stops.")
+            console.print("REST is plain text, as in TensorFlow Serving; --rest-api-tls gives it the same TLS as gRPC.")
+        console.print("For development only; use TensorFlow Serving in production. Press Ctrl-C to stop.")
         server.wait()

@@ -1,4 +1,4 @@
-"""The TensorFlow session that models run in, as TensorFlow Serving's flags describe it."""
+"""The configuration of the TensorFlow session that models run in, from TensorFlow Serving's flags."""
 
 import sys
 from collections.abc import Callable
@@ -18,18 +18,19 @@ def session_config(
     memory_fraction: float = 0.0,
     say: Callable[[str], None] | None = None,
 ) -> config_pb2.ConfigProto:
-    """A ConfigProto; what the flags describe overwrites the file, also where they are not given.
+    """Builds a ConfigProto; the flags, even those left at their defaults, overwrite the fields of the file.
 
     Args:
       path: a ConfigProto in text form (`--tensorflow_session_config_file`).
-      parallelism: threads of both kinds (`--tensorflow_session_parallelism`); 0 for one per core.
-      intra_op: threads within an op, in place of `parallelism` where it is not 0.
-      inter_op: ops at once, in place of `parallelism` where it is not 0.
-      memory_fraction: of a GPU's memory (`--per_process_gpu_memory_fraction`); 0 for TensorFlow's choice.
-      say: told of what of the file is overwritten, one line each; standard error by default.
+      parallelism: the number of threads of both kinds (`--tensorflow_session_parallelism`); 0 for one per core.
+      intra_op: the number of threads within an op; if not 0, it replaces `parallelism`.
+      inter_op: the number of ops that run at once; if not 0, it replaces `parallelism`.
+      memory_fraction: the fraction of a GPU's memory to use (`--per_process_gpu_memory_fraction`); 0 leaves it to
+        TensorFlow.
+      say: called with one line for each field of the file that is overwritten; prints to standard error by default.
 
     Raises:
-      NannError: the file cannot be read, or is no ConfigProto.
+      NannError: the file cannot be read, or is not a ConfigProto in text form.
     """
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     config = config_pb2.ConfigProto()
@@ -46,7 +47,10 @@ def session_config(
     for field, (message, value, flag) in by_flags.items():
         found = getattr(message, field)
         if found not in (0, value):
-            say(f"note: {field}: {found:g} of {path} is ignored: as in TensorFlow Serving, {flag} says it ({value:g})")
+            say(
+                f"note: {field}: {found:g} in {path} is ignored: as in TensorFlow Serving, {flag} ({value:g}) "
+                "overwrites it"
+            )
         if found != value:
             setattr(message, field, value)
     return config

@@ -1,4 +1,4 @@
-"""Tensors in requests: checked before anything is allocated for them."""
+"""Tensors in requests and answers; a request's tensor is checked before memory is allocated for it."""
 
 import math
 
@@ -8,10 +8,10 @@ from tensorflow.core.framework import tensor_pb2
 
 MAX_TENSOR_BYTES = 64 << 20
 MAX_RANK = 32
-STRING_BYTES = 24  # What a string takes in TensorFlow, whatever it holds.
+STRING_BYTES = 24  # The size of a string object in TensorFlow, without its characters.
 
-# Where a TensorProto keeps the values of a type, and the type that they have there. A field may be wider than the type:
-# TensorFlow takes the low bits of what it finds, so that -15361 as half_val is what 50175 is.
+# For each type, the field of a TensorProto that holds the values, and the type of that field. A field may be wider than
+# the type: TensorFlow takes the low bits of its values, so that -15361 and 50175 are the same half_val.
 _VALUES = {
     tf.float32: ("float_val", np.float32),
     tf.float64: ("double_val", np.float64),
@@ -33,15 +33,18 @@ _VALUES = {
 
 
 def parse_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray:
-    """The array that a TensorProto holds, read as TensorFlow Serving reads it.
+    """Parses a TensorProto as TensorFlow Serving does.
 
-    Fewer values than the shape has room for: the last one is repeated, or zero where there is none; further values are
-    ignored; an unknown rank counts as rank 0. Strings are object arrays of bytes. Unlike in
-    TensorFlow Serving, a tensor's size is limited.
+    If there are fewer values than the shape has elements, the last value is repeated, or zero if there is none. Surplus
+    values are ignored, and an unknown rank counts as rank 0. Unlike in TensorFlow Serving, a tensor's size is limited.
+
+    Returns:
+      The array; strings are an object array of bytes.
 
     Raises:
-      ValueError: no type, a type that requests cannot have (resources, variants, quantized numbers and those of 4 or 8
-        bits), a negative dimension, a shape of more than 64 MiB, or `tensor_content` of the wrong length.
+      ValueError: the type is missing or not allowed in requests (resources, variants, quantized numbers, and numbers of
+        4 bits and floats of 8), a dimension is negative, the rank is above 32, the tensor would take more than 64 MiB,
+        or `tensor_content` has the wrong length.
     """
     try:
         dtype = tf.dtypes.as_dtype(proto.dtype)
@@ -58,11 +61,11 @@ def parse_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray:
     if count * item_bytes > MAX_TENSOR_BYTES:
         raise ValueError(f"shape {shape} takes more than {MAX_TENSOR_BYTES} bytes")
     if proto.tensor_content:
-        return _of_content(proto.tensor_content, dtype, count).reshape(shape)
-    parts = 2 if dtype.is_complex else 1  # A complex number is two values.
+        return _parse_content(proto.tensor_content, dtype, count).reshape(shape)
+    parts = 2 if dtype.is_complex else 1  # A complex number is stored as two values.
     sent = getattr(proto, field)[: count * parts]
     if dtype == tf.string and sent:
-        # The session copies a string for each element, also where one string stands for many.
+        # The session copies the string for each element, even where one string is repeated.
         text_bytes = sum(map(len, sent)) + (count - len(sent)) * len(sent[-1])
         if text_bytes > MAX_TENSOR_BYTES:
             raise ValueError(f"shape {shape} of these strings takes more than {MAX_TENSOR_BYTES} bytes")
@@ -78,21 +81,19 @@ def parse_tensor(proto: tensor_pb2.TensorProto) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _of_content(content: bytes, dtype: tf.DType, count: int) -> np.ndarray:
-    """The `count` values of a `tensor_content`.
-
-    Raises:
-      ValueError: it is of another length.
-    """
+def _parse_content(content: bytes, dtype: tf.DType, count: int) -> np.ndarray:
+    """Parses a `tensor_content` of `count` values; raises ValueError if its length is wrong."""
     if dtype == tf.string:
-        return _strings_of(content, count)
+        return _parse_strings(content, count)
     if len(content) != count * dtype.size:
-        raise ValueError(f"tensor_content has {len(content)} bytes, {count} values of {dtype.name} take others")
+        raise ValueError(
+            f"tensor_content has {len(content)} bytes, but {count} values of {dtype.name} take {count * dtype.size}"
+        )
     return np.frombuffer(content, dtype.as_numpy_dtype)
 
 
-def _strings_of(content: bytes, count: int) -> np.ndarray:
-    """Strings as TensorFlow packs them: all lengths as varints, then all bytes."""
+def _parse_strings(content: bytes, count: int) -> np.ndarray:
+    """Parses strings as TensorFlow packs them: all lengths as varints, then all bytes."""
     place = 0
     lengths: list[int] = []
     while len(lengths) < count:
@@ -107,7 +108,9 @@ def _strings_of(content: bytes, count: int) -> np.ndarray:
                 break
         lengths.append(length)
     if place + sum(lengths) != len(content):
-        raise ValueError(f"tensor_content has {len(content)} bytes, its {count} strings take {place + sum(lengths)}")
+        raise ValueError(
+            f"tensor_content has {len(content)} bytes, but its {count} strings take {place + sum(lengths)}"
+        )
     found = np.empty(count, np.object_)
     for number, length in enumerate(lengths):
         found[number] = content[place : place + length]
@@ -116,18 +119,18 @@ def _strings_of(content: bytes, count: int) -> np.ndarray:
 
 
 def make_tensor(array: np.ndarray) -> tensor_pb2.TensorProto:
-    """The TensorProto of an array, as a client sends it."""
+    """Converts an array to a TensorProto, as clients send it."""
     return tf.make_tensor_proto(array)
 
 
 def answer_tensor(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
-    """The TensorProto of an array, as TensorFlow Serving answers it.
+    """Converts an array to a TensorProto, as TensorFlow Serving answers it.
 
     Args:
-      array: an output.
-      as_content: all values in `tensor_content`, which takes less time for many, as TensorFlow Serving does with
-        `--enable_serialization_as_tensor_content`; one by one in the type's own field otherwise, where clients that
-        know TensorFlow Serving's usual answers look for them.
+      array: an output of a signature.
+      as_content: if True, stores all values in `tensor_content`, as TensorFlow Serving does with
+        `--enable_serialization_as_tensor_content`; this is faster for many values. If False, stores them in the field
+        of their type, as TensorFlow Serving does by default, where some clients expect them.
     """
     is_text = array.dtype.kind in "OSU"
     dtype = tf.string if is_text else tf.dtypes.as_dtype(array.dtype)

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's configuration files whose protos the client package does not bring along."""
+"""Reads TensorFlow Serving's configuration files whose protos are not part of its client package."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _STRING, _BOOL, _MESSAGE = (
     descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
     descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
 )
-# Name, number and type of each field, as in tensorflow_serving/config/*.proto.
+# The fields of each message: name, number, type and message type, as in tensorflow_serving/config/*.proto.
 _MESSAGES: dict[str, list[tuple[str, int, int, str]]] = {
     "SSLConfig": [
         ("server_key", 1, _STRING, ""),
@@ -53,26 +53,33 @@ def _read(path: Path, name: str) -> Any:
 
 
 def read_tls(path: Path) -> tuple[bytes, bytes, bytes | None]:
-    """What `--ssl_config_file` holds: key, certificate and, where clients must show one too, their authority's.
+    """Reads a `--ssl_config_file`, an SSLConfig in text form.
+
+    Returns:
+      The server's key, its certificate, and the certificate of the clients' authority, all in PEM; the last is None if
+      clients need no certificate.
 
     Raises:
-      NannError: it is no SSLConfig, or lacks the key, the certificate or the authority.
+      NannError: the file is not an SSLConfig, or lacks the key, the certificate or the authority.
     """
     config = _read(path, "SSLConfig")
     for field in ("server_key", "server_cert"):
         if not getattr(config, field):
             raise NannError(f"{path} has no {field}")
     if config.client_verify and not config.custom_ca:
-        raise NannError(f"{path} verifies clients but has no custom_ca to do so by")
+        raise NannError(f"{path} has client_verify but no custom_ca to verify clients with")
     authority = config.custom_ca.encode() if config.client_verify else None
     return config.server_key.encode(), config.server_cert.encode(), authority
 
 
 def read_metrics_path(path: Path) -> str | None:
-    """What `--monitoring_config_file` holds: where Prometheus reads; None where it is not enabled.
+    """Reads a `--monitoring_config_file`, a MonitoringConfig in text form.
+
+    Returns:
+      The URL path of the Prometheus metrics; None if they are not enabled.
 
     Raises:
-      NannError: it is no MonitoringConfig, or the path does not start with a slash.
+      NannError: the file is not a MonitoringConfig, or the path does not start with a slash.
     """
     config = _read(path, "MonitoringConfig").prometheus_config
     if not config.enable:

@@ -1,4 +1,4 @@
-"""What the local server knows of its models and their versions, and what may become of a version."""
+"""The local server's state of its models and their versions, and the allowed changes of a version's state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from tfserving_ext.serving.models import LoadError, Servable
 
 STATUS = get_model_status_pb2.ModelVersionStatus
 
-# Every change of a version's state: the event, and by the state before it the state after it. A version that has ended
-# stays so: what comes in its place is another `Version`.
+# The allowed changes of a version's state: for each event, the state after it by the state before it. A version never
+# leaves the state END: a new `Version` takes its place.
 _TRANSITIONS: dict[str, dict[int, int]] = {
-    "load": {STATUS.START: STATUS.LOADING, STATUS.LOADING: STATUS.LOADING},  # Again, after a try that failed.
+    "load": {STATUS.START: STATUS.LOADING, STATUS.LOADING: STATUS.LOADING},  # LOADING: a further try.
     "loaded": {STATUS.LOADING: STATUS.AVAILABLE},
-    "failed": {STATUS.LOADING: STATUS.END},  # The last try.
+    "failed": {STATUS.LOADING: STATUS.END},  # After the last try only.
     "retire": {STATUS.LOADING: STATUS.UNLOADING, STATUS.AVAILABLE: STATUS.UNLOADING},
-    "unload": {STATUS.UNLOADING: STATUS.END},  # Once no request is in it.
+    "unload": {STATUS.UNLOADING: STATUS.END},  # Only once no request uses it.
 }
 
 
@@ -27,10 +27,11 @@ class LoadOptions:
     """How versions are found and loaded.
 
     Attributes:
-      poll_seconds: between two looks at the base paths; 0 looks only when a configuration is applied.
-      retries: how often a version that does not load is tried again.
-      retry_seconds: between two tries.
-      labels_ahead: allow labels of versions that are not available yet.
+      poll_seconds: the interval between two scans of the base paths; with 0 they are scanned only when a configuration
+        is applied.
+      retries: how often a version that fails to load is tried again.
+      retry_seconds: the interval between two tries.
+      labels_ahead: whether labels may be assigned to versions that are not available yet.
     """
 
     poll_seconds: float = 1.0
@@ -45,14 +46,14 @@ class Version:
 
     Attributes:
       model: the model's name.
-      number: the version's.
-      path: its folder; None once it has ended and is not wanted any more.
-      state: as ModelService reports it; changed by the methods, as `_TRANSITIONS` allows.
-      error: why it could not be loaded, where it ended so.
-      servable: while it is loaded.
-      users: requests that are in it.
+      number: the version's number.
+      path: the version's folder; None once the version has ended and is no longer wanted.
+      state: the state that ModelService reports; only the methods change it, as `_TRANSITIONS` allows.
+      error: the reason if the version failed to load for good, else None.
+      servable: the loaded model; None while it is not loaded.
+      users: the number of requests that use it.
       tries: how often it failed to load.
-      next_try: when to try again, on the monotonic clock.
+      next_try: when to load it again, on the monotonic clock.
     """
 
     model: str
@@ -66,24 +67,27 @@ class Version:
     next_try: float = 0.0
 
     def is_due(self, now: float) -> bool:
-        """Whether it is to be loaded at this time."""
+        """Returns whether the version should be loaded at the time `now`."""
         return self._allows("load") and now >= self.next_try
 
     def may_return(self, path: Path) -> bool:
-        """Whether it has ended, and not because what is in `path` does not load."""
+        """Returns whether the version has ended and may be loaded again from `path`.
+
+        A version that failed to load from the same path may not.
+        """
         return self.state == STATUS.END and (self.error is None or self.path != path)
 
     def load(self) -> None:
-        """Loading begins."""
+        """Records that loading begins."""
         self._take("load")
 
     def loaded(self, servable: Servable) -> None:
-        """It takes requests from now on."""
+        """Records that the version is loaded and takes requests from now on."""
         self._take("loaded")
         self.servable = servable
 
     def failed(self, error: LoadError, options: LoadOptions, now: float) -> bool:
-        """A try to load it failed at the time `now`; returns whether it will be tried again."""
+        """Records that a try to load it failed at the time `now`; returns whether it will be tried again."""
         self.tries += 1
         if self.tries <= options.retries:
             self.next_try = now + options.retry_seconds
@@ -93,14 +97,14 @@ class Version:
         return False
 
     def retire(self) -> bool:
-        """It takes no more requests; returns False where it took none before."""
+        """Stops the version from taking requests; returns False if it was already retired or never loading."""
         if not self._allows("retire"):
             return False
         self._take("retire")
         return True
 
     def unload(self) -> Servable | None:
-        """Ends a version that was retired and that no request is in; returns the model that is to be closed, if any."""
+        """Ends a retired version that no request uses; returns the model that the caller must close, if any."""
         if self.users > 0 or not self._allows("unload"):
             return None
         self._take("unload")
@@ -108,7 +112,7 @@ class Version:
         return servable
 
     def forget_folder(self) -> None:
-        """Whatever comes in the place of its folder, which nobody wants any more, may be loaded."""
+        """Lets a folder that later appears in the place of this ended version's folder be loaded."""
         if self.state == STATUS.END:
             self.path = None
 
@@ -125,12 +129,12 @@ class Version:
 
 @dataclass
 class Model:
-    """One model.
+    """One model with its versions.
 
     Attributes:
-      config: None once it is no longer named; its versions are still reported.
-      versions: by number.
-      labels: version numbers by label, as of the last configuration that was applied.
+      config: the model's configuration; None once it is no longer configured, though its versions are still reported.
+      versions: its versions by number.
+      labels: version numbers by label, from the last configuration that was applied.
     """
 
     config: ModelConfig | None = None
@@ -138,5 +142,5 @@ class Model:
     labels: Mapping[str, int] = field(default_factory=dict)
 
     def available(self) -> dict[int, Version]:
-        """The versions that take requests, by number."""
+        """Returns the versions that take requests, by number."""
         return {number: version for number, version in self.versions.items() if version.state == STATUS.AVAILABLE}

@@ -1,4 +1,4 @@
-"""Warm-up records: requests that a SavedModel brings along, to be run before it takes traffic."""
+"""Warm-up records: requests stored in a SavedModel, which are run before it takes traffic."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ MAX_RECORDS = 1000  # TensorFlow Serving's own limit.
 
 
 def read_warm_up(folder: Path) -> list[prediction_log_pb2.PredictionLog]:
-    """The records of the SavedModel in `folder`; none where it has no such file.
+    """Reads the warm-up records of the SavedModel in `folder`; returns an empty list if it has none.
 
     Raises:
-      NannError: the file is damaged, or holds more than TensorFlow Serving takes.
+      NannError: the file is damaged or has more records than TensorFlow Serving accepts.
     """
     path = folder / FILE
     if not path.exists():
@@ -33,9 +33,5 @@ def read_warm_up(folder: Path) -> list[prediction_log_pb2.PredictionLog]:
 
 
 def predict_requests(folder: Path) -> list[predict_pb2.PredictRequest]:
-    """The requests among them that are for Predict.
-
-    Raises:
-      NannError: as `read_warm_up`.
-    """
+    """Returns the Predict requests among the warm-up records; the errors are those of `read_warm_up`."""
     return [log.predict_log.request for log in read_warm_up(folder) if log.WhichOneof("log_type") == "predict_log"]
