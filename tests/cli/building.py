@@ -163,7 +163,7 @@ INDEX = Command(
         ),
     },
 )
-# What stands before the subcommand; `--traceback` is read before Typer (tests/cli/test_options.py has it).
+# Options before the subcommand. `--traceback` is handled outside Typer; tests/cli/test_options.py tests it.
 NANN = Command(
     {},
     {"tfserving_ext.models:import_models": None, "tfserving_ext.training:extract": (1, 1)},

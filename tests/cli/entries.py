@@ -1,7 +1,7 @@
-"""For every option of every command a value that is not its default, and what of the function behind it then changes.
+"""For every option of every command: a value other than its default, and how it changes the calls behind the command.
 
-A new option needs an entry here: tests/cli/test_options.py fails by its name until it has one. Where options make a
-command fail or need others, `beside` holds what stands on both command lines that are compared.
+A new option needs an entry; tests/cli/test_options.py names it until it has one. If an option needs other options,
+`beside` has these: they stand on both command lines that are compared.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ class Option(NamedTuple):
     """One option.
 
     Attributes:
-      value: that it is given, with spaces between several; None for a flag.
-      changed: what changes by it, by function and argument; `GONE` for what is not there any more. A name that ends in
-        ".*": anything under it may change besides.
-      beside: what else is on the command line.
-      without: arguments of the command that are left out where it is given, and where `beside` is in their place.
+      value: the value to give, several separated by spaces; None for a flag.
+      changed: the arguments that it changes, with their new values, by function and argument; `GONE` for those that
+        disappear. Below a name that ends in ".*", anything else may change too.
+      beside: other words on the command line.
+      without: arguments of the command to leave out when the option is given, or when `beside` replaces them.
     """
 
     value: str | None
@@ -31,10 +31,10 @@ class Command(NamedTuple):
     """One command.
 
     Attributes:
-      arguments: what it cannot do without, by name.
-      behind: the functions that must be reached, as "module:name", and what each returns.
-      around: functions that only must not run, and what each returns.
-      options: its options and arguments by the name of their parameter.
+      arguments: the required arguments by name.
+      behind: the functions whose arguments are checked, as "module:name", with a return value for each.
+      around: further functions that must not really run, with a return value for each.
+      options: the command's options and arguments by the name of their parameter.
     """
 
     arguments: Mapping[str, str]
@@ -43,7 +43,7 @@ class Command(NamedTuple):
     options: Mapping[str, Option]
 
 
-# What the tests' folder holds.
+# The files in the folder in which the commands run.
 FILES = {
     "bench.yaml": "target: grpc://10.0.0.1:1\n",
     "models.config": 'model_config_list { config { name: "a" base_path: "/b" model_platform: "tensorflow" } }',
@@ -53,12 +53,12 @@ FILES = {
 
 
 def arguments(*names: str) -> dict[str, str]:
-    """Arguments that have their names for values."""
+    """Returns arguments whose values are their names."""
     return {name: name for name in names}
 
 
 def search(function: str, shape: str) -> dict[str, Option]:
-    """The options of both searches; `shape` has a place for the search's name."""
+    """Returns the options of both searches; `shape` is a path with a place for the search's name."""
     return {
         "frontier": Option("7", {f"{function}.{shape.format('best_first')}.frontier": 7}),
         "pool": Option("321", {f"{function}.{shape.format('best_first')}.pool": 321}),

@@ -9,7 +9,7 @@ from tfserving_ext.retrieval import BestFirst
 
 
 def _measured(function: str) -> dict[str, Option]:
-    """What all three that measure have."""
+    """Returns the options that evaluate, tune and preflight share."""
     return {
         **{name: Option("other", {f"{function}.{name}": Path("other")}) for name in ("data", "model", "index")},
         "k": Option("30", {f"{function}.held_out.k": 30}),

@@ -41,13 +41,13 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-OF_TYPER = ("help", "install_completion", "show_completion")
+TYPER_OPTIONS = ("help", "install_completion", "show_completion")
 
 
 def _parameters(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """All commands' parameters, as Typer has them."""
+    """Yields the parameters of all commands, with the command's name."""
     for parameter in command.params:
-        if parameter.name not in OF_TYPER:
+        if parameter.name not in TYPER_OPTIONS:
             yield name, parameter
     for under, each in getattr(command, "commands", {}).items():
         yield from _parameters(each, f"{name} {under}".strip())
@@ -60,7 +60,7 @@ PARAMETERS = [
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """What a configuration holds, by the path to it."""
+    """Yields the values inside a configuration, with the path to each."""
     if isinstance(value, pydantic.BaseModel):
         value = value.model_dump()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -88,7 +88,7 @@ def _recorder(name: str, function: Callable[..., Any], result: Any, seen: dict[s
 
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., dict[str, Any]]:
-    """Runs a command line; returns what the functions behind the command got, by function and argument."""
+    """Runs a command line; returns the arguments of the functions behind it, by function and argument."""
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
@@ -100,7 +100,7 @@ def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., dic
                 for where, result in functions.items():
                     module_name, _, function = where.partition(":")
                     importlib.import_module(module_name)
-                    # The module and not a function of the same name, which its package may have.
+                    # From sys.modules, because its package may have a function of the same name.
                     module = sys.modules[module_name]
                     patch.setattr(module, function, _recorder(function, getattr(module, function), result, record))
             ran = CliRunner().invoke(cli.app, line)
@@ -115,21 +115,21 @@ def _line(
 ) -> list[str]:
     arguments = {key: value.split() for key, value in command.arguments.items()}
     arguments |= replaced
-    told = [part for key, parts in arguments.items() if key not in option.without for part in parts]
-    if not name:  # Of `nann` itself: a subcommand follows.
+    required = [part for key, parts in arguments.items() if key not in option.without for part in parts]
+    if not name:  # An option of `nann` itself, which a subcommand follows.
         return [*option.beside, *given, "extract", "model"]
-    return [*name.split(), *told, *option.beside, *given]
+    return [*name.split(), *required, *option.beside, *given]
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What is otherwise; of a group that is gone altogether only that."""
-    there = {prefix for key in after for prefix in _prefixes(key)}
+    """Returns the values that differ; a group that is gone altogether is reported once, as GONE."""
+    present = {prefix for key in after for prefix in _prefixes(key)}
     changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
     for key in before.keys() - after.keys():
         gone = next(
-            (prefix for prefix in _prefixes(key) if prefix not in there), None
+            (prefix for prefix in _prefixes(key) if prefix not in present), None
         )  # None: an empty group was filled.
-        if gone and not any(prefix in after for prefix in _prefixes(key)):  # Else it is that which changed.
+        if gone and not any(prefix in after for prefix in _prefixes(key)):  # Otherwise the group's own value changed.
             changed[gone] = GONE
     return changed
 
@@ -140,7 +140,7 @@ def _prefixes(key: str) -> list[str]:
 
 
 def _but(changes: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes without those of which the entry says that anything under a name may change."""
+    """Returns the changes without those that the entry allows by a name that ends in ".*"."""
     free = tuple(key.removesuffix("*") for key in wanted if key.endswith("*"))
     return {key: value for key, value in changes.items() if key in wanted or not key.startswith(free)}
 
@@ -148,7 +148,7 @@ def _but(changes: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any
 @pytest.mark.medium
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
 def test_the_option_reaches_its_function(reached, name, parameter):
-    """First contact, line 27: a command that drops an option, or confuses two, changes something else than this."""
+    """A command that ignores an option, or confuses two, would change something else than the entry says."""
     command = COMMANDS[name]
     assert parameter.name in command.options, f"`nann {name}`: {parameter.name} has no entry in tests/cli"
     option = command.options[parameter.name]
@@ -161,7 +161,7 @@ def test_the_option_reaches_its_function(reached, name, parameter):
         given = [([flag], {}) for flag in names]
     else:
         given = [([flag, option.value], {}) for flag in parameter.opts]
-    if name == "serve":  # TensorFlow Serving's flags have underscores.
+    if name == "serve":  # It accepts underscores too, as TensorFlow Serving does.
         flags = [flags for flags, _ in given if flags]
         given += [(["--" + flag[2:].replace("-", "_"), *rest], {}) for flag, *rest in flags if flag[:2] == "--"]
     usual = option if option.beside else option._replace(without=())

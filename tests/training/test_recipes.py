@@ -130,12 +130,12 @@ def test_options_replace_the_recipes_values(asked):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--model", "two_sided", "--start-steps", 5), "--start-steps is 5, but two_sided has no start"),
+        (("--model", "two_sided", "--start-steps", 5), "--start-steps is 5, but two_sided is trained without a start"),
         (("--start-from", "other", "--start-steps", 5), "--start-steps is 5, but --start-from"),
         (("--model", "foreign"), "the model is 'foreign'"),
         (("--seed", 2**31), "seed is 2147483648, allowed are 0 to 2147483647"),
         (("--size", "embedding_dim=0"), "embedding_dim of nann_attention is 0, allowed are 1 to 65,536"),
-        (("--size", "width=3"), "--size is 'width=3'; allowed are a number from 0 for embedding_dim"),
+        (("--size", "width=3"), "--size is 'width=3'; allowed is NAME=NUMBER with a number from 0"),
         (("--model", "other"), "the model is 'other'; allowed are nann_attention, dnn, two_sided"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command line, `nann`: `main` and one file per group of commands; none imports TensorFlow until a command runs."""
+"""The command line, `nann`: `main` and one file per group of commands; TensorFlow is imported only by a command."""
 
 from tfserving_ext.cli.main import app, main
 

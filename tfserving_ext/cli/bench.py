@@ -1,4 +1,4 @@
-"""`nann bench`: load on a server or a model in process, and the report of it."""
+"""`nann bench`: puts load on a server, or on a model in process, and reports the measurements."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,9 +22,9 @@ nann bench --init bench.yaml ; nann bench --config bench.yaml -o result.json
 
 nann bench compare before.json after.json"""
 
-# Codes by which a server says that the request is at fault and not the load: by gRPC, by REST and in process.
+# Codes that blame the request rather than the load: by gRPC, by REST and in process.
 WRONG_REQUEST = ("INVALID_ARGUMENT", "HTTP 400", "InvalidArgumentError")
-MOST_ERRORS = 0.5  # What is answered beside more failures than this says little of the server.
+MOST_ERRORS = 0.5  # With a larger share of failed requests, the figures of the others say little about the server.
 
 app = typer.Typer(
     invoke_without_command=True, no_args_is_help=True, context_settings={"help_option_names": ["--help", "-h"]}
@@ -34,54 +34,82 @@ app = typer.Typer(
 @app.callback(epilog=_EXAMPLES)
 def bench(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="A YAML file; flags go before it.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Write a commented configuration here, and end.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A YAML file with the options; flags override it.")
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Write a commented configuration file here and exit.")] = None,
     target: Annotated[
         str | None,
         typer.Option(help="grpc[s]://HOST:PORT, http[s]://HOST:PORT, session or function. [grpc://127.0.0.1:8500]"),
     ] = None,
-    ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities by which a TLS server is known.")] = None,
-    cert: Annotated[Path | None, typer.Option(help="PEM file of a certificate to show to it, with --key.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file of the key to that.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust for a TLS server.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="PEM file of the client's certificate; requires --key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name in requests. [nann]")] = None,
-    signature: Annotated[str | None, typer.Option(help="Its signature. [serving_default]")] = None,
+    signature: Annotated[str | None, typer.Option(help="The model's signature. [serving_default]")] = None,
     path: Annotated[
-        Path | None, typer.Option(help="Its SavedModel, for a target in process, and for its hash.")
+        Path | None,
+        typer.Option(
+            help="The SavedModel: for a target in process, for made-up inputs and for the hash in the result."
+        ),
     ] = None,
     input_data: Annotated[
-        Path | None, typer.Option(help="JSON or npz file of requests; else they are made up.")
+        Path | None, typer.Option(help="JSON or npz file of requests; by default they are made up.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="What `nann convert` wrote: requests of real histories.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Output of `nann convert`: send the histories of test users.")
+    ] = None,
     concurrency: Annotated[
-        str | None, typer.Option(help="Closed loop: clients that wait for their answers; N, 1:64 or 10:50:10. [1]")
+        str | None, typer.Option(help="Closed loop: clients that each wait for an answer; N, 1:64 or 10:50:10. [1]")
     ] = None,
-    rate: Annotated[str | None, typer.Option(help="Open loop: requests a second; N, 10:640 or 100:500:100.")] = None,
-    arrivals: Annotated[Literal["constant", "poisson"] | None, typer.Option(help="Of an open loop. [poisson]")] = None,
-    replay: Annotated[Path | None, typer.Option(help="JSON lines of recorded requests, sent at their times.")] = None,
+    rate: Annotated[str | None, typer.Option(help="Open loop: requests per second; N, 10:640 or 100:500:100.")] = None,
+    arrivals: Annotated[
+        Literal["constant", "poisson"] | None, typer.Option(help="Arrivals of an open loop. [poisson]")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="JSON lines of recorded requests, sent at the recorded times.")
+    ] = None,
     max_rate_with: Annotated[
-        list[str] | None, typer.Option(help='Search the highest rate that keeps "p99_ms <= 20".')
+        list[str] | None,
+        typer.Option(help='Search for the highest rate that meets a condition such as "p99_ms <= 20".'),
     ] = None,
-    warm_up: Annotated[float | None, typer.Option(help="At most so many seconds, until steady. [10]")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Measure a level for so long; else until --bound.")] = None,
+    warm_up: Annotated[
+        float | None,
+        typer.Option(help="Longest warm-up in seconds; it ends once throughput and latency are steady. [10]"),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Seconds to measure each level; by default until --bound is met.")
+    ] = None,
     bound: Annotated[
-        float | None, typer.Option(help="Per cent: ends a level when its 95 % intervals are as narrow. [5]")
+        float | None, typer.Option(help="A level ends once its 95 % intervals are within this many per cent. [5]")
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="A level ends at the latest. [60]")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which a request has failed. [10]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of made-up inputs and arrivals. [0]")] = None,
-    swap_every: Annotated[float | None, typer.Option(help="Put a new version in place every so many seconds.")] = None,
-    swap_in: Annotated[Path | None, typer.Option(help="The folder of versions that the server watches.")] = None,
-    prometheus: Annotated[str | None, typer.Option(help="URL of the server's metrics, read before and after.")] = None,
-    pid: Annotated[int | None, typer.Option(help="Watch this process' processor time and memory.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Longest measurement of a level, in seconds. [60]")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a request counts as failed. [10]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of made-up inputs and arrivals. [0]")] = None,
+    swap_every: Annotated[float | None, typer.Option(help="Seconds between two swaps to a new version.")] = None,
+    swap_in: Annotated[
+        Path | None, typer.Option(help="The folder of versions that the server watches, in which to swap.")
+    ] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(help="URL of the server's metrics, read before and after each level.")
+    ] = None,
+    pid: Annotated[int | None, typer.Option(help="Record the processor time and memory of this process.")] = None,
     profile: Annotated[Path | None, typer.Option(help="Folder for a TensorBoard trace.")] = None,
     profile_server: Annotated[str | None, typer.Option(help="HOST:PORT of the server's profiler.")] = None,
-    trace: Annotated[int | None, typer.Option(help="Requests that are asked for their time by stage. [50]")] = None,
-    fail_if: Annotated[list[str] | None, typer.Option(help='Exit status 1 where "p99_ms > 20" holds.')] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file; the report goes beside it.")] = None,
+    trace: Annotated[
+        int | None, typer.Option(help="Requests to send afterwards to measure time by stage; 0 for none. [50]")
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None, typer.Option(help='Exit with status 1 if a condition such as "p99_ms > 20" holds.')
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="JSON file for the result; the HTML report is written beside it.")
+    ] = None,
 ) -> None:
-    """Measure a server, or a model in process: throughput, latency, errors, limits.
+    """Measure throughput, latency, errors and limits of a server, or of a model in process.
 
-    Latency counts from when a request was meant to be sent. docs/bench.md has every option and the result's format.
+    Latency is measured from the time when a request should have been sent. docs/bench.md describes every option and
+    the format of the result.
     """
     if context.invoked_subcommand is not None:
         return
@@ -89,7 +117,7 @@ def bench(
 
     if init is not None:
         write_template(init)
-        outcome("bench", f"a commented configuration: {init}; run it by `nann bench --config {init}`")
+        outcome("bench", f"a commented configuration: {init}; run it with `nann bench --config {init}`")
         return
     from tfserving_ext.loadtest.scenario import make_scenario, read_scenario
 
@@ -102,12 +130,11 @@ def bench(
         "fail_if": fail_if,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value not in (None, [])}
-    if {"concurrency", "rate", "replay"} & set(given):  # One kind of load replaces the file's.
+    if {"concurrency", "rate", "replay"} & set(given):  # A load given by a flag replaces the file's load.
         replaced = {"concurrency", "rate", "replay"} | (set() if "rate" in given else {"arrivals"})
         fields = {name: value for name, value in fields.items() if name not in replaced}
     fields |= given
-    of_model = {"name": model, "signature": signature, "path": path, "input_data": input_data, "data": data}
-    _add_model(fields, of_model)
+    _add_model(fields, {"name": model, "signature": signature, "path": path, "input_data": input_data, "data": data})
     if swap_every is not None or swap_in is not None:
         fields["swap"] = {
             **(fields.get("swap") or {}),
@@ -118,14 +145,14 @@ def bench(
 
 
 def _add_model(fields: dict[str, Any], given: dict[str, Any]) -> None:
-    """What the flags say of the model, which must then be the only one."""
+    """Adds the fields of the model that flags give; there may then be only one model."""
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
         return
     models = fields.get("models") or [{}]
     if not isinstance(models, list) or len(models) != 1 or not isinstance(models[0], dict):
         raise NannError(
-            f"--{next(iter(given)).replace('name', 'model')} is of one model, the configuration has several"
+            f"--{next(iter(given)).replace('name', 'model')} applies to one model, but the configuration has several"
         )
     fields["models"] = [{**models[0], **given}]
 
@@ -148,11 +175,12 @@ def _measure(scenario: Any, out: Path | None) -> None:
     if result["failure"] is not None:
         raise NannError(f"{result['failure'].rstrip('.')}; what was measured before is above")
     if result["stopped_by"] == LOST:
-        raise NannError(f"the server at {scenario.target} does not answer any more; what was measured before is above")
+        raise NannError(f"the server at {scenario.target} no longer answers; what was measured before is above")
     search = result["search"]
     if search is not None and search["rate"] is None and result["stopped_by"] is None:
         raise NannError(
-            f"no rate from {search['tried'][-1]['rate']:g} a second on keeps {' and '.join(search['conditions'])}"
+            f"even the lowest rate, {search['tried'][-1]['rate']:g} requests per second, does not meet "
+            f"{' and '.join(search['conditions'])}"
         )
     for level in result["levels"] if search is None else []:
         _check_answered(level)
@@ -162,16 +190,17 @@ def _measure(scenario: Any, out: Path | None) -> None:
 
 
 def _check_answered(level: dict[str, Any]) -> None:
-    """Raises NannError where a level measured failures: requests that are wrong, or more than half of them failed."""
+    """Raises NannError if a level's requests were wrong, or if none was answered or most of them failed."""
     if level["errors"] and not level["answered"]:
-        raise NannError(f"no request was answered with success at {level['name']}: {', '.join(level['errors'])}")
+        raise NannError(f"no request was answered successfully at {level['name']}: {', '.join(level['errors'])}")
     for code, count in level["errors"].items():
-        told = next(iter(level["error_examples"].get(code, [])), "")
+        example = next(iter(level["error_examples"].get(code, [])), "")
         if code in WRONG_REQUEST:
             raise NannError(
                 f"{count:,} of {level['requests']:,} requests at {level['name']} were refused as wrong, {code}: "
-                f"{told[:200]}; send real ones by --data or --input-data, or have values made up that the model knows: "
-                "by --path, from its warm-up records, or by `inputs` of a configuration (docs/bench.md)"
+                f"{example[:200]}; send real requests with --data or --input-data, or let values be made up that the "
+                "model knows: give its SavedModel with --path, whose warm-up records are used, or set `inputs` in a "
+                "configuration (docs/bench.md)"
             )
     if level["error_rate"] > MOST_ERRORS:
         raise NannError(
@@ -180,17 +209,19 @@ def _check_answered(level: dict[str, Any]) -> None:
 
 
 def _files(out: Path) -> tuple[Path, Path]:
-    """Where the JSON and the report go; that they can is known before the load."""
+    """Returns the files for the JSON and the report, after checking that both can be written."""
     from tfserving_ext.loadtest.run import FORMAT
 
     page = out.with_suffix(".html")
     if page == out:
         raise NannError(
-            f"{out} is where the report goes; -o wants a file for the JSON, such as {out.with_suffix('.json')}"
+            f"{out} is the file of the report; -o must name a file for the JSON, such as {out.with_suffix('.json')}"
         )
     for one in (out, page):
         if one.exists() and not one.is_file():
-            raise NannError(f"{one} is no regular file; -o wants a file for the JSON, the report goes beside it")
+            raise NannError(
+                f"{one} is not a regular file; -o must name a file for the JSON, the report is written beside it"
+            )
     check_json(out, "a result of `nann bench`", "format", FORMAT)
     check_beside(out, page)
     check_folder(out.resolve().parent)
@@ -199,17 +230,17 @@ def _files(out: Path) -> tuple[Path, Path]:
 
 
 def _followed(file: Path) -> Path:
-    """A link stays, and what it points to is written."""
+    """Resolves a symbolic link, so that its target is written and the link stays."""
     return file.resolve() if file.is_symlink() else file
 
 
 @app.command()
 def compare(
     baseline: Annotated[Path, typer.Argument(help="JSON of `nann bench -o`.")],
-    other: Annotated[Path, typer.Argument(help="Another, of the same levels.")],
+    other: Annotated[Path, typer.Argument(help="Another result with the same levels.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the ratios.")] = None,
 ) -> None:
-    """Set two results side by side: ratios of each level, with 95 % intervals."""
+    """Compare two results: the ratios of each level's figures, with 95 % intervals."""
     from tfserving_ext.artifacts import write_json
     from tfserving_ext.loadtest.compare import compare as run
     from tfserving_ext.loadtest.compare import print_comparison
@@ -226,16 +257,16 @@ def compare(
 @app.command()
 def report(
     result: Annotated[Path, typer.Argument(help="JSON of `nann bench -o`.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; beside the JSON by default.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; by default beside the JSON.")] = None,
 ) -> None:
-    """Write the report of a result anew."""
+    """Write the report of a result again."""
     from tfserving_ext.loadtest.bench_report import write_report
     from tfserving_ext.loadtest.result import read_result
 
     target = out or result.with_suffix(".html")
     found = read_result(result)
     if target.resolve() == result.resolve():
-        raise NannError(f"{target} is the result itself; name another file for the report by -o")
+        raise NannError(f"{target} is the result itself; give another file for the report with -o")
     check_page(target)
     write_report(target, found)
     outcome("report", str(target))

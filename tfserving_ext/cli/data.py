@@ -1,4 +1,4 @@
-"""`nann convert` and `nann synth`: behaviours to what training reads."""
+"""`nann convert` and `nann synth`: convert behaviours to sequences for training, and make up behaviours."""
 
 import shlex
 from datetime import datetime, timezone
@@ -22,7 +22,7 @@ nann convert /shared/parts -o /shared/data --beam '--runner=FlinkRunner --flink_
 
 
 def _share(option: str, text: str) -> int | float:
-    """A number of users, or a fraction of them."""
+    """Parses a number of users, or a fraction of them."""
     try:
         return float(text) if "." in text else int(text)
     except ValueError as error:
@@ -30,13 +30,13 @@ def _share(option: str, text: str) -> int | float:
 
 
 def _time_range(text: str) -> tuple[int, int]:
-    """First and last second of a range of unix seconds, or of ISO 8601 times, UTC where they name no zone."""
+    """Parses FIRST..LAST to unix seconds; both are unix seconds or ISO 8601 times, in UTC if they have no zone."""
     first, _, last = text.partition("..")
     try:
         seconds = [int(part) if part.lstrip("-").isdecimal() else _seconds(part) for part in (first, last)]
     except ValueError as error:
         raise NannError(
-            f"--time-range is {text!r}; allowed is FIRST..LAST, both unix seconds or ISO 8601 times such as "
+            f"--time-range is {text!r}; allowed is FIRST..LAST, each in unix seconds or as an ISO 8601 time, such as "
             f"2017-11-25..2017-12-03T23:59:59+08:00"
         ) from error
     return seconds[0], seconds[1]
@@ -52,34 +52,36 @@ def convert(
         list[Path],
         typer.Argument(
             help="Files (CSV: plain, .gz, .zip; Parquet) or folders of them, in UserBehavior's format; or a folder of "
-            "the original's TFRecords."
+            "alibaba/nann's TFRecords."
         ),
     ],
     out: Out = Path("data"),
-    behaviors: Annotated[str, typer.Option(help="Behaviours to keep.")] = "pv,buy,cart,fav",
+    behaviors: Annotated[
+        str, typer.Option(help="Kinds of behaviours to keep, separated by commas.")
+    ] = "pv,buy,cart,fav",
     time_range: Annotated[
-        str | None, typer.Option(help="Keep rows from FIRST..LAST, unix seconds or ISO 8601 times; all by default.")
+        str | None, typer.Option(help="Keep only rows within FIRST..LAST, in unix seconds or as ISO 8601 times.")
     ] = None,
     min_item_count: Annotated[int, typer.Option(help="Drop items with fewer behaviours.", min=1)] = 5,
     min_user_count: Annotated[int, typer.Option(help="Drop users with fewer behaviours.", min=1)] = 2,
     validation: Annotated[str, typer.Option(help="Validation users: a number, or a fraction below 1.")] = "10000",
     test: Annotated[str, typer.Option(help="Test users: a number, or a fraction below 1.")] = "10000",
-    seed: Annotated[int, typer.Option(help="Of the split.", min=0)] = 0,
-    memory: Annotated[float | None, typer.Option(help="Bound of the memory, in GB.", min=1, show_default="4")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split.", min=0)] = 0,
+    memory: Annotated[float | None, typer.Option(help="Memory to use at most, in GB.", min=1, show_default="4")] = None,
     layout: Annotated[
         Literal["sequences", "original"],
-        typer.Option(help="original: converted data to alibaba/nann's TFRecords, a record per window."),
+        typer.Option(help="original: write converted data as alibaba/nann's TFRecords, one record per window."),
     ] = "sequences",
     beam: Annotated[
         str | None,
-        typer.Option(help="Convert by Apache Beam, on many machines, with these pipeline options; '' runs it here."),
+        typer.Option(help="Convert with Apache Beam and these pipeline options, on many machines; '' runs it here."),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Convert behaviours into sequences, split by user. Called again after an interruption, it goes on.
+    """Convert behaviours to sequences, split by user. Run the same command again after an interruption to resume.
 
-    A row is user_id,item_id,category_id,behavior_type,timestamp. On disk it takes, while it runs, about as much again
-    as the CSV.
+    A row is user_id,item_id,category_id,behavior_type,timestamp. While it runs, it takes about as much disk space as
+    the CSV.
     """
     from tfserving_ext.artifacts import read_json
     from tfserving_ext.data.convert import MEMORY_BYTES
@@ -101,12 +103,12 @@ def convert(
     whole = layout == "original" or any(is_original(source) for source in sources)
     if whole and (len(sources) > 1 or rules != Rules(seed=seed)):
         raise NannError(
-            f"the original's TFRecords are read and written whole: got {len(sources)} sources and {rules}; allowed are "
+            f"alibaba/nann's TFRecords are read and written whole: got {len(sources)} sources and {rules}; allowed are "
             "one source, and none of the options that drop rows or split users"
         )
     if memory is not None and (whole or beam is not None):
         raise NannError(
-            f"--memory is {memory:g}, but it bounds only conversions of UserBehavior's format on one machine"
+            f"--memory is {memory:g}, but it applies only to conversions of UserBehavior's format on one machine"
         )
     if layout == "original":
         write_original(sources[0], out, seed, force)
@@ -140,14 +142,20 @@ def synth(
     out: Annotated[Path, typer.Option("--out", "-o", help="The CSV file to write; .gz compresses it.")] = Path(
         "UserBehavior.csv"
     ),
-    rows: Annotated[int, typer.Option(help="Behaviours; the default is as many as UserBehavior has.")] = 100_150_807,
-    users: Annotated[int | None, typer.Option(help="About how many users; rows / 101 by default.")] = None,
-    items: Annotated[int | None, typer.Option(help="The most items; grows with the root of the rows.")] = None,
-    categories: Annotated[int | None, typer.Option(help="Categories; grow with the root of the rows.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
+    rows: Annotated[
+        int, typer.Option(help="Number of behaviours; by default as many as UserBehavior has.")
+    ] = 100_150_807,
+    users: Annotated[int | None, typer.Option(help="Approximate number of users; rows / 101 by default.")] = None,
+    items: Annotated[
+        int | None, typer.Option(help="Largest number of items; by default it grows with the square root of the rows.")
+    ] = None,
+    categories: Annotated[
+        int | None, typer.Option(help="Number of categories; by default it grows with the square root of the rows.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.", min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Make up behaviours of UserBehavior's shape: for speed and memory at scale, never for accuracy."""
+    """Make up behaviours in the shape of UserBehavior, to measure speed and memory at scale, never accuracy."""
     from tfserving_ext.data.synth import SynthConfig
     from tfserving_ext.data.synth import synth as run
 
@@ -157,6 +165,6 @@ def synth(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds the commands to `nann`."""
     app.command(epilog=_CONVERT_EXAMPLES)(convert)
     app.command(epilog="Example: nann synth -o small.csv --rows 1000000 --items 50000 --seed 1")(synth)

@@ -1,4 +1,4 @@
-"""`nann evaluate`, `report`, `tune` and `preflight`: how good a model and its search are, and what to search with."""
+"""`nann evaluate`, `report`, `tune` and `preflight`: measure a model and its search, and choose search parameters."""
 
 from enum import Enum
 from pathlib import Path
@@ -19,12 +19,12 @@ class SearchName(str, Enum):
     rounds = "rounds"
 
 
-Split = Annotated[Literal["validation", "test"], typer.Option(help="Whose cases; training never saw them.")]
-Data = Annotated[Path, typer.Argument(help="What `nann convert` wrote.")]
-Model = Annotated[Path, typer.Argument(help="What `nann train` wrote.")]
-IndexFolder = Annotated[Path, typer.Argument(help="What `nann index` wrote.")]
-Positions = Annotated[int, typer.Option(help="Test cases per user; 1 is the middle of the history.", min=1)]
-MaxCases = Annotated[int | None, typer.Option(help="Evaluate this many cases only.", min=1)]
+Split = Annotated[Literal["validation", "test"], typer.Option(help="Users to measure on; training never saw them.")]
+Data = Annotated[Path, typer.Argument(help="Output of `nann convert`.")]
+Model = Annotated[Path, typer.Argument(help="Output of `nann train`.")]
+IndexFolder = Annotated[Path, typer.Argument(help="Output of `nann index`.")]
+Positions = Annotated[int, typer.Option(help="Cases per user; 1 is the middle of the history.", min=1)]
+MaxCases = Annotated[int | None, typer.Option(help="Evaluate only this many cases.", min=1)]
 
 _EVALUATE_EXAMPLES = """Example: nann evaluate data model index -o evaluation.json --positions 9
 
@@ -57,30 +57,35 @@ def evaluate(
     index: IndexFolder,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="JSON file for the figures; .npz and .html of the same name go beside it."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="JSON file for the figures; .npz and .html files of the same name are written beside it.",
+        ),
     ] = None,
     k: K = 200,
-    search: Annotated[list[SearchName] | None, typer.Option(help="Measure this one; all by default.")] = None,
+    search: Annotated[list[SearchName] | None, typer.Option(help="Measure only this search; may be repeated.")] = None,
     frontier: Frontier = 16,
     pool: Pool = 200,
     ef: EfOption = "100,200,400",
     rounds: RoundsOption = "1,1,3",
     positions: Positions = 1,
     max_cases: MaxCases = None,
-    brute_force: Annotated[bool, typer.Option("--brute-force", help="Recall by brute force alone.")] = False,
+    brute_force: Annotated[bool, typer.Option("--brute-force", help="Measure only the recall of brute force.")] = False,
     split: Split = "test",
     curves: Annotated[
-        bool, typer.Option("--curves", help="Vary the searches too: recall and coverage over what is scored.")
+        bool, typer.Option("--curves", help="Also vary the searches: recall and coverage against items scored.")
     ] = False,
-    curve_cases: Annotated[int, typer.Option(help="Cases that each point of a curve is of.", min=1)] = 500,
+    curve_cases: Annotated[int, typer.Option(help="Cases for each point of a curve.", min=1)] = 500,
     builds: Annotated[
-        int, typer.Option(help="Measure on so many graphs more, built with other seeds in a temporary folder.", min=0)
+        int, typer.Option(help="Measure on this many more graphs, built with other seeds in a temporary folder.", min=0)
     ] = 0,
     html: Annotated[bool, typer.Option("--html/--no-html", help="Write the report beside the figures.")] = True,
 ) -> None:
     """Measure recall, coverage and the scored fraction on held-out users.
 
-    With -o, figures go to a JSON file, what each case gave to an .npz file and a report with plots to an .html file.
+    With -o, the figures are written to a JSON file, the results of each case to an .npz file and a report with plots to
+    an .html file.
     """
     from tfserving_ext.evaluation import EvaluationOptions, HeldOut, summary
     from tfserving_ext.evaluation import evaluate as run
@@ -107,9 +112,9 @@ def report(
         "report.html"
     ),
 ) -> None:
-    """Set several evaluations side by side on one page, or write the report of one anew.
+    """Compare several evaluations on one page, or write the report of one again.
 
-    Differences are from the first one. They have paired intervals where both are of the same cases.
+    Differences are from the first evaluation, with paired intervals if both were measured on the same cases.
     """
     from tfserving_ext.evaluation.compare import report as run
 
@@ -126,10 +131,12 @@ def tune(
     data: Data,
     model: Model,
     index: IndexFolder,
-    coverage: Annotated[float | None, typer.Option(help="Choose the fastest of this coverage@k or more.")] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Choose the fastest setting with this coverage@k or more.")
+    ] = None,
     latency_ms: Annotated[
         float | None,
-        typer.Option(help="Choose the most coverage within so many milliseconds, of 95 % of the users."),
+        typer.Option(help="Choose the setting of most coverage that answers 95 % of the users within this time."),
     ] = None,
     k: K = 200,
     positions: Positions = 1,
@@ -138,7 +145,8 @@ def tune(
 ) -> None:
     """Find search parameters for a wanted coverage or latency, on validation users.
 
-    What no other setting beats in coverage, items scored and time goes to tuning.json in the index's folder.
+    The settings that no other one beats in coverage, items scored and time are written to tuning.json in the index's
+    folder.
     """
     from tfserving_ext.evaluation import HeldOut
     from tfserving_ext.evaluation.tune import FILE, options
@@ -146,7 +154,7 @@ def tune(
 
     found = run(data, model, index, coverage, latency_ms, HeldOut(k, positions, max_cases, split))
     console.print(_table(found, options))
-    outcome("tune", f"{len(found['table'])} of {found['tried']} settings are beaten by no other: {index / FILE}")
+    outcome("tune", f"{len(found['table'])} of {found['tried']} settings are not beaten by any other: {index / FILE}")
     if found["chosen"] is not None:
         row = found["chosen"]
         outcome("chosen", f"coverage {row['coverage']:.4f}, {row['ms_p95']:.2f} ms: {options(row)}")
@@ -179,7 +187,7 @@ def preflight(
     index: IndexFolder,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the verdict.")] = None,
     k: K = 200,
-    search: Annotated[SearchName, typer.Option(help="What will be deployed.")] = SearchName.best_first,
+    search: Annotated[SearchName, typer.Option(help="The search that will be deployed.")] = SearchName.best_first,
     frontier: Frontier = 16,
     pool: Pool = 200,
     ef: EfOption = "100,200,400",
@@ -187,11 +195,11 @@ def preflight(
     positions: Positions = 1,
     max_cases: MaxCases = 500,
     split: Split = "test",
-    builds: Annotated[int, typer.Option(help="Graphs to build besides, with other seeds.", min=0)] = 0,
+    builds: Annotated[int, typer.Option(help="Further graphs to build for comparison, with other seeds.", min=0)] = 0,
 ) -> None:
-    """Say before a deployment whether an index can be trusted for this model, and what to change.
+    """Check before a deployment whether an index serves this model well, and suggest what to change.
 
-    The exit status is 1 where a check fails.
+    The exit status is 1 if a check fails.
     """
     from tfserving_ext.artifacts import write_json
     from tfserving_ext.evaluation import HeldOut
@@ -207,7 +215,7 @@ def preflight(
         console.print(f"[bold {colors[check['status']]}]{check['status']}[/] {check['name']}: {check['text']}")
         if check["advice"]:
             console.print(f"     {check['advice']}", markup=False)
-    console.print("Users of least coverage:")
+    console.print("Users with the least coverage:")
     for user in found["worst_users"]:
         console.print(
             f"     user {user['user_id']}: {user['coverage']:.4f} over {user['cases']} cases, "
@@ -222,7 +230,7 @@ def preflight(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds the commands to `nann`."""
     app.command(epilog=_EVALUATE_EXAMPLES)(evaluate)
     app.command(epilog=_REPORT_EXAMPLES)(report)
     app.command(epilog=_TUNE_EXAMPLES)(tune)

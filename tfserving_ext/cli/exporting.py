@@ -25,8 +25,8 @@ def export(
         list[Path],
         typer.Argument(
             metavar="[MODEL] INDEX",
-            help="MODEL: what `nann train` wrote, a SavedModel with functions user and score, a .keras archive, "
-            "alibaba/nann's folder with frozen_graph.pb, or MODULE:NAME. INDEX: what `nann index` wrote, or "
+            help="MODEL: output of `nann train`, a SavedModel with the functions user and score, a .keras archive, "
+            "alibaba/nann's folder with frozen_graph.pb, or MODULE:NAME. INDEX: output of `nann index`, or "
             "alibaba/nann's folder of .npy files.",
         ),
     ],
@@ -36,36 +36,44 @@ def export(
     pool: Pool = 200,
     ef: EfOption = "100,200,400",
     rounds: RoundsOption = "1,1,3",
-    seeds: Annotated[str | None, typer.Option(help="The model's feature that holds the user's own item ids.")] = None,
-    item_input: Annotated[str, typer.Option(help="The input of a .keras archive for the item embedding.")] = "",
+    seeds: Annotated[
+        str | None, typer.Option(help="The model's feature that contains the ids of the user's own items.")
+    ] = None,
+    item_input: Annotated[str, typer.Option(help="The input of a .keras archive that takes the item embedding.")] = "",
     output: Annotated[
-        str, typer.Option(help="The output that is the score, of a .keras archive or a `score` with several.")
+        str, typer.Option(help="The output that is the score, if a .keras archive or a function score has several.")
     ] = "",
     feature: Annotated[
         list[str] | None,
-        typer.Option(metavar="NEW=OLD", help="Have requests call the model's feature OLD by the name NEW; repeatable."),
+        typer.Option(metavar="NEW=OLD", help="Rename the model's feature OLD to NEW in requests; may be repeated."),
     ] = None,
     embeddings: Annotated[
-        Path | None, typer.Option(help="Where item_ids.npy and item_embs.npy of alibaba/nann's INDEX lie.")
+        Path | None, typer.Option(help="The folder with item_ids.npy and item_embs.npy of alibaba/nann's INDEX.")
     ] = None,
-    evaluation: Annotated[Path | None, typer.Option(help="JSON of figures to keep in the manifest.")] = None,
-    graphs: Annotated[Path | None, typer.Option(help="Also write the GraphDefs of all functions here.")] = None,
-    rewrite: Annotated[bool, typer.Option(help="Have the passes rewrite the scorer; its scores are compared.")] = True,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="JSON file of `nann evaluate` to copy into the manifest.")
+    ] = None,
+    graphs: Annotated[
+        Path | None, typer.Option(help="Also write the GraphDefs of all functions to this folder.")
+    ] = None,
+    rewrite: Annotated[
+        bool, typer.Option(help="Rewrite the scorer by the graph passes; its scores are compared with the model's.")
+    ] = True,
     fold_items: Annotated[
-        bool, typer.Option(help="Let them keep what is computed of an item alone in the index, where that is faster.")
+        bool, typer.Option(help="Store computations that depend on the item alone in the index, if that is faster.")
     ] = True,
     allow_non_finite: Annotated[
         list[str] | None,
         typer.Option(
-            help="A feature in which the model wants NaN or infinity, as for what is missing; may be repeated."
+            help="A feature in which the model accepts NaN or infinity, for missing values say; may be repeated."
         ),
     ] = None,
     reuse_model: Annotated[
-        Path | None, typer.Option(help="Take the model from this export, and INDEX in place of its index.")
+        Path | None, typer.Option(help="Take the model from this export and replace its index by INDEX.")
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write one SavedModel with the index as assets; the options are what requests may leave out."""
+    """Write one SavedModel that contains the index; search options become the defaults of requests."""
     from export_tools import Defaults, ExportOptions, SourceOptions
     from export_tools import export as run
     from export_tools import reuse as run_reuse
@@ -74,7 +82,7 @@ def export(
     wanted = 1 if reuse_model is not None else 2
     if len(arguments) != wanted:
         raise NannError(
-            f"{len(arguments)} arguments were given, allowed are MODEL INDEX, or INDEX alone with --reuse-model"
+            f"{len(arguments)} arguments were given, allowed are MODEL INDEX, or only INDEX with --reuse-model"
         )
     if reuse_model is not None:
         run_reuse(reuse_model, arguments[0], out, evaluation, force)
@@ -93,10 +101,10 @@ def export(
 
 
 def _names(pairs: Sequence[str]) -> dict[str, str]:
-    """What NEW=OLD say, the old names by the new ones.
+    """Parses NEW=OLD pairs to the old names by the new ones.
 
     Raises:
-      NannError: one says something else, or two give one name.
+      NannError: a pair is malformed, or a new name is repeated.
     """
     names: dict[str, str] = {}
     for pair in pairs:
@@ -108,9 +116,9 @@ def _names(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def verify(
-    saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote, or any SavedModel.")],
+    saved_model: Annotated[Path, typer.Argument(help="Output of `nann export`, or any SavedModel.")],
     least_coverage: Annotated[
-        float, typer.Option(help="Refuse less, of made-up users against brute force.", min=0, max=1)
+        float, typer.Option(help="Least coverage of made-up users against brute force.", min=0, max=1)
     ] = 0.5,
 ) -> None:
     """Check a SavedModel in a fresh process: checksums, warm-up records, signatures, answers against brute force."""
@@ -127,10 +135,10 @@ def verify(
 
 
 def inspect(
-    saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote, or any SavedModel.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    saved_model: Annotated[Path, typer.Argument(help="Output of `nann export`, or any SavedModel.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show what is in a SavedModel: sizes, signatures, search parameters, where it came from. Nothing in it is run."""
+    """Show the sizes, signatures, search parameters and origin of a SavedModel, without running it."""
     from export_tools import inspect as run
     from export_tools.inspect import summary
 
@@ -143,21 +151,22 @@ def inspect(
 
 
 def explain(
-    saved_model: Annotated[Path, typer.Argument(help="What `nann export` wrote, or any SavedModel with a scorer.")],
+    saved_model: Annotated[Path, typer.Argument(help="Output of `nann export`, or any SavedModel with a scorer.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Draw both graphs into this .html or .svg file.")
+        Path | None, typer.Option("--output", "-o", help="Draw both graphs to this .html or .svg file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it, every node included, as JSON.")] = False,
-    top: Annotated[int, typer.Option(help="How many of the most expensive nodes to list.", min=1)] = 8,
-    items: Annotated[
-        int, typer.Option(help="Items that the request scores by which nodes are compared.", min=1)
-    ] = 4096,
-    batch: Annotated[int, typer.Option(help="Items scored at a time in it.", min=1)] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything, including every node, as JSON.")] = False,
+    top: Annotated[int, typer.Option(help="Number of the most expensive nodes to list.", min=1)] = 8,
+    items: Annotated[int, typer.Option(help="Items scored by the request for which costs are computed.", min=1)] = 4096,
+    batch: Annotated[int, typer.Option(help="Items scored in each batch of that request.", min=1)] = 256,
     fold_items: Annotated[
-        bool, typer.Option("--fold-items", help="Of a scorer not rewritten at export: show what an export would fold.")
+        bool,
+        typer.Option(
+            "--fold-items", help="For a scorer not rewritten at export, show what an export would store in the index."
+        ),
     ] = False,
 ) -> None:
-    """Show a scorer before and after the passes: what each pass did, what is still expensive. Nothing in it is run."""
+    """Show a scorer before and after the passes: what each pass did and what is still expensive. It is not run."""
     from export_tools import explain as run
     from export_tools.graphs.tables import summary
 

@@ -1,4 +1,4 @@
-"""The command line, `nann`: one subcommand a stage. Each calls one Python function of the same meaning."""
+"""The command line, `nann`: one subcommand for each stage, which calls the Python function of that stage."""
 
 import functools
 import gc
@@ -16,7 +16,8 @@ from tfserving_ext.cli import bench, data, demo, evaluating, exporting, serving,
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 
-# The functions behind the commands are imported when a command runs: TensorFlow takes seconds, `--help` should not.
+# The functions behind the commands are imported when a command runs: importing TensorFlow takes seconds, which `--help`
+# should not.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +34,7 @@ def _main(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")] = False,
     modules: Annotated[
         list[str] | None,
-        typer.Option("--import", help="Let the models of this module run; a model's folder alone never does."),
+        typer.Option("--import", help="Import this module and allow its models to run; may be repeated."),
     ] = None,
 ) -> None:
     del traceback  # Read in main().
@@ -52,7 +53,7 @@ for group in (data, training, evaluating, exporting, serving, demo, bench):
 
 
 def _with_local_paths(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, which refuses paths of remote file systems before any of them is taken for a folder."""
+    """Wraps a command so that it refuses paths on remote file systems before it does anything else."""
 
     @functools.wraps(command)
     def checked(**options: Any) -> Any:
@@ -78,15 +79,17 @@ _check_paths(app)
 
 
 def main() -> None:
-    """Entry point: errors that a user can act on are one line on standard error and exit status 1."""
-    # TensorFlow's own log says "error" where a machine merely has no GPU; what goes wrong here raises.
+    """Runs the command line; errors that a user can act on become one line on standard error and exit status 1."""
+    # TensorFlow logs an "error" if the machine merely has no GPU. Real errors raise exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         app()
     except SystemExit as ending:
-        if ending.code == 130:  # Ctrl-C, for which Typer has no words.
-            again = "; run it again to go on" if {"convert", "demo", "train"} & set(sys.argv[1:2]) else ""
+        if ending.code == 130:  # Ctrl-C, for which Typer prints no message.
+            again = (
+                "; run the same command again to resume" if {"convert", "demo", "train"} & set(sys.argv[1:2]) else ""
+            )
             print(f"interrupted; no file is half written{again}", file=sys.stderr)
         raise
     except (NannError, ImportError, OSError) as error:
@@ -95,5 +98,5 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     finally:
-        # At its end the interpreter collects garbage, for seconds where TensorFlow is loaded, and for nothing.
+        # Without this, the interpreter would collect garbage when it exits, which takes seconds with TensorFlow loaded.
         gc.freeze()

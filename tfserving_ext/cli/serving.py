@@ -1,4 +1,4 @@
-"""`nann serve` and `nann smoke`. The flags are TensorFlow Serving's, with its underscores or with hyphens."""
+"""`nann serve` and `nann smoke`; `serve` takes TensorFlow Serving's flags, with underscores or hyphens."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ nann serve --model_config_file models.config --monitoring_config_file monitoring
 
 
 class _ServeCommand(TyperCommand):
-    """Reads a command line of TensorFlow Serving's; its help has room for the names."""
+    """Accepts TensorFlow Serving's command lines, and prints plain help, in which long option names fit."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.rich_markup_mode = None
@@ -34,83 +34,94 @@ class _ServeCommand(TyperCommand):
 
 def serve(
     base_path: Annotated[
-        Path | None, typer.Argument(help="A folder of versions, such as models/nann with 1/ in it.")
+        Path | None,
+        typer.Argument(help="The folder that contains the versions, such as models/nann with models/nann/1."),
     ] = None,
     name: Annotated[str, typer.Option("--model-name", "--name", help="The model's name in requests.")] = "nann",
-    model_base_path: Annotated[Path | None, typer.Option(help="The same as the argument.")] = None,
+    model_base_path: Annotated[Path | None, typer.Option(help="The same as the argument BASE_PATH.")] = None,
     model_config_file: Annotated[
-        Path | None, typer.Option(help="A ModelServerConfig in text form: several models, policies, labels.")
+        Path | None, typer.Option(help="A ModelServerConfig in text form: several models, version policies, labels.")
     ] = None,
     model_config_file_poll_wait_seconds: Annotated[
-        float, typer.Option(help="Between two looks for changes of that file; 0 for never.", min=0)
+        float, typer.Option(help="Seconds between two checks of that file for changes; 0 disables them.", min=0)
     ] = 0.0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="gRPC port; 8500, or a free one where it is taken.")] = None,
-    grpc_socket_path: Annotated[str | None, typer.Option(help="A Unix socket to listen on for gRPC besides.")] = None,
-    rest_api_port: Annotated[int | None, typer.Option(help="REST port; 8501, or a free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC port; 8500 by default, or a free one if it is in use.")] = None,
+    grpc_socket_path: Annotated[str | None, typer.Option(help="A Unix socket on which gRPC listens as well.")] = None,
+    rest_api_port: Annotated[
+        int | None, typer.Option(help="REST port; 8501 by default, or a free one if it is in use.")
+    ] = None,
     grpc_max_threads: Annotated[int, typer.Option(help="gRPC requests that run at once.", min=1, max=1024)] = 16,
     grpc_max_queue: Annotated[
-        int, typer.Option(help="gRPC requests that may wait; one more gets RESOURCE_EXHAUSTED.", min=0)
+        int, typer.Option(help="gRPC requests that may wait; further ones get RESOURCE_EXHAUSTED.", min=0)
     ] = 256,
-    grpc_max_message_mb: Annotated[int, typer.Option(help="Of a gRPC request or answer.", min=1, max=2047)] = 128,
+    grpc_max_message_mb: Annotated[
+        int, typer.Option(help="Largest gRPC request or answer, in MiB.", min=1, max=2047)
+    ] = 128,
     grpc_channel_arguments: Annotated[
-        str, typer.Option(help="Of the gRPC library, as in grpc.max_connection_age_ms=2000,NAME=VALUE.")
+        str, typer.Option(help="Arguments of the gRPC library, such as grpc.max_connection_age_ms=2000,NAME=VALUE.")
     ] = "",
     rest_api_num_threads: Annotated[int, typer.Option(help="REST requests that run at once.", min=1, max=1024)] = 16,
     rest_api_max_queue: Annotated[
-        int, typer.Option(help="REST requests that may wait; one more gets 503.", min=0)
+        int, typer.Option(help="REST requests that may wait; further ones get 503.", min=0)
     ] = 256,
-    rest_api_timeout_in_ms: Annotated[int, typer.Option(help="Until a REST request gets 504.", min=1)] = 30_000,
-    rest_api_enable_cors_support: Annotated[bool, typer.Option(help="Let pages of any origin use REST.")] = False,
+    rest_api_timeout_in_ms: Annotated[
+        int, typer.Option(help="Time after which a REST request gets 504.", min=1)
+    ] = 30_000,
+    rest_api_enable_cors_support: Annotated[bool, typer.Option(help="Let web pages of any origin use REST.")] = False,
     rest_api_tls: Annotated[
-        bool, typer.Option(help="REST by TLS too, as --ssl_config_file says; TensorFlow Serving has none.")
+        bool, typer.Option(help="Use the TLS of --ssl_config_file for REST too, which TensorFlow Serving cannot.")
     ] = False,
     file_system_poll_wait_seconds: Annotated[
-        float, typer.Option(help="Between two looks for new versions; 0 for never.", min=0)
+        float, typer.Option(help="Seconds between two checks for new versions; 0 disables them.", min=0)
     ] = 1.0,
-    max_num_load_retries: Annotated[int, typer.Option(help="Tries of a version that did not load.", min=0)] = 0,
-    load_retry_interval_micros: Annotated[int, typer.Option(help="Between two tries; below 0 for none.")] = 60_000_000,
+    max_num_load_retries: Annotated[
+        int, typer.Option(help="How often to retry a version that failed to load.", min=0)
+    ] = 0,
+    load_retry_interval_micros: Annotated[
+        int, typer.Option(help="Microseconds between two tries; 0 or less for no delay.")
+    ] = 60_000_000,
     allow_version_labels_for_unavailable_models: Annotated[
-        bool, typer.Option(help="Labels may be of versions that are not loaded yet.")
+        bool, typer.Option(help="Accept labels for versions that are not loaded yet.")
     ] = False,
     saved_model_tags: Annotated[
-        str, typer.Option(help="Of the graph of a SavedModel, with commas between several.")
+        str, typer.Option(help="Tags of the SavedModel's graph to load, separated by commas.")
     ] = "serve",
     enable_model_warmup: Annotated[bool, typer.Option(help="Run a version's warm-up records before it serves.")] = True,
     num_request_iterations_for_warmup: Annotated[
-        int, typer.Option(help="How often each is run; 0 for once.", min=0)
+        int, typer.Option(help="How often to run each warm-up record; 0 means once.", min=0)
     ] = 0,
     tensorflow_session_config_file: Annotated[
-        Path | None, typer.Option(help="A ConfigProto in text form, without what the next four flags say.")
+        Path | None, typer.Option(help="A ConfigProto in text form; the next four flags overwrite their fields.")
     ] = None,
     tensorflow_session_parallelism: Annotated[
-        int, typer.Option(help="Threads of both kinds; 0 for one per core.", min=0)
+        int, typer.Option(help="Threads within ops and across ops; 0 for one per core.", min=0)
     ] = 0,
     tensorflow_intra_op_parallelism: Annotated[
-        int, typer.Option(help="Threads within an op; 0 for the former.", min=0)
+        int, typer.Option(help="Threads within an op; 0 for --tensorflow-session-parallelism.", min=0)
     ] = 0,
-    tensorflow_inter_op_parallelism: Annotated[int, typer.Option(help="Ops at once; 0 for the same.", min=0)] = 0,
+    tensorflow_inter_op_parallelism: Annotated[int, typer.Option(help="Ops that run at once; 0 likewise.", min=0)] = 0,
     per_process_gpu_memory_fraction: Annotated[
-        float, typer.Option(help="Of a GPU's memory; 0 for TensorFlow's choice.", min=0, max=1)
+        float, typer.Option(help="Fraction of a GPU's memory to use; 0 leaves it to TensorFlow.", min=0, max=1)
     ] = 0.0,
     enable_signature_method_name_check: Annotated[
-        bool, typer.Option(help="Classify and Regress want signatures whose method_name says so.")
+        bool, typer.Option(help="Classify and Regress refuse signatures with another method_name.")
     ] = False,
     enable_serialization_as_tensor_content: Annotated[bool, typer.Option(help="Answer tensors as bytes.")] = False,
     monitoring_config_file: Annotated[
-        Path | None, typer.Option(help="A MonitoringConfig in text form; enables Prometheus' metrics.")
+        Path | None, typer.Option(help="A MonitoringConfig in text form; enables the Prometheus metrics.")
     ] = None,
     ssl_config_file: Annotated[
-        Path | None, typer.Option(help="An SSLConfig in text form: TLS for gRPC, and clients' certificates.")
+        Path | None, typer.Option(help="An SSLConfig in text form: TLS for gRPC, and client certificates.")
     ] = None,
     log_requests: Annotated[
-        bool, typer.Option(help="One line of JSON per request and event on standard error.")
+        bool, typer.Option(help="Log each request and event as one line of JSON on standard error.")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the versions and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the versions and exit.")] = False,
 ) -> None:
     """Serve SavedModels with TensorFlow Serving's API, for development.
 
-    All flags of TensorFlow Serving 2.20 are taken; docs/serving.md says which of them do nothing here.
+    All flags of TensorFlow Serving 2.20 are accepted; docs/serving.md lists those that have no effect here.
     """
     if version:
         _print_versions()
@@ -127,7 +138,7 @@ def serve(
 
     source = _only(base_path, model_base_path, model_config_file)
     if model_config_file_poll_wait_seconds and model_config_file is None:
-        raise NannError("--model_config_file_poll_wait_seconds is given without a --model_config_file to look at")
+        raise NannError("--model_config_file_poll_wait_seconds is given without a --model_config_file to poll")
     tls = _tls(ssl_config_file, rest_api_tls)
     parallelism = (tensorflow_session_parallelism, tensorflow_intra_op_parallelism, tensorflow_inter_op_parallelism)
     options = ServerOptions(
@@ -171,19 +182,19 @@ def serve(
 
 
 def _only(*given: Path | None) -> Path:
-    """The one of these that is given."""
-    there = [path for path in given if path is not None]
-    if len(there) != 1:
+    """Returns the one path that is given; raises NannError if there is none or several."""
+    paths = [path for path in given if path is not None]
+    if len(paths) != 1:
         raise NannError(
-            f"{len(there)} of a folder of versions, --model_base_path and --model_config_file are given; one is needed"
+            f"{len(paths)} of BASE_PATH, --model_base_path and --model_config_file are given, exactly one is needed"
         )
-    return there[0]
+    return paths[0]
 
 
-def _tls(file: Path | None, by_rest: bool) -> Any:
+def _tls(file: Path | None, for_rest: bool) -> Any:
     from tfserving_ext.serving.text_protos import read_tls
 
-    if by_rest and file is None:
+    if for_rest and file is None:
         raise NannError("--rest_api_tls is given without an --ssl_config_file, which has the key and the certificate")
     return None if file is None else read_tls(file)
 
@@ -201,7 +212,7 @@ def _channel_arguments(text: str) -> tuple[tuple[str, str | int], ...]:
     for part in filter(None, text.split(",")):
         name, equals, value = part.partition("=")
         if not name or not equals:
-            raise NannError(f"--grpc_channel_arguments has {part!r}, each of its parts must be NAME=VALUE")
+            raise NannError(f"--grpc_channel_arguments has {part!r}, each part must be NAME=VALUE")
         found.append((name, int(value) if value.removeprefix("-").isdecimal() else value))
     return tuple(found)
 
@@ -209,12 +220,14 @@ def _channel_arguments(text: str) -> tuple[tuple[str, str | int], ...]:
 def smoke(
     target: Annotated[str, typer.Argument(help="HOST:PORT of the gRPC port.")] = "127.0.0.1:8500",
     name: Annotated[str, typer.Option(help="The model's name.")] = "nann",
-    tls: Annotated[bool, typer.Option("--tls", help="By TLS, with a server that this machine trusts.")] = False,
-    ca: Annotated[Path | None, typer.Option(help="By TLS, with a server known by these authorities (PEM).")] = None,
-    cert: Annotated[Path | None, typer.Option(help="PEM file of a certificate to show to it, with --key.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file of the key to that.")] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Use TLS; the server's certificate must be trusted by this machine.")
+    ] = False,
+    ca: Annotated[Path | None, typer.Option(help="Use TLS with the certificates of these authorities (PEM).")] = None,
+    cert: Annotated[Path | None, typer.Option(help="PEM file of the client's certificate; requires --key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")] = None,
 ) -> None:
-    """Ask a running server, local or TensorFlow Serving, for its default answer: the original's smoke request."""
+    """Send one simple request to a running server, local or TensorFlow Serving, and print the start of each output."""
     from tfserving_ext.serving.client import smoke as run
     from tfserving_ext.serving.tls import ClientTls
 
@@ -225,7 +238,7 @@ def smoke(
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands to `nann`."""
-    # `--rest_api_port` is `--rest-api-port`: what starts TensorFlow Serving starts this server.
+    # Underscores in option names become hyphens, so that TensorFlow Serving's command lines start this server.
     settings = {"token_normalize_func": lambda name: name.replace("_", "-")}
     app.command(cls=_ServeCommand, epilog=_SERVE_EXAMPLES, context_settings=settings)(serve)
     app.command(epilog="Example: nann smoke 127.0.0.1:8500")(smoke)

@@ -20,55 +20,62 @@ nann train data -o model --start-from two_sided --epsilon 0.03
 
 nann train data -o model --model my_module:MyModel --steps 20000"""
 _LOSS, _OPTIMIZER, _RUN = "Loss", "Optimizer", "Run"
-_OWN = "the model's own"
+_OWN = "depends on the model"
 
 
 def _sized(usual: Any, model: str, sizes: list[str], changed: dict[str, Any]) -> Any:
-    """The model's usual sizes, but for what is asked for."""
+    """Returns the model's usual configuration with the given changes."""
     values = {name: value for name, value in changed.items() if value is not None}
     known = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
     numbers = {name: value for name, value in known.items() if type(value) in (int, bool)}
     for size in sizes:
         name, _, text = size.partition("=")
         if name not in numbers or not text.isdecimal():
-            raise NannError(f"--size is {size!r}; allowed are a number from 0 for {', '.join(numbers)} of {model}")
+            raise NannError(
+                f"--size is {size!r}; allowed is NAME=NUMBER with a number from 0, where NAME for {model} is one of "
+                f"{', '.join(numbers)}"
+            )
         values[name] = type(numbers[name])(int(text))
     return dataclasses.replace(usual, **values)
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="What `nann convert` wrote.")],
+    data: Annotated[Path, typer.Argument(help="Output of `nann convert`.")],
     out: Out = Path("model"),
     model: Annotated[
         str, typer.Option(help="nann_attention, dnn, two_sided, or your own: my_module:MyModel.")
     ] = "nann_attention",
     history_length: Annotated[
-        int | None, typer.Option(help="Behaviours that the user consists of.", min=1, show_default=_OWN)
+        int | None, typer.Option(help="Length of the histories, in behaviours.", min=1, show_default=_OWN)
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(help="NAME=NUMBER, of the model's configuration: matches=0, embedding_dim=64.")
+        list[str] | None,
+        typer.Option(
+            help="Set a size of the model's configuration: NAME=NUMBER, such as embedding_dim=64; may be repeated."
+        ),
     ] = None,
-    mask_padding: Annotated[bool | None, typer.Option(help="Keep padding out of the attention.")] = None,
+    mask_padding: Annotated[bool | None, typer.Option(help="Mask padding in the attention.")] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option(help="A trained model of the same items as the start, in place of one trained now."),
+        typer.Option(help="Start from this trained model of the same items instead of training one first."),
     ] = None,
     start_steps: Annotated[
         int | None,
         typer.Option(
-            help="Of the two-sided model that is trained first, as the start; 0 for none.",
+            help="Steps of the two-sided model that is trained first as the start; 0 for none.",
             min=0,
             show_default=f"{_OWN}: 8000 for nann_attention and dnn",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and negatives.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and negatives.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default=_OWN)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Histories per step.", show_default=_OWN)] = None,
     targets: Annotated[
         int | None, typer.Option(help="Behaviours after each history that count as positives.", show_default=_OWN)
     ] = None,
     loss: Annotated[
-        Literal["softmax", "sigmoid"], typer.Option(help="Over positive and negatives.", rich_help_panel=_LOSS)
+        Literal["softmax", "sigmoid"],
+        typer.Option(help="Loss over the positive and the negatives.", rich_help_panel=_LOSS),
     ] = "softmax",
     negatives: Annotated[
         int | None,
@@ -76,36 +83,44 @@ def train(
     ] = None,
     sampler: Annotated[
         Literal["unigram", "log_uniform"],
-        typer.Option(help="By how often items appear, or by their rank in that.", rich_help_panel=_LOSS),
+        typer.Option(
+            help="Sample negatives by how often items appear, or by their popularity rank.", rich_help_panel=_LOSS
+        ),
     ] = "unigram",
     epsilon: Annotated[
         float | None,
-        typer.Option(help="Length of the FGSM step; 0 for none.", rich_help_panel=_LOSS, show_default=_OWN),
+        typer.Option(
+            help="Length of the FGSM step; 0 for no adversarial loss.", rich_help_panel=_LOSS, show_default=_OWN
+        ),
     ] = None,
     epsilon_scale: Annotated[
         Literal["relative", "absolute"],
-        typer.Option(help="To the embeddings' root mean square, or not.", rich_help_panel=_LOSS),
+        typer.Option(
+            help="Epsilon is relative to the embeddings' root mean square, or absolute.", rich_help_panel=_LOSS
+        ),
     ] = "relative",
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of AdamW.", rich_help_panel=_OPTIMIZER, show_default=_OWN)
+        float | None, typer.Option(help="Learning rate of AdamW.", rich_help_panel=_OPTIMIZER, show_default=_OWN)
     ] = None,
     schedule: Annotated[
         Literal["cosine", "linear", "constant"],
-        typer.Option(help="Of the learning rate, to zero but for constant.", rich_help_panel=_OPTIMIZER),
+        typer.Option(help="Decay of the learning rate; cosine and linear end at zero.", rich_help_panel=_OPTIMIZER),
     ] = "cosine",
     warmup: Annotated[
         int | None,
-        typer.Option(help="Steps in which the learning rate grows.", rich_help_panel=_OPTIMIZER, show_default=_OWN),
+        typer.Option(
+            help="Steps in which the learning rate rises from zero.", rich_help_panel=_OPTIMIZER, show_default=_OWN
+        ),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=_OPTIMIZER)] = 1e-4,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.", rich_help_panel=_OPTIMIZER)] = 1e-4,
     clip_norm: Annotated[
         float,
-        typer.Option(help="Most that the gradients' norm may be; 0 for no limit.", rich_help_panel=_OPTIMIZER),
+        typer.Option(help="Clip the gradients to this norm; 0 for no limit.", rich_help_panel=_OPTIMIZER),
     ] = 0.0,
     max_minutes: Annotated[
         float,
         typer.Option(
-            help="End after so many minutes, the start's with them, and the schedule too; 0 for no limit.",
+            help="End training, the start included, after this many minutes, and its schedule too; 0 for no limit.",
             rich_help_panel=_RUN,
         ),
     ] = 0.0,
@@ -113,27 +128,32 @@ def train(
     validate_every: Annotated[
         int, typer.Option(help="Steps between validations; 0 for none.", rich_help_panel=_RUN)
     ] = 0,
-    validation_cases: Annotated[int, typer.Option(help="Cases of a validation.", rich_help_panel=_RUN)] = 200,
+    validation_cases: Annotated[int, typer.Option(help="Cases in each validation.", rich_help_panel=_RUN)] = 200,
     patience: Annotated[
-        int, typer.Option(help="End after so many validations without a better recall.", rich_help_panel=_RUN)
+        int,
+        typer.Option(
+            help="End after this many validations without a better recall; 0 for never.", rich_help_panel=_RUN
+        ),
     ] = 0,
     tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder of a log for TensorBoard.", rich_help_panel=_RUN)
+        Path | None, typer.Option(help="Folder for a TensorBoard log.", rich_help_panel=_RUN)
     ] = None,
     mixed_precision: Annotated[
-        bool, typer.Option("--mixed-precision", help="Dense layers in bfloat16.", rich_help_panel=_RUN)
+        bool, typer.Option("--mixed-precision", help="Compute dense layers in bfloat16.", rich_help_panel=_RUN)
     ] = False,
     deterministic: Annotated[
         bool,
-        typer.Option("--deterministic", help="The same bits every time on GPUs too, slower.", rich_help_panel=_RUN),
+        typer.Option("--deterministic", help="Give bit-identical results on GPUs too; slower.", rich_help_panel=_RUN),
     ] = False,
-    xla: Annotated[bool, typer.Option("--xla", help="Compile the step by XLA.", rich_help_panel=_RUN)] = False,
+    xla: Annotated[
+        bool, typer.Option("--xla", help="Compile the training step with XLA.", rich_help_panel=_RUN)
+    ] = False,
     force: Force = False,
 ) -> None:
-    """Train a model. Called again after an interruption, it resumes.
+    """Train a model. Run the same command again after an interruption to resume.
 
-    What is not asked for is each model's own (docs/training.md). A deep model starts with a two-sided one, trained
-    first. All GPUs of the machine are used; with TF_CONFIG, several machines.
+    Options that are not given take the model's own defaults (docs/training.md). A deep model starts from a two-sided
+    one, which is trained first. All GPUs of the machine are used; with TF_CONFIG, several machines.
     """
     from tfserving_ext.models import import_models
     from tfserving_ext.training import Recipe, recipe
@@ -172,9 +192,9 @@ def train(
     )
     start = usual.start
     if start_from is not None and start_steps:
-        raise NannError(f"--start-steps is {start_steps}, but --start-from names a start that is trained; give one")
+        raise NannError(f"--start-steps is {start_steps}, but --start-from names a trained start; give only one")
     if start is None and start_steps:
-        raise NannError(f"--start-steps is {start_steps}, but {model} has no start")
+        raise NannError(f"--start-steps is {start_steps}, but {model} is trained without a start")
     if start is not None:
         wanted_steps = start.steps if start_steps is None else start_steps
         no_start = start_from is not None or wanted_steps == 0
@@ -186,11 +206,11 @@ def train(
 
 
 def extract(
-    model: Annotated[Path, typer.Argument(help="What `nann train` wrote.")],
+    model: Annotated[Path, typer.Argument(help="Output of `nann train`.")],
     out: Out = Path("embeddings"),
     force: Force = False,
 ) -> None:
-    """Write item_ids.npy and item_embs.npy of a trained model."""
+    """Write the item ids and embeddings of a trained model, item_ids.npy and item_embs.npy."""
     from tfserving_ext.training import extract as run
 
     n, dim = run(model, out, force)
@@ -200,20 +220,24 @@ def extract(
 def index(
     embeddings: Annotated[Path, typer.Argument(help="A folder with item_ids.npy and item_embs.npy.")],
     out: Out = Path("index"),
-    m: Annotated[int, typer.Option(help="Neighbours per item in upper layers, twice as many at the ground.")] = 32,
-    ef_construction: Annotated[int, typer.Option(help="Breadth of the search while building.")] = 40,
-    threads: Annotated[int | None, typer.Option(help="Threads; 1 gives the same graph every time.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the layers that items are drawn into.")] = 12345,
+    m: Annotated[
+        int, typer.Option(help="Neighbours per item in the upper layers; the ground layer has twice as many.")
+    ] = 32,
+    ef_construction: Annotated[int, typer.Option(help="Beam width of the search during the build.")] = 40,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads for the build; with 1 the graph is reproducible.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the items' layers.")] = 12345,
     dtype: Annotated[
-        Literal["float32", "float16", "int8"], typer.Option(help="How to hold the embeddings.")
+        Literal["float32", "float16", "int8"], typer.Option(help="Type of the stored embeddings.")
     ] = "float32",
-    gpu: Annotated[bool, typer.Option("--gpu", help="Build on a GPU by CAGRA; needs faiss-gpu-cuvs.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Build on a GPU with CAGRA; requires faiss-gpu-cuvs.")] = False,
     original: Annotated[
-        Path | None, typer.Option(help="Take the graph from this folder of the original's .npy files instead.")
+        Path | None, typer.Option(help="Import the graph from this folder of alibaba/nann's .npy files instead.")
     ] = None,
     force: Force = False,
 ) -> None:
-    """Build the HNSW index with Faiss, or import one of the original's."""
+    """Build the HNSW index with Faiss, or import one of alibaba/nann."""
     from tfserving_ext.index import Hnsw, build_index, import_original
     from tfserving_ext.index.original import load_array
     from tfserving_ext.index.reach import graph_facts
@@ -231,7 +255,7 @@ def index(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds the commands to `nann`."""
     app.command(epilog=_TRAIN_EXAMPLES)(train)
     app.command(epilog="Example: nann extract model -o embeddings")(extract)
     app.command(epilog="Example: nann index embeddings -o index --m 32 --ef-construction 40")(index)
