@@ -1,4 +1,4 @@
-"""Made-up results of `nann bench`, by the code that makes the real ones."""
+"""Made-up results of `nann bench`, computed by the code for real ones."""
 
 from array import array
 from collections import Counter
@@ -16,7 +16,7 @@ HOSTILE = "<script>alert(1)</script>\"'&$x^2$ <!-- --> \ud800"
 
 
 def window(begin, rng, rate=100, errors=0, models=1, median_us=5000.0, code="HTTP 503"):
-    """One second; the models take the requests by turns."""
+    """Makes a window of one second, whose requests are divided between the models."""
     second = Second(float(begin))
     for model in range(models):
         sent = rate // models
@@ -35,7 +35,7 @@ def window(begin, rng, rate=100, errors=0, models=1, median_us=5000.0, code="HTT
 def level(
     amount=100, mode="open", seconds=12, errors=0, names=("nann",), swaps=None, example="told to fail", **changes
 ):
-    """A level; `changes` replace figures."""
+    """Makes a level; `changes` replace its figures."""
     rng = np.random.default_rng(int(amount))
     code = changes.pop("code", "HTTP 503")
     windows = [
@@ -61,7 +61,7 @@ def level(
 
 
 def result(*levels, scenario=None, sha256=None, **changes):
-    """A result of these levels; `changes` replace its fields."""
+    """Makes a result of these levels; `changes` replace its fields."""
     scenario = Scenario(rate="100") if scenario is None else scenario
     return {
         "format": "nann bench",
@@ -103,7 +103,7 @@ def trace():
 
 
 def search(conditions=("p99_ms <= 20",)):
-    """Of levels at 100, 200 and 150."""
+    """Makes a search that tried the rates 100, 200 and 150."""
     tried = [(100.0, True, 12.5), (200.0, False, 41.25), (150.0, True, 19.125)]
     return {
         "conditions": list(conditions),
@@ -133,7 +133,7 @@ def prometheus():
 
 
 def swapped():
-    """Two swaps, the second of which never serves; seconds count from the level's begin, warm-up included."""
+    """Makes two swaps, the second of which never serves; seconds count from the level's start, warm-up included."""
     return [
         {"model": "nann", "version": 2, "put": 6.5, "served": 8.25},
         {"model": "nann", "version": 3, "put": 11.5, "served": None},
@@ -141,7 +141,7 @@ def swapped():
 
 
 def full():
-    """A result with everything that a report can show."""
+    """Makes a result with everything that a report can show."""
     scenario = Scenario(
         target="http://127.0.0.1:8501", rate="100:300:100", models=[{"name": "nann"}, {"name": "other", "weight": 0.5}],
         fail_if=["p99_ms > 1", "p50_ms > 1000000"],

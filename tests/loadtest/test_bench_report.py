@@ -14,7 +14,7 @@ from tfserving_ext.loadtest.scenario import Scenario, make_scenario
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes a page and reads it; its text as people see it, and the file's."""
+    """A function that writes a page and returns it parsed, its visible text, and its source."""
 
     def write(result):
         write_report(tmp_path / "report.html", result)
@@ -45,7 +45,7 @@ def test_all_sections_where_there_is_everything(written):
 def test_what_there_is_no_data_for_is_left_out(written):
     page, text, raw = written(results.result(results.level()))
     assert headings(raw) == ALWAYS
-    assert page.titles == ["Latency by percentile", "Latency, 100/s", "Requests a second, 100/s"]
+    assert page.titles == ["Latency by percentile", "Latency, 100/s", "Requests per second, 100/s"]
     assert "over throughput" not in text
 
 
@@ -64,7 +64,7 @@ def test_what_there_is_no_data_for_is_left_out(written):
 )
 def test_each_section_needs_its_data_alone(written, heading, of_level, of_result):
     _, _, raw = written(results.result(results.level(**of_level), **of_result))
-    # Errors are a thing to know first, too.
+    # Errors also appear in the section "What to know first".
     assert {heading} <= set(headings(raw)) - set(ALWAYS) <= {heading, "What to know first"}
 
 
@@ -84,14 +84,14 @@ def test_the_figures_are_the_results(written):
             assert f"{model['requests']:,} {model['answered']:,} {milliseconds(model['latency_ms']['p50'])}" in text
     last = result["levels"][-1]
     swap, quiet = last["swaps"][0], last["quiet_latency_ms"]
-    told = [milliseconds(of[key]) for key in ("p50", "p99") for of in (swap["latency_ms"], quiet)]
-    assert f"300/s nann 2 3.5 1.75 {' '.join(told)} 100" in text
+    latencies = [milliseconds(one[key]) for key in ("p50", "p99") for one in (swap["latency_ms"], quiet)]
+    assert f"300/s nann 2 3.5 1.75 {' '.join(latencies)} 100" in text
     assert "3 8.5 not before the end" in text
     assert "300/s HTTP 503 240 told to fail" in text
     for name, value in result["trace"]["stages_ms"].items():
         assert f"{name} {value:.3f} {100 * value / result['trace']['total_ms']:.1f} %" in text
     assert "100.0 12.5 kept 200.0 41.25 not kept" in text
-    assert "150.0 requests a second are the most that kept p99_ms <= 20" in text
+    assert "150.0 requests per second is the highest rate that met p99_ms <= 20" in text
     assert "100/s 1.30 1.40 850 864" in text
 
 
@@ -106,8 +106,9 @@ def test_what_to_know_first(written):
     p99 = result["levels"][0]["latency_ms"]["p99"]
     assert f"failed: p99_ms > 1 holds at 100/s: p99_ms is {p99:.6g}" in text
     assert "p50_ms > 1000000 holds" not in text
-    assert "300/s: not kept up: 280.0 requests a second were answered with success, of 300.0 that were sent" in text
-    assert "100/s: not kept up" not in text
+    slow = "the server did not keep up: 280.0 requests per second were answered successfully, of 300.0 that were sent"
+    assert f"300/s: {slow}" in text
+    assert "100/s: the server did not keep up" not in text
     assert raw.count('<li class="bad">') == 5
 
 
@@ -147,7 +148,9 @@ def test_a_single_second_has_no_intervals(written):
 def test_the_curve_is_ordered_by_load_with_the_load_at_its_points(written):
     levels = [results.level(amount, "closed") for amount in (1, 8, 4)]
     _, text, raw = written(results.result(*levels))
-    curve = re.search(r"<figcaption>Latency over throughput; at the points, clients.*?</figure>", raw, re.DOTALL)[0]
+    curve = re.search(
+        r"<figcaption>Latency over throughput, labelled with the number of clients.*?</figure>", raw, re.DOTALL
+    )[0]
     rows = re.findall(r"<tr><td>([\d.]+)</td><td>([\d.]+)</td><td>([\d.]+)</td></tr>", curve)
     ordered = sorted(levels, key=lambda level: level["amount"])
     assert rows == [
@@ -160,12 +163,12 @@ def test_the_curve_is_ordered_by_load_with_the_load_at_its_points(written):
 def test_percentiles_are_the_histograms():
     level = results.level(200, seconds=20)
     plot = percentile_plot("name", "title", {"a": level})
-    told = {row[0]: row[1] for row in plot.rows}
-    assert told["90"] == milliseconds(level["latency_ms"]["p90"])
-    assert told["99"] == milliseconds(level["latency_ms"]["p99"])
-    assert told["99.9"] == milliseconds(level["latency_ms"]["p99.9"])
-    # One request in 4,000 says nothing of 99.99 %.
-    assert max(map(float, told)) < 99.99
+    rows = {row[0]: row[1] for row in plot.rows}
+    assert rows["90"] == milliseconds(level["latency_ms"]["p90"])
+    assert rows["99"] == milliseconds(level["latency_ms"]["p99"])
+    assert rows["99.9"] == milliseconds(level["latency_ms"]["p99.9"])
+    # 4,000 requests do not determine the percentile 99.99.
+    assert max(map(float, rows)) < 99.99
 
 
 def test_many_levels_are_thinned():
@@ -178,7 +181,7 @@ def test_many_levels_are_thinned():
     assert timed(levels[:4]) == levels[:4]
 
 
-def test_a_long_timeline_is_told_in_steps():
+def test_a_long_timeline_is_shown_in_steps():
     level = results.level(seconds=3)
     level["timeline"] = [level["timeline"][n % 3] | {"begin": n + 3.0, "errors": 0} for n in range(1000)]
     level["timeline"][999]["p99_ms"] = 777.0

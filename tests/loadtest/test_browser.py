@@ -1,7 +1,7 @@
-"""Reports as a real browser shows them, on a wide window and on a telephone.
+"""Reports in a real browser, with the widths of a desktop window and of a telephone.
 
-It takes Chromium: where that cannot be had, `-m "not browser"` leaves it out. It is not skipped by itself, so that a
-machine that should run it cannot forget to.
+The tests need Chromium; `-m "not browser"` leaves them out. They are not skipped automatically, so that they cannot be
+missed on a machine that should run them.
 """
 
 import pytest
@@ -24,7 +24,7 @@ def chromium(tmp_path_factory):
 
 
 def hostile():
-    """Long words without a place to break, and what would be markup."""
+    """Makes a result with long unbreakable words, and with text that looks like markup."""
     level = results.level(
         40, errors=3, example=results.HOSTILE + "x" * 300, code="c" * 60,
         prometheus={"m" * 200: 1e300}, names=("n" * 200, "second"),

@@ -1,4 +1,4 @@
-"""The intervals of `nann bench` against loads of known spread. First contact, line 27."""
+"""The intervals of `nann bench`, compared with theory for loads of known spread."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ DRAWS = 60
 
 
 def load(rng, rates=None):
-    """Windows of a Poisson load whose latencies are independent, log-normal, 5 ms in the middle."""
+    """Makes windows of a Poisson load with independent log-normal latencies, whose median is 5 ms."""
     windows = []
     for begin in range(SECONDS):
         second = Second(float(begin))
@@ -32,7 +32,7 @@ def coverage(spans, true):
 
 
 def test_the_interval_of_throughput_is_as_wide_as_theory_says(found):
-    """A mean of n Poisson counts has the deviation sqrt(rate / n); 95 % are within 1.96 of them."""
+    """The mean of n Poisson counts has the standard deviation sqrt(rate / n); 95 % are within 1.96 of these."""
     spans = np.array([each["per_second"] for each in found])
     width = (spans[:, 1] - spans[:, 0]).mean()
     assert width == pytest.approx(2 * 1.96 * np.sqrt(RATE / SECONDS), rel=0.1)
@@ -41,18 +41,18 @@ def test_the_interval_of_throughput_is_as_wide_as_theory_says(found):
 
 @pytest.mark.parametrize(("percent", "z", "density"), [(50.0, 0.0, 0.3989), (99.0, 2.3263, 0.02665)])
 def test_the_interval_of_a_percentile_is_as_wide_as_theory_says(found, percent, z, density):
-    """A quantile of n draws has the deviation sqrt(p (1 - p) / n) / f, f the density there."""
+    """A quantile of n draws has the standard deviation sqrt(p (1 - p) / n) / f, where f is the density there."""
     spans = np.log([each["percentiles"][percent] for each in found])
     p = percent / 100
     deviation = SIGMA * np.sqrt(p * (1 - p) / (SECONDS * RATE)) / density
     width = (spans[:, 1] - spans[:, 0]).mean()
-    # Latencies are told in bins of half a per cent, which widens a narrow interval.
+    # Latencies are binned to half a per cent, which widens a narrow interval.
     assert 2 * 1.96 * deviation * 0.85 <= width <= 2 * 1.96 * deviation * 1.15 + 0.01
     assert 0.86 <= coverage(spans, np.log(5) + SIGMA * z) <= 1
 
 
 def test_a_load_that_comes_in_bursts_has_a_wider_interval():
-    """Requests of one second share its fate: single requests, resampled by themselves, would not show it."""
+    """Requests of one second are correlated, which resampling single requests would miss."""
     rng = np.random.default_rng(2)
     rates = np.where(np.arange(SECONDS) % 2, 100, 700)
     low, high = intervals(load(rng, rates), [50.0])["per_second"]

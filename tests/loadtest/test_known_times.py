@@ -1,10 +1,10 @@
-"""Known service times by real sockets, in both loops: what is told is right within 5 per cent.
+"""Known service times over real sockets, in both loops: the reported figures are right within 5 per cent.
 
-The stub answers `lead` early, which makes up for what sockets, both Pythons and a sleeping processor take. How long
-that is a client says that has nothing of `nann bench` in it: it blocks, and looks at its own clock.
+The stub answers earlier by `lead`, which compensates for the time of the sockets, of both Python processes and of a
+sleeping processor. A separate blocking client with its own clock, which shares no code with `nann bench`, measures it.
 
-Nothing else may run on the machine meanwhile: `make test` runs these tests alone. What runs all the same can only
-disturb, so each measurement has some attempts; a figure that is wrong is wrong in all of them.
+Nothing else may run on the machine meanwhile, so `make test` runs these tests alone. As other processes can still
+disturb a measurement, each has several attempts; a figure that is really wrong is wrong in all of them.
 """
 
 import http.client
@@ -32,12 +32,12 @@ ATTEMPTS = 10
 SERVICE = 5.0
 FAST, SLOW, SLOW_PERCENT = 10.0, 40.0, 30
 LOADS = {"closed": {"concurrency": "1"}, "open": {"rate": "60"}}
-PAUSE = 1 / 60  # Seconds: the mean one of the open loop.
+PAUSE = 1 / 60  # Seconds; the mean interval of the open loop.
 KINDS = ["grpc", "rest"]
 
 
 def blocking_client(stub, kind):
-    """A function that sends a request and waits for its answer."""
+    """Returns a function that sends a request and waits for its answer."""
     if kind == "grpc":
         channel = grpc.insecure_channel(stub.grpc.removeprefix("grpc://"))
         call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
@@ -55,9 +55,9 @@ def blocking_client(stub, kind):
 
 
 def lead_ms(kind, loop):
-    """What a request takes beyond its service time, by the median.
+    """Measures the median time that a request takes beyond its service time.
 
-    As in an open loop: from when it was meant to be sent, after a pause.
+    For an open loop, the time counts from the intended send time, after a pause.
     """
     with running_stub("--service", f"fixed:{SERVICE}") as stub:
         send, taken = blocking_client(stub, kind), []
@@ -76,12 +76,16 @@ def near(value, wanted):
 
 
 def check_level(kind, loop, *flags, seconds, quantiles, mean, errors):
-    """Measures against a stub with these flags that makes up for the sockets, until the figures are right.
+    """Measures a stub with these flags that compensates for the sockets, until the figures are right.
 
     Args:
-      quantiles: wanted latencies in ms by name.
-      mean: service time in ms of the requests in the stub's log, of the log.
-      errors: whether some fail.
+      kind: the protocol, "grpc" or "rest".
+      loop: "closed" or "open".
+      *flags: the stub's flags.
+      seconds: the length of the measurement.
+      quantiles: the expected latencies in ms by name.
+      mean: returns the mean service time in ms of the requests in the stub's log.
+      errors: whether some requests should fail.
     """
     for left in reversed(range(ATTEMPTS)):
         with running_stub("--lead", str(lead_ms(kind, loop)), *flags) as stub:
@@ -89,7 +93,7 @@ def check_level(kind, loop, *flags, seconds, quantiles, mean, errors):
             (level,) = bench(scenario)["levels"]
             with urllib.request.urlopen(f"{stub.rest}/log") as answer:
                 log = np.array(json.load(answer))
-        # The first request is the one that is tried before.
+        # The first request is the one that `bench` sends before the load.
         log = log[1 : 1 + level["requests"]]
         failed = log[:, 2].sum()
         try:
@@ -133,7 +137,7 @@ def test_two_times_and_a_fifth_that_fails(kind, loop):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stall_shows_in_an_open_loops_high_percentiles(kind):
-    """Of an even stream whose part q meets a stall, 1 in 1,000 waits 1 - 0.001 / q of it or longer."""
+    """In an even stream of which the fraction q meets a stall, 1 in 1,000 waits at least 1 - 0.001 / q of the stall."""
     seconds = 2 * STALL_EVERY + 1
     part = 2 * STALL_SECONDS / seconds
     for left in reversed(range(ATTEMPTS)):

@@ -8,7 +8,7 @@ from tfserving_ext.loadtest.scenario import Scenario
 
 
 def search(capacity, *, slow_above=None, saturated_above=float("inf"), **fields):
-    """Searches a server that answers `capacity` a second at most, in 5 ms, or 100 ms above `slow_above`."""
+    """Searches the limit of a server that answers at most `capacity` per second, in 5 ms, or 100 above `slow_above`."""
     tried = []
 
     async def level(mode, rate):
@@ -48,7 +48,9 @@ def test_a_server_that_falls_behind_does_not_serve_the_rate_however_fast_it_answ
 def test_a_client_that_was_saturated_may_have_been_the_limit():
     for saturated_above, limited in ((1000, False), (100, True)):
         found, _ = search(1e9, slow_above=400, saturated_above=saturated_above)
-        assert 400 / 1.06 <= found["rate"] <= 400  # What is kept in spite of the client is kept.
+        assert (
+            400 / 1.06 <= found["rate"] <= 400
+        )  # A rate that met the condition counts even if the client was saturated.
         assert found["per_second"] == found["rate"]
         assert found["client_limited"] == limited
 

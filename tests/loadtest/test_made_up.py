@@ -1,4 +1,4 @@
-"""What a load says that is not real: made-up requests, what is refused of them, and what a report must not claim."""
+"""Made-up requests, requests that are refused, and claims that a report must not make."""
 
 import asyncio
 import sys
@@ -22,7 +22,7 @@ IDS, WORDS, PRICES = [70_001, 70_004, 90_002], [b"tea", b"milk"], [250.0, 900.0]
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A SavedModel that fails outside its vocabularies, with warm-up records within them."""
+    """A SavedModel that fails for values outside its vocabularies, with warm-up records inside them."""
 
     class Shop(tf.Module):
         @tf.function(
@@ -71,7 +71,7 @@ def signatures_of(folder):
 
 
 def test_what_is_made_up_is_in_the_vocabularies_of_the_warm_up_records(shop):
-    """First contact, line 26: values from 0 to 99 and random words, of which a model with vocabularies refuses most."""
+    """A model with vocabularies would refuse most values from 0 to 99 and random words."""
     signatures = signatures_of(shop)
     made = make_inputs(ModelSpec(path=shop), signatures, 0)
     assert len(made) == 64
@@ -79,9 +79,9 @@ def test_what_is_made_up_is_in_the_vocabularies_of_the_warm_up_records(shop):
     assert {each for one in made for each in one["word"].ravel()} == set(WORDS)
     prices = np.concatenate([one["price"] for one in made])
     assert PRICES[0] <= prices.min() < prices.max() <= PRICES[1]
-    assert np.ptp(np.concatenate([one["zero"] for one in made])) > 0  # Zeros are no range.
-    told = make_inputs(ModelSpec(path=shop, inputs={"item": InputSpec(low=5, high=6)}), signatures, 0)
-    assert {int(each) for one in told for each in one["item"].ravel()} == {5, 6}
+    assert np.ptp(np.concatenate([one["zero"] for one in made])) > 0  # Zeros give no range.
+    ranged = make_inputs(ModelSpec(path=shop, inputs={"item": InputSpec(low=5, high=6)}), signatures, 0)
+    assert {int(each) for one in ranged for each in one["item"].ravel()} == {5, 6}
     blind = make_inputs(ModelSpec(), signatures, 0)
     assert max(int(one["item"].max()) for one in blind) <= 99
     found = bench(Scenario(target="session", models=[ModelSpec(path=shop)], warm_up=0, seconds=1))["levels"][0]
@@ -103,20 +103,20 @@ def test_damaged_records_leave_a_load_test_alone(shop, tmp_path):
         ("HTTP 400", 30, "refused as wrong, HTTP 400"),
         ("InvalidArgumentError", 67, "refused as wrong"),
         ("RESOURCE_EXHAUSTED", 67, "67 % of the requests at 100/s failed: RESOURCE_EXHAUSTED"),
-        ("RESOURCE_EXHAUSTED", 100, "no request was answered with success at 100/s"),
+        ("RESOURCE_EXHAUSTED", 100, "no request was answered successfully at 100/s"),
         ("RESOURCE_EXHAUSTED", 30, None),
         ("HTTP 503", 0, None),
     ],
 )
 def test_failures_decide_the_exit_status(monkeypatch, tmp_path, code, errors, words):
-    """First contact, line 26: two thirds of the requests were refused, and the exit status was 0."""
+    """A level on which most requests fail, or any is refused as wrong, makes the exit status 1."""
     level = results.level(errors=errors, code=code)
     if errors == 1:
         level["errors"] = {code: 1}
     result = results.result(level, failure=None)
     monkeypatch.setattr(sys.modules["tfserving_ext.loadtest.run"], "bench", lambda *_: result)
     ran = CliRunner().invoke(app, ["bench", "--rate", "100", "-o", str(tmp_path / "result.json")])
-    assert (tmp_path / "result.html").exists()  # The report is there in any case.
+    assert (tmp_path / "result.html").exists()  # The report is written in any case.
     if words is None:
         assert ran.exit_code == 0, ran.exception
     else:
@@ -126,8 +126,8 @@ def test_failures_decide_the_exit_status(monkeypatch, tmp_path, code, errors, wo
 
 
 @pytest.mark.parametrize("shared_process", [True, False])
-def test_what_the_op_does_not_account_for_is_named_by_who_spent_it(shared_process):
-    """First contact, line 26: of a model in process the report said "server and network"."""
+def test_the_time_outside_the_op_is_named_after_its_cause(shared_process):
+    """For a model in this process, that cause cannot be "server and network"."""
 
     async def ask(*_):
         await asyncio.sleep(0.002)
@@ -141,7 +141,7 @@ def test_what_the_op_does_not_account_for_is_named_by_who_spent_it(shared_proces
 
 
 def test_levels_are_not_joined_where_throughput_fell(monkeypatch):
-    """First contact, line 26: a line says that what lies between two levels can be had."""
+    """A line would suggest that the points between two levels can be reached."""
     series = []
     monkeypatch.setattr(plots, "curve_plot", lambda name, title, lines, *rest, **more: series.extend(lines))
     rates = {1: 100.0, 2: 180.0, 4: 150.0, 8: 170.0, 16: 120.0}

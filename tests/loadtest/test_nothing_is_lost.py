@@ -1,4 +1,4 @@
-"""What goes wrong beside the load, or would after it, costs nobody a measurement."""
+"""Errors beside the load keep its measurements, and errors that would come after it are found before."""
 
 import http.server
 import json
@@ -26,7 +26,7 @@ def nann_bench(*arguments):
 
 @pytest.fixture
 def metrics():
-    """A server's metrics that can be read twice, and then no more."""
+    """The URL of a server's metrics that can be read only twice."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -75,7 +75,7 @@ def test_nothing_but_failures_is_no_success(tmp_path):
     assert done.returncode == 1
     assert (
         without_tensorflow_s(done.stderr)
-        == "error: no request was answered with success at 1 clients: DEADLINE_EXCEEDED\n"
+        == "error: no request was answered successfully at 1 clients: DEADLINE_EXCEEDED\n"
     )
 
 
@@ -85,22 +85,25 @@ def test_a_limit_below_the_lowest_rate_is_no_success():
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--rate", 20)
         done = nann_bench(*flags, "--max-rate-with", "p50_ms <= 10")
     assert done.returncode == 1
-    assert without_tensorflow_s(done.stderr) == "error: no rate from 20 a second on keeps p50_ms <= 10\n"
+    assert (
+        without_tensorflow_s(done.stderr)
+        == "error: even the lowest rate, 20 requests per second, does not meet p50_ms <= 10\n"
+    )
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("r.html", "is where the report goes; -o wants a file for the JSON, such as"),
-        ("pipe", "is no regular file"),
+        ("r.html", "is the file of the report; -o must name a file for the JSON, such as"),
+        ("pipe", "is not a regular file"),
         ("/proc/none/r.json", "cannot write to /proc/none"),
-        (".", "is no regular file"),
+        (".", "is not a regular file"),
     ],
 )
 def test_where_nothing_can_be_written_is_said_before_the_load(tmp_path, name, message):
     os.mkfifo(tmp_path / "pipe")
-    done = nann_bench("--target", "grpc://127.0.0.1:1", "-o", tmp_path / name)  # Where nobody answers.
+    done = nann_bench("--target", "grpc://127.0.0.1:1", "-o", tmp_path / name)  # No server answers there.
     assert done.returncode == 1
     assert message in done.stderr and done.stderr.count("\n") == 1
 
@@ -139,6 +142,6 @@ def test_an_empty_second_has_no_part_in_the_least_latency():
 
 
 def test_rates_have_draws_of_their_own():
-    """A first second that happens to be short would else be one of every level."""
+    """Otherwise a random first second with few requests would be repeated in every level."""
     first, second = (np.asarray(measure(StubTarget, "open", rate, seconds=10)[1].sent) * rate for rate in (50, 100))
     assert abs(np.corrcoef(np.diff(first[:400]), np.diff(second[:400]))[0, 1]) < 0.2  # 4 standard deviations.

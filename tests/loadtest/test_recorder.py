@@ -22,7 +22,9 @@ def test_percentiles_are_those_of_the_sorted_values(values):
     figures = latency_figures(to_histogram(values))
     ordered = np.sort(values)
     for name, percent in (("p50", 50), ("p90", 90), ("p99", 99), ("p99.9", 99.9)):
-        wanted = ordered[max(int(len(values) * percent / 100 + 0.5), 1) - 1] / 1000  # The library's rank.
+        wanted = (
+            ordered[max(int(len(values) * percent / 100 + 0.5), 1) - 1] / 1000
+        )  # The rank as the library defines it.
         assert figures[name] == pytest.approx(wanted, rel=0.0011)
     assert figures["max"] == pytest.approx(ordered[-1] / 1000, rel=0.0011)
     assert figures["mean"] == pytest.approx(np.mean(values) / 1000, rel=0.002)
@@ -44,11 +46,11 @@ def test_seconds_come_in_order_when_nothing_waits_in_them_and_empty_ones_too():
     recorder = Recorder(100.0)
     recorder.sending(100.2, 100.2, 0)
     recorder.sending(103.5, 103.6, 1)
-    assert recorder.take(102.0) == []  # The first still waits.
+    assert recorder.take(102.0) == []  # The first second still has an unanswered request.
     recorder.done(100.2, 100.2, 101.1, 0)
     found = recorder.take(103.0)
     assert [second.begin for second in found] == [0, 1, 2]
-    assert [second.answered for second in found] == [0, 1, 0]  # It was answered in the second second.
+    assert [second.answered for second in found] == [0, 1, 0]  # The answer arrived in the second second.
     assert list(found[0].latencies[0]) == [899999] or list(found[0].latencies[0]) == [900000]
     recorder.given_up(103.5, 1)
     (last,) = recorder.take(float("inf"))
@@ -79,7 +81,7 @@ def _windows(random, count, rate, latency):
 
 @pytest.mark.medium
 def test_intervals_hold_the_truth():
-    """Of 100 levels whose rate and percentiles are known, 95 % intervals hold them in most, though windows are few."""
+    """For most of 100 levels with known rate and percentiles, the 95 % intervals hold them, despite few windows."""
     random, held = np.random.default_rng(0), np.zeros(3)
     for _ in range(100):
         windows = _windows(random, 20, 100, lambda r, n: r.exponential(10_000, n) + 1)
@@ -91,7 +93,7 @@ def test_intervals_hold_the_truth():
 
 
 def test_intervals_are_as_wide_as_windows_differ():
-    """Where whole seconds are slow together, the requests' number does not make the mean known."""
+    """If whole seconds are slow, many requests per second do not make the mean more certain."""
     random = np.random.default_rng(0)
     alike = _windows(random, 20, 1000, lambda r, n: r.exponential(10_000, n) + 1)
     slow = [_windows(random, 1, 1000, lambda r, n, s=s: r.exponential(s, n) + 1)[0] for s in (5_000, 15_000) * 10]

@@ -40,17 +40,17 @@ def test_the_template_is_valid_and_names_every_field(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rate: 5\nspede: 3\n", "bench.yaml, line 2: spede is no field; did you mean speed?"),
-        ("models:\n  - name: a\n  - nome: b\n", "line 3: models.1.nome is no field; did you mean name?"),
+        ("rate: 5\nspede: 3\n", "bench.yaml, line 2: spede is not a field; did you mean speed?"),
+        ("models:\n  - name: a\n  - nome: b\n", "line 3: models.1.nome is not a field; did you mean name?"),
         ("rate: -5\n", "line 1: rate .*-5"),
         ("concurrency: 1:9999\n", "line 1: concurrency .*at most 512"),
-        ("concurrency: '2.5'\n", "parts of clients"),
+        ("concurrency: '2.5'\n", "not a whole number of clients"),
         ("bound: 0\n", "line 1: bound is 0: Input should be greater than 0"),
-        ("target: ftp://x\n", "none of grpc://HOST:PORT"),
+        ("target: ftp://x\n", "is not grpc://HOST:PORT"),
         ("target: session\n", "needs the path of model nann"),
         ("concurrency: 2\nrate: 3\n", "concurrency and rate are given"),
         ("fail_if: ['p98_ms > 3']\n", "line 1: fail_if .*figures are p50_ms"),
-        ("a: [\n", "line 2: no YAML"),
+        ("a: [\n", "line 2: not valid YAML"),
         ("- 1\n", "must be a mapping"),
         ("a: &x 1\nb: *x\n", "alias"),
         ("models: []\n", "line 1: models"),
@@ -96,7 +96,7 @@ def test_conditions():
     assert not Condition.parse("p50_ms<10").holds(figures)
     assert Condition.parse("error_rate > 1%").holds(figures)
     assert not Condition.parse("error_rate > 0.02").holds(figures)
-    assert Condition.parse("p99_ms > 20").holds(figures)  # Nothing was answered: no latency is short enough.
+    assert Condition.parse("p99_ms > 20").holds(figures)  # Without answers, the latency counts as infinite.
     for text in ("p99_ms", "p99_ms > x", "p99_ms => 3", "__import__('os') > 1", "", "p99_ms > 1 or 1"):
         with pytest.raises(NannError, match="condition"):
             Condition.parse(text)
@@ -110,7 +110,7 @@ def test_arrivals():
     assert found[-1] == pytest.approx(100, rel=0.05)
     distances = np.diff(found)
     assert distances.min() > 0
-    # Exponential: a quarter is longer than ln 4 means.
+    # For exponential intervals, a quarter is longer than ln 4 times the mean.
     assert (distances > np.log(4) / 200).mean() == pytest.approx(0.25, abs=0.02)
     again = poisson(200, 7)
     assert [next(again) for _ in range(100)] == found[:100].tolist()

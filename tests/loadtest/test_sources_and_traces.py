@@ -1,4 +1,4 @@
-"""What a run takes besides its load: a recording, the server's metrics, a profile."""
+"""Other parts of a run: recorded requests, the server's metrics, a profile."""
 
 import json
 import urllib.request
@@ -15,12 +15,12 @@ from tfserving_ext.serving.rest import RestOptions
 
 STUB = ModelSpec(name="stub")
 METRICS = "/monitoring/prometheus/metrics"
-XPLANE_LEAST = 1000  # Bytes: a trace without any event is far smaller.
+XPLANE_LEAST = 1000  # Bytes; a trace without any event is much smaller.
 
 
 @pytest.fixture(scope="module")
 def doubling(tmp_path_factory):
-    """A folder of versions with version 1 of y = 2 x."""
+    """A folder of versions, with version 1 of the model y = 2 x."""
 
     class Doubling(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
@@ -45,13 +45,13 @@ def test_a_recording_is_sent_at_its_times(tmp_path, speed):
             log = np.array(json.load(answer))
     (level,) = result["levels"]
     assert level["answered"] == len(times) and not level["errors"]
-    # The first in the log is the request that is tried before.
+    # The first request in the log is the one that `bench` sends before the load.
     begins = np.sort(log[1:, 0])
     assert len(begins) == len(times)
     np.testing.assert_allclose(begins - begins[0], np.array(times) / speed, atol=0.15)
 
 
-def test_the_servers_own_count_of_requests_is_told(doubling):
+def test_the_servers_own_count_of_requests_is_reported(doubling):
     options = ServerOptions(grpc_port=0, rest_port=0, rest=RestOptions(metrics_path=METRICS))
     with LocalServer({"doubling": doubling}, options) as server:
         scenario = Scenario(
@@ -63,7 +63,7 @@ def test_the_servers_own_count_of_requests_is_told(doubling):
         )
         (level,) = bench(scenario)["levels"]
     counted = level["prometheus"][':tensorflow:serving:request_latency_count{API="Predict",model_name="doubling"}']
-    # It counts from before the first request until after the last: those that came too late for the level too.
+    # The server also counts requests that were too late for the level.
     assert 10 < level["answered"] <= counted <= 1.05 * level["answered"] + 5
 
 

@@ -1,4 +1,4 @@
-"""Against servers by real sockets: the stub and the local server."""
+"""Load tests of servers over real sockets: the stub and the local server."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def log_of(stub):
 
 @pytest.fixture(scope="module")
 def half_plus(tmp_path_factory):
-    """A folder of versions with version 1 of y = x / 2 + plus, 2 by default, and a word beside it."""
+    """A folder of versions, with version 1 of y = x / 2 + plus, where plus is 2 by default, and t = s, a word."""
 
     class HalfPlus(tf.Module):
         @tf.function
@@ -105,7 +105,7 @@ def test_a_run_with_two_models_and_swaps(half_plus, server):
     assert [swap["version"] for swap in level["swaps"]] == list(range(2, 2 + len(level["swaps"])))
     assert level["swaps"][0]["latency_ms"]["p50"] is not None
     assert level["process"]["rss_mb_max"] > 50
-    assert sorted(path.name for path in half_plus.iterdir()) == ["1"]  # What was put there is gone.
+    assert sorted(path.name for path in half_plus.iterdir()) == ["1"]  # The new versions were removed.
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_requests_from_files(half_plus, server, tmp_path):
     assert len(found) == 3 and found[2]["x"].tolist() == [4, 5] and found[2]["s"].tolist() == [b"c"]
     np.savez(tmp_path / "c.npz", x=np.array([{}], dtype=object))
     for name, text, message in (
-        ("c.npz", None, "no npz of plain arrays"),
-        ("d.json", "[]", "not empty"),
-        ("e.json", "{", "no JSON"),
+        ("c.npz", None, "not an npz file of plain arrays"),
+        ("d.json", "[]", "non-empty"),
+        ("e.json", "{", "not JSON"),
         ("f.json", '{"y": [1]}', "no input 'y'"),
-        ("g.npz", "no zip", "no npz"),
+        ("g.npz", "no zip", "not an npz file"),
         ("missing.json", None, "cannot read"),
-        ("h.json", '[{"x": [1], "s": ["a"]}, {"x": [1]}]', "needs input 's', which a request of .*h.json leaves out"),
+        ("h.json", '[{"x": [1], "s": ["a"]}, {"x": [1]}]', "needs input 's', which a request in .*h.json lacks"),
     ):
         if text is not None:
             (tmp_path / name).write_text(text)
@@ -171,7 +171,7 @@ def test_what_rest_cannot_carry_is_said(tmp_path):
     tf.saved_model.save(module, str(tmp_path / "half" / "1"), signatures={"serving_default": module.run})
     with (
         LocalServer({"half": tmp_path / "half"}, ServerOptions(grpc_port=0, rest_port=0)) as server,
-        pytest.raises(NannError, match=r"REST cannot ask for signature 'serving_default': .*half; ask by gRPC"),
+        pytest.raises(NannError, match=r"REST cannot call signature 'serving_default': .*half; use gRPC"),
     ):
         bench(Scenario(target=f"http://127.0.0.1:{server.rest_port}", models=[ModelSpec(name="half")], seconds=1))
 
@@ -187,7 +187,7 @@ def nann(*arguments):
 
 
 def nann_at_work(stub, folder):
-    """A long run that has sent some hundred requests."""
+    """Starts a long run and returns once it has sent some hundred requests."""
     flags = ("--warm-up", "0", "--seconds", "600", "-o", str(folder / "r.json"))
     process = nann("--target", stub.grpc, "--model", "stub", *flags)
     while len(log_of(stub)) < 400 and process.poll() is None:
@@ -214,7 +214,7 @@ def test_a_server_that_dies_is_one_line_and_the_report_stays(tmp_path):
         stub.process.kill()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.count("\n") == 1 and "does not answer any more" in err
+    assert err.count("\n") == 1 and "no longer answers" in err
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["stopped_by"] == "server lost" and result["levels"][0]["answered"] > 100
 
@@ -240,13 +240,13 @@ def test_conditions_decide_the_exit_status_and_two_results_compare(tmp_path):
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
-        ("Server Threadpool Exhausted", "start it with --grpc_max_threads=64, or more"),
+        ("Server Threadpool Exhausted", "start it with --grpc_max_threads=64 or more"),
         ("Concurrent RPC limit exceeded!", "--grpc_max_queue"),
         ("Received message larger than max (9 vs. 4)", ""),
     ],
 )
 def test_the_cause_of_a_refusal_is_named(words, cause):
-    """First contact, line 24: TensorFlow Serving's gRPC server refuses what exceeds its threads, in three words."""
+    """TensorFlow Serving's gRPC server refuses requests that exceed its threads, with only three words."""
 
     def refuse(_, context):
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, words)

@@ -1,4 +1,4 @@
-"""Known service times, in virtual time, against what theory says: within 5 per cent, mostly far closer."""
+"""Known service times in virtual time, compared with theory: within 5 per cent, mostly much closer."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_open_loop_of_a_fixed_service_time(arrivals):
     near(figures["latency_ms"]["max"], 5.0, 0.002)
     distances = np.diff(target.sent)
     spread = distances.std() / distances.mean()
-    # Those of a Poisson process are exponential: as far spread as their mean.
+    # The intervals of a Poisson process are exponential, so their standard deviation equals their mean.
     near(spread, 1.0) if arrivals == "poisson" else near(1 + spread, 1.0, 1e-6)
 
 
@@ -62,36 +62,37 @@ def test_a_fifth_fails(mode, amount):
 
 @pytest.mark.medium
 def test_an_open_loop_shows_a_stall_and_a_closed_one_cannot():
-    """200 ms without an answer every 5 s: of an even stream, 4 in 100 wait between 0 and 200 ms."""
+    """With a stall of 200 ms every 5 s, 4 % of an even stream wait between 0 and 200 ms."""
     figures, _, _ = measure(lambda: StubTarget(stall=True), "open", 500, arrivals="constant", seconds=50)
     latency = figures["latency_ms"]
     near(latency["p50"], 5.0, 0.002)
-    # The first of ten times 5 seconds has none; latency beyond 5 ms is uniform up to 205: p99 and p99.9 follow.
+    # Nine of ten periods of 5 seconds have a stall. Latencies above 5 ms are uniform up to 205 ms, which gives p99 and
+    # p99.9.
     stalled = 9 / 10 * 0.2 / 5
     for name, above in (("p99", 0.01), ("p99.9", 0.001)):
         near(latency[name], 5 + 200 * (1 - above / stalled))
     near(latency["max"], 205.0)
     closed, _, _ = measure(lambda: StubTarget(stall=True), "closed", 1, seconds=50)
-    # A client that waits sends one request into each stall: 1 of about 1,000.
+    # A client that waits for answers sends only one request into each stall, about 1 in 1,000.
     assert closed["latency_ms"]["p99"] < 6
     near(closed["per_second"], (50 - 9 * 0.2) / 50 / 0.005)
 
 
 def test_a_queue_counts_from_the_intended_time():
-    """One server of 5 ms and 300 a second (load 1.5): the queue grows, and with it what each request waits."""
+    """With 300 requests per second and one server of 5 ms (load 1.5), the queue and the waiting times grow."""
     figures, _, _ = measure(
         lambda: StubTarget(servers=1), "open", 300, arrivals="constant", seconds=10, max_in_flight=4096, timeout=60
     )
     near(figures["per_second"], 200)
     near(figures["offered_per_second"], 300)
-    # The last request of 10 s waits for the third of all that is not served yet: 3,000 x 5 ms - 10 s.
+    # The last request, sent at 10 s, waits for the third of all requests not served by then: 3,000 x 5 ms - 10 s.
     near(figures["latency_ms"]["max"], 5000.0)
     near(figures["latency_ms"]["p50"], 2500.0)
 
 
 @pytest.mark.medium
 def test_m_d_1_waits_as_pollaczek_and_khinchine_say():
-    """Poisson arrivals at one server of fixed time: mean wait = load x service / (2 (1 - load))."""
+    """For Poisson arrivals at one server with a fixed time, the mean wait is load x service / (2 (1 - load))."""
     figures, _, _ = measure(
         lambda: StubTarget(servers=1), "open", 100, arrivals="poisson", seconds=300, max_in_flight=4096, timeout=60
     )
@@ -99,7 +100,7 @@ def test_m_d_1_waits_as_pollaczek_and_khinchine_say():
     near(figures["latency_ms"]["mean"], 5 * (1 + load / (2 * (1 - load))))
 
 
-def test_few_places_are_said_and_do_not_hide_the_wait():
+def test_a_low_limit_in_flight_is_reported_and_does_not_hide_the_wait():
     wide, _, _ = measure(
         lambda: StubTarget(servers=1), "open", 300, arrivals="constant", seconds=10, max_in_flight=4096, timeout=60
     )
@@ -108,13 +109,14 @@ def test_few_places_are_said_and_do_not_hide_the_wait():
     )
     assert narrow["client"]["saturated"] and narrow["client"]["blocked"] > 0
     assert not wide["client"]["blocked"]
-    # From the intended time both wait alike; the server alone, which sees 16 at once, would seem fast.
+    # From the intended send time both waits are alike. From the actual one, the server, which sees 16 at once, would
+    # seem fast.
     near(narrow["latency_ms"]["p50"], wide["latency_ms"]["p50"])
     assert narrow["service_ms"]["p50"] < 100
 
 
 def test_warm_up_is_left_out_and_ends_when_steady():
-    """The first 3 seconds are ten times as slow."""
+    """The first 3 seconds are ten times slower."""
 
     def make():
         target = StubTarget()

@@ -1,4 +1,4 @@
-"""Time that jumps to the next timer: what a scenario gives in theory, to the microsecond, without waiting."""
+"""Runs scenarios in virtual time, which jumps to the next timer: exact to the microsecond and without waiting."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ from tfserving_ext.loadtest.targets import TargetError
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its clock stands still while anything runs, and jumps where it would wait."""
+    """An event loop whose clock stands still while code runs, and jumps ahead instead of waiting."""
 
     def __init__(self):
         self.now = 0.0
@@ -32,7 +32,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def run_in_executor(self, executor, function, *arguments):
-        """At once, so that no thread is left behind by the clock."""
+        """Calls the function at once, because a thread would fall behind the virtual clock."""
         del executor
         done = self.create_future()
         done.set_result(function(*arguments))
@@ -40,7 +40,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class StubTarget:
-    """Waits, stalls and fails as told, in virtual time."""
+    """A target that waits, stalls and fails as configured, in virtual time."""
 
     kind = address = "stub"
     shared_process = False
@@ -69,7 +69,7 @@ class StubTarget:
 
 
 def measure(make_target, mode="closed", amount=1, interrupt_at=None, **fields):
-    """Figures of one level in virtual time, and the target."""
+    """Runs one level in virtual time; returns its figures, the target and the measurements."""
     loop = VirtualLoop()
     fields = {"warm_up": 0, "seconds": 60, **fields, **({"rate": str(amount)} if mode == "open" else {})}
     try:

@@ -1,4 +1,4 @@
-"""When an open loop sends: at even distances, as a Poisson process, or when recorded requests came."""
+"""The send times of an open loop: at even intervals, as a Poisson process, or as recorded."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ class Recorded(NamedTuple):
     """A request of a replay.
 
     Attributes:
-      time: seconds after the first.
-      model: its name, or None for the only model.
-      inputs: values by input.
+      time: seconds after the first request of the recording.
+      model: the model's name; None for the scenario's first model.
+      inputs: values by input name.
     """
 
     time: float
@@ -29,7 +29,7 @@ class Recorded(NamedTuple):
 
 
 def constant(rate: float) -> Iterator[float]:
-    """Send times in seconds from 0, `rate` a second."""
+    """Yields evenly spaced send times in seconds from 0, `rate` per second, without end."""
     number = 0
     while True:
         yield number / rate
@@ -37,7 +37,7 @@ def constant(rate: float) -> Iterator[float]:
 
 
 def poisson(rate: float, seed: int | Sequence[int]) -> Iterator[float]:
-    """Send times in seconds of a Poisson process of `rate` a second: distances are exponential."""
+    """Yields send times in seconds of a Poisson process with `rate` arrivals per second, without end."""
     random, now = np.random.default_rng(seed), 0.0
     while True:
         for distance in random.exponential(1 / rate, _BLOCK).tolist():
@@ -46,10 +46,13 @@ def poisson(rate: float, seed: int | Sequence[int]) -> Iterator[float]:
 
 
 def read_recorded(path: Path) -> list[Recorded]:
-    """The requests of a JSON-lines file, each `{"time": seconds, "inputs": {...}}` and perhaps `"model": name`.
+    """Reads a JSON-lines file of requests, each `{"time": seconds, "inputs": {...}}`, optionally with `"model": name`.
+
+    Returns:
+      The requests in the order of their times, of which the first is 0.
 
     Raises:
-      NannError: the file cannot be read, or a line is something else; the message has its number.
+      NannError: the file cannot be read or is empty, or a line is malformed; the message has the line's number.
     """
     found: list[Recorded] = []
     try:
@@ -58,7 +61,7 @@ def read_recorded(path: Path) -> list[Recorded]:
                 if line.strip():
                     found.append(_recorded(line, f"{path}, line {number}"))
                 if len(found) > MAX_RECORDED:
-                    raise NannError(f"{path} has over {MAX_RECORDED:,} requests")
+                    raise NannError(f"{path} has more than {MAX_RECORDED:,} requests")
     except OSError as error:
         raise NannError(f"cannot read {path}: {error.strerror}") from error
     if not found:
@@ -70,7 +73,7 @@ def read_recorded(path: Path) -> list[Recorded]:
 
 def _recorded(line: bytes, where: str) -> Recorded:
     if len(line) > MAX_LINE_BYTES:
-        raise NannError(f"{where} has over {MAX_LINE_BYTES:,} bytes")
+        raise NannError(f"{where} has more than {MAX_LINE_BYTES:,} bytes")
     try:
         value = json.loads(line)
         recorded = Recorded(float(value["time"]), value.get("model"), dict(value["inputs"]))

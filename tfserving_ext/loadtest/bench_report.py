@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a result of `nann bench`."""
+"""Writes the result of `nann bench` as a self-contained HTML page."""
 
 import json
 import os
@@ -30,17 +30,20 @@ Result = Mapping[str, Any]
 Level = Mapping[str, Any]
 
 MAX_METRICS = 40
-# Fewer slower requests than this say little about a percentile.
-_FEW = 10
+_FEW = 10  # A percentile with fewer slower requests than this is uncertain.
 _SHOWN = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 _STOPPED = {
-    "interrupted": "The run was interrupted. The figures are of what was measured before.",
-    "server lost": "The server stopped answering, and the run ended. The figures are of what was measured before.",
+    "interrupted": "The run was interrupted. The figures cover what was measured before.",
+    "server lost": "The server stopped answering, and the run ended. The figures cover what was measured before.",
 }
 
 
 def write_report(path: str | os.PathLike[str], result: Result) -> None:
-    """Writes the page of what `run` returned, whole or not at all.
+    """Writes the report of a result, whole or not at all.
+
+    Args:
+      path: the HTML file.
+      result: what `bench` returned.
 
     Raises:
       NannError: the file cannot be written.
@@ -70,18 +73,18 @@ def write_report(path: str | os.PathLike[str], result: Result) -> None:
         processes=[level for level in levels if level.get("process")],
         process_plots=process_plots(levels),
         configuration=configuration(result["scenario"]),
-        fields=[(name, _told(value)) for name, value in result["scenario"].items()],
+        fields=[(name, _as_text(value)) for name, value in result["scenario"].items()],
     )
 
 
 def facts(result: Result) -> list[tuple[str, str, str]]:
-    """What a reader wants first: (what, value, a word on it)."""
+    """Returns the most important figures, as (name, value, remark)."""
     levels, search = result["levels"], result["search"]
     found = []
     if search is not None:
         kept = " and ".join(search["conditions"])
         rate = "none" if search["rate"] is None else f"{search['rate']:,.1f}/s"
-        found.append(("highest rate that keeps", rate, kept))
+        found.append(("highest rate that meets", rate, kept))
     if not levels:
         return found
     best = max(levels, key=lambda level: level["per_second"])
@@ -89,11 +92,11 @@ def facts(result: Result) -> list[tuple[str, str, str]]:
         best = next((level for level in levels if level["amount"] == search["rate"]), best)
     at = f"at {best['name']}"
     span = f"{_range(best['per_second_interval'])} {at}".strip()
-    found.append(("answered a second", f"{best['per_second']:,.1f}", span))
+    found.append(("answered per second", f"{best['per_second']:,.1f}", span))
     for key in ("p50", "p99"):
         value, interval = best["latency_ms"][key], best["latency_intervals_ms"].get(key)
-        told = f"{milliseconds(value)} ms" if value is not None else "nothing answered"
-        found.append((f"latency, {key}", told, f"{_range(interval, milliseconds)} {at}".strip()))
+        text = f"{milliseconds(value)} ms" if value is not None else "nothing answered"
+        found.append((f"latency, {key}", text, f"{_range(interval, milliseconds)} {at}".strip()))
     sent, failed = sum(level["requests"] for level in levels), sum(sum(level["errors"].values()) for level in levels)
     found.append(
         ("errors", f"{failed:,}", f"of {sent:,} requests" + (f", {_percent(failed / sent)}" if failed else ""))
@@ -102,7 +105,7 @@ def facts(result: Result) -> list[tuple[str, str, str]]:
 
 
 def warnings(result: Result) -> list[tuple[str, str]]:
-    """What a reader has to know, in plain words: ("bad" or "note", text)."""
+    """Returns what a reader must know to interpret the figures, as ("bad" or "note", text)."""
     levels = {level["name"]: level for level in result["levels"]}
     found = []
     if result["stopped_by"] is not None:
@@ -110,22 +113,22 @@ def warnings(result: Result) -> list[tuple[str, str]]:
     for failed in result["conditions"]:
         figure = Condition.parse(failed["condition"]).figure
         value = condition_figures(levels[failed["level"]])[figure]
-        is_told = "not there, as nothing was answered" if value is None else f"{value:,.6g}"
-        found.append(("bad", f"failed: {failed['condition']} holds at {failed['level']}: {figure} is {is_told}"))
+        text = "missing, as nothing was answered" if value is None else f"{value:,.6g}"
+        found.append(("bad", f"failed: {failed['condition']} holds at {failed['level']}: {figure} is {text}"))
     if result["search"] is not None and result["search"]["client_limited"]:
-        found.append(("bad", "The client was the limit of the search, not the server: the true limit may be higher."))
-    # A search goes where the server does not keep up, on purpose; its table says which rates those are.
+        found.append(("bad", "The client limited the search, not the server: the true limit may be higher."))
+    # A search exceeds the server's limit on purpose, and its table shows which rates do.
     for level in levels.values() if result["search"] is None else ():
         if level["mode"] != "closed" and level["per_second"] < KEEPS_UP * level["offered_per_second"]:
             found.append(
-                ("bad", f"{level['name']}: not kept up: {level['per_second']:,.1f} requests a second were answered "
-                f"with success, of {level['offered_per_second']:,.1f} that were sent")
+                ("bad", f"{level['name']}: the server did not keep up: {level['per_second']:,.1f} requests per second "
+                f"were answered successfully, of {level['offered_per_second']:,.1f} that were sent")
             )  # fmt: skip
     return found + [("note", text) for text in notes(dict(result))]
 
 
 def configuration(scenario: Mapping[str, Any]) -> str:
-    """The YAML that runs this scenario again: its fields without those that have their default."""
+    """Returns YAML that runs this scenario again; fields with default values are left out."""
     default, model = Scenario().model_dump(mode="json"), ModelSpec().model_dump(mode="json")
     fields = {"target": scenario["target"]}
     fields |= {name: value for name, value in scenario.items() if value != default.get(name)}
@@ -137,13 +140,13 @@ def configuration(scenario: Mapping[str, Any]) -> str:
 
 
 def _columns(levels: Sequence[Level]) -> list[str]:
-    """The percentiles of the table: the usual ones, and any whose interval was asked for."""
+    """Returns the percentiles of the table: the usual ones, and those that have an interval."""
     asked = {key for level in levels for key in level["latency_intervals_ms"]}
     return sorted({*_SHOWN, *asked}, key=lambda key: 101.0 if key == "max" else float(key[1:]))
 
 
 def _row(level: Level, columns: Sequence[str]) -> dict[str, Any]:
-    """A level as text: cells are (value, small print, class)."""
+    """Formats a level for the table; a cell is (value, small print, CSS class)."""
     cells = []
     for key in columns:
         is_thin = key in PERCENTILES and level["answered"] * (1 - PERCENTILES[key] / 100) < _FEW
@@ -165,7 +168,7 @@ def _row(level: Level, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _percentiles(result: Result, lines: Sequence[Level]) -> list[Any]:
-    """A plot of the levels, and for several models one of the models."""
+    """Plots the levels, and with several models also the models of the last level."""
     plots = [percentile_plot("percentiles", "Latency by percentile", {level["name"]: level for level in lines})]
     last = result["levels"][-1] if result["levels"] else None
     if last is not None and len(last["models"]) > 1:
@@ -179,26 +182,26 @@ def _timed(result: Result) -> list[Level]:
 
 
 def _tried(search: Mapping[str, Any]) -> list[tuple[str, list[str], str, str]]:
-    """Rates in the order of their trial: (rate, its figures, kept or not, class)."""
+    """Returns the rates in the order in which they were tried, as (rate, figures, verdict, CSS class)."""
     rows = []
     for one in search["tried"]:
         figures = [value for name, value in one.items() if name not in ("rate", "kept", "client_limited")]
-        told = "kept" if one["kept"] else "the client was too busy" if one["client_limited"] else "not kept"
+        verdict = "kept" if one["kept"] else "the client was too busy" if one["client_limited"] else "not kept"
         texts = ["" if value is None else f"{value:,.4g}" for value in figures]
-        rows.append((f"{one['rate']:,.1f}", texts, told, "good" if one["kept"] else "bad"))
+        rows.append((f"{one['rate']:,.1f}", texts, verdict, "good" if one["kept"] else "bad"))
     return rows
 
 
 def _metrics(levels: Sequence[Level]) -> list[tuple[str, list[str]]]:
-    """The largest changes: (name, change in each level); buckets and times of creation are left out."""
-    there = [level["prometheus"] for level in levels if level.get("prometheus")]
+    """Returns the metrics with the largest changes, as (name, change in each level), without buckets."""
+    scraped = [level["prometheus"] for level in levels if level.get("prometheus")]
     largest: dict[str, float] = {}
-    for metrics in there:
+    for metrics in scraped:
         for name, change in metrics.items():
             if not name.partition("{")[0].endswith(("_bucket", "_created")):
                 largest[name] = max(largest.get(name, 0.0), abs(change))
     names = sorted(largest, key=lambda name: -largest[name])[:MAX_METRICS]
-    return [(name, [f"{of[name]:,.6g}" if name in of else "" for of in there]) for name in names]
+    return [(name, [f"{one[name]:,.6g}" if name in one else "" for one in scraped]) for name in names]
 
 
 def _range(interval: Sequence[float] | None, text: Any = "{:,.1f}".format) -> str:
@@ -209,5 +212,5 @@ def _percent(part: float) -> str:
     return f"{100 * part:.2g} %"
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Two results side by side."""
+"""Compares two results of `nann bench`."""
 
 from math import exp, hypot, log
 from typing import Any
@@ -12,25 +12,25 @@ FIGURES = ("per_second", "p50_ms", "p99_ms")
 
 
 def compare(baseline: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Ratios of the levels that both have.
+    """Computes the ratios of the levels that both results have.
 
     Args:
       baseline: a result.
-      other: another.
+      other: the result to compare with it.
 
     Returns:
-      `levels`: per level its `name` and `ratios`: by figure `baseline`, `other`, `ratio` (other / baseline),
-      `interval` from the 95 % intervals of both, taken as independent, and `differs`, whether that leaves 1 out; and
-      `unlike`: what of machine, versions and scenario is not the same.
+      `levels`: for each level its `name` and `ratios`: for each figure `baseline`, `other`, `ratio` (other / baseline),
+      `interval`, the 95 % interval of the ratio, computed from both intervals as independent, and `differs`, whether
+      the interval excludes 1. `unlike`: the differences between the machines, versions and scenarios.
 
     Raises:
-      NannError: no level is in both.
+      NannError: the results have no level in common.
     """
     before = {level["name"]: level for level in baseline["levels"]}
     pairs = [(before[level["name"]], level) for level in other["levels"] if level["name"] in before]
     if not pairs:
         raise NannError(
-            f"no level is in both: {', '.join(before) or 'none'} against "
+            f"the results have no level in common: {', '.join(before) or 'none'} against "
             f"{', '.join(level['name'] for level in other['levels']) or 'none'}"
         )
     levels = []
@@ -41,7 +41,7 @@ def compare(baseline: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_comparison(found: dict[str, Any]) -> None:
-    """Prints a comparison."""
+    """Prints what `compare` returned."""
     table = Table(title_justify="left")
     for column in ("load", "figure", "baseline", "other", "ratio", "95 % interval", ""):
         table.add_column(column, justify="left" if column in ("load", "figure", "") else "right")
@@ -75,7 +75,7 @@ def _ratio(first: tuple[Any, Any], second: tuple[Any, Any]) -> dict[str, Any] | 
         return None
     ratio, span = after / before, None
     if old and new and min(*old, *new) > 0:
-        # Half-widths of independent logarithms add as squares.
+        # The logarithm of the ratio is a difference of independent values, so the squares of their half-widths add up.
         down = hypot(log(old[1] / before), log(new[0] / after))
         up = hypot(log(old[0] / before), log(new[1] / after))
         span = [ratio * exp(-down), ratio * exp(up)]

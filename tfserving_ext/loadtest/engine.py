@@ -1,4 +1,4 @@
-"""Sends requests: closed loops, whose clients wait for their answers, and open loops, which do not."""
+"""Sends requests in closed loops, whose clients wait for their answers, and in open loops, which do not wait."""
 
 import asyncio
 import selectors
@@ -19,7 +19,7 @@ Pick = tuple[int, Any]
 def run_loop(make: Callable[[], Awaitable[T]]) -> T:
     """Runs a coroutine in an event loop whose timers are exact to microseconds.
 
-    asyncio's usual one, over epoll, wakes up to a millisecond late: a fifth of a request of five.
+    asyncio's default loop uses epoll, which wakes up to a millisecond late: 20 % of a latency of 5 ms.
     """
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     try:
@@ -34,7 +34,13 @@ def run_loop(make: Callable[[], Awaitable[T]]) -> T:
 
 
 def picks(requests: Sequence[Sequence[Any]], weights: Sequence[float], seed: int) -> Iterator[Pick]:
-    """Requests to send, as (model, prepared request): models drawn by their weights, each one's requests by turns."""
+    """Yields the requests to send as (model, prepared request), without end.
+
+    Args:
+      requests: the prepared requests of each model, which are used in turn.
+      weights: the probability of each model, up to a common factor.
+      seed: the seed of the random choice of models.
+    """
     random, places = np.random.default_rng(seed), [0] * len(requests)
     share = np.asarray(weights, np.float64) / np.sum(weights)
     while True:
@@ -44,15 +50,22 @@ def picks(requests: Sequence[Sequence[Any]], weights: Sequence[float], seed: int
 
 
 class Engine:
-    """Sends to a target and tells a recorder.
+    """Sends requests to a target and records their outcomes.
 
     Attributes:
-      blocked: requests of an open loop that had to wait for one of `max_in_flight` places.
-      stopped: whether it was told to stop.
+      blocked: how many requests of an open loop had to wait because `max_in_flight` others were in flight.
+      stopped: whether `stop` was called.
     """
 
     def __init__(self, target: Target, recorder: Recorder, timeout: float, max_in_flight: int) -> None:
-        """Takes seconds that a request may take, and how many of an open loop's may be on their way at once."""
+        """Creates an engine; must be called in a running event loop.
+
+        Args:
+          target: where to send.
+          recorder: records the outcomes.
+          timeout: seconds after which a request fails.
+          max_in_flight: how many requests of an open loop may be in flight at once.
+        """
         self.blocked = 0
         self.stopped = False
         self._target, self._recorder, self._timeout = target, recorder, timeout
@@ -63,27 +76,38 @@ class Engine:
         self._until = float("inf")
 
     def stop(self) -> None:
-        """Has the loops send nothing that was meant for later.
+        """Makes the loops send no request that is due later than now.
 
-        An open loop that lags behind sends what was meant for before: to leave it out would hide how long it waits.
+        An open loop that lags behind still sends its overdue requests: leaving them out would hide how late they are.
         """
         self.stopped, self._until = True, self._time()
         if self._sleeping is not None and not self._sleeping.done():
             self._sleeping.set_result(None)
 
     async def closed(self, clients: int, chosen: Iterator[Pick]) -> None:
-        """So many clients, each of which sends when its last request has ended, until `stop`."""
+        """Runs a closed loop until `stop`: each client sends its next request when the last one has finished.
+
+        Args:
+          clients: the number of clients.
+          chosen: the requests to send.
+        """
 
         async def client() -> None:
             while not self.stopped:
                 await self._one(self._time(), *next(chosen))
-                # A request that fails at once lets nobody else run.
+                # Without this, requests that fail at once would block the event loop.
                 await asyncio.sleep(0)
 
         await asyncio.gather(*(client() for _ in range(clients)))
 
     async def open(self, offsets: Iterable[float], chosen: Iterator[Pick]) -> None:
-        """Sends at these times, in seconds from now, whatever the answers do; until they end, or `stop`."""
+        """Runs an open loop until its times end or `stop`, and waits for the answers.
+
+        Args:
+          offsets: the send times in seconds from now, ascending; requests are sent then whether others are answered or
+            not.
+          chosen: the requests to send.
+        """
         loop = asyncio.get_running_loop()
         begin = self._time()
         for offset in offsets:
@@ -101,7 +125,7 @@ class Engine:
             await asyncio.wait(self._tasks)
 
     async def cancel(self) -> None:
-        """Gives up on requests of an open loop that are still on their way."""
+        """Cancels the requests of an open loop that are still in flight."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The figures of a level, from its windows."""
+"""Computes the figures of a level from its windows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,16 @@ from tfserving_ext.loadtest.gate import FIGURES
 from tfserving_ext.loadtest.level import LEAST_WINDOWS, Measured
 from tfserving_ext.loadtest.recorder import PERCENTILES, Window, intervals, latency_figures, merged
 
-AROUND_SECONDS = 2  # After a version serves; what is sent later is quiet time.
+AROUND_SECONDS = 2  # A swap affects requests up to this long after the new version serves; later ones are quiet time.
 
 
 def level_figures(measured: Measured, names: Sequence[str], percentile: float) -> dict[str, Any]:
-    """A level's figures; docs/bench.md has the format.
+    """Computes a level's figures; docs/bench.md describes the format.
 
     Args:
-      measured: what the level gave.
-      names: of the models.
-      percentile: whose interval is told beside those of p50 and p99.
+      measured: the measurements of the level.
+      names: the names of the models.
+      percentile: a percentile to compute an interval for, in addition to p50 and p99.
     """
     windows = measured.windows
     histogram = merged(part for window in windows for part in window.latency.values())
@@ -47,13 +47,13 @@ def level_figures(measured: Measured, names: Sequence[str], percentile: float) -
         "service_ms": latency_figures(merged(window.service for window in windows)),
         "client": measured.client,
         "histogram": encoded(histogram),
-        "models": [_of_model(windows, place, name) for place, name in enumerate(names)],
-        "timeline": [_of_window(window) for window in windows],
+        "models": [_model_figures(windows, place, name) for place, name in enumerate(names)],
+        "timeline": [_window_figures(window) for window in windows],
     }
 
 
 def condition_figures(level: Mapping[str, Any]) -> dict[str, float | None]:
-    """What conditions (`gate.Condition`) can be put on, from a level's figures."""
+    """Returns those of a level's figures that conditions (`gate.Condition`) can refer to, by name."""
     found = {f"{name}_ms": value for name, value in level["latency_ms"].items()}
     found |= {name: level[name] for name in ("per_second", "requests", "error_rate")}
     found["errors"] = float(sum(level["errors"].values()))
@@ -61,12 +61,12 @@ def condition_figures(level: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def add_swaps(level: dict[str, Any], swaps: Sequence[Mapping[str, Any]], windows: Sequence[Window]) -> None:
-    """Adds the latency of requests sent around each swap, and of those sent when all was quiet.
+    """Adds the latency of the requests sent around each swap, and of all others, to a level's figures.
 
     Args:
-      level: a level's figures.
-      swaps: seconds count from the level's first window that counts.
-      windows: those that count.
+      level: the level's figures, to which `swaps` and `quiet_latency_ms` are added.
+      swaps: the swaps, as in `Swapper.swaps`. In the figures, their seconds count from the first window.
+      windows: the windows that count.
     """
     first = windows[0].begin if windows else 0.0
 
@@ -88,12 +88,12 @@ def add_swaps(level: dict[str, Any], swaps: Sequence[Mapping[str, Any]], windows
 
 
 def encoded(histogram: HdrHistogram) -> str:
-    """A histogram in HdrHistogram's own compressed form, base64; any HdrHistogram library reads it."""
+    """Encodes a histogram in HdrHistogram's compressed form and base64, which every HdrHistogram library reads."""
     return histogram.encode().decode()
 
 
 def decoded(text: str) -> HdrHistogram:
-    """The histogram of `encoded`."""
+    """Decodes a histogram from `encoded`."""
     return HdrHistogram.decode(text)
 
 
@@ -123,7 +123,7 @@ def _intervals(windows: Sequence[Window], percentile: float) -> dict[str, Any]:
     }
 
 
-def _of_model(windows: Sequence[Window], place: int, name: str) -> dict[str, Any]:
+def _model_figures(windows: Sequence[Window], place: int, name: str) -> dict[str, Any]:
     histogram = merged(window.latency[place] for window in windows if place in window.latency)
     return {
         "name": name,
@@ -135,7 +135,7 @@ def _of_model(windows: Sequence[Window], place: int, name: str) -> dict[str, Any
     }
 
 
-def _of_window(window: Window) -> dict[str, Any]:
+def _window_figures(window: Window) -> dict[str, Any]:
     found = latency_figures(merged(window.latency.values()))
     return {
         "begin": window.begin,

@@ -1,4 +1,4 @@
-"""Conditions on figures, such as `p99_ms > 20`: exit statuses for CI, and what a rate must keep."""
+"""Conditions on figures, such as `p99_ms > 20`, for exit statuses in CI and for the search of the highest rate."""
 
 import operator
 import re
@@ -28,7 +28,7 @@ class Condition:
     Attributes:
       figure: one of `FIGURES`.
       sign: `<`, `<=`, `>`, `>=` or `==`.
-      number: milliseconds, requests a second, or a part of 1 for `error_rate`.
+      number: in milliseconds, requests per second, or as a fraction for `error_rate`.
     """
 
     figure: str
@@ -37,10 +37,10 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> "Condition":
-        """Reads `p99_ms > 20` or `error_rate > 1%`.
+        """Parses a condition such as `p99_ms > 20` or `error_rate > 1%`.
 
         Raises:
-          NannError: it is something else.
+          NannError: the text is not a condition.
         """
         match = _CONDITION.fullmatch(text)
         if not match or match[1] not in FIGURES:
@@ -51,13 +51,13 @@ class Condition:
         try:
             number = float(match[3]) / (100 if match[4] else 1)
         except ValueError:
-            raise NannError(f"the condition {text!r} compares with {match[3]!r}, which is no number") from None
+            raise NannError(f"the condition {text!r} compares with {match[3]!r}, which is not a number") from None
         return cls(match[1], match[2], number)
 
     def holds(self, figures: Mapping[str, float | None]) -> bool:
-        """Whether it holds of these figures.
+        """Returns whether the condition holds for these figures.
 
-        A figure that is not there, as a latency where no request was answered, counts as infinitely slow.
+        A missing figure, such as the latency of a level without answers, counts as infinite.
         """
         found = figures.get(self.figure)
         return _OPERATORS[self.sign](float("inf") if found is None else found, self.number)

@@ -1,4 +1,4 @@
-"""What requests hold: made up from the model's signature, read from a file, or cut from converted data."""
+"""The inputs of requests: made up from the model's signature, read from a file, or taken from converted data."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,25 +15,25 @@ from tfserving_ext.loadtest.seen import drawn, seen_values, usable
 Inputs = dict[str, np.ndarray]
 
 HISTORY = "item_history"
-OPEN_EXTENT = 20  # Of what a signature leaves open, but for the first, the batch.
+OPEN_EXTENT = 20  # The size of dimensions that a signature leaves open, except for the first, the batch.
 WORD_LETTERS = 8
-MAX_ELEMENTS = 1 << 26  # Of one request's input.
+MAX_ELEMENTS = 1 << 26  # Of one made-up input.
 MAX_FILE_BYTES = 1 << 30
 
 
 def make_inputs(model: ModelSpec, signatures: Mapping[str, Any], seed: int) -> list[Inputs]:
-    """The requests of one model.
+    """Makes the requests of one model.
 
     Args:
-      model: says where they come from.
-      signatures: the model's SignatureDefs.
-      seed: of what is drawn.
+      model: specifies the source of the requests.
+      signatures: the model's SignatureDefs by name.
+      seed: the seed of all random draws.
 
     Returns:
-      At least one request: arrays by input, of the signature's dtypes.
+      At least one request, as arrays by input name with the signature's dtypes.
 
     Raises:
-      NannError: there is no such signature, a file cannot be read, or what it holds does not fit the signature.
+      NannError: there is no such signature, a file cannot be read, or its content does not fit the signature.
     """
     signature = _signature(model, signatures)
     unknown = sorted(set(model.inputs) - set(signature.inputs))
@@ -59,19 +59,22 @@ def complete(
     source: str | None = None,
     seen: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Inputs:
-    """A request with what it leaves out made up; inputs with a default stay out unless the model's `inputs` names them.
+    """Completes a request with made-up values for missing inputs.
+
+    Inputs that have a default are left out unless the model's `inputs` names them.
 
     Args:
-      model: says how to make up what.
+      model: specifies how inputs are made up.
       signature: the SignatureDef.
-      given: values by input.
-      random: what is made up is drawn from it.
-      source: the file that real requests are of: only what the model's `inputs` names is made up then.
-      seen: values by input that the model is known to take; what is made up is drawn from them where the model's
-        `inputs` does not say from what.
+      given: the known values by input name.
+      random: the source of made-up values.
+      source: the file with the real requests, if there is one; then only inputs that the model's `inputs` names are
+        made up.
+      seen: values that the model is known to accept, by input name; made-up values are drawn from them unless the
+        model's `inputs` gives a range.
 
     Raises:
-      NannError: it does not fit the signature.
+      NannError: the request does not fit the signature.
     """
     unknown = sorted(set(given) - set(signature.inputs))
     if unknown:
@@ -83,7 +86,7 @@ def complete(
         if value is not None:
             made[name] = _as_input(model, name, info, value)
         elif source is not None and name not in model.inputs and name not in signature.defaults:
-            raise NannError(f"{_where(model)} needs input {name!r}, which a request of {source} leaves out")
+            raise NannError(f"{_where(model)} needs input {name!r}, which a request in {source} lacks")
         elif name in model.inputs or name not in signature.defaults:
             made[name] = _mock(model, name, info, spec, random, seen)
     return made
@@ -119,9 +122,9 @@ def _as_input(model: ModelSpec, name: str, info: Any, value: Any) -> np.ndarray:
             found = np.vectorize(_as_bytes, otypes=[object])(found) if found.size else found.astype(object)
         elif dtype != found.dtype:
             cast = found.astype(dtype)
-            # Whole numbers must stay what they were; of fractions, float16 keeps what it can.
+            # Integers must keep their values exactly; fractions may be rounded, to float16 say.
             if np.issubdtype(dtype, np.integer) and not np.array_equal(cast, found):
-                raise ValueError(f"{found.ravel()[:3].tolist()} are not {dtype}")
+                raise ValueError(f"{found.ravel()[:3].tolist()} cannot be converted exactly")
             found = cast
     except (ValueError, TypeError, OverflowError) as error:
         raise NannError(f"{_where(model)}: input {name!r} must be {dtype}: {error}") from error
@@ -129,7 +132,7 @@ def _as_input(model: ModelSpec, name: str, info: Any, value: Any) -> np.ndarray:
     if wanted is not None and (
         len(wanted) != found.ndim or any(w >= 0 and w != g for w, g in zip(wanted, found.shape, strict=True))
     ):
-        raise NannError(f"{_where(model)}: input {name!r} has shape {list(found.shape)}, the signature wants {wanted}")
+        raise NannError(f"{_where(model)}: input {name!r} has shape {list(found.shape)}, expected {wanted}")
     return found
 
 
@@ -149,7 +152,7 @@ def _mock(
     default = [size if size >= 0 else (1 if place == 0 else OPEN_EXTENT) for place, size in enumerate(extents)]
     shape = default if spec.shape is None else spec.shape
     if np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
-        raise NannError(f"{_where(model)}: input {name!r} of shape {shape} has over {MAX_ELEMENTS:,} elements")
+        raise NannError(f"{_where(model)}: input {name!r} of shape {shape} has more than {MAX_ELEMENTS:,} elements")
     dtype = _dtype(model, name, info)
     known = usable(seen, name, dtype) if spec.low is None and spec.high is None else None
     if known is not None:
@@ -164,7 +167,7 @@ def _mock(
         limits = np.iinfo(dtype)
         low, high = (default if given is None else given for given, default in ((spec.low, 0), (spec.high, 99)))
         if not (limits.min <= low <= high <= limits.max) or low != int(low) or high != int(high):
-            raise NannError(f"{_where(model)}: input {name!r}: low {low} and high {high} are no range of {dtype}")
+            raise NannError(f"{_where(model)}: input {name!r}: low {low} and high {high} are not a range of {dtype}")
         value = random.integers(int(low), int(high), shape, dtype=dtype, endpoint=True)
     else:
         low, high = (default if given is None else given for given, default in ((spec.low, 0.0), (spec.high, 1.0)))
@@ -175,12 +178,12 @@ def _mock(
 
 
 def _histories(model: ModelSpec, signature: Any, random: np.random.Generator) -> Iterator[Mapping[str, Any]]:
-    """Histories of held-out users, as ids."""
+    """Yields requests with the histories of test users, as item ids."""
     from tfserving_ext.data.sequences import Sequences
 
     if HISTORY not in signature.inputs:
         raise NannError(
-            f"{_where(model)} has no input {HISTORY!r}, which histories go to; it has "
+            f"{_where(model)} has no input {HISTORY!r}, which histories need; it has "
             f"{', '.join(sorted(signature.inputs))}"
         )
     sizes = [dim.size for dim in signature.inputs[HISTORY].tensor_shape.dim]
@@ -193,9 +196,9 @@ def _histories(model: ModelSpec, signature: Any, random: np.random.Generator) ->
 
 
 def fitted(history: np.ndarray, length: int | None) -> np.ndarray:
-    """A history, int64 [n], of as many ids as the model takes, None for any number.
+    """Fits a history, int64 [n], to the length that the model takes; None accepts any length.
 
-    The last are kept, and where they are too few they are repeated: only its model knows what stands for "none".
+    A long history keeps its last ids, and a short one is repeated: only the model knows which id means "none".
     """
     if length is None:
         return history
@@ -203,11 +206,18 @@ def fitted(history: np.ndarray, length: int | None) -> np.ndarray:
 
 
 def read_requests(path: Path, signature: Any) -> list[Mapping[str, Any]]:
-    """Requests from a file: JSON, or npz.
+    """Reads requests from a JSON or npz file.
 
-    JSON is an object of inputs, a list of such, or `{"data": [...]}`. An npz has one array an input with the requests
-    along its first axis, so that each has one axis less than the signature's inputs where these have a batch; a batch
-    of one is made of it then.
+    A JSON file holds an object of inputs, a list of such objects, or `{"data": [...]}`. An npz file has one array for
+    each input, with the requests along its first axis. If a request's array then has one axis less than the signature's
+    input, it becomes a batch of one.
+
+    Args:
+      path: the file; the suffix .npz selects npz.
+      signature: the SignatureDef.
+
+    Returns:
+      The requests, as values by input name.
 
     Raises:
       NannError: the file cannot be read, or holds something else.
@@ -217,18 +227,18 @@ def read_requests(path: Path, signature: Any) -> list[Mapping[str, Any]]:
     except OSError as error:
         raise NannError(f"cannot read {path}: {error.strerror}") from error
     if size > MAX_FILE_BYTES:
-        raise NannError(f"{path} has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+        raise NannError(f"{path} has {size:,} bytes, at most {MAX_FILE_BYTES:,} are allowed")
     if path.suffix == ".npz":
         return _read_npz(path, signature)
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise NannError(f"{path} is no JSON: {error}") from error
+        raise NannError(f"{path} is not JSON: {error}") from error
     if isinstance(found, dict) and isinstance(found.get("data"), list) and set(found) == {"data"}:
         found = found["data"]
     requests = [found] if isinstance(found, dict) else found
     if not isinstance(requests, list) or not requests or not all(isinstance(each, dict) for each in requests):
-        raise NannError(f"{path} must hold an object of inputs, or a list of them that is not empty")
+        raise NannError(f"{path} must hold an object of inputs, or a non-empty list of such objects")
     return requests
 
 
@@ -237,12 +247,12 @@ def _read_npz(path: Path, signature: Any) -> list[Mapping[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
-        raise NannError(f"{path} is no npz of plain arrays: {error}") from error
-    except Exception as error:  # zipfile and zlib have errors of their own.
-        raise NannError(f"{path} is no npz: {error}") from error
+        raise NannError(f"{path} is not an npz file of plain arrays: {error}") from error
+    except Exception as error:  # zipfile and zlib raise errors of their own.
+        raise NannError(f"{path} is not an npz file: {error}") from error
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if not counts or min(counts.values()) < 1 or len(set(counts.values())) != 1:
-        raise NannError(f"{path} must have arrays of equally many requests; it has {counts}")
+        raise NannError(f"the arrays of {path} must all have the same number of requests, at least 1; got {counts}")
 
     def one(name: str, row: np.ndarray) -> np.ndarray:
         info = signature.inputs.get(name)

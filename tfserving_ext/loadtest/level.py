@@ -1,4 +1,4 @@
-"""One level of load: warm-up until steady, then windows of a second until their interval is narrow enough."""
+"""Runs one level of load: a warm-up until steady, then windows of one second until the intervals are narrow enough."""
 
 import asyncio
 import math
@@ -23,10 +23,10 @@ from tfserving_ext.loadtest.recorder import (
 from tfserving_ext.loadtest.scenario import Scenario
 from tfserving_ext.loadtest.targets.target import UNREACHABLE, Target
 
-LEAST_WINDOWS = 5  # Before an interval means anything.
-STEADY_WINDOWS, STEADY = 3, 0.1  # Warm when so many windows in a row differ by less than this part of their mean.
-LOST_SECONDS = 3  # With nothing but "nobody answers".
-_LOOK = 0.1  # Seconds between two looks at what is finished.
+LEAST_WINDOWS = 5  # With fewer, an interval means nothing.
+STEADY_WINDOWS, STEADY = 3, 0.1  # Steady if this many windows in a row differ by at most this fraction of their mean.
+LOST_SECONDS = 3  # After so many seconds without any error but "unreachable", and no answer, the server is lost.
+_POLL_SECONDS = 0.1
 INTERRUPTED, LOST = "interrupted", "server lost"
 
 OnWindow = Callable[[Window, str], None]
@@ -34,17 +34,18 @@ OnWindow = Callable[[Window, str], None]
 
 @dataclass
 class Measured:
-    """What a level gave.
+    """The measurements of a level.
 
     Attributes:
-      windows: those that count, in order.
-      warm_up: seconds, whether it was steady at their end, and whether `windows` are of it for want of others.
-      seconds: that the windows are of.
-      client: see `client_load.judge`.
-      examples: messages by error code.
-      unfinished: requests that were still on their way when the level was ended.
-      stopped_by: None where the level ended by itself.
-      stable: whether the intervals got within the bound; None where a time was asked for.
+      windows: the windows that count, in order.
+      warm_up: the `seconds` of the warm-up, whether it ended `steady`, and whether its windows are `counted` because
+        there are no others.
+      seconds: the time that the windows cover.
+      client: the client's figures, from `client_load.judge`.
+      examples: error messages by error code.
+      unfinished: how many requests were still in flight when the level was ended.
+      stopped_by: why the level ended early; None if it did not.
+      stable: whether the intervals became as narrow as the bound; None for a level of fixed length.
     """
 
     windows: list[Window]
@@ -59,13 +60,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Load:
-    """What a level sends.
+    """The load of a level.
 
     Attributes:
       mode: "closed", "open" or "replay".
-      amount: clients, requests a second, or the speed of the replay.
-      chosen: the requests.
-      replay: seconds from the first request on at which they were recorded, for "replay".
+      amount: the number of clients, the requests per second, or the speed of the replay.
+      chosen: the requests to send, in order.
+      replay: for "replay", when each request was recorded, in seconds after the first.
     """
 
     mode: str
@@ -80,11 +81,14 @@ async def run_level(
     """Runs one level.
 
     Args:
-      target: open.
+      target: where to send; must be open.
       load: what to send.
-      scenario: for all else.
-      on_window: told of each finished window and its phase, "warm-up" or "measuring".
-      interrupt: ends the level early when set.
+      scenario: all other settings.
+      on_window: called with each finished window and its phase, "warm-up" or "measuring".
+      interrupt: ends the level early when it is set.
+
+    Returns:
+      The measurements.
     """
     loop = asyncio.get_running_loop()
     recorder = Recorder(loop.time())
@@ -97,7 +101,7 @@ async def run_level(
     phases = _Phases(scenario, whole=load.mode == "replay")
     try:
         while not driver.done() and not engine.stopped:
-            await asyncio.wait([driver], timeout=_LOOK)
+            await asyncio.wait([driver], timeout=_POLL_SECONDS)
             for second in recorder.take(loop.time()):
                 window = await asyncio.to_thread(to_window, second)
                 on_window(window, phases.add(window))
@@ -111,7 +115,7 @@ async def run_level(
         await engine.cancel()
         outcome = (await asyncio.gather(driver, return_exceptions=True))[0]
     if isinstance(outcome, Exception):
-        raise outcome  # A defect of ours: requests that fail are counted.
+        raise outcome  # A bug in this program: failing requests are counted and raise nothing.
     for second in recorder.take(float("inf")):
         phases.add(to_window(second))
     windows, seconds = phases.counted(elapsed, recorder.last)
@@ -133,20 +137,20 @@ async def run_level(
 
 
 def _offsets(load: Load, scenario: Scenario) -> Iterator[float]:
-    """Seconds at which requests are sent."""
+    """Returns the send times of an open loop or a replay, in seconds."""
     if load.mode == "replay":
         return (time / load.amount for time in load.replay)
     if scenario.arrivals == "constant":
         return constant(load.amount)
-    # Of its own at each rate, or a short first second would be one of every level.
+    # Each rate has its own seed, or else every level would repeat the same random pattern.
     return poisson(load.amount, [scenario.seed, round(1000 * load.amount)])
 
 
 class _Phases:
-    """Which windows count, and when there are enough of them."""
+    """Decides which windows count, and when there are enough of them."""
 
     def __init__(self, scenario: Scenario, whole: bool) -> None:
-        """Takes whether everything counts to its end, as of a replay."""
+        """Starts with the warm-up, or, with `whole` for a replay, counts every window until the replay ends."""
         self.clock = ThreadClock()
         self.stopped_by: str | None = None
         self.stable: bool | None = None
@@ -154,15 +158,15 @@ class _Phases:
         self._scenario, self._whole = scenario, whole
         self._first = 0 if whole or scenario.warm_up == 0 else None
         self._windows: list[Window] = []
-        self._looked_at = 0
+        self._checked = 0
 
     def add(self, window: Window) -> str:
-        """Takes the next finished window; returns its phase."""
+        """Adds the next finished window and returns its phase."""
         self._windows.append(window)
         return "measuring" if self._first is not None and window.begin >= self._first else "warm-up"
 
     async def over(self, elapsed: float, interrupt: asyncio.Event) -> bool:
-        """Whether to send nothing more."""
+        """Returns whether the level is over, so that no more requests should be sent."""
         if interrupt.is_set():
             self.stopped_by = INTERRUPTED
         elif _is_lost(self._windows):
@@ -175,24 +179,24 @@ class _Phases:
             steady = _is_steady(self._windows)
             if steady or elapsed >= self._scenario.warm_up:
                 self._first = int(elapsed) + 1 if steady else math.ceil(self._scenario.warm_up)
-                looked = len(self._windows) > STEADY_WINDOWS
-                self.warm_up |= {"seconds": float(self._first), "steady": steady if looked else None}
+                known = len(self._windows) > STEADY_WINDOWS
+                self.warm_up |= {"seconds": float(self._first), "steady": steady if known else None}
                 self.clock.restart()
             return False
         if self._scenario.seconds is not None:
             return elapsed >= self._first + self._scenario.seconds
         measured = self._windows[self._first :]
-        if len(measured) >= LEAST_WINDOWS and len(measured) > self._looked_at:
-            self._looked_at = len(measured)
+        if len(measured) >= LEAST_WINDOWS and len(measured) > self._checked:
+            self._checked = len(measured)
             self.stable = await asyncio.to_thread(is_narrow, measured, self._scenario)
         return bool(self.stable) or elapsed >= self._first + self._scenario.max_seconds
 
     def counted(self, elapsed: float, last: float) -> tuple[list[Window], float]:
-        """The windows that count and the seconds they are of.
+        """Returns the windows that count and the seconds that they cover.
 
         Args:
-          elapsed: seconds after which nothing more was sent.
-          last: when the last request ended, in seconds.
+          elapsed: when sending stopped, in seconds from the level's start.
+          last: when the last request finished, likewise.
         """
         if self._whole:
             return self._windows, max(last, 1e-3)
@@ -207,7 +211,7 @@ class _Phases:
 
 
 def is_narrow(windows: Sequence[Window], scenario: Scenario) -> bool:
-    """Whether throughput and the scenario's percentile are known to its bound."""
+    """Returns whether the intervals of throughput and of the scenario's percentile are within its bound."""
     found = intervals(windows, [scenario.percentile])
     spans = [found["per_second"], found["percentiles"][scenario.percentile]]
     return all(
@@ -217,9 +221,9 @@ def is_narrow(windows: Sequence[Window], scenario: Scenario) -> bool:
 
 
 def _is_steady(windows: Sequence[Window]) -> bool:
-    """Whether the last windows' throughput and mean latency differ little."""
+    """Returns whether throughput and mean latency of the last windows differ little."""
     last = windows[-STEADY_WINDOWS:]
-    if len(windows) <= STEADY_WINDOWS:  # The first one is never warm.
+    if len(windows) <= STEADY_WINDOWS:  # The first window never counts as warm.
         return False
     answered = np.array([window.answered for window in last], np.float64)
     means = np.array([mean_of(merged(window.latency.values())) for window in last])

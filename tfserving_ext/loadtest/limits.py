@@ -1,4 +1,4 @@
-"""The highest rate that keeps conditions, such as `p99_ms <= 20`: doubling, then bisection."""
+"""Searches for the highest rate that meets conditions such as `p99_ms <= 20`, by doubling and then bisection."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,26 +9,30 @@ from tfserving_ext.loadtest.ranges import MAX_RATE, parse_range
 from tfserving_ext.loadtest.scenario import Scenario
 
 START_RATE = 10.0
-LEAST_RATE = 1.0  # Below it, a run of a minute has too few requests for a percentile.
-PRECISION = 0.05  # Of the rate that is found.
+LEAST_RATE = 1.0  # At lower rates, a run of a minute has too few requests for a percentile.
+PRECISION = 0.05  # The search stops when the rate is known to this fraction.
 MAX_TRIES = 24
-KEEPS_UP = 0.95  # Of what was sent: a server that falls behind does not serve it, whatever the latency.
+KEEPS_UP = 0.95  # A server that answers a smaller fraction of what was sent does not sustain the rate.
 
 Try = Callable[[str, float], Awaitable[dict[str, Any]]]
 
 
 async def search_rate(scenario: Scenario, run_level: Try) -> dict[str, Any]:
-    """Searches between the ends of `scenario.rate`, or from 10 a second upwards, and down to 1 where that is too much.
+    """Searches for the highest rate that meets all conditions of `scenario.max_rate_with`.
+
+    The search stays between the ends of `scenario.rate`. Without one it starts at 10 requests per second and goes
+    upwards, or down to 1 if 10 is too many.
 
     Args:
-      scenario: with `max_rate_with`.
-      run_level: measures ("open", rate).
+      scenario: the scenario; it must have `max_rate_with`.
+      run_level: measures a level; called with "open" and the rate.
 
     Returns:
-      `conditions`; `tried` with what each rate gave, in order; `rate`, the highest that kept all conditions, None where
-      the lowest did not, and `per_second`, what was answered at it; `client_limited`, whether the client was
-      saturated at a rate that did not keep, so that a better one may find a higher rate. A rate that kept holds even
-      where it was: latency counts from the intended time, so what the client adds is in it.
+      `conditions`; `tried`, the figures at each rate in the order of the trials; `rate`, the highest rate that met all
+      conditions, None if the lowest did not; `per_second`, the requests answered per second at that rate; and
+      `client_limited`, whether the client was saturated at a rate that failed, so that a faster client may find a
+      higher one. A rate that met the conditions is valid even if the client was saturated: latency counts from the
+      intended send time, so it includes the client's delays.
     """
     conditions = [Condition.parse(text) for text in scenario.max_rate_with]
     tried: list[dict[str, Any]] = []
@@ -66,7 +70,7 @@ async def search_rate(scenario: Scenario, run_level: Try) -> dict[str, Any]:
 async def _bisect(
     keeps: Callable[[float], Awaitable[bool]], least: float, start: float, high: float | None, ended: Callable[[], bool]
 ) -> float | None:
-    """The highest rate that keeps, to `PRECISION`; None where `least` does not."""
+    """Returns the highest rate for which `keeps` holds, to `PRECISION`; None if it does not hold for `least`."""
     best, failed = start, None
     while not await keeps(best):
         if best <= least or ended():

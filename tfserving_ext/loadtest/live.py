@@ -1,4 +1,4 @@
-"""What `nann bench` shows: a table that grows while it runs, and the result in words."""
+"""The output of `nann bench` on the terminal: a live table while it runs, and the result."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,18 +13,24 @@ from tfserving_ext.loadtest.run import OnWindow
 from tfserving_ext.loadtest.scenario import Scenario
 from tfserving_ext.progress import console, outcome
 
-ROWS = 15  # Of the live table; older ones scroll away.
-LOG_WINDOWS = 10  # In a log a line for so many seconds is enough.
+ROWS = 15  # Of the live table; older rows disappear.
+LOG_WINDOWS = 10  # In a log, one line is printed for so many seconds.
 
 
 @contextlib.contextmanager
 def live(scenario: Scenario) -> Iterator[OnWindow]:
-    """Yields what to tell of finished windows: a live table on a terminal, a line at times in a log."""
+    """Yields a function to call for each finished window: it updates a live table, or logs a line if not on a terminal.
+
+    Args:
+      scenario: the scenario that is run.
+    """
     rows: list[list[str]] = []
     title = f"{scenario.target}: {', '.join(f'{model.name} {model.signature}' for model in scenario.models)}"
 
     def table() -> Table:
-        made = Table(title=title, title_justify="left", caption="Ctrl-C ends it and reports", caption_justify="left")
+        made = Table(
+            title=title, title_justify="left", caption="Ctrl-C ends the run and reports", caption_justify="left"
+        )
         for column in ("load", "phase", "second", "requests/s", "p50 ms", "p99 ms", "max ms", "errors"):
             made.add_column(column, justify="left" if column in ("load", "phase") else "right")
         for row in rows[-ROWS:]:
@@ -58,14 +64,14 @@ def live(scenario: Scenario) -> Iterator[OnWindow]:
 
 
 def milliseconds(value: float | None) -> str:
-    """A latency to three digits or more."""
+    """Formats a latency in milliseconds with at least three digits; None gives an empty text."""
     return (
         "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
     )
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Prints a line a level, and what there is to say of it."""
+    """Prints a table with one row for each level, followed by the notes on it."""
     table = Table(title_justify="left")
     for column in ("load", "requests/s", "±", "p50 ms", "p90", "p99", "±", "p99.9", "max", "errors", "client busy"):
         table.add_column(column, justify="left" if column == "load" else "right")
@@ -88,54 +94,54 @@ def print_result(result: dict[str, Any]) -> None:
     found = result["search"]
     if found is not None:
         kept = " and ".join(found["conditions"])
-        told = (
-            "not even the lowest rate keeps"
+        rate = (
+            "not even the lowest rate meets"
             if found["rate"] is None
-            else f"{found['rate']:,.1f} requests a second ({found['per_second']:,.1f} answered) keep"
+            else f"{found['rate']:,.1f} requests per second ({found['per_second']:,.1f} answered) meet"
         )
         limited = "; the client was the limit" if found["client_limited"] else ""
-        outcome("limit", f"{told} {kept}{limited}")
+        outcome("limit", f"{rate} {kept}{limited}")
     for level in result["levels"]:
         if level.get("swaps"):
-            outcome("swaps", f"{level['name']}: {_of_swaps(level)}")
+            outcome("swaps", f"{level['name']}: {_swap_summary(level)}")
     if result["trace"] is not None:
         stages = result["trace"]["stages_ms"]
         outcome("trace", ", ".join(f"{name} {milliseconds(value)} ms" for name, value in stages.items()))
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """What a reader of the figures has to know: errors, a client that was the bottleneck, what is not steady."""
+    """Returns what a reader must know to interpret the figures: errors, a saturated client, unsteady levels."""
     found = []
     if result.get("failure") is not None:
         found.append(result["failure"])
     if result["stopped_by"] == INTERRUPTED and result["levels"]:
-        found.append(f"{result['levels'][-1]['name']}: interrupted; the figures are of what was measured until then")
+        found.append(f"{result['levels'][-1]['name']}: interrupted; the figures cover what was measured until then")
     for level in result["levels"]:
         name = level["name"]
         for code, count in level["errors"].items():
             example = next(iter(level["error_examples"].get(code, [])), "")
-            found.append(f"{name}: {count:,} times {code}: {example[:200]}; latency is of answered requests")
+            found.append(f"{name}: {count:,} times {code}: {example[:200]}; latency counts only answered requests")
         if level["client"]["saturated"]:
             found.append(f"{name}: the client is the bottleneck: {'; '.join(level['client']['reasons'])}")
         if level["stable"] is False:
-            found.append(f"{name}: the intervals did not get as narrow as asked; measure longer by --max-seconds")
+            found.append(f"{name}: the intervals are wider than the bound; measure longer with --max-seconds")
         if level["warm_up"]["steady"] is False:
             found.append(f"{name}: latency was not steady when the warm-up ended; see --warm-up")
         if level["warm_up"]["counted"]:
-            found.append(f"{name}: ended during the warm-up; the figures are of the warm-up")
+            found.append(f"{name}: ended during the warm-up, whose windows the figures therefore cover")
         if level["unfinished"]:
             found.append(f"{name}: {level['unfinished']:,} requests were not answered when the run ended")
     return found
 
 
-def _of_swaps(level: dict[str, Any]) -> str:
+def _swap_summary(level: dict[str, Any]) -> str:
     swaps, quiet = level["swaps"], level["quiet_latency_ms"]["p99"]
     took = [swap["served"] - swap["put"] for swap in swaps if swap["served"] is not None]
     slowest = max((swap["latency_ms"]["p99"] or 0.0 for swap in swaps), default=0.0)
     return (
-        f"{len(swaps)} versions put in place, {len(took)} served"
-        + (f" after {max(took):.1f} s at most" if took else "")
-        + f"; p99 around them {milliseconds(slowest)} ms at most, {milliseconds(quiet) or 'none'} ms in quiet time; "
+        f"{len(swaps)} new versions, {len(took)} of which served"
+        + (f" after at most {max(took):.1f} s" if took else "")
+        + f"; p99 around them at most {milliseconds(slowest)} ms, otherwise {milliseconds(quiet) or 'none'} ms; "
         + f"{sum(swap['errors'] for swap in swaps):,} errors around them"
     )
 

@@ -1,4 +1,4 @@
-"""Traces that TensorBoard reads, of the model in this process or of a server's profiler."""
+"""TensorBoard traces, of a model in this process or from a server's profiler."""
 
 import contextlib
 import threading
@@ -8,21 +8,25 @@ from tfserving_ext.artifacts import check_folder
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import Scenario
 
-SERVER_MS = 3000  # Of a server's trace.
+SERVER_MS = 3000  # Duration of a server's trace.
 
 
 def check_profile(scenario: Scenario, shared_process: bool) -> None:
-    """Says before the load what would fail after it.
+    """Checks before the load that a trace will be possible.
+
+    Args:
+      scenario: the scenario to run.
+      shared_process: whether the model runs in this process.
 
     Raises:
-      NannError: the target is a server and no profiler of its is named, or the folder cannot be written to.
+      NannError: the target is a server whose profiler is not given, or the folder cannot be written to.
     """
     if scenario.profile is None:
         return
     if not shared_process and scenario.profile_server is None:
         raise NannError(
-            "profile needs profile_server where the target is a server: TensorFlow Serving's gRPC address; `nann "
-            "serve` has no profiler, as TensorFlow's listens on every network: profile its model by the target session"
+            "profile needs profile_server if the target is a server: TensorFlow Serving's gRPC address; `nann serve` "
+            "has no profiler, as TensorFlow's would listen on all networks: profile its model with the target session"
         )
     check_folder(scenario.profile)
 
@@ -31,8 +35,13 @@ def check_profile(scenario: Scenario, shared_process: bool) -> None:
 def profiling(scenario: Scenario, wanted: bool, shared_process: bool) -> Iterator[None]:
     """Traces the block into `scenario.profile`.
 
+    Args:
+      scenario: the scenario; without `profile`, nothing is traced.
+      wanted: whether to trace this block.
+      shared_process: whether the model runs in this process.
+
     Raises:
-      NannError: at the end of the block, where there is no trace.
+      NannError: at the end of the block, if the trace failed.
     """
     if scenario.profile is None or not wanted:
         yield
@@ -60,5 +69,5 @@ def profiling(scenario: Scenario, wanted: bool, shared_process: bool) -> Iterato
     yield
     thread.join(SERVER_MS / 1000 + 10)
     if failures:
-        told = " ".join(str(failures[0]).split())
-        raise NannError(f"the profiler at {scenario.profile_server} gave no trace: {told}")
+        reason = " ".join(str(failures[0]).split())
+        raise NannError(f"the profiler at {scenario.profile_server} gave no trace: {reason}")

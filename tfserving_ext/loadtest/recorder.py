@@ -1,7 +1,8 @@
-"""What came of the requests, second by second, in HdrHistograms.
+"""Records the outcomes of requests, second by second, in HdrHistograms.
 
-Latency is counted from the time a request was meant to be sent, not from when the client got round to it: a server that
-stalls makes every request wait that should have been sent meanwhile ("coordinated omission" leaves these out).
+Latency is measured from the time when a request should have been sent, not from when the client actually sent it. A
+server that stalls delays every request that should have been sent meanwhile; measuring from the actual send time would
+leave these delays out ("coordinated omission").
 """
 
 import functools
@@ -18,20 +19,19 @@ from tfserving_ext.loadtest.targets.target import OK
 
 MICROSECONDS = 1e6
 MAX_LATENCY_US = 3_600_000_000  # One hour.
-DIGITS = 3  # Values are kept to a thousandth of themselves.
+DIGITS = 3  # Values are kept with a relative precision of one thousandth.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "p99.99": 99.99}
-MAX_EXAMPLES = 3  # Messages kept of each kind of error.
-# Bins for the resampling of windows: half a per cent wide.
-_BIN = np.log(1.005)
+MAX_EXAMPLES = 3  # Messages kept for each error code.
+_BIN = np.log(1.005)  # The width of the bins for resampling: half a per cent.
 
 
 def new_histogram() -> HdrHistogram:
-    """An empty histogram of microseconds."""
+    """Creates an empty histogram of microseconds."""
     return HdrHistogram(1, MAX_LATENCY_US, DIGITS)
 
 
 def to_histogram(microseconds: Iterable[int]) -> HdrHistogram:
-    """A histogram of these values; longer than an hour counts as an hour."""
+    """Builds a histogram; values above one hour count as one hour."""
     histogram = new_histogram()
     values, counts = np.unique(np.clip(np.asarray(microseconds, np.int64), 1, MAX_LATENCY_US), return_counts=True)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -40,17 +40,17 @@ def to_histogram(microseconds: Iterable[int]) -> HdrHistogram:
 
 
 def merged(encoded: Iterable[bytes | str]) -> HdrHistogram:
-    """The sum of encoded histograms."""
+    """Adds up encoded histograms."""
     total = new_histogram()
     for one in encoded:
         part = HdrHistogram.decode(one)
-        if part.get_total_count():  # An empty one would bring its least value, 0.
+        if part.get_total_count():  # An empty histogram would set the minimum to 0.
             total.add(part)
     return total
 
 
 def latency_figures(histogram: HdrHistogram) -> dict[str, float | None]:
-    """Mean, extremes and percentiles in milliseconds; None where nothing was recorded."""
+    """Returns the mean, extremes and percentiles in milliseconds; all are None if nothing was recorded."""
     names = ("mean", "min", *PERCENTILES, "max")
     if not histogram.get_total_count():
         return dict.fromkeys(names)
@@ -60,7 +60,7 @@ def latency_figures(histogram: HdrHistogram) -> dict[str, float | None]:
 
 
 def mean_of(histogram: HdrHistogram) -> float:
-    """The mean in microseconds, NaN of nothing; a hundred times as fast as the library's."""
+    """Returns the mean in microseconds, NaN if the histogram is empty; a hundred times faster than the library."""
     counts = np.ctypeslib.as_array(histogram.counts).astype(np.float64)
     total = counts.sum()
     return float(counts @ _middles()) / total if total else float("nan")
@@ -68,7 +68,7 @@ def mean_of(histogram: HdrHistogram) -> float:
 
 @functools.cache
 def _middles() -> np.ndarray:
-    """The value that stands for each bucket."""
+    """Returns the value that represents each bucket."""
     empty = new_histogram()
     least = np.array([empty.get_value_from_index(place) for place in range(empty.counts_len)], np.float64)
     return least + np.append(np.diff(least) - 1, 0) / 2
@@ -76,17 +76,17 @@ def _middles() -> np.ndarray:
 
 @dataclass
 class Second:
-    """The requests that were meant to be sent in one second.
+    """The requests whose intended send time lies in one second.
 
     Attributes:
-      begin: seconds from the recorder's zero.
-      sent: by model.
-      left: not answered yet.
-      latencies: microseconds from the intended time, of what was answered with success, by model.
-      service: the same from the time of sending.
-      late: microseconds from the intended time to the time of sending, of all.
-      failed: error codes by model.
-      answered: successes that arrived in this second, whenever they were sent.
+      begin: the start of this second, in seconds from the recorder's zero.
+      sent: the number of requests by model.
+      left: how many are not answered yet.
+      latencies: the latencies of successful requests by model, in microseconds from the intended send time.
+      service: the latencies of all successful requests, in microseconds from the actual send time.
+      late: the delay between the intended and the actual send time of all requests, in microseconds.
+      failed: the counts of error codes by model.
+      answered: how many successful answers arrived in this second, whenever their requests were sent.
     """
 
     begin: float
@@ -101,17 +101,17 @@ class Second:
 
 @dataclass(frozen=True)
 class Window:
-    """A finished second, made small.
+    """A finished `Second`, with histograms in place of the single values.
 
     Attributes:
-      begin: seconds from the recorder's zero.
-      sent: requests meant for it, by model.
-      answered: successes that arrived in it.
-      failed: error codes by model.
-      latency: encoded histogram by model.
-      service: encoded histogram.
-      late: encoded histogram.
-      bins: counts of latencies by their logarithm's bin, for resampling.
+      begin: the start of this second, in seconds from the recorder's zero.
+      sent: the number of requests by model.
+      answered: how many successful answers arrived in this second.
+      failed: the counts of error codes by model.
+      latency: encoded histograms of `Second.latencies` by model.
+      service: the encoded histogram of `Second.service`.
+      late: the encoded histogram of `Second.late`.
+      bins: counts of latencies in logarithmic bins, for resampling.
     """
 
     begin: float
@@ -125,16 +125,16 @@ class Window:
 
 
 class Recorder:
-    """Takes what came of each request; used from the event loop alone.
+    """Records the outcome of each request; to be used only from the event loop.
 
     Attributes:
-      examples: by error code, some of the messages.
-      unfinished: requests that were given up on at the end; they count nowhere.
-      last: when the last request ended, in seconds.
+      examples: some of the messages by error code.
+      unfinished: how many requests were cancelled at the end; they count nowhere else.
+      last: when the last request finished, in seconds from the recorder's zero.
     """
 
     def __init__(self, zero: float) -> None:
-        """Takes the loop's time that seconds count from."""
+        """Creates a recorder; `zero` is the event loop's time from which seconds count."""
         self.zero = zero
         self.examples: dict[str, list[str]] = {}
         self.unfinished = 0
@@ -143,14 +143,14 @@ class Recorder:
         self._next = 0
 
     def sending(self, intended: float, now: float, model: int) -> None:
-        """A request is being sent."""
+        """Records that a request is being sent; times are the event loop's."""
         second = self._second(intended)
         second.sent[model] += 1
         second.left += 1
         second.late.append(int((now - intended) * MICROSECONDS))
 
     def done(self, intended: float, sent: float, now: float, model: int, code: str = OK, message: str = "") -> None:
-        """A request has ended."""
+        """Records that a request has finished, with an error code and message if it failed."""
         second = self._second(intended)
         second.left -= 1
         self.last = max(self.last, now - self.zero)
@@ -168,20 +168,23 @@ class Recorder:
         self._second(now).answered += 1
 
     def given_up(self, intended: float, model: int) -> None:
-        """A request was cancelled."""
+        """Records that a request was cancelled."""
         second = self._second(intended)
         second.left -= 1
         second.sent[model] -= 1
         self.unfinished += 1
 
     def take(self, before: float) -> list[Second]:
-        """Hands over the seconds that ended before this time and wait for no answer, in order, empty ones too."""
+        """Removes and returns the seconds, in order, that ended before this time and whose requests are all answered.
+
+        Seconds without requests are included.
+        """
         ready = []
         last = max(self._seconds, default=-1)
         while (self.zero + self._next + 1 <= before < float("inf")) or (before == float("inf") and self._next <= last):
             second = self._seconds.get(self._next, Second(float(self._next)))
             if second.left:
-                break  # Later ones wait too, so that windows come in order.
+                break  # Later seconds wait too, so that windows come in order.
             self._seconds.pop(self._next, None)
             ready.append(second)
             self._next += 1
@@ -196,7 +199,7 @@ class Recorder:
 
 
 def to_window(second: Second) -> Window:
-    """Makes a finished second small; takes some milliseconds, so off the event loop."""
+    """Converts a finished second to a window; as this takes some milliseconds, call it outside the event loop."""
     everything = np.concatenate([np.asarray(values, np.int64) for values in second.latencies.values()] or [_NONE])
     bins, counts = np.unique(_bins(everything), return_counts=True)
     return Window(
@@ -222,15 +225,17 @@ RESAMPLES = 400
 
 
 def intervals(windows: Sequence[Window], percents: Sequence[float]) -> dict[str, Any]:
-    """95 % bootstrap intervals, resampling whole windows, as requests of one moment share their fate.
+    """Computes 95 % bootstrap intervals.
+
+    Whole windows are resampled, because the latencies of requests sent at about the same time are correlated.
 
     Args:
-      windows: at least two.
-      percents: of the percentiles wanted.
+      windows: at least two windows.
+      percents: the percentiles for which to compute intervals.
 
     Returns:
-      `per_second` [low, high], and `percentiles`: [low, high] in milliseconds by percent, accurate to half a per cent;
-      None where nothing was answered.
+      `per_second`: [low, high] of the throughput; and `percentiles`: [low, high] in milliseconds by percent, accurate
+      to half a per cent, or None if nothing was answered.
     """
     random = np.random.default_rng(0)
     picks = random.integers(0, len(windows), [RESAMPLES, len(windows)])

@@ -12,38 +12,38 @@ from tfserving_ext.reports.drawing import Axis, Plot, Series, Span
 
 Level = Mapping[str, Any]
 
-MAX_LINES = 8  # As many colours as a page has.
+MAX_LINES = 8  # The number of colours that a page has.
 MAX_TIMELINES = 4
-MAX_POINTS = 300  # Of a timeline; longer ones are told in steps of some seconds.
-_PER_DECADE = 16  # Points of a percentile plot.
+MAX_POINTS = 300  # Of a timeline; longer ones combine several seconds into one point.
+_PER_DECADE = 16  # Points of a percentile plot for each further nine.
 _P50, _P99, _REST, _ERRORS = 0, 1, 2, 5  # Colours.
 
 
 def chosen(levels: Sequence[Level], most: int = MAX_LINES) -> list[Level]:
-    """At most so many levels, evenly apart by their load, the least and the largest among them."""
+    """Chooses at most `most` levels, evenly spread by load, including the lowest and the highest."""
     ordered = sorted(levels, key=lambda level: level["amount"])
     places = np.unique(np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int))
     return [ordered[place] for place in places]
 
 
 def timed(levels: Sequence[Level], best: float | None = None) -> list[Level]:
-    """The levels whose timelines are shown: all; of many the last, one with swaps and that of the best rate."""
-    there = [level for level in levels if level["timeline"]]
-    if len(there) <= MAX_TIMELINES:
-        return there
-    swapped = [level for level in there if level.get("swaps")][:1]
-    kept = [level for level in there if level["amount"] == best][:1]
-    names = {level["name"] for level in (*swapped, *kept, there[-1])}
-    return [level for level in there if level["name"] in names]
+    """Chooses the levels whose timelines are shown: all if they are few, else the last, one with swaps and the best."""
+    found = [level for level in levels if level["timeline"]]
+    if len(found) <= MAX_TIMELINES:
+        return found
+    swapped = [level for level in found if level.get("swaps")][:1]
+    kept = [level for level in found if level["amount"] == best][:1]
+    names = {level["name"] for level in (*swapped, *kept, found[-1])}
+    return [level for level in found if level["name"] in names]
 
 
 def load_curve(levels: Sequence[Level]) -> Plot | None:
-    """Latency over throughput; None for a single level."""
+    """Plots latency over throughput; returns None for fewer than two levels."""
     ordered = [level for level in sorted(levels, key=lambda level: level["amount"]) if level["answered"]]
     if len(ordered) < 2:
         return None
-    # A line says that what lies between two levels can be had. Where throughput fell under more load it cannot: there
-    # the line has a gap, a point without a latency.
+    # A line suggests that the points between two levels can be reached. Where throughput fell under more load, they
+    # cannot, so the line has a gap there: a point without a latency.
     x: list[float] = []
     notes: list[str] = []
     at: list[Level | None] = []
@@ -62,22 +62,23 @@ def load_curve(levels: Sequence[Level]) -> Plot | None:
         )
         for key, color in (("p50", _P50), ("p99", _P99))
     ]
-    of = "clients" if ordered[0]["mode"] == "closed" else "the rate asked for"
-    title = f"Latency over throughput; at the points, {of}"
+    note = "the number of clients" if ordered[0]["mode"] == "closed" else "the requested rate"
+    title = f"Latency over throughput, labelled with {note}"
     return curve_plot(
-        "load", title, series, Axis("answered a second", "{:,.1f}".format), Axis("latency, ms", milliseconds, "log")
+        "load", title, series, Axis("answered per second", "{:,.1f}".format), Axis("latency, ms", milliseconds, "log")
     )
 
 
 def percentile_plot(name: str, title: str, figures: Mapping[str, Level]) -> Plot | None:
-    """Latency by percentile, a line for each of the named figures that have a histogram with anything in it."""
-    histograms = {label: decoded(of["histogram"]) for label, of in figures.items() if of["answered"]}
+    """Plots latency by percentile, with a line for each of the named figures that has answers; None if none has."""
+    histograms = {label: decoded(one["histogram"]) for label, one in figures.items() if one["answered"]}
     if not histograms:
         return None
     series = []
     for color, (label, histogram) in enumerate(histograms.items()):
         total = max(histogram.get_total_count(), 2)
-        # As far as one request of all is slower; shared places, so that the table has a row for all lines.
+        # Up to the percentile that one request exceeds; all lines share their places, so that the table has one row
+        # for all of them.
         steps = np.arange(0, _PER_DECADE * np.log10(total) + 1e-9)
         percents = [100 * (1 - 10 ** (-step / _PER_DECADE)) for step in steps]
         found = histogram.get_percentile_to_value_dict(percents)
@@ -93,12 +94,15 @@ def percentile_plot(name: str, title: str, figures: Mapping[str, Level]) -> Plot
 
 
 def timeline(level: Level, number: int) -> list[Plot]:
-    """Latency and throughput by second, with the versions that were put in place."""
+    """Plots a level's latency and throughput by second, with the swaps to new versions."""
     seconds = level["timeline"]
     step = -(-len(seconds) // MAX_POINTS)
     groups = [seconds[place : place + step] for place in range(0, len(seconds), step)]
     x = [group[0]["begin"] - seconds[0]["begin"] for group in groups]
-    spans = [Span("new version: put until it serves", swap["put"], swap["served"]) for swap in level.get("swaps", [])]
+    spans = [
+        Span("new version, from its appearance until it serves", swap["put"], swap["served"])
+        for swap in level.get("swaps", [])
+    ]
     over = "second" if step == 1 else f"second, in steps of {step}"
     marked = len(x) <= 60
     p50, p99 = (
@@ -120,22 +124,22 @@ def timeline(level: Level, number: int) -> list[Plot]:
             Axis("latency, ms", milliseconds, "log"), spans,
         ),
         curve_plot(
-            f"rate-{number}", f"Requests a second, {level['name']}", load, Axis(over),
-            Axis("requests a second", "{:,.5g}".format), spans,
+            f"rate-{number}", f"Requests per second, {level['name']}", load, Axis(over),
+            Axis("requests per second", "{:,.5g}".format), spans,
         ),
     ]  # fmt: skip
 
 
 def trace_bar(trace: Mapping[str, Any]) -> Plot:
-    """The mean time of one request by stage."""
+    """Plots the mean time of one request by stage."""
     title = f"One request to {trace['model']}: {milliseconds(trace['total_ms'])} ms"
     return stacked_bar("trace", title, "ms", list(trace["stages_ms"].items()))
 
 
 def process_plots(levels: Sequence[Level]) -> list[Plot]:
-    """Cores in use and memory of the watched process, a line a level."""
-    there = chosen([level for level in levels if level.get("process", {}).get("samples")])
-    if not there:
+    """Plots processor use and memory of the watched process, with one line for each level."""
+    watched = chosen([level for level in levels if level.get("process", {}).get("samples")])
+    if not watched:
         return []
     plots = []
     for key, place, title, axis, text in (
@@ -143,7 +147,7 @@ def process_plots(levels: Sequence[Level]) -> list[Plot]:
         ("memory", 2, "Memory", "resident, MB", "{:,.0f}"),
     ):
         series = []
-        for color, level in enumerate(there):
+        for color, level in enumerate(watched):
             samples = _thinned(level["process"]["samples"])
             x, y = [sample[0] for sample in samples], [sample[place] for sample in samples]
             series.append(Series(level["name"], x, y, color=color, marked=False))
@@ -153,23 +157,23 @@ def process_plots(levels: Sequence[Level]) -> list[Plot]:
 
 
 def _notes(levels: Sequence[Level]) -> list[str]:
-    """The load at each point of the curve, left out where it would lie on that of the point before."""
+    """Returns the load as a label for each point of the curve, empty where it would overlap the previous label."""
     places = np.array([[level["per_second"], level["latency_ms"]["p99"]] for level in levels])
     places = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-9)
-    told, last = [], None
+    labels, last = [], None
     for level, place in zip(levels, places, strict=True):
         is_free = last is None or bool(np.any(np.abs(place - last) > 0.08))
-        told.append(f"{level['amount']:,.4g}" if is_free else "")
+        labels.append(f"{level['amount']:,.4g}" if is_free else "")
         last = place if is_free else last
-    return told
+    return labels
 
 
 def _over(function: Any, values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return float(function(there)) if there else None
+    found = [value for value in values if value is not None]
+    return float(function(found)) if found else None
 
 
 def _thinned(samples: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
-    """At whole seconds, so that the levels share their places in the table; not more than a plot can show."""
+    """Rounds samples to whole seconds, so that levels share rows of the table, and thins them to MAX_POINTS."""
     step = -(-len(samples) // MAX_POINTS)
     return list({round(sample[0]): (round(sample[0]), *sample[1:]) for sample in samples[::step]}.values())

@@ -1,4 +1,4 @@
-"""Results as files."""
+"""Reads result files of `nann bench`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ from tfserving_ext.loadtest.run import FORMAT, FORMAT_VERSION
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result that `nann bench -o` wrote.
+    """Reads a result that `nann bench -o` wrote.
 
     Raises:
-      NannError: the file is missing, or something else.
+      NannError: the file is missing, is something else, or has another format version.
     """
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("levels"), list):
-        raise NannError(f"{path} is no result of `nann bench -o`")
+        raise NannError(f"{path} is not a result of `nann bench -o`")
     if found.get("format_version") != FORMAT_VERSION:
         raise NannError(
             f"{path} has format_version {found.get('format_version')!r}; this release reads {FORMAT_VERSION}"

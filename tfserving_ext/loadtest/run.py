@@ -1,4 +1,4 @@
-"""A whole run: levels one after another, and what goes on beside them."""
+"""Runs a scenario: its levels one after another, and the measurements and swaps that accompany them."""
 
 import asyncio
 import contextlib
@@ -28,14 +28,14 @@ from tfserving_ext.machine import machine, versions
 FORMAT = "nann bench"
 FORMAT_VERSION = 1
 
-# Told of each window: the level's description, the window, its phase.
+# Called with each finished window: the level's name, the window, its phase.
 OnWindow = Callable[[str, Window, str], None]
 
 
 def bench(scenario: Scenario, on_window: OnWindow = lambda *_: None, target: Target | None = None) -> dict[str, Any]:
     """Runs a scenario.
 
-    Ctrl-C ends it early with what was measured so far; a second one ends it at once.
+    Ctrl-C ends it early and keeps what was measured so far; a second Ctrl-C aborts it.
 
     Example:
       >>> from tfserving_ext.loadtest import ModelSpec, Scenario
@@ -45,16 +45,18 @@ def bench(scenario: Scenario, on_window: OnWindow = lambda *_: None, target: Tar
       {}
 
     Args:
-      scenario: what to do.
-      on_window: told of each second that is finished.
-      target: instead of the scenario's.
+      scenario: the target and the load.
+      on_window: called with each finished window of one second.
+      target: a target to use instead of the scenario's.
 
     Returns:
-      The result; docs/bench.md has the format. `stopped_by` is "interrupted" or "server lost" where it ended early,
-      and `failure` says what went wrong beside the load after something was measured, None if nothing did.
+      The result; docs/bench.md describes the format. `stopped_by` is "interrupted" or "server lost" if the run ended
+      early, else None. `failure` is the error of an accompanying task that ended the run after something was measured,
+      else None.
 
     Raises:
-      NannError: nobody answers, the model or signature is not there, inputs do not fit, or a file cannot be read.
+      NannError: the server does not answer, the model or signature does not exist, inputs do not fit, or a file cannot
+        be read.
     """
     return run_loop(lambda: _Run(scenario, on_window, target or make_target(scenario)).run())
 
@@ -103,8 +105,8 @@ class _Run:
         }
 
     async def _prepare(self) -> list[dict[str, Any]]:
-        """Makes the requests, and tries one of each model."""
-        scenario, told = self._scenario, []
+        """Makes the requests, and sends one to each model; returns the facts of the models for the result."""
+        scenario, models = self._scenario, []
         check_profile(scenario, self._target.shared_process)
         self._replay = [] if scenario.replay is None else await asyncio.to_thread(read_recorded, scenario.replay)
         for model in scenario.models:
@@ -113,11 +115,11 @@ class _Run:
             self._inputs.append(inputs)
             self._prepared.append([self._target.prepare(model, one) for one in inputs])
             try:
-                # The first may wait for a compilation, and that is no failure.
+                # The first request may wait for a compilation, so it gets more time.
                 await self._target.send(self._prepared[-1][0], max(scenario.timeout, 60.0))
             except TargetError as error:
                 raise NannError(f"model {model.name!r} refuses its first request: {error}") from error
-            told.append(
+            models.append(
                 {
                     "name": model.name,
                     "signature": model.signature,
@@ -129,17 +131,19 @@ class _Run:
                 }
             )
         await self._prepare_replay()
-        return told
+        return models
 
     async def _prepare_replay(self) -> None:
-        """A replay's requests in place of the made ones."""
+        """Prepares the requests of a replay."""
         models = {model.name: place for place, model in enumerate(self._scenario.models)}
         signatures: dict[str, Any] = {}
         prepared = []
         for recorded in self._replay:
             name = recorded.model or self._scenario.models[0].name
             if name not in models:
-                raise NannError(f"{self._scenario.replay} asks for model {name!r}; the models are {', '.join(models)}")
+                raise NannError(
+                    f"{self._scenario.replay} has a request for model {name!r}; the models are {', '.join(models)}"
+                )
             model = self._scenario.models[models[name]]
             if name not in signatures:
                 signatures[name] = (await self._target.signatures(model))[model.signature]
@@ -151,7 +155,10 @@ class _Run:
         self._recorded: list[Pick] = prepared
 
     async def _measure(self) -> tuple[dict[str, Any] | None, str | None]:
-        """Runs all levels; returns the search for a limit, and what ended it all once something was measured."""
+        """Runs all levels; returns the result of the search, if any, and the error that ended the run, if any.
+
+        An error before anything was measured is raised instead.
+        """
         search = None
         try:
             if self._scenario.max_rate_with:
@@ -165,15 +172,15 @@ class _Run:
         return search, None
 
     async def _levels(self) -> None:
-        asked = [("replay", self._scenario.speed)] if self._replay else self._scenario.levels()
-        for number, (mode, amount) in enumerate(asked):
-            with profiling(self._scenario, number == len(asked) - 1, self._target.shared_process):
+        levels = [("replay", self._scenario.speed)] if self._replay else self._scenario.levels()
+        for number, (mode, amount) in enumerate(levels):
+            with profiling(self._scenario, number == len(levels) - 1, self._target.shared_process):
                 level = await self._level(mode, amount)
             if level["stopped_by"] is not None:
                 break
 
     async def _level(self, mode: str, amount: float) -> dict[str, Any]:
-        """Runs one level with what goes on beside it; it is kept even where that fails."""
+        """Runs one level with its accompanying tasks; its figures are kept even if one of these fails."""
         scenario = self._scenario
         loop = asyncio.get_running_loop()
         name = {"closed": f"{amount:g} clients", "open": f"{amount:g}/s", "replay": f"replay x{amount:g}"}[mode]
@@ -201,7 +208,7 @@ class _Run:
         if swapper is not None:
             add_swaps(level, swapper.swaps, measured.windows)
         if before is not None and measured.stopped_by != LOST:
-            with contextlib.suppress(NannError):  # It is gone since; what was measured is worth more.
+            with contextlib.suppress(NannError):  # If the server is gone by now, the level's other figures remain.
                 level["prometheus"] = difference(before, await scrape(scenario.prometheus or ""))
         if watch is not None:
             level["process"] = watch.figures()
@@ -214,12 +221,12 @@ class _Run:
         return picks(self._prepared, [model.weight for model in self._scenario.models], self._scenario.seed)
 
     async def _trace(self, models: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Traces of the first model that has them, once the load is over."""
+        """Traces the first model that supports it, once the load is over; None if there is none."""
         scenario = self._scenario
         if not scenario.trace or self._interrupt.is_set() or any(level["stopped_by"] for level in self._done):
             return None
-        for model, inputs, told in zip(scenario.models, self._inputs, models, strict=True):
-            if told["traceable"]:
+        for model, inputs, facts in zip(scenario.models, self._inputs, models, strict=True):
+            if facts["traceable"]:
                 return await tracing.trace(self._target, model, inputs, scenario.trace, scenario.timeout)
         return None
 
@@ -229,7 +236,7 @@ def _dtype(value: Any) -> str:
 
 
 def _hash(path: Any) -> str:
-    """Of the graph and the variables' table; what they point to has checksums of its own."""
+    """Returns the SHA-256 of a SavedModel's saved_model.pb, "" if there is none."""
     file = path / "saved_model.pb"
     return sha256(file) if file.is_file() else ""
 
@@ -245,7 +252,7 @@ async def _opened(target: Target) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[Exception]]:
-    """Runs these while the block does; the list has what failed in them, once it has ended."""
+    """Runs coroutines during the block and cancels them at its end; then the yielded list has their errors."""
     failures: list[Exception] = []
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
@@ -259,7 +266,7 @@ async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[Except
 
 @contextlib.contextmanager
 def _ctrl_c(interrupt: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM sets the event, the next has its usual effect."""
+    """Makes the first Ctrl-C or SIGTERM set the event; the next one has its usual effect."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
 
@@ -275,7 +282,7 @@ def _ctrl_c(interrupt: asyncio.Event) -> Iterator[None]:
         for number in numbers:
             loop.add_signal_handler(number, stop)
     except (ValueError, RuntimeError, NotImplementedError):
-        # Not the main thread, as in a notebook.
+        # This is not the main thread, or, as in a notebook, the loop takes no signal handlers.
         yield
         return
     try:

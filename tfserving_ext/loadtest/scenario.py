@@ -1,4 +1,4 @@
-"""What a run of `nann bench` does: the configuration file's fields, which are the flags' too."""
+"""The configuration of a run of `nann bench`, whose fields are also available as flags."""
 
 import difflib
 import re
@@ -20,7 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose 1:16 is text: YAML 1.1 has whole numbers to the base of sixty."""
+    """A YAML loader that reads 1:16 as text; in YAML 1.1 it would be a number to the base of sixty."""
 
 
 _NUMBERS = {
@@ -43,10 +43,10 @@ class InputSpec(_Part):
     """How one input is made up.
 
     Attributes:
-      shape: extents; where the signature leaves them open and this is not given, 1 for the first and 20 for others.
-      low: least value of numbers.
-      high: largest value of numbers, itself included where they are whole.
-      value: this very value (a number, a string or nested lists) instead.
+      shape: the shape; by default the signature's, with 1 for an open first dimension and 20 for other open ones.
+      low: the smallest number.
+      high: the largest number, inclusive for integers.
+      value: a fixed value (a number, a string or nested lists) instead of random ones.
     """
 
     shape: list[Annotated[int, Field(ge=0, le=1 << 24)]] | None = None
@@ -59,16 +59,16 @@ class ModelSpec(_Part):
     """One model of the run.
 
     Attributes:
-      name: as the server knows it.
-      signature: which of its signatures is asked.
-      version: asked for; the server's choice by default.
-      weight: its share of the requests, relative to the others'.
-      path: the SavedModel, for targets in process and for the hash in the result.
-      input_data: JSON or npz file of requests.
-      data: folder that `nann convert` wrote; requests are histories of its test users.
-      history_length: behaviours of each such request.
-      inputs: how inputs that these leave out are made up.
-      requests: how many different ones are made.
+      name: the model's name on the server.
+      signature: the signature to call.
+      version: the version to call; the server's choice by default.
+      weight: the model's share of the requests, relative to the other models.
+      path: the SavedModel, for targets in process, for values of made-up inputs and for the hash in the result.
+      input_data: a JSON or npz file of requests.
+      data: the output folder of `nann convert`; requests are histories of its test users.
+      history_length: the number of behaviours in each such history.
+      inputs: how to make up inputs that these sources leave out.
+      requests: how many different requests to make.
     """
 
     name: str = "nann"
@@ -85,19 +85,19 @@ class ModelSpec(_Part):
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> "ModelSpec":
         if self.input_data is not None and self.data is not None:
-            raise ValueError("input_data and data are both given; one of them can be")
+            raise ValueError("input_data and data are both given; give only one of them")
         return self
 
 
 class SwapSpec(_Part):
-    """A new version put in place every so often.
+    """Swaps to a new version at regular intervals.
 
     Attributes:
-      model: whose version changes; the first one by default.
-      every: seconds between two swaps.
+      model: the model whose version changes; the first one by default.
+      every: the seconds between two swaps.
       base_path: the folder of versions that the server watches.
-      exports: SavedModels that take turns; by default the newest version in `base_path`.
-      keep: versions of ours that stay on disk.
+      exports: the SavedModels that are used in turn; by default the newest version in `base_path`.
+      keep: how many of the new versions stay on disk.
     """
 
     model: str | None = None
@@ -108,37 +108,38 @@ class SwapSpec(_Part):
 
 
 class Scenario(_Part):
-    """One run.
+    """One run of `nann bench`.
 
     Attributes:
-      target: `grpc://host:port`, `http://host:port`, both with an `s` for TLS; `session` or `function` (in this
-        process, from the models' paths).
-      ca: PEM file of the authorities by which a TLS server is known; this machine's by default.
-      cert: PEM file of the certificate that is shown to a TLS server, with `key`.
-      key: PEM file of the key to it.
-      models: who is asked.
-      concurrency: closed loop: so many clients that each wait for their answer; one level, or a range `1:64` (doubling)
-        or `10:50:10`.
-      rate: open loop: requests a second, whatever the answers do; a level or a range.
-      arrivals: how an open loop's requests follow each other.
-      replay: JSON-lines file of requests with their times, sent at those times.
-      speed: of the replay, relative to the recorded times.
-      max_rate_with: conditions such as "p99_ms <= 20"; searches for the highest rate that keeps them.
-      warm_up: at most so many seconds before measuring, until latency is steady; 0 for none.
-      seconds: measure for so long; by default until the interval is within `bound`.
-      bound: half-width of the 95 % interval of throughput and of `percentile`, in per cent, at which a level ends.
-      percentile: whose interval is looked at.
-      max_seconds: a level ends at the latest.
+      target: `grpc://host:port` or `http://host:port`, both with an `s` for TLS; or `session` or `function`, which run
+        the models in this process from their paths.
+      ca: a PEM file with the authorities to trust for a TLS server; this machine's by default.
+      cert: a PEM file with the client's certificate for a TLS server; requires `key`.
+      key: a PEM file with the key of `cert`.
+      models: the models to call.
+      concurrency: closed loop: the number of clients, each of which waits for its answer; one level, or a range `1:64`
+        (doubling) or `10:50:10`.
+      rate: open loop: requests per second, sent whether earlier ones are answered or not; a level or a range.
+      arrivals: the distribution of an open loop's send times.
+      replay: a JSON-lines file of recorded requests, which are sent at the recorded times.
+      speed: how much faster than recorded a replay is sent.
+      max_rate_with: conditions such as "p99_ms <= 20"; the run searches for the highest rate that meets them.
+      warm_up: the longest warm-up in seconds, which ends earlier once latency is steady; 0 for none.
+      seconds: how long to measure each level; by default until the intervals are within `bound`.
+      bound: a level ends once the half-widths of the 95 % intervals of throughput and of `percentile` are at most this,
+        in per cent.
+      percentile: the latency percentile whose interval must be within `bound`.
+      max_seconds: the longest measurement of a level, in seconds.
       timeout: seconds after which a request counts as failed.
-      max_in_flight: requests of an open loop that are on their way at once, at most.
-      seed: of what is drawn.
-      swap: versions put in place meanwhile.
-      prometheus: URL of the server's metrics, read before and after each level.
-      pid: process whose processor time and memory are watched.
-      profile: folder for a TensorBoard trace of the last level.
-      profile_server: gRPC address of the server's profiler; in process otherwise.
-      trace: requests of `retrieve_trace`, where a model has it, that split the time at the end; 0 for none.
-      fail_if: conditions such as "p99_ms > 20"; exit status 1 where one holds.
+      max_in_flight: how many requests of an open loop may be in flight at once.
+      seed: the seed of made-up inputs, arrivals and the choice of models.
+      swap: swaps to new versions during the load.
+      prometheus: the URL of the server's metrics, which are read before and after each level.
+      pid: a process whose processor time and memory are recorded.
+      profile: a folder for a TensorBoard trace of the last level.
+      profile_server: the gRPC address of the server's profiler; not needed for a target in process.
+      trace: how many requests of `retrieve_trace`, if a model has it, measure the time by stage at the end; 0 for none.
+      fail_if: conditions such as "p99_ms > 20"; if one holds, the exit status is 1.
     """
 
     target: str = "grpc://127.0.0.1:8500"
@@ -179,7 +180,7 @@ class Scenario(_Part):
         if value is not None:
             levels = parse_range(value, MAX_CONCURRENCY)
             if any(level != int(level) for level in levels):
-                raise ValueError(f"{value!r} has parts of clients")
+                raise ValueError(f"{value!r} has a level that is not a whole number of clients")
         return value
 
     @pydantic.field_validator("rate")
@@ -205,7 +206,8 @@ class Scenario(_Part):
         if value in ("session", "function") or re.fullmatch(r"(grpc|http)s?://\S+", value):
             return value
         raise ValueError(
-            f"{value!r} is none of grpc://HOST:PORT, http://HOST:PORT, grpcs:// and https:// for TLS, session, function"
+            f"{value!r} is not grpc://HOST:PORT, http://HOST:PORT, the same with grpcs:// or https:// for TLS, session "
+            "or function"
         )
 
     @pydantic.model_validator(mode="after")
@@ -214,49 +216,49 @@ class Scenario(_Part):
             name for name in ("concurrency", "rate", "replay", "max_rate_with") if getattr(self, name) not in (None, [])
         ]
         if len(given) > 1 and set(given) != {"rate", "max_rate_with"}:
-            raise ValueError(f"{' and '.join(given)} are given; a run has one kind of load")
+            raise ValueError(f"{' and '.join(given)} are given; a run can have only one kind of load")
         if "arrivals" in self.model_fields_set and not {"rate", "max_rate_with"} & set(given):
-            raise ValueError("arrivals are of an open loop; give a rate, or max_rate_with")
+            raise ValueError("arrivals applies only to an open loop; give rate or max_rate_with")
         by_tls = self.target.startswith(("grpcs://", "https://"))
         of_tls = [name for name in ("ca", "cert", "key") if getattr(self, name) is not None]
         if of_tls and not by_tls:
-            raise ValueError(f"{of_tls[0]} is of TLS, the target is {self.target}; write grpcs:// or https://")
+            raise ValueError(f"{of_tls[0]} requires TLS, but the target is {self.target}; use grpcs:// or https://")
         names = [model.name for model in self.models]
         if self.swap is not None and self.swap.model is not None and self.swap.model not in names:
             raise ValueError(f"swap.model is {self.swap.model!r}, the models are {', '.join(names)}")
         if self.target in ("session", "function"):
             if self.swap is not None:
-                raise ValueError(f"swap needs a server; the target is {self.target}")
+                raise ValueError(f"swap needs a server, but the target is {self.target}")
             missing = [model.name for model in self.models if model.path is None]
             if missing:
                 raise ValueError(f"the target {self.target} needs the path of model {missing[0]}")
         return self
 
     def levels(self) -> list[tuple[str, float]]:
-        """The levels of load, as ("closed", clients) or ("open", requests a second); a replay has none."""
+        """Returns the levels of load as ("closed", clients) or ("open", requests per second); not for a replay."""
         if self.rate is not None:
             return [("open", level) for level in parse_range(self.rate, MAX_RATE)]
         return [("closed", level) for level in parse_range(self.concurrency or "1", MAX_CONCURRENCY)]
 
 
 def make_scenario(fields: dict[str, Any], where: str = "", lines: dict[tuple, int] | None = None) -> Scenario:
-    """A scenario of these fields.
+    """Builds a scenario.
 
     Args:
-      fields: as in the configuration file.
-      where: the file's name, for errors.
-      lines: the line of each field, for errors.
+      fields: the fields, as in the configuration file.
+      where: the file's name, for error messages.
+      lines: the line of each field in the file, for error messages.
 
     Raises:
-      NannError: a field is unknown or its value is not allowed; one line, of the first error.
+      NannError: a field is unknown or its value is not allowed; the message is one line, about the first error.
     """
     try:
         return Scenario(**fields)
     except pydantic.ValidationError as error:
-        raise NannError(_told(error.errors()[0], where, lines or {})) from error
+        raise NannError(_describe(error.errors()[0], where, lines or {})) from error
 
 
-def _told(error: Any, where: str, lines: dict[tuple, int]) -> str:
+def _describe(error: Any, where: str, lines: dict[tuple, int]) -> str:
     place = tuple(error["loc"])
     line = next((lines[place[:size]] for size in range(len(place), 0, -1) if place[:size] in lines), None)
     name = ".".join(map(str, place))
@@ -264,7 +266,7 @@ def _told(error: Any, where: str, lines: dict[tuple, int]) -> str:
     if error["type"] == "extra_forbidden":
         known = [field for part in (Scenario, ModelSpec, InputSpec, SwapSpec) for field in part.model_fields]
         near = difflib.get_close_matches(str(place[-1]), known, 1)
-        message = "is no field" + (f"; did you mean {near[0]}?" if near else "; `nann bench --init` writes them all")
+        message = "is not a field" + (f"; did you mean {near[0]}?" if near else "; `nann bench --init` lists them all")
     elif error["type"] == "missing":
         message = "is missing"
     elif error["type"] != "value_error":
@@ -274,19 +276,22 @@ def _told(error: Any, where: str, lines: dict[tuple, int]) -> str:
 
 
 def read_scenario(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
-    """The fields of a YAML configuration, and the line of each.
+    """Reads a YAML configuration.
+
+    Returns:
+      The fields, and the line of each field by its path in the document.
 
     Raises:
-      NannError: the file cannot be read, or is no YAML mapping.
+      NannError: the file cannot be read, or is not a YAML mapping.
     """
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
         if len(raw) > MAX_CONFIG_BYTES:
-            raise NannError(f"{path} has over {MAX_CONFIG_BYTES} bytes; a configuration is short")
+            raise NannError(f"{path} has more than {MAX_CONFIG_BYTES} bytes, which is too long for a configuration")
         text = raw.decode()
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-            raise NannError(f"{path} has an alias (*name); write the value out")
+            raise NannError(f"{path} has an alias (*name), which is not supported; write the value out")
         node = yaml.compose(text, _Loader)
         fields = yaml.load(text, _Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -294,7 +299,7 @@ def read_scenario(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise NannError(f"{path}{line}: no YAML: {getattr(error, 'problem', None) or error}") from error
+        raise NannError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(fields, dict):
         raise NannError(
             f"{path} {'is empty' if fields is None else 'holds ' + type(fields).__name__}, it must be a mapping of "
@@ -304,7 +309,7 @@ def read_scenario(path: Path) -> tuple[dict[str, Any], dict[tuple, int]]:
 
 
 def _lines(node: Any, place: tuple) -> Iterator[tuple[tuple, int]]:
-    """The line of every field, by its place."""
+    """Yields every field's path in the document and its line."""
     yield place, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

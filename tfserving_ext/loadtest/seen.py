@@ -1,4 +1,4 @@
-"""Values that a model is known to take: those of its warm-up records, which its export made from its own index."""
+"""Input values that a model is known to accept: those in its warm-up records, which its export made from the index."""
 
 import contextlib
 from collections.abc import Mapping
@@ -9,13 +9,16 @@ import numpy as np
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
 
-MAX_VALUES = 1 << 16  # Of one input; more would say no more.
+MAX_VALUES = 1 << 16  # Of one input; more values would make no difference.
 
 
 def seen_values(model: ModelSpec) -> dict[str, np.ndarray]:
-    """Distinct values by input, each [n], of the warm-up records that lie in the model's `path`; else nothing.
+    """Collects the distinct values of each input from the warm-up records in the model's `path`.
 
-    Those of the model's signature come first; of inputs that its records leave out, those of the other signatures.
+    Records of the model's signature take precedence; for inputs that they lack, those of other signatures are used.
+
+    Returns:
+      The values, [n], by input name; empty if there is no `path` or no record.
     """
     if model.path is None:
         return {}
@@ -24,7 +27,7 @@ def seen_values(model: ModelSpec) -> dict[str, np.ndarray]:
 
     own: dict[str, list[np.ndarray]] = {}
     others: dict[str, list[np.ndarray]] = {}
-    with contextlib.suppress(NannError, ValueError):  # A load test is not the place to judge a model's records.
+    with contextlib.suppress(NannError, ValueError):  # A load test need not report damaged records.
         for request in predict_requests(model.path):
             known = own if request.model_spec.signature_name == model.signature else others
             for name, value in request.inputs.items():
@@ -33,19 +36,19 @@ def seen_values(model: ModelSpec) -> dict[str, np.ndarray]:
 
 
 def drawn(values: np.ndarray, shape: Any, random: np.random.Generator) -> np.ndarray:
-    """An array of a shape, drawn from what was seen: whole numbers and words as they were, others between the ends."""
+    """Draws an array from known values: integers and strings from the values, floats from between their extremes."""
     if np.issubdtype(values.dtype, np.floating):
         return random.uniform(float(values.min()), float(values.max()), shape)
     return values[random.integers(0, len(values), shape)]
 
 
 def usable(values: Mapping[str, np.ndarray], name: str, dtype: np.dtype) -> np.ndarray | None:
-    """What was seen of an input, where something can be drawn from it."""
+    """Returns the known values of an input if an array of type `dtype` can be drawn from them, else None."""
     found = values.get(name)
     if found is None or found.dtype.kind != dtype.kind:
         return None
     if dtype.kind == "f" and not (np.all(np.isfinite(found)) and found.min() < found.max()):
-        return None  # Records of zeros say nothing of a range.
+        return None  # Equal values, such as only zeros, give no range.
     return found
 
 

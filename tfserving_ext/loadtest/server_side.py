@@ -1,4 +1,4 @@
-"""What the server says and uses meanwhile: its Prometheus metrics, its processor time and memory."""
+"""Measurements of the server during the load: its Prometheus metrics, its processor time and memory."""
 
 import asyncio
 import time
@@ -17,10 +17,13 @@ SAMPLE_SECONDS = 1.0
 
 
 async def scrape(url: str) -> dict[str, float]:
-    """The values of a Prometheus page, by name with labels.
+    """Reads a Prometheus page.
+
+    Returns:
+      The values by metric name with labels.
 
     Raises:
-      NannError: it cannot be read.
+      NannError: the page cannot be read.
     """
     return await asyncio.to_thread(_scrape, url)
 
@@ -49,19 +52,19 @@ def _labels(labels: dict[str, str]) -> str:
 
 
 def difference(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """What grew or fell, and by how much; what is new counts from zero."""
+    """Returns the changes of all metrics that changed; new metrics count from zero."""
     changes = {name: value - before.get(name, 0.0) for name, value in after.items()}
     return {name: round(change, 6) for name, change in changes.items() if change}
 
 
 class ProcessWatch:
-    """Samples a process' processor time and memory, its children's included, every second."""
+    """Samples the processor time and memory of a process and its children every second."""
 
     def __init__(self, pid: int) -> None:
         """Finds the process.
 
         Raises:
-          NannError: there is none that we may look at.
+          NannError: there is no such process, or it may not be inspected.
         """
         try:
             self._process = psutil.Process(pid)
@@ -73,12 +76,12 @@ class ProcessWatch:
         self._last: tuple[float, float] | None = None
 
     async def watch(self) -> None:
-        """Samples until cancelled, or the process has ended."""
+        """Samples until it is cancelled or the process has ended."""
         while self._sample():
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def figures(self) -> dict[str, Any]:
-        """Mean and largest use: cores, and megabytes of resident memory; samples are [second, cores, MB]."""
+        """Returns the mean and largest use of cores and resident memory in MB; samples are [second, cores, MB]."""
         cores = [cores for _, cores, _ in self.samples if cores >= 0]
         return {
             "pid": self._process.pid,

@@ -1,4 +1,4 @@
-"""New versions put in place under load, and the latency around them."""
+"""Swaps a model to new versions under load."""
 
 import asyncio
 import shutil
@@ -10,23 +10,24 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import Scenario
 from tfserving_ext.loadtest.targets.target import Target, TargetError
 
-LOOK_SECONDS = 0.05
-LEAST_WAIT_SECONDS = 60.0  # For a version to serve.
+POLL_SECONDS = 0.05
+LEAST_WAIT_SECONDS = 60.0  # How long to wait at least for a version to serve.
 
 
 class Swapper:
-    """Puts a version in place every so often; removes those again at the end.
+    """Adds a new version at regular intervals, and removes all of them at the end.
 
     Attributes:
-      swaps: `version`, and in seconds from `begin`: `put`, when its folder was there, and `served`, when the server
-        said that it serves; None where it never did.
+      model: the name of the model.
+      swaps: for each swap the `model` and `version`, and in seconds from `begin`: `put`, when its folder appeared, and
+        `served`, when the server reported that it serves, None if it never did.
     """
 
     def __init__(self, scenario: Scenario, target: Target) -> None:
-        """Checks that there is something to swap.
+        """Checks the folder of versions and the exports.
 
         Raises:
-          NannError: the folder has no version, or an export is no SavedModel.
+          NannError: the folder has no version, or an export is not a SavedModel.
         """
         spec = scenario.swap
         if spec is None:
@@ -40,11 +41,11 @@ class Swapper:
         self._exports = spec.exports or [spec.base_path / str(self._there[-1])]
         for export in self._exports:
             if not (export / "saved_model.pb").is_file():
-                raise NannError(f"swap: {export} is no SavedModel; it has no saved_model.pb")
+                raise NannError(f"swap: {export} is not a SavedModel; it has no saved_model.pb")
         self._ours: list[int] = []
 
     async def run(self, begin: float) -> None:
-        """Swaps until cancelled; `begin` is the loop's time that seconds count from."""
+        """Swaps until it is cancelled; `begin` is the event loop's time from which seconds count."""
         loop = asyncio.get_running_loop()
         try:
             for number in range(1_000_000):
@@ -65,7 +66,7 @@ class Swapper:
                 while len(self._ours) > self._spec.keep:
                     await asyncio.to_thread(_remove, self._spec.base_path, self._ours.pop(0))
         finally:
-            for version in self._ours:  # The server goes back to what it had.
+            for version in self._ours:  # The server returns to the version that it had before.
                 _remove(self._spec.base_path, version)
 
     async def _serves(self, version: int) -> bool:
@@ -77,8 +78,8 @@ class Swapper:
                 if serves is not None:
                     return serves
             except TargetError:
-                pass  # The load notices a server that is gone, and ends the run.
-            await asyncio.sleep(LOOK_SECONDS)
+                pass  # If the server is gone, the load notices and ends the run.
+            await asyncio.sleep(POLL_SECONDS)
         return False
 
 
@@ -91,8 +92,8 @@ def _versions(base_path: Path) -> list[int]:
 
 
 def _put(export: Path, base_path: Path, version: int) -> None:
-    """Puts a version in place in one step; files are shared with the export where they can be."""
-    made = base_path / f".{version}.new"  # Servers look at names that are numbers only.
+    """Adds a version in one step; its files are hard links to the export's if possible."""
+    made = base_path / f".{version}.new"  # Servers ignore names that are not numbers.
     try:
         shutil.rmtree(made, ignore_errors=True)
         shutil.copytree(export, made, copy_function=lambda source, goal: link_or_copy(Path(source), Path(goal)))

@@ -6,11 +6,11 @@ from tfserving_ext.artifacts import atomic_file
 from tfserving_ext.errors import NannError
 
 TEMPLATE = """\
-# A run of `nann bench --config THIS_FILE`. Everything has a default; docs/bench.md describes each field.
+# Run it with `nann bench --config THIS_FILE`. Every field has a default; docs/bench.md describes them.
 
-# grpc://HOST:PORT or http://HOST:PORT of TensorFlow Serving or `nann serve`; or, in this process, session or function.
+# grpc://HOST:PORT or http://HOST:PORT of TensorFlow Serving or `nann serve`; or session or function, in this process.
 target: grpc://127.0.0.1:8500
-# grpcs:// and https:// are TLS: by whom the server is known, and what shows who the client is.
+# For grpcs:// and https://, which use TLS: the authorities to trust, and the client's certificate and key.
 # ca: ca.pem
 # cert: client.pem
 # key: client.key
@@ -18,58 +18,59 @@ target: grpc://127.0.0.1:8500
 models:
   - name: nann
     signature: retrieve
-    # With several models: the share of requests of each.
+    # With several models: the share of requests for each.
     weight: 1
     # The SavedModel: for targets in process, for its hash in the result, and for the values of made-up requests, which
     # are drawn from its warm-up records.
     path: models/nann/1
-    # Where requests come from: a JSON or npz file, a converted data set, or made up from the signature.
+    # The source of requests: a JSON or npz file, or converted data; by default they are made up from the signature.
     # input_data: requests.json
     # data: data
     # history_length: 20
-    # What is made up otherwise, where its vocabularies are not those of the records.
+    # Ranges for made-up inputs that should not be drawn from the records.
     # inputs:
     #   item_history: {shape: [1, 20], low: 1, high: 28165}
-    # How many different requests are sent by turns.
+    # How many different requests are made; they are sent in turn.
     requests: 64
 
-# One kind of load. Closed loop: so many clients wait for their answers (8, 1:64 doubling, 10:50:10).
+# Choose one kind of load. Closed loop: the number of clients, each of which waits for its answer (8, 1:64 doubling,
+# 10:50:10).
 concurrency: 1:16
-# Open loop: requests a second, whatever the answers do.
+# Open loop: requests per second, sent whether earlier ones are answered or not.
 # rate: 100:500:100
 # arrivals: poisson
-# Recorded requests, JSON lines of {"time": seconds, "inputs": {...}}.
+# Replay: recorded requests, JSON lines of {"time": seconds, "inputs": {...}}.
 # replay: requests.jsonl
-# The highest rate that keeps conditions; searched between the ends of `rate`.
+# Search for the highest rate that meets conditions, between the ends of `rate`.
 # max_rate_with: ["p99_ms <= 20", "error_rate <= 0.1%"]
 
-# Warm-up until steady, at most so many seconds.
+# The longest warm-up in seconds; it ends earlier once the load is steady.
 warm_up: 10
-# A level ends when the 95 % intervals of throughput and of this percentile are within the bound, in per cent,
+# A level ends once the 95 % intervals of throughput and of this percentile are within this bound, in per cent,
 bound: 5
 percentile: 99
-# at the latest after so many seconds. Or measure for a fixed time.
+# and at the latest after this many seconds. With `seconds`, it is measured for a fixed time instead.
 max_seconds: 60
 # seconds: 30
 timeout: 10
 
-# A new version every so many seconds, in the folder of versions that the server watches.
+# Add a new version every 10 seconds to the folder of versions that the server watches.
 # swap: {every: 10, base_path: models/nann}
 
-# What the server says and uses.
+# The server's metrics, and a process whose processor time and memory are recorded.
 # prometheus: http://127.0.0.1:8501/monitoring/prometheus/metrics
 # pid: 1234
 
-# Exit status 1 where one holds.
+# Conditions that make the exit status 1.
 # fail_if: ["p99_ms > 20", "error_rate > 1%"]
 """
 
 
 def write_template(path: Path) -> None:
-    """Writes a commented configuration.
+    """Writes a commented configuration file.
 
     Raises:
-      NannError: there is a file already, or it cannot be written.
+      NannError: the file exists already, or cannot be written.
     """
     if path.exists():
         raise NannError(f"{path} exists; name another file, or remove it first")

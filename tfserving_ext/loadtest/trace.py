@@ -1,4 +1,4 @@
-"""Where a request's time goes, for servers whose model has the signature `retrieve_trace` (docs/searches.md)."""
+"""Measures a request's time by stage, for models with the signature `retrieve_trace` (docs/searches.md)."""
 
 import time
 from typing import Any
@@ -11,19 +11,26 @@ from tfserving_ext.loadtest.targets.target import Target, TargetError
 
 SIGNATURE = "retrieve_trace"
 STAGES = {"user": "user tower", "walk": "walk", "gather": "gather", "scorer": "scorer", "merge": "merge"}
-# What the op does not account for.
+# The names of the time that is not spent in the op.
 REST, REST_IN_PROCESS = "server and network", "TensorFlow around the op"
 
 
 async def trace(
     target: Target, model: ModelSpec, inputs: list[Inputs], count: int, timeout: float
 ) -> dict[str, Any] | None:
-    """Asks for traces, one request after another, so that none waits for another.
+    """Sends traced requests, one after another so that none waits for another.
+
+    Args:
+      target: where to send; must be open.
+      model: the model, which must have the signature `retrieve_trace`.
+      inputs: the requests, which are sent in turn.
+      count: how many requests to send.
+      timeout: seconds after which a request fails.
 
     Returns:
-      `requests`; `total_ms`, the mean time of one as the client sees it; `stages_ms`, means by stage, which add up to
-      it: what the op does not account for is the server's and the network's, or in process TensorFlow's own. None where
-      requests fail.
+      The `model`; the number of `requests`; `total_ms`, the mean time of a request as the client sees it; and
+      `stages_ms`, the mean times by stage, which add up to the total: the time outside the op is a stage of its own.
+      None if a request fails.
     """
     asked = model.model_copy(update={"signature": SIGNATURE})
     totals, stages = [], []

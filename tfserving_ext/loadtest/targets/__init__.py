@@ -1,4 +1,4 @@
-"""Whom `nann bench` asks: a gRPC server, a REST server, or a SavedModel in this process, all by one contract."""
+"""The targets of `nann bench`: a gRPC server, a REST server, or a SavedModel in this process, behind one interface."""
 
 from tfserving_ext.loadtest.scenario import Scenario
 from tfserving_ext.loadtest.targets.target import Target, TargetError
@@ -7,7 +7,7 @@ __all__ = ["Target", "TargetError", "make_target"]
 
 
 def make_target(scenario: Scenario) -> Target:
-    """The scenario's target, not opened yet."""
+    """Creates the scenario's target, without opening it."""
     address = scenario.target
     if address in ("session", "function"):
         from tfserving_ext.loadtest.targets.in_process import InProcessTarget

@@ -17,30 +17,29 @@ from tfserving_ext.serving.tensors import make_tensor, parse_tensor
 from tfserving_ext.serving.tls import ClientTls
 
 _PREDICTION, _MODEL = "/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/"
-# One connection is one thread of many a server; so many clients as these have one each.
-CONNECTIONS = 8
+CONNECTIONS = 8  # Several, because many servers handle each connection on one thread.
 ADMIN_SECONDS = 10.0
 
 
 class GrpcTarget:
-    """See `Target`. Requests are sent as bytes and answers left as bytes: what is measured is not Python's protobuf."""
+    """A gRPC server; see `Target`. Messages are sent and received as bytes, so that protobuf's time is not measured."""
 
     kind = "grpc"
     shared_process = False
 
     def __init__(self, address: str, tls: ClientTls | None = None) -> None:
-        """Takes HOST:PORT, and how the server is known where it speaks TLS."""
+        """Creates a target for HOST:PORT, with certificates if the server uses TLS."""
         self.address, self._tls = address, tls
         self._channels: list[grpc.aio.Channel] = []
 
     async def open(self) -> None:
-        """Makes the connections; `signatures` is the first to notice that nobody answers."""
+        """Creates the connections; only `signatures` notices if no server answers."""
         credentials = None if self._tls is None else self._tls.credentials()
         options = [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            # A server that comes back is found again soon.
+            # Reconnect soon after a server restarts.
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
         try:
@@ -51,7 +50,7 @@ class GrpcTarget:
                 for _ in range(CONNECTIONS)
             ]
         except (ValueError, RuntimeError) as error:
-            raise NannError(f"{self.address!r} is no address such as 127.0.0.1:8500") from error
+            raise NannError(f"{self.address!r} is not an address such as 127.0.0.1:8500") from error
         calls = [channel.unary_unary(_PREDICTION + "Predict") for channel in self._channels]
         self._calls = itertools.cycle(calls)
 
@@ -75,7 +74,7 @@ class GrpcTarget:
         return dict(found.signature_def)
 
     def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> bytes:
-        """A serialized PredictRequest."""
+        """Serializes a PredictRequest."""
         request = predict_pb2.PredictRequest()
         _set_model(request.model_spec, model)
         request.model_spec.signature_name = model.signature

@@ -1,4 +1,4 @@
-"""SavedModels in this process: as TensorFlow Serving runs them, over a session, or as functions."""
+"""SavedModels in this process, run in a session as TensorFlow Serving does, or as functions."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class Call(NamedTuple):
-    """A request.
+    """A prepared request.
 
     Attributes:
-      run: the signature.
-      inputs: its arguments.
+      run: calls the signature.
+      inputs: the signature's inputs by name.
     """
 
     run: Run
@@ -29,12 +29,12 @@ class Call(NamedTuple):
 
 
 class InProcessTarget:
-    """See `Target`. Calls run on as many threads as the scenario has clients; those of an open loop on 64."""
+    """Models in this process; see `Target`. Calls run on as many threads as there are clients, 64 for an open loop."""
 
     shared_process = True
 
     def __init__(self, scenario: Scenario) -> None:
-        """Takes the scenario, whose models have paths."""
+        """Creates the target; all models of the scenario must have paths."""
         self.kind = self.address = scenario.target
         self._paths = {model.name: model.path for model in scenario.models}
         self._models: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class InProcessTarget:
             self._models[name] = await asyncio.to_thread(_load, self.kind, Path(path or ""))
 
     async def close(self) -> None:
-        """Waits for calls that run and unloads."""
+        """Waits for running calls and unloads the models."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         if self.kind == "session":
             for model in self._models.values():
@@ -62,7 +62,7 @@ class InProcessTarget:
         return found
 
     def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> Call:
-        """The signature with its arguments."""
+        """Returns the signature with its inputs."""
         loaded = self._models[model.name]
         if self.kind == "session":
             return Call(loaded.signature(model.signature).run, inputs)
@@ -86,7 +86,7 @@ class InProcessTarget:
         return await self._run(self.prepare(model, inputs), timeout)
 
     async def versions(self, model: str) -> dict[int, bool]:
-        """None: the model was loaded from its path."""
+        """Returns nothing: models in this process have no versions."""
         del model
         return {}
 
@@ -99,7 +99,7 @@ class InProcessTarget:
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._threads, request.run, request.inputs), timeout)
         except asyncio.TimeoutError:
-            # The call itself goes on: nothing can stop it.
+            # The call itself continues; it cannot be stopped.
             raise TargetError(TIMED_OUT, f"no answer in {timeout:g} s") from None
         except ServingError as error:
             raise TargetError(error.code.name, error.message) from None
@@ -108,7 +108,7 @@ class InProcessTarget:
 
 
 def _signature_defs(path: Path) -> dict[str, Any]:
-    """The signatures as the file has them: TensorFlow's loader drops their defaults."""
+    """Reads the SignatureDefs from the file, because TensorFlow's loader drops their default values."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     raw = (path / "saved_model.pb").read_bytes()

@@ -19,17 +19,16 @@ from tfserving_ext.serving.models import ServingError
 from tfserving_ext.serving.tls import ClientTls
 
 ADMIN_SECONDS = 10.0
-# The event loop's select takes file descriptors below 1024.
-CONNECTIONS = 512
+CONNECTIONS = 512  # The event loop uses select, which supports only file descriptors below 1024.
 MAX_ADMIN_BYTES = 16 << 20
 
 
 class RestRequest(NamedTuple):
-    """A request.
+    """A prepared request.
 
     Attributes:
-      url: of the model's `:predict`.
-      body: JSON.
+      url: the URL of the model's `:predict`.
+      body: the JSON body.
     """
 
     url: str
@@ -37,22 +36,22 @@ class RestRequest(NamedTuple):
 
 
 class RestTarget:
-    """See `Target`."""
+    """A REST server; see `Target`."""
 
     kind = "rest"
     shared_process = False
 
     def __init__(self, url: str, tls: ClientTls | None = None) -> None:
-        """Takes the server's address, such as http://127.0.0.1:8501, and how it is known where it speaks TLS."""
+        """Creates a target for an address such as http://127.0.0.1:8501, with certificates if the server uses TLS."""
         self.address, self._tls = url, tls
         self._signatures: dict[str, dict[str, Any]] = {}
 
     async def open(self) -> None:
-        """Makes the pool of connections; `signatures` is the first to notice that nobody answers."""
+        """Creates the pool of connections; only `signatures` notices if no server answers."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=True if self._tls is None else self._tls.context()),
             headers={"Content-Type": "application/json"},
-            # A proxy of the environment is not what is measured.
+            # Do not measure a proxy that the environment configures.
             trust_env=False,
         )
 
@@ -77,14 +76,12 @@ class RestTarget:
         return self._signatures[model.name]
 
     def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> RestRequest:
-        """A `:predict` request in column form."""
+        """Encodes a `:predict` request in column form."""
         full = with_defaults(self._signatures[model.name][model.signature], inputs)
         try:
-            columns = {name: to_json(_sayable(array)) for name, array in full.items()}
+            columns = {name: to_json(_json_shaped(array)) for name, array in full.items()}
         except ServingError as error:
-            raise NannError(
-                f"REST cannot ask for signature {model.signature!r}: {error.message}; ask by gRPC"
-            ) from error
+            raise NannError(f"REST cannot call signature {model.signature!r}: {error.message}; use gRPC") from error
         body = {"signature_name": model.signature, "inputs": columns}
         return RestRequest(f"{self._model(model)}:predict", json.dumps(body).encode())
 
@@ -99,7 +96,7 @@ class RestTarget:
         outputs = answer.get("outputs")
         if isinstance(outputs, dict):
             return {name: np.asarray(value) for name, value in outputs.items()}
-        return {"output": np.asarray(outputs)}  # A signature with one output answers it without a name.
+        return {"output": np.asarray(outputs)}  # A signature's only output comes without its name.
 
     async def versions(self, model: str) -> dict[int, bool]:
         """See `Target`."""
@@ -132,8 +129,8 @@ class RestTarget:
             raise TargetError(UNREACHABLE, str(error) or type(error).__name__) from None
 
 
-def _sayable(array: np.ndarray) -> np.ndarray:
-    """JSON cannot say (0, 0), as `[]` has one dimension; `[[]]`, (1, 0), is read as nothing."""
+def _json_shaped(array: np.ndarray) -> np.ndarray:
+    """Reshapes an empty array to (1, ..., 1, 0): nested JSON lists cannot express a shape such as (0, 0)."""
     return array if array.size or array.ndim < 2 else array.reshape((1,) * (array.ndim - 1) + (0,))
 
 
@@ -142,7 +139,7 @@ async def _read(answer: aiohttp.ClientResponse, most: int) -> bytes:
     async for part in answer.content.iter_any():
         found += part
         if len(found) > most:
-            raise TargetError(f"HTTP {answer.status}", f"the answer has over {most:,} bytes")
+            raise TargetError(f"HTTP {answer.status}", f"the answer has more than {most:,} bytes")
     return bytes(found)
 
 
@@ -152,7 +149,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise TargetError("HTTP 200", f"no JSON object: {raw[:80]!r}")
+        raise TargetError("HTTP 200", f"the answer is not a JSON object: {raw[:80]!r}")
     return answer
 
 

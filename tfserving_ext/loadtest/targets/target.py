@@ -1,4 +1,4 @@
-"""What a target can do."""
+"""The interface of a target of `nann bench`."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -9,30 +9,32 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import ModelSpec
 
 OK = "OK"
-UNREACHABLE = "UNAVAILABLE"  # By whatever protocol: nobody answers.
+UNREACHABLE = "UNAVAILABLE"  # With any protocol: no server answers.
 TIMED_OUT = "DEADLINE_EXCEEDED"
 
 
-# What a server's own words leave unsaid, by what they begin with.
+# Causes of errors that the server's message does not explain, by the beginning of the message.
 _CAUSES = {
     "Server Threadpool Exhausted": (
-        "TensorFlow Serving's gRPC server refuses what exceeds its threads, 4 a core by default: "
-        "start it with --grpc_max_threads=64, or more"
+        "TensorFlow Serving's gRPC server refuses requests that exceed its threads, 4 per core by default: "
+        "start it with --grpc_max_threads=64 or more"
     ),
-    "Concurrent RPC limit exceeded": "`nann serve` keeps no more waiting: --grpc_max_threads, --grpc_max_queue",
+    "Concurrent RPC limit exceeded": (
+        "the queue of `nann serve` is full; raise --grpc_max_threads or --grpc_max_queue"
+    ),
 }
 
 
 class TargetError(Exception):
-    """A request that failed.
+    """A request failed.
 
     Attributes:
-      code: gRPC's name of the status, `HTTP 400`, or one of the names above.
-      message: the server's own words, and what they mean where they do not say it.
+      code: the name of the gRPC status, `HTTP 400` and the like, `UNREACHABLE` or `TIMED_OUT`.
+      message: the server's message, followed by its cause in parentheses if the message does not explain it.
     """
 
     def __init__(self, code: str, message: str) -> None:
-        message = " ".join(message.split())  # TensorFlow's have several lines.
+        message = " ".join(message.split())  # TensorFlow's messages can have several lines.
         cause = next((cause for words, cause in _CAUSES.items() if message.startswith(words)), "")
         message += f" ({cause})" if cause else ""
         super().__init__(f"{code}: {message}")
@@ -41,10 +43,10 @@ class TargetError(Exception):
 
 
 def with_defaults(signature: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All inputs of a SignatureDef, for what wants every one: REST and functions, unlike gRPC and sessions.
+    """Adds a SignatureDef's default values to inputs; REST and functions need every input, unlike gRPC and sessions.
 
     Raises:
-      NannError: a default is no tensor that a request can hold.
+      NannError: a default cannot be parsed.
     """
     from tfserving_ext.serving.tensors import parse_tensor
 
@@ -55,11 +57,11 @@ def with_defaults(signature: Any, inputs: Mapping[str, np.ndarray]) -> dict[str,
 
 
 class Target(Protocol):
-    """One place to send requests to. Used from one event loop.
+    """A place to send requests to, used from one event loop.
 
     Attributes:
       kind: "grpc", "rest", "session" or "function".
-      address: as the scenario names it.
+      address: the server's address, or the kind for a target in process.
       shared_process: whether the model runs in this process.
     """
 
@@ -68,45 +70,45 @@ class Target(Protocol):
     shared_process: bool
 
     async def open(self) -> None:
-        """Connects, or loads.
+        """Connects to the server, or loads the models; must be called first.
 
         Raises:
-          NannError: nobody answers, or the model does not load.
+          NannError: the address is invalid, or a model does not load.
         """
 
     async def close(self) -> None:
-        """Gives back what `open` took."""
+        """Releases what `open` acquired."""
 
     async def signatures(self, model: ModelSpec) -> dict[str, Any]:
-        """The model's SignatureDefs by name.
+        """Returns the model's SignatureDefs by name; must be called before `prepare` for the model.
 
         Raises:
-          NannError: there is no such model, or nobody answers.
+          NannError: there is no such model, or the server does not answer.
         """
 
     def prepare(self, model: ModelSpec, inputs: Mapping[str, np.ndarray]) -> Any:
-        """A request, encoded ahead of time as far as can be."""
+        """Encodes a request ahead of time as far as possible, for `send`."""
 
     async def send(self, request: Any, timeout: float) -> Any:
         """Sends a request and waits for the whole answer.
 
         Returns:
-          The answer as it came, not decoded.
+          The answer, not decoded.
 
         Raises:
-          TargetError: it was not answered with success within `timeout` seconds.
+          TargetError: it was not answered successfully within `timeout` seconds.
         """
 
     async def ask(self, model: ModelSpec, inputs: Mapping[str, np.ndarray], timeout: float) -> dict[str, np.ndarray]:
         """Sends a request and decodes the answer.
 
         Raises:
-          TargetError: as `send`.
+          TargetError: as in `send`.
         """
 
     async def versions(self, model: str) -> dict[int, bool]:
-        """The versions that serve (True), and those that failed to load (False); empty where the target cannot tell.
+        """Returns the versions that serve (True) and those that failed to load (False); empty in process.
 
         Raises:
-          TargetError: nobody answers.
+          TargetError: the server does not answer.
         """
