@@ -1,6 +1,6 @@
-"""A headless Chromium that says what it makes of a page, over its DevTools protocol.
+"""Opens pages in a headless Chromium and inspects them over its DevTools protocol.
 
-The protocol is spoken by aiohttp, which is there anyway: no driver, and no browser that a library would download.
+aiohttp, which is installed anyway, speaks the protocol, so that no driver and no downloaded browser is needed.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import aiohttp
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 START_SECONDS = 60
 
-# Run in the page, once all that is folded is open.
+# Runs in the page; it opens all folded parts first.
 _FIND = r"""(() => {
   document.querySelectorAll("details").forEach(one => { one.open = true; });
   const root = document.documentElement;
@@ -64,7 +64,7 @@ _FIND = r"""(() => {
 
 @dataclass
 class Seen:
-    """What a page looks like.
+    """The appearance of a page.
 
     Attributes:
       found: what `_FIND` returns.
@@ -80,7 +80,7 @@ class Seen:
 
 
 def missing():
-    """What is missing here, or "" for nothing."""
+    """Returns what is missing on this machine, or "" if nothing is."""
     if any(map(shutil.which, NAMES)):
         return ""
     return f"there is none of {', '.join(NAMES)}: apt-get install chromium"

@@ -18,14 +18,15 @@ ITEMS = 600
 USERS = 160
 
 
-# Here and not in the folders' own files, which pytest does not read where files are named one by one.
+# Registered here for all folders, because pytest does not read a folder's conftest.py if it is given single files.
 MARKERS = {
     "alone": "measures milliseconds, so nothing else may run meanwhile",
     "browser": "opens pages in a headless Chromium, `make test-browser`",
     "clean_root": "builds an image below a root of its own, `make test-image`; needs root on Linux",
     "documented": "runs what the pages say on the demo's artefacts, `make test-docs`",
     "medium": "takes a second or more, left out of `make check`",
-    "shared": "takes what several tests share and what takes seconds to make, left out of `make check`; set by itself",
+    "shared": "uses a fixture that lives longer than one test and takes seconds to make, left out of `make check`; set "
+    "automatically",
     "slow": "takes more than some ten seconds, `make test-slow`",
     "install": "builds and installs sdist and wheel, `make test-install`",
 }
@@ -38,7 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def write_purchases(path: Path) -> Path:
-    """Users who buy within two of 12 categories; ids far from 0..n-1, so that an index taken for an id shows."""
+    """Writes purchases of users who buy in two of 12 categories.
+
+    Ids are far from 0..n-1, so that a test fails if code takes an index for an id.
+    """
     rng = np.random.default_rng(7)
     lines = []
     for user in range(USERS):
@@ -51,7 +55,7 @@ def write_purchases(path: Path) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of which a fixture lives longer than one test."""
+    """Marks the tests that use a fixture that lives longer than one test."""
     for item in items:
         found = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - there is no public way.
         if any(each[-1].scope != "function" and each[-1].func.__module__.startswith("tests") for each in found):
@@ -86,6 +90,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of tests/serving/test_conformance.py: a running server to ask in place of the local one."""
+    """Adds the options of tests/serving/test_conformance.py: a running server to test instead of the local one."""
     parser.addoption("--target", help="HOST:PORT of a gRPC port")
     parser.addoption("--rest-target", help="HOST:PORT of a REST port")

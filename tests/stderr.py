@@ -1,4 +1,4 @@
-"""What our programs write to their standard error."""
+"""Filters the standard error of this project's programs."""
 
 import re
 
@@ -9,5 +9,5 @@ _OF_TENSORFLOW = re.compile(
 
 
 def without_tensorflow_s(text: str) -> str:
-    """A program's standard error without the lines that TensorFlow logs."""
+    """Returns a program's standard error without the lines that TensorFlow logs."""
     return "".join(line for line in text.splitlines(keepends=True) if not _OF_TENSORFLOW.match(line))

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every stage, its help, and its errors without tracebacks."""
+"""The command line as users see it: every stage, its help, and its errors without tracebacks."""
 
 import contextlib
 import gzip
@@ -33,7 +33,7 @@ NANN = Path(sys.executable).with_name("nann")
 
 
 def nann(*arguments):
-    """Runs the command line in this process, which has TensorFlow already; gives what `subprocess.run` would."""
+    """Runs the command line in this process, which has loaded TensorFlow; returns the same as `subprocess.run`."""
     said, complained, status = io.StringIO(), io.StringIO(), 0
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -50,12 +50,12 @@ def nann(*arguments):
 
 
 def nann_process(*arguments, **options):
-    """The same in a process of its own."""
+    """Runs the command line in a process of its own."""
     return subprocess.run([NANN, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
 
 
 def refused(run, *words):
-    """The run failed with one clear line."""
+    """Checks that a run failed with one clear line that contains these words."""
     assert run.returncode != 0
     assert "Traceback" not in run.stderr + run.stdout
     for word in words:
@@ -70,7 +70,7 @@ def test_help_shows_an_example(command):
 
 
 def test_help_lists_every_command():
-    """By the installed command."""
+    """Runs the installed command."""
     text = nann_process("--help", env=os.environ | {"COLUMNS": "200"}).stdout
     assert all(f" {command} " in text for command in COMMANDS)
 
@@ -135,7 +135,7 @@ def test_an_output_folder_of_somebody_else_is_left_alone(world, tmp_path):
 
 
 def test_no_space_leaves_nothing_half_written(world, tmp_path):
-    """The kernel refuses to write past the limit, as it does on a full disk."""
+    """A file size limit makes writes fail, as on a full disk."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -1,4 +1,4 @@
-"""`import tfserving_ext as nann`: what it offers, that it is lazy, and that the examples of its docstrings run."""
+"""`import tfserving_ext as nann`: its names, its lazy imports, and the examples of its docstrings."""
 
 import ast
 import doctest
@@ -22,7 +22,7 @@ FACE = {
     *("convert", "synth", "train", "extract", "build_index", "evaluate", "tune", "preflight"),
     *("export", "verify", "inspect", "explain", "bench"),
 }
-# Each takes more than some ten seconds of a busy machine.
+# Each takes more than about ten seconds on a busy machine.
 SLOW = {"evaluate", "export", "preflight", "train", "tune", "verify"}
 
 
@@ -44,7 +44,7 @@ def test_type_checkers_see_the_same():
 
 
 def test_no_module_takes_the_name_of_what_is_offered():
-    """Importing a submodule sets the package's attribute of its name, whatever was there."""
+    """Importing a submodule would overwrite the package's attribute of the same name."""
     assert FACE.isdisjoint(module.name for module in pkgutil.iter_modules(nann.__path__))
 
 
@@ -98,7 +98,7 @@ def test_the_help_of_the_command_line_imports_none_of_it(tmp_path):
     "name", ["", *(pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in sorted(FACE))]
 )
 def test_the_example_runs(world, tmp_path, monkeypatch, name):
-    """In a folder with what the stages before wrote, by the names that all pages give it."""
+    """Runs each example in a folder with the outputs of earlier stages, named as on all pages."""
     shutil.copytree(world.root, tmp_path, dirs_exist_ok=True)
     shutil.copy(world.csv, tmp_path / "UserBehavior.csv")
     monkeypatch.chdir(tmp_path)
@@ -108,6 +108,6 @@ def test_the_example_runs(world, tmp_path, monkeypatch, name):
     given = {"nann": nann, "np": np, "tf": tf}
     test = doctest.DocTestParser().get_doctest(inspect.getdoc(described), given, name, None, 0)
     assert test.examples
-    told = []
-    doctest.DocTestRunner().run(test, out=told.append)
-    assert not told, "".join(told)
+    failures = []
+    doctest.DocTestRunner().run(test, out=failures.append)
+    assert not failures, "".join(failures)

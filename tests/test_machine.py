@@ -34,7 +34,7 @@ def test_the_commit_is_that_of_the_own_checkout(tmp_path, monkeypatch):
     assert commit() == ""
     git("init")
     git("commit", "--allow-empty", "-m", "others")
-    assert commit() == ""  # Somebody else's: the package is not in it.
+    assert commit() == ""  # The checkout is another project's, which does not contain the package.
     git("add", ".")
     git("commit", "-m", "ours")
     git("tag", "v1")

@@ -1,4 +1,4 @@
-"""First contact, line 5: a wrong `-o` destroyed another stage's folder; now a stage replaces what it wrote itself."""
+"""A stage replaces only its own earlier output, so that a wrong `-o` cannot destroy another stage's folder."""
 
 import itertools
 import shutil
@@ -18,7 +18,7 @@ from tfserving_ext.training import extract
 
 
 def nann(*arguments) -> str:
-    """The error that a command ends with; the command must fail without a traceback."""
+    """Runs a command, which must fail without a traceback, and returns the text of its error."""
     ran = CliRunner().invoke(cli.app, [str(each) for each in arguments])
     assert isinstance(ran.exception, NannError), ran.exception
     return str(ran.exception)
@@ -32,7 +32,7 @@ def held(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def stages(world, tmp_path_factory) -> dict[str, Path]:
-    """What each stage wrote, by its name."""
+    """The output folder of each stage, by the stage's name."""
     windows = tmp_path_factory.mktemp("windows") / "windows"
     write_original(world.data, windows)
     return {
@@ -46,7 +46,7 @@ def stages(world, tmp_path_factory) -> dict[str, Path]:
 
 
 def writer(name: str, world, stages) -> list:
-    """The command that writes this stage's output, but for `-o`."""
+    """Returns the command that writes a stage's output, without `-o`."""
     return {
         "convert": ["convert", world.csv, "--min-item-count", 2, "--validation", 0.1, "--test", 0.1],
         "convert original": ["convert", stages["convert --layout original"]],
@@ -60,7 +60,7 @@ def writer(name: str, world, stages) -> list:
     }[name]
 
 
-WRITES = {"convert original": "convert", "export --reuse-model": "export"}  # Two roads to what one stage writes.
+WRITES = {"convert original": "convert", "export --reuse-model": "export"}  # Commands with the output of another stage.
 HOLDERS = ("convert", "convert --layout original", "train", "extract", "index", "export")
 WRITERS = (*HOLDERS, *WRITES, "synth")
 PAIRS = [pair for pair in itertools.product(HOLDERS, WRITERS) if pair[0] != WRITES.get(pair[1], pair[1])]
@@ -71,20 +71,20 @@ PAIRS = [pair for pair in itertools.product(HOLDERS, WRITERS) if pair[0] != WRIT
 def test_no_stage_replaces_what_another_wrote(world, stages, tmp_path, holder, name):
     target = shutil.copytree(stages[holder], tmp_path / "target")
     before = held(target)
-    told = nann(*writer(name, world, stages), "-o", target)
-    assert str(target) in told
-    if name == "synth":  # Writes a file.
-        assert "is no regular file" in told
+    error = nann(*writer(name, world, stages), "-o", target)
+    assert str(target) in error
+    if name == "synth":  # It writes a file.
+        assert "is not a regular file" in error
     else:
-        assert f"`nann {holder}`" in told
-        assert "--force" in told
+        assert f"`nann {holder}`" in error
+        assert "--force" in error
     assert held(target) == before
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "synth"])
 def test_what_no_stage_wrote_is_left_alone(world, stages, tmp_path, name):
-    """Neither a folder of the user's own, nor the user's file in a folder that this very stage wrote."""
+    """A folder of the user's, and a user's file in a folder that the stage itself wrote, stay unchanged."""
     own = tmp_path / "own"
     own.mkdir()
     (own / "thesis.tex").write_text("do not lose me")
@@ -93,9 +93,9 @@ def test_what_no_stage_wrote_is_left_alone(world, stages, tmp_path, name):
     (mixed / "thesis.tex").write_text("do not lose me")
     for target in (own, mixed):
         before = held(target)
-        told = nann(*writer(name, world, stages), "-o", target)
-        assert "files that no stage wrote, such as " in told
-        assert "--force" in told
+        error = nann(*writer(name, world, stages), "-o", target)
+        assert "files that no stage wrote, such as " in error
+        assert "--force" in error
         assert held(target) == before
 
 
@@ -117,7 +117,7 @@ def test_a_stage_replaces_its_own_and_with_force_any_folder(stages, tmp_path, st
 
 
 def test_force_reaches_the_folder(world, tmp_path):
-    """Of the functions that take a second; the others pass it to the same two checks."""
+    """Tests the fast functions; the others pass `force` to the same two checks."""
     for number, write in enumerate(
         [
             lambda target, force: extract(world.model, target, force),
@@ -170,7 +170,7 @@ def test_a_damaged_mark_is_no_mark(tmp_path):
             check_replaceable(index, outputs.INDEX)
 
 
-# Commands that write files: what comes before -o, what lies there, and whether it is the command's own.
+# Commands that write files: the command before -o, and the name of the file.
 FILES = {
     "evaluate": ("evaluate {data} {model} {index}", "out.json"),
     "report": ("report {root}/none.json", "out.html"),
@@ -191,17 +191,17 @@ def test_no_file_of_another_kind_is_replaced(world, tmp_path, name, content):
     line, file = FILES[name]
     (tmp_path / file).write_text(content)
     words = line.format(**{key: value for key, value in vars(world).items() if isinstance(value, Path)}).split()
-    told = nann(*words, "-o", tmp_path / file)
-    assert "exists and would be replaced" in told
-    assert "name another file, or remove it first" in told
+    error = nann(*words, "-o", tmp_path / file)
+    assert "exists and would be replaced" in error
+    assert "name another file, or remove it first" in error
     assert (tmp_path / file).read_text() == content
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".html"])
 def test_what_lies_beside_figures_is_not_replaced_for_them(world, tmp_path, suffix):
     (tmp_path / f"out{suffix}").write_text("mine")
-    told = nann("evaluate", world.data, world.model, world.index, "-o", tmp_path / "out.json")
-    assert f"out{suffix} exists and would be replaced" in told
+    error = nann("evaluate", world.data, world.model, world.index, "-o", tmp_path / "out.json")
+    assert f"out{suffix} exists and would be replaced" in error
 
 
 def test_files_of_the_same_kind_are_replaced(tmp_path):

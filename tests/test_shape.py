@@ -1,4 +1,4 @@
-"""What keeps the code readable: no file, function or list of parameters is longer than fits in the head."""
+"""Limits that keep the code readable: the length of files and functions, and the number of parameters."""
 
 import ast
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ FILES = sorted(path for folder in ("tfserving_ext", "export_tools") for path in 
 
 
 def _commands(app: typer.Typer) -> Iterator[tuple[str, str]]:
-    """Module and name of the functions that Typer reads the options from."""
+    """Yields the module and name of each function from which Typer reads options."""
     callbacks = [command.callback for command in app.registered_commands]
     callbacks += [app.registered_callback.callback] if app.registered_callback else []
     yield from ((callback.__module__, callback.__name__) for callback in callbacks if callback is not None)
@@ -22,7 +22,7 @@ def _commands(app: typer.Typer) -> Iterator[tuple[str, str]]:
         yield from _commands(group.typer_instance)
 
 
-# The parameters of a command are its options: there are as many as the command has, and only what follows them counts.
+# The parameters of a command are its options, so their number is not limited, and only the lines after them count.
 COMMANDS = set(_commands(cli.app))
 
 

@@ -1,6 +1,6 @@
 """Top-k of millions of items under your own ranking model, served by TensorFlow Serving.
 
-From recorded behaviours to a served model, one function a stage; `nann NAME` is the same on the command line:
+One function for each stage from recorded behaviours to a served model; `nann NAME` is the same on the command line:
 
   convert      turn behaviours of users into sequences
   synth        make up behaviours, to try things at scale
@@ -16,13 +16,13 @@ From recorded behaviours to a served model, one function a stage; `nann NAME` is
   explain      show what the graph passes did to its scorer
   bench        measure throughput and latency of a server
 
-The parts, for programs of your own:
+Classes to use in your own programs:
 
   Index        an index on disk: item ids, embeddings and graph
   NeuralTopK   top-k under a model's score, by walking the graph
-  BruteForce   its exact twin, which scores every item
+  BruteForce   the same interface with exact answers, by scoring every item
   LocalServer  a server with TensorFlow Serving's interfaces (`nann serve`)
-  Client       a client by gRPC, for this server and TensorFlow Serving
+  Client       a gRPC client for this server and TensorFlow Serving
 
 Example:
   >>> import numpy as np
@@ -36,8 +36,8 @@ Example:
   >>> int(item_ids[0, 0])
   0
 
-All of this is imported when it is first used: `import tfserving_ext` itself imports neither TensorFlow nor NumPy.
-`help(tfserving_ext.train)` tells the arguments of one of them, docs/python.md has all of them with their commands.
+Each of these is imported when it is first used: `import tfserving_ext` itself imports neither TensorFlow nor NumPy.
+`help(tfserving_ext.train)` describes the arguments of one of them; docs/python.md lists all with their commands.
 """
 
 import importlib
@@ -87,7 +87,7 @@ __all__ = [
     "verify",
 ]
 
-# Where each is defined; a test holds this against the imports above, which type checkers and editors read.
+# The module that defines each name; a test compares this with the imports above, which type checkers and editors read.
 _HOMES = {
     "BruteForce": "tfserving_ext.retrieval.brute_force",
     "Client": "tfserving_ext.serving.client",
@@ -118,6 +118,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # help() loads all that dir() tells it, and would import TensorFlow: it gets what is there, and the table above.
+    # help() loads every name that dir() returns, which would import TensorFlow: it gets only the names loaded so far.
     reads_all = sys._getframe(1).f_globals.get("__name__") == "inspect"
     return sorted(globals() if reads_all else globals().keys() | set(__all__))

@@ -1,7 +1,7 @@
-"""Folders and files that appear whole or not at all.
+"""Writes folders and files that appear whole or not at all.
 
-Every stage writes into a hidden neighbour of its target and renames it at the end, so that a reader never meets a
-half-written artefact, whatever interrupts the writer.
+Every stage writes into a hidden folder or file beside its target and renames it at the end, so that a reader never sees
+a half-written artefact, whatever interrupts the writer.
 """
 
 import contextlib
@@ -23,25 +23,30 @@ from typing import Any
 from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import Stage, check_replaceable
 
-_FICLONE = 0x40049409  # Linux: share all blocks of a file.
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: renameat2.
-# A hidden neighbour that nobody holds and that is older than this was left behind by a writer that was killed.
-_ABANDONED_SECONDS = 60
+_FICLONE = 0x40049409  # Linux's ioctl that makes a file share all blocks of another.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Arguments of Linux's renameat2.
+_ABANDONED_SECONDS = 60  # An older hidden folder that no process has locked was left behind by a killed writer.
 
 
 @contextlib.contextmanager
 def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = False) -> Iterator[Path]:
     """Yields a new empty folder that becomes `target` when the block ends without an exception.
 
-    An existing `target` is replaced, if `stage` wrote it or `force` is true. A symbolic link stays, and the folder that
-    it leads to is written. On an exception the new folder is removed and `target` stays as it was.
+    An existing `target` is replaced if `stage` wrote it or `force` is True. If `target` is a symbolic link, the link
+    stays and the folder that it points to is written. On an exception the new folder is removed and `target` stays
+    unchanged.
+
+    Args:
+      target: the folder to write.
+      stage: the stage that writes it.
+      force: whether to replace a folder with any other content too.
 
     Raises:
-      NannError: the folder cannot be written (no space, no permission), or holds what `stage` did not write.
+      NannError: the folder cannot be written (no space, no permission), or has content that `stage` did not write.
     """
     target = Path(target)
     check_replaceable(target, stage, force)
-    if target.is_symlink():  # To a larger disk, say: exchanging the link itself would leave the old folder there.
+    if target.is_symlink():  # It may point to a larger disk: replacing the link would leave the old folder there.
         target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +56,9 @@ def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = Fa
     except OSError as error:
         raise NannError(f"cannot write {target}: {error.strerror or error}") from error
     try:
-        fcntl.flock(held, fcntl.LOCK_SH)  # Says that somebody is writing, until that process ends.
+        fcntl.flock(held, fcntl.LOCK_SH)  # Shows other writers that this folder is in use, until this process ends.
         yield new
-        new.chmod(0o755)  # mkdtemp's 0700 would hide a model from the user that serves it.
+        new.chmod(0o755)  # With mkdtemp's 0700, a server that runs as another user could not read a model.
         _put(new, target)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
@@ -66,22 +71,25 @@ def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = Fa
 
 
 def _put(new: Path, target: Path) -> None:
-    """Gives the folder `new` the name `target`, and removes what had it."""
+    """Renames the folder `new` to `target`, and removes the folder that had this name."""
     while not target.exists():
         try:
             new.rename(target)
         except OSError as error:
-            # Another writer was first: the last one to end is the one that stays.
+            # Another writer was faster. The last writer wins, so its folder is replaced below.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
             return
     _exchange(new, target)
-    shutil.rmtree(new)  # The old one, by now.
+    shutil.rmtree(new)  # After the exchange, this is the old folder.
 
 
 def _exchange(new: Path, target: Path) -> None:
-    """Exchanges two folders in one step, where the kernel and the file system can; else there is a moment without."""
+    """Exchanges two folders, atomically if the kernel and the file system support it.
+
+    Otherwise `target` is missing for a moment.
+    """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 and not renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE):
         return
@@ -92,9 +100,9 @@ def _exchange(new: Path, target: Path) -> None:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Removes what killed writers of `target` left behind."""
+    """Removes folders that killed writers of `target` left behind."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.*.new"):
-        with contextlib.suppress(OSError):  # Somebody holds it, or another cleaner was faster.
+        with contextlib.suppress(OSError):  # It is locked, or another process has removed it.
             held = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,15 +128,15 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise NannError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(NotADirectoryError):  # Said above: what should be the folder is a file.
+        with contextlib.suppress(NotADirectoryError):  # The parent is a file, which was reported above.
             new.unlink(missing_ok=True)
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Makes a folder and tries to write there, before long work whose outcome goes there.
+    """Creates a folder and checks that it can be written to; call it before long work that writes there.
 
     Raises:
-      NannError: it cannot be made, or nothing can be written there.
+      NannError: the folder cannot be created or written to.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -140,8 +148,12 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def tensorflow_writes(what: str) -> Iterator[None]:
-    """Turns whatever TensorFlow raises while it writes files, full disks above all, into an OSError."""
-    import tensorflow as tf  # Not needed by those who only read artefacts.
+    """Turns errors that TensorFlow raises while it writes files, of a full disk for example, into OSError.
+
+    Args:
+      what: the name of the files, for the error message.
+    """
+    import tensorflow as tf  # Here, because programs that only read artefacts do not need it.
 
     try:
         yield
@@ -150,7 +162,7 @@ def tensorflow_writes(what: str) -> Iterator[None]:
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
-    """`value` as JSON, on one line where `indent` is None. NaN and infinities, which JSON has not, are null."""
+    """Converts `value` to JSON, on one line if `indent` is None; NaN and infinities, which JSON lacks, become null."""
     return json.dumps(_without_non_finite(value), indent=indent, allow_nan=False)
 
 
@@ -165,7 +177,11 @@ def _without_non_finite(value: Any) -> Any:
 
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as `to_json` has it, atomically."""
+    """Writes `value` to a file in the form of `to_json`, atomically.
+
+    Raises:
+      NannError: the file cannot be written.
+    """
     with atomic_file(target) as path:
         path.write_text(to_json(value) + "\n")
 
@@ -181,12 +197,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except FileNotFoundError as error:
         raise NannError(f"{path} does not exist") from error
     except (ValueError, RecursionError) as error:
-        # Besides bad syntax and bad UTF-8: a number of thousands of digits, a thousand brackets.
+        # Apart from bad syntax and bad UTF-8: numbers with thousands of digits, a thousand nested brackets.
         raise NannError(f"{path} is not valid JSON: {error}") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The file's SHA-256 in hexadecimal, read in pieces."""
+    """Returns the SHA-256 of a file in hexadecimal; the file is read in pieces."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
@@ -195,17 +211,17 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source`: its blocks shared, else itself by another name, else a copy.
+    """Creates `target` with the content of `source`: as a clone that shares its blocks, else as a hard link or a copy.
 
-    For files that are never written in place.
+    Only for files that are never modified in place.
 
     Raises:
-      OSError: it cannot be read or written.
+      OSError: the file cannot be read or written.
     """
     try:
         with source.open("rb") as old, target.open("xb") as new:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-    except OSError:  # Another file system, or one that cannot share blocks.
+    except OSError:  # The files are on different file systems, or theirs cannot share blocks.
         target.unlink(missing_ok=True)
         try:
             target.hardlink_to(source.resolve())

@@ -1,9 +1,9 @@
-"""The packages that only some commands need, by the extra of this distribution that installs them."""
+"""The extras of this distribution: packages that only some commands need."""
 
 import importlib.util
 from types import MappingProxyType
 
-# By extra: what needs it, and the modules that it installs. pyproject.toml has their distributions and versions.
+# For each extra: its purpose, and the modules that it installs. pyproject.toml has their distributions and versions.
 _DATA = ("polars", "google_crc32c", "tensorboard")
 _REPORTS = ("matplotlib", "jinja2")
 EXTRAS = MappingProxyType(

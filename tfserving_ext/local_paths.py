@@ -1,19 +1,19 @@
-"""Paths of remote file systems, which Python's own functions take for folders of strange names."""
+"""Refuses paths on remote file systems, which Python's functions would take for local folders with strange names."""
 
 import os
 import re
 
 from tfserving_ext.errors import NannError
 
-# pathlib makes one slash of two.
+# One slash, because pathlib turns two into one.
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def check_local(path: str | os.PathLike[str]) -> None:
-    """Checks that a path is of the local file system.
+    """Checks that a path is on the local file system.
 
     Raises:
-      NannError: it is a URL, such as s3://bucket/model.
+      NannError: the path is a URL, such as s3://bucket/model.
     """
     text = os.fspath(path)
     if _REMOTE.match(text):

@@ -1,4 +1,4 @@
-"""What a measurement was made on: the machine, and the versions of what ran."""
+"""Describes what a measurement was made with: the machine, and the versions of the software."""
 
 import contextlib
 import datetime
@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-# Instruction sets that decide how fast this software is.
+# Instruction sets on which the speed of this software depends.
 _FLAGS = ("sse4_2", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
 _PACKAGES = (
     *("tensorflow", "numpy", "faiss-cpu", "grpcio", "protobuf", "keras", "tfserving-ext"),
@@ -18,7 +18,7 @@ _PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """The processor with the flags that matter, cores that this process may use, memory in GB, and the system."""
+    """Returns the processor with its relevant flags, the cores of this process, the memory in GB, and the system."""
     cpu = _proc_cpu()
     found = set(cpu.get("flags", "").split())
     return {
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a figure may depend on; those that are not there are left out."""
+    """Returns the versions of Python and of the installed packages on which measurements may depend."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -42,17 +42,17 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit that runs, with "-dirty" where tracked files differ from it; "" outside a checkout."""
+    """Returns the git commit of this code, with "-dirty" if tracked files are modified; "" outside a checkout."""
     folder = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        # An installed copy may lie in somebody else's checkout, of which git would tell the commit.
+        # Fails for an installed copy inside some other checkout, whose commit git would otherwise return.
         _git(folder, "ls-files", "--error-unmatch", "__init__.py")
         return _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     return ""
 
 
 def provenance() -> dict[str, Any]:
-    """What a benchmark's JSON says of where its figures come from: `machine`, `versions`, `commit` and `date` (UTC)."""
+    """Returns the origin of a benchmark's figures for its JSON: `machine`, `versions`, `commit` and `date` (UTC)."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return {"machine": machine(), "versions": versions(), "commit": commit(), "date": now.isoformat(timespec="seconds")}
 
@@ -64,7 +64,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _proc_cpu() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo; none where there is no such file."""
+    """Returns the first processor's fields of /proc/cpuinfo; empty if there is no such file."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

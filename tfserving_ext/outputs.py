@@ -1,7 +1,7 @@
-"""What an output may replace: what the same stage wrote before, and anything else only where that is forced.
+"""Checks what an output may replace: an earlier output of the same stage, and anything else only if forced.
 
-A wrong `-o` must not cost the hours that another stage took. A folder counts as a stage's where it has the stage's
-manifest and holds nothing else than that stage writes.
+A wrong `-o` must not destroy the output of another stage, which may have taken hours. A folder counts as a stage's
+output if it has the stage's manifest and nothing that the stage does not write.
 """
 
 import dataclasses
@@ -14,8 +14,7 @@ from pathlib import Path
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 
-# Where our pages, pictures and JSON say what they are: at their very beginning.
-_HEAD_BYTES = 4096
+_HEAD_BYTES = 4096  # Pages, pictures and JSON files of this package have their mark within this size.
 _MAX_MANIFEST_BYTES = 64 << 20
 PAGE_MARK = '<meta name="generator" content="nann"/>'
 PICTURE_MARK = "drawn by nann explain"
@@ -23,13 +22,13 @@ PICTURE_MARK = "drawn by nann explain"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What one stage writes.
+    """The output folder of a stage.
 
     Attributes:
-      what: in words, with the command.
-      mark: the file by which it is known.
-      format: what `mark`, a JSON object, has as its "format"; empty where it has none.
-      files: patterns of all that lies in the folder.
+      what: a description for messages, with the command.
+      mark: the file by which the output is recognized.
+      format: the value of "format" in `mark`, a JSON object; empty if `mark` has none.
+      files: patterns of all names in the folder.
     """
 
     what: str
@@ -38,7 +37,7 @@ class Stage:
     files: tuple[str, ...]
 
     def wrote(self, folder: Path) -> bool:
-        """Whether the folder has the mark of this stage."""
+        """Returns whether the folder has the mark of this stage."""
         path = folder / self.mark
         try:
             if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
@@ -51,7 +50,7 @@ class Stage:
         return isinstance(found, dict) and found.get("format") == self.format
 
     def foreign(self, folder: Path) -> list[str]:
-        """Names in the folder that this stage does not write, in order."""
+        """Returns the sorted names in the folder that this stage does not write."""
         names = sorted(path.name for path in folder.iterdir())
         return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.files)]
 
@@ -62,7 +61,7 @@ SEQUENCES = Stage(
     "converted data (`nann convert`)",
     _MANIFEST,
     "nann-sequences",
-    (_MANIFEST, "items.parquet", "*.tfrecord", "*.npy"),  # Arrays in version 1.
+    (_MANIFEST, "items.parquet", "*.tfrecord", "*.npy"),  # Version 1 of the format had .npy files.
 )
 WINDOWS = Stage("TFRecords of alibaba/nann (`nann convert --layout original`)", "ub_meta.json", "", ("ub_*",))
 MODEL = Stage(
@@ -88,13 +87,14 @@ def check_replaceable(
     """Checks that a stage may write the folder `target`, before any long work.
 
     Args:
-      target: the folder: new, empty, or what the same stage wrote.
-      stage: who writes.
-      force: allow a folder with anything else in it. A file, an input and the current folder stay refused.
-      inputs: what the stage reads; the target must not be one of them, hold one or lie in one.
+      target: the folder, which must be new, empty, or an earlier output of the same stage.
+      stage: the stage that will write it.
+      force: whether the folder may have any other content. A file, an input and the current folder are refused anyway.
+      inputs: the paths that the stage reads; None entries are ignored. The target must not be one of them, contain one
+        or be inside one.
 
     Raises:
-      NannError: it may not; the message says what is there.
+      NannError: the stage may not write there; the message says what is there.
     """
     read = [path for path in inputs if path is not None]
     for path in (target, *read):
@@ -129,7 +129,7 @@ def check_replaceable(
 
 
 def _check_apart(target: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """Raises NannError where the folder `target` is an input, holds one or lies in one."""
+    """Raises NannError if the folder `target` is an input, contains one or is inside one."""
     place = target.resolve()
     for given in inputs:
         if not Path(given).exists():
@@ -144,20 +144,27 @@ def _check_apart(target: Path, inputs: Iterable[str | os.PathLike[str]]) -> None
 
 
 def check_page(target: str | os.PathLike[str]) -> None:
-    """Checks that a page may be written to the file `target`: see `check_file_replaceable`."""
+    """Checks that an HTML page may be written to the file `target`; see `check_file_replaceable`."""
     check_file_replaceable(target, "a page of this package", PAGE_MARK)
 
 
 def check_json(target: str | os.PathLike[str], what: str, key: str, value: str = "") -> None:
-    """Checks that JSON whose first key is `key`, of that `value`, may be written to `target`; see above."""
+    """Checks that a JSON file may be written to `target`; see `check_file_replaceable`.
+
+    Args:
+      target: the file.
+      what: a description of the stage's files for messages.
+      key: the first key of the stage's files, by which they are recognized.
+      value: the value of that key; empty if it varies.
+    """
     check_file_replaceable(target, what, f'"{key}": "{value}"' if value else f'{{\n  "{key}": ')
 
 
 def check_beside(target: str | os.PathLike[str], *others: str | os.PathLike[str]) -> None:
-    """Checks that a stage may write `others` beside the JSON file `target`, which was checked: new, or its own.
+    """Checks that a stage may write the files `others` beside the JSON file `target`, which was already checked.
 
     Raises:
-      NannError: one is there though there is no `target`.
+      NannError: one of `others` exists although `target` does not, so that this stage cannot have written it.
     """
     for other in others if not Path(target).exists() else ():
         check_file_replaceable(other, f"what goes beside {target}", "")
@@ -167,20 +174,21 @@ def check_file_replaceable(target: str | os.PathLike[str], what: str, mark: str,
     """Checks that a stage may write the file `target`, before any long work.
 
     Args:
-      target: the file: new, empty, or one that has `mark` at its beginning, as all have that the stage writes.
-      what: the stage's files in words.
-      mark: see there; empty where a file of the stage cannot be told from others, which then is never replaced.
-      force: allow any other file too.
+      target: the file, which must be new, empty, or have `mark` near its beginning.
+      what: a description of the stage's files for messages.
+      mark: a text near the beginning of all files that the stage writes; empty if such files cannot be recognized, in
+        which case no existing file is replaced.
+      force: whether any other file may be replaced too.
 
     Raises:
-      NannError: it may not.
+      NannError: the stage may not write there.
     """
     target = Path(target)
     try:
         if not target.exists():
             return
         if not target.is_file():
-            raise NannError(f"{target} is no regular file; the output, {what}, must be a file")
+            raise NannError(f"{target} is not a regular file; the output, {what}, must be a file")
         if force:
             return
         with target.open("rb") as file:
@@ -188,5 +196,5 @@ def check_file_replaceable(target: str | os.PathLike[str], what: str, mark: str,
     except OSError as error:
         raise NannError(f"cannot write {target}: {error.strerror or error}") from error
     if head and not (mark and mark.encode() in head):
-        known = f"it is not {what}" if mark else f"{what} cannot be told from what is yours"
-        raise NannError(f"{target} exists and would be replaced, but {known}; name another file, or remove it first")
+        reason = f"it is not {what}" if mark else f"{what} cannot be told apart from files of yours"
+        raise NannError(f"{target} exists and would be replaced, but {reason}; name another file, or remove it first")

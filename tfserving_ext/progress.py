@@ -1,7 +1,6 @@
-"""Progress bars and outcome lines, the same in every stage.
+"""Progress bars and outcome lines, in the same form for every stage.
 
-On a terminal a bar is redrawn in place. In a log, where redrawing is noise, a line is printed at most every ten
-seconds.
+On a terminal, a bar is redrawn in place. In a log, a line is printed at most every ten seconds.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ LOG_SECONDS = 10.0
 
 @contextlib.contextmanager
 def progress(description: str, total: float) -> Iterator[Advance]:
-    """Shows a bar of `total` steps; yields `advance(steps=1, note="")`."""
+    """Shows a progress bar of `total` steps; yields the function `advance(steps=1, note="")`."""
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -56,6 +55,6 @@ def progress(description: str, total: float) -> Iterator[Advance]:
 
 
 def outcome(stage: str, text: str) -> None:
-    """Prints one line of outcome of a stage."""
+    """Prints one line with the outcome of a stage."""
     console.print(f"[bold green]{stage:9}[/] {text}")
     sys.stdout.flush()

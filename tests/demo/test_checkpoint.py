@@ -1,4 +1,4 @@
-"""The demo's checkpoint: that of the data, whole, and as good as what was trained."""
+"""The demo's checkpoint belongs to the demo's data, is undamaged, and is as good as the trained model."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from tfserving_ext.training import TWO_SIDED, load_model, recipe
 
 @pytest.fixture(scope="module")
 def made(world, tmp_path_factory):
-    """A checkpoint of the tests' own world, and its folder."""
+    """The folder of a checkpoint made from the tests' shared world."""
     demo, folder = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("checkpoint")
     for name in ("data", "model"):
         (demo / name).symlink_to(getattr(world, name))
@@ -25,8 +25,8 @@ def made(world, tmp_path_factory):
     return folder
 
 
-def test_what_comes_with_the_package_is_whole_and_of_the_demo_s_training():
-    """First contact, line 2: the weights have the SHA-256 beside them, and the demo would train just so."""
+def test_the_packaged_checkpoint_is_undamaged_and_from_the_demo_s_training():
+    """The weights have the recorded SHA-256, and the demo would train with the recorded configuration."""
     known = checkpoint.facts()
     assert sha256(checkpoint.FOLDER / "nann_attention.npz") == known["sha256"]
     usual = recipe("nann_attention")
@@ -66,7 +66,7 @@ def test_the_same_model_gives_the_same_bytes(world, made, tmp_path):
 
 
 def test_other_data_are_refused_by_what_differs(world, made, tmp_path):
-    """First contact, line 2: it says what differs, and how to go on; nothing is written."""
+    """The error says what differs and what to do; nothing is written."""
     with pytest.raises(NannError, match=r"the products are not those .*make demo TRAIN=1"):
         checkpoint.restore(world.data, tmp_path / "model")
     for split in ("train", "validation", "test"):
@@ -75,13 +75,13 @@ def test_other_data_are_refused_by_what_differs(world, made, tmp_path):
         folder = tmp_path / split
         shutil.copytree(made, folder)
         (folder / "nann_attention.json").write_text(json.dumps(known))
-        with pytest.raises(NannError, match=rf"the households of the {split} split.*0000\); train on the data"):
+        with pytest.raises(NannError, match=rf"the households of the {split} split.*0000\); train on your data"):
             checkpoint.restore(world.data, tmp_path / "model", folder)
     assert not (tmp_path / "model").exists()
 
 
 def test_the_digests_are_of_what_the_data_say(world):
-    """Each follows its own part, whichever way the files store it."""
+    """Each digest depends only on its own part of the data, however the files store it."""
     before = checkpoint.data_digests(Sequences.open(world.data))
     changed = Sequences.open(world.data)
     changed.sequence_items = changed.sequence_items.copy()
@@ -101,8 +101,8 @@ def _flip(folder):
     path.write_bytes(bytes(content))
 
 
-def _tell_another_digest(folder):
-    """Weights that are no archive at all, with the digest that belongs to them."""
+def _replace_weights_and_digest(folder):
+    """Replaces the weights by a file that is not an archive, with a matching digest."""
     (folder / "nann_attention.npz").write_bytes(b"no archive")
     known = json.loads((folder / "nann_attention.json").read_text())
     known["sha256"] = sha256(folder / "nann_attention.npz")
@@ -120,11 +120,11 @@ def _edit(**changes):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_flip, "it is damaged; install nann again"),
+        (_flip, "is damaged: .*install nann again"),
         (lambda folder: (folder / "nann_attention.npz").unlink(), "cannot be read"),
-        (_tell_another_digest, "cannot be read"),
+        (_replace_weights_and_digest, "cannot be read"),
         (lambda folder: (folder / "nann_attention.json").unlink(), "does not exist"),
-        (_edit(format_version=2), "is not of the format"),
+        (_edit(format_version=2), "does not have the format"),
         (_edit(model="other"), "the model is 'other'"),
         (_edit(model="two_sided", config={"embedding_dim": 32, "history_length": 50, "mask_padding": True}), "differ"),
     ],

@@ -1,4 +1,4 @@
-"""The demo's stages: what is reused, what is made anew, and the whole road with the model of the checkpoint."""
+"""The demo's stages: which are reused and which run again, and the whole demo with the checkpoint's model."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_an_interrupted_stage_is_made_anew(tmp_path):
 
     with pytest.raises(StageError):
         stage(stages, interrupted, {"steps": 2})
-    # The result of the earlier parameters is still there; its record must not be.
+    # The result of the earlier parameters still exists, but its record must be gone.
     assert stage(Stages(tmp_path), parameters={"steps": 2})[1]
 
 
@@ -71,8 +71,8 @@ def test_another_stage_s_result_does_not_pass_for_its_own(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory):
-    """A demo's folder after its first run; in place of all its cases some are evaluated."""
+def demo(tmp_path_factory):
+    """The folder of a demo, and a function that runs it; only some of the test cases are evaluated."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         yield folder, lambda **options: _demo(folder, patch, **options)
@@ -87,9 +87,9 @@ def _some_cases(*arguments, **options):
     return evaluation.run.evaluate(*arguments, **options | {"held_out": replace(options["held_out"], max_cases=30)})
 
 
-def test_the_fast_road(road, capsys):
-    """First contact, line 2: the checkpoint answers a request, says that it was not trained here, and how to train."""
-    folder, run = road
+def test_the_demo_with_the_checkpoint(demo, capsys):
+    """The checkpoint's model answers a request; the output says that it was not trained here and how to train it."""
+    folder, run = demo
     run()
     text = capsys.readouterr().out
     assert "read from the checkpoint that comes with nann, not trained here" in text
@@ -101,24 +101,24 @@ def test_the_fast_road(road, capsys):
         assert f"coverage@200 {figures['searches'][search]['coverage']:.4f}" in text
         assert figures["searches"][search]["coverage"] > 0.98
     assert figures["positions_per_user"] == 1
-    # As good as the model that was trained: 0.45 of all cases, where the most popular items give 0.17.
+    # As good as the trained model, whose recall over all cases is 0.45; that of the most popular items is 0.17.
     assert figures["recall_all"] > figures["baselines"]["most_popular"]["200"]["recall"] + 0.1
     assert json.loads((folder / "model" / "model.json").read_text())["training"]["checkpoint"] == {
         "sha256": facts()["sha256"],
         "stored": "float16",
     }
-    # Product names, not numbers: Complete Journey has them in capitals.
+    # Products are shown by name, which Complete Journey has in capitals.
     assert len(re.findall(r"[A-Z]{3,}[A-Z /&,.-]+", text)) > 20
 
 
-def test_a_second_run_reuses_everything(road, capsys):
-    road[1]()
+def test_a_second_run_reuses_everything(demo, capsys):
+    demo[1]()
     assert capsys.readouterr().out.count("(reused)") == 8
 
 
 @pytest.mark.parametrize(("options", "steps"), [({"train": True}, 5000), ({"steps": 7}, 7)])
-def test_training_is_asked_for(road, monkeypatch, options, steps):
-    """It begins with the start, of the default steps or of those asked for."""
+def test_training_is_asked_for(demo, monkeypatch, options, steps):
+    """Training begins with the two-sided model, for the default or the given number of steps."""
     asked = []
 
     def noted(data, target, config, *rest):
@@ -127,13 +127,13 @@ def test_training_is_asked_for(road, monkeypatch, options, steps):
 
     monkeypatch.setattr("tfserving_ext.training.fit", noted)
     with pytest.raises(StageError):
-        road[1](**options)
+        demo[1](**options)
     assert asked == [("two_sided", steps)]
 
 
-def test_what_was_trained_here_is_kept(road, monkeypatch):
-    """A later run without `--train` neither trains again nor puts the checkpoint in its place."""
-    trained, made = [], (road[0] / "model" / "model.json").read_text()
+def test_what_was_trained_here_is_kept(demo, monkeypatch):
+    """A later run without `--train` neither trains again nor replaces the model by the checkpoint's."""
+    trained, made = [], (demo[0] / "model" / "model.json").read_text()
 
     def noted(data, target, *rest):
         trained.append(target.name)
@@ -147,10 +147,10 @@ def test_what_was_trained_here_is_kept(road, monkeypatch):
     monkeypatch.setattr("tfserving_ext.training.extract", not_further)
     for options in ({"train": True}, {}):
         with pytest.raises(StageError):
-            road[1](**options)
+            demo[1](**options)
     assert trained == ["two_sided", "model"]
 
 
-def test_steps_have_a_range(road):
+def test_steps_have_a_range(demo):
     with pytest.raises(NannError, match="steps is 0"):
-        road[1](steps=0)
+        demo[1](steps=0)

@@ -1,8 +1,8 @@
-"""The whole road on real purchases, `nann demo`."""
+"""All stages on real purchases: `nann demo`."""
 
 from tfserving_ext.extras import require
 
-require("demo")  # Before the modules that import its packages.
+require("demo")  # Before importing the modules that need the extra's packages.
 
 from tfserving_ext.demo.run import HOUSEHOLDS_HELD_OUT, run_demo  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The end of the demo: the exported model is served, and asked for one household by every way there is."""
+"""The end of the demo: serves the exported model and requests recommendations for one household by every API."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,17 @@ SHOWN = 10
 
 
 def serve_and_ask(sequences: Any, purchases: Path, saved_model: Path, keep_serving: bool) -> None:
-    """Starts the local server and asks it by gRPC and by REST for one household that training never saw."""
+    """Starts the local server and sends it the history of one test household, by gRPC and by REST.
+
+    Args:
+      sequences: the demo's converted data, `Sequences`.
+      purchases: the folder with the products' names, items.csv.
+      saved_model: the exported model, in a folder of versions.
+      keep_serving: whether to keep the server running until Ctrl-C.
+
+    Raises:
+      NannError: the server does not answer, or the answers by gRPC, by REST and in process differ.
+    """
     from tfserving_ext.data.catalogue import Catalogue
     from tfserving_ext.retrieval import BestFirst
     from tfserving_ext.serving.client import Client, RestClient
@@ -25,7 +35,7 @@ def serve_and_ask(sequences: Any, purchases: Path, saved_model: Path, keep_servi
     history = history[history >= 0]
     with LocalServer({"nann": saved_model.parent}) as server:
         outcome("serve", f"gRPC 127.0.0.1:{server.grpc_port}, REST http://127.0.0.1:{server.rest_port}/v1/models/nann")
-        # By REST every input of the signature has to be sent; an empty one counts as left out.
+        # REST requires every input of the signature; an empty one counts as not given.
         inputs = {
             "item_history": history[None, :],
             "category_history": np.zeros([1, 0], np.int64),
@@ -42,9 +52,9 @@ def serve_and_ask(sequences: Any, purchases: Path, saved_model: Path, keep_servi
         by_rest = RestClient(f"http://127.0.0.1:{server.rest_port}", "nann").predict("retrieve", inputs)
         in_process = _in_process(saved_model, inputs)
         answers = {"gRPC": by_grpc, "REST": by_rest, "in process": in_process}
-        for way, answer in answers.items():
+        for api, answer in answers.items():
             if not np.array_equal(np.asarray(answer["item_ids"]), by_grpc["item_ids"]):
-                raise NannError(f"{way} answered {answer['item_ids']}, gRPC {by_grpc['item_ids']}")
+                raise NannError(f"{api} answered {answer['item_ids']}, but gRPC {by_grpc['item_ids']}")
         console.print(f"\nHousehold {case.user_ids[0]}, never seen in training. Its last purchases, oldest first:")
         for item in history[-SHOWN:]:
             console.print(f"    {names.name(int(item))}", markup=False)
@@ -65,7 +75,7 @@ def serve_and_ask(sequences: Any, purchases: Path, saved_model: Path, keep_servi
 
 
 def _in_process(saved_model: Path, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The same request to the SavedModel loaded here, without any server."""
+    """Runs the same request on the SavedModel in this process, without a server."""
     import tensorflow as tf
 
     import tfserving_ext.ops  # noqa: F401 - registers the ops that the model uses

@@ -1,11 +1,11 @@
-"""The demo's trained model, small enough to come with the package: `nann demo` reads it in place of training.
+"""The demo's trained model, which is small enough to come with the package: `nann demo` uses it instead of training.
 
-nann_attention.json   which model, its sizes, how it was trained, digests of the data that it was trained on, and the
-                      SHA-256 of the weights
+nann_attention.json   the name and sizes of the model, how it was trained, digests of the data that it was trained on,
+                      and the SHA-256 of the weights
 nann_attention.npz    the weights by their names in Keras; tables and matrices in half precision, vectors in float32
 
-Ids and categories are not in it: they are the data's, which is converted first and must have the same digests. Made
-from what `make demo TRAIN=1` leaves in demo/, by
+It does not contain the ids and categories of the items. These come from the data, which is converted first and must
+have the same digests. This command makes it from the folder that `make demo TRAIN=1` writes:
 
     python -m tfserving_ext.demo.checkpoint demo
 """
@@ -29,13 +29,14 @@ FOLDER = Path(__file__).parent
 NAME = "nann_attention"
 FORMAT, FORMAT_VERSION = "nann-demo-checkpoint", 1
 COMMAND = "python -m tfserving_ext.demo.checkpoint demo"
-WAY_OUT = "train on the data that is there by `make demo TRAIN=1` or `nann demo --train`"
+WAY_OUT = "train on your data with `make demo TRAIN=1` or `nann demo --train`"
 
 
 def data_digests(sequences: Sequences) -> dict[str, str]:
-    """SHA-256 of what the data says: the item table, and each split's users with their histories.
+    """Computes the SHA-256 of the item table, and of the users and histories of each split.
 
-    Not of its files, which another version of the format or of a library may write otherwise.
+    They depend on the values alone, not on the files, which other versions of the format or of libraries may write
+    differently.
     """
 
     def digest(*arrays: np.ndarray) -> str:
@@ -56,28 +57,28 @@ def data_digests(sequences: Sequences) -> dict[str, str]:
 
 
 def facts(folder: Path = FOLDER) -> dict[str, Any]:
-    """What the checkpoint's JSON says.
+    """Reads the checkpoint's JSON.
 
     Raises:
-      NannError: it is missing, or of another format.
+      NannError: the file is missing or has another format.
     """
     path = folder / f"{NAME}.json"
     found = read_json(path)
     if not isinstance(found, dict) or (found.get("format"), found.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        raise NannError(f"{path} is not of the format {FORMAT!r} version {FORMAT_VERSION}; install nann again")
+        raise NannError(f"{path} does not have the format {FORMAT!r} version {FORMAT_VERSION}; install nann again")
     return found
 
 
 def restore(data: str | os.PathLike[str], target: str | os.PathLike[str], folder: Path = FOLDER) -> None:
-    """Writes the checkpoint as a folder that `nann train` might have written.
+    """Writes the checkpoint as a model's folder like those of `nann train`.
 
     Args:
       data: the demo's converted data.
-      target: the model's folder; replaced where it exists.
-      folder: of the checkpoint.
+      target: the model's folder, which is replaced if it exists.
+      folder: the folder that contains the checkpoint.
 
     Raises:
-      NannError: the checkpoint is damaged, or was trained on other data.
+      NannError: the checkpoint is damaged, is from another release, or was trained on other data.
     """
     from tfserving_ext.models import model_named
     from tfserving_ext.models.checkpoint import read_config, save_model
@@ -88,8 +89,8 @@ def restore(data: str | os.PathLike[str], target: str | os.PathLike[str], folder
         if found != known["data"].get(name):
             what = "the products" if name == "items" else f"the households of the {name} split, or their purchases,"
             raise NannError(
-                f"{data}: {what} are not those that the demo's checkpoint was trained on (SHA-256 {found}, the "
-                f"checkpoint's {known['data'].get(name)}); {WAY_OUT}"
+                f"{data}: {what} are not those that the demo's checkpoint was trained on (SHA-256 {found}, in the "
+                f"checkpoint {known['data'].get(name)}); {WAY_OUT}"
             )
     weights = _weights(folder / f"{NAME}.npz", known["sha256"])
     kind = model_named(known["model"])
@@ -97,7 +98,7 @@ def restore(data: str | os.PathLike[str], target: str | os.PathLike[str], folder
     model = kind(sequences.item_ids, sequences.category_ids, None, config)
     variables = {variable.path: variable for variable in model.variables}
     if different := set(variables) ^ set(weights):
-        raise NannError(f"the demo's checkpoint is of another release: {sorted(different)} differ; {WAY_OUT}")
+        raise NannError(f"the demo's checkpoint is from another release: {sorted(different)} differ; {WAY_OUT}")
     for name, variable in variables.items():
         if weights[name].shape != tuple(variable.shape):
             raise NannError(
@@ -115,8 +116,8 @@ def _weights(path: Path, wanted: str) -> dict[str, np.ndarray]:
         found = sha256(path)
         if found != wanted:
             raise NannError(
-                f"{path} has the SHA-256 {found}, {path.stem}.json says {wanted}: it is damaged; install nann again, "
-                f"or {WAY_OUT}"
+                f"{path} is damaged: its SHA-256 is {found}, but {path.stem}.json has {wanted}; install nann again, or "
+                f"{WAY_OUT}"
             )
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -125,29 +126,33 @@ def _weights(path: Path, wanted: str) -> dict[str, np.ndarray]:
 
 
 def write(demo: str | os.PathLike[str], folder: Path = FOLDER) -> dict[str, Any]:
-    """Makes the checkpoint from a demo's folder whose model was trained.
+    """Makes the checkpoint from the folder of a demo that trained its model.
+
+    Args:
+      demo: the demo's folder.
+      folder: the folder to write the checkpoint to.
 
     Returns:
-      What its JSON says.
+      The content of its JSON file.
 
     Raises:
-      NannError: there is no model, it was made from a checkpoint, or it does not belong to the data beside it.
+      NannError: there is no model, it came from a checkpoint itself, or it was trained on other data than the demo's.
     """
     from tfserving_ext.training import load_model
 
     data, trained = Path(demo) / "data", load_model(Path(demo) / "model")
     training = trained.manifest["training"]
     if "checkpoint" in training:
-        raise NannError(f"{demo}/model comes from a checkpoint itself; train it by `make demo TRAIN=1`")
+        raise NannError(f"{demo}/model comes from a checkpoint itself; train it with `make demo TRAIN=1`")
     if training.get("data_sha256") != sha256(data / "manifest.json"):
-        raise NannError(f"{demo}/model was trained on other data than {data}; train it by `make demo TRAIN=1`")
+        raise NannError(f"{demo}/model was trained on other data than {data}; train it with `make demo TRAIN=1`")
     weights = {}
     for variable in trained.model.variables:
         values = np.asarray(variable)
-        # Vectors are a hundredth of it all, and a variance may lie below what half precision holds.
+        # Vectors are one per cent of all weights, and a variance may be too small for half precision.
         weights[variable.path] = values.astype(np.float16) if values.ndim > 1 else values
         if not np.isfinite(weights[variable.path]).all():
-            raise NannError(f"{variable.path} of {demo}/model holds {np.abs(values).max()}, more than float16 can")
+            raise NannError(f"{variable.path} of {demo}/model has {np.abs(values).max()}, too large for float16")
     with atomic_file(folder / f"{NAME}.npz") as new, new.open("wb") as file:
         np.savez_compressed(file, **weights)  # type: ignore[arg-type]
     known = {

@@ -1,7 +1,7 @@
-"""The whole road on real purchases: from the Complete Journey data set to an answered request.
+"""All stages on real purchases, from the Complete Journey data set to an answered request.
 
-Every stage is the Python function of a subcommand. The model is the one that comes with the package (checkpoint.py),
-unless training is asked for.
+Every stage is the Python function of a subcommand. The model is the one that comes with the package (checkpoint.py)
+unless training is requested.
 """
 
 import dataclasses
@@ -20,27 +20,28 @@ from tfserving_ext.progress import console
 
 K = 200
 HOUSEHOLDS_HELD_OUT = 0.1
-# Test cases of a household, where the model was trained here and where it comes with the package: who waits minutes for
-# a training waits for narrow intervals too.
+# Test cases per household if the model was trained here, and if it comes with the package. After minutes of training,
+# some more for narrower intervals matter less.
 POSITIONS, FEW_POSITIONS = 9, 1
-# Fewer than `nann train` takes: a demo is waited for.
+# Fewer steps than `nann train` takes, because users wait for the demo.
 TWO_SIDED_STEPS, STEPS = 5000, 1000
 
 
 def run_demo(
     folder: Path = Path("demo"), steps: int | None = None, keep_serving: bool = False, train: bool = False
 ) -> None:
-    """Runs all stages, serves the model and asks it.
+    """Runs all stages, serves the model and requests recommendations.
 
     Args:
-      folder: where all artefacts go.
-      steps: train so many steps of each of the two models; None for the default, five minutes on two cores.
-      keep_serving: go on serving until interrupted.
-      train: train the models, in place of reading the trained one that comes with the package. What an earlier run
-        trained here by the default steps is used either way.
+      folder: the folder for all artefacts.
+      steps: the number of training steps for each of the two models; giving it implies `train`. None for the default,
+        which takes five minutes on two cores.
+      keep_serving: whether to keep the server running until it is interrupted.
+      train: whether to train the models instead of using the one that comes with the package. A model that an earlier
+        run trained in `folder` with the default steps is used in any case.
 
     Raises:
-      NannError: a stage failed, or gRPC, REST and the model in process did not agree.
+      NannError: a stage failed, or the answers by gRPC, by REST and in process differ.
     """
     from tfserving_ext.data.sequences import Sequences
 
@@ -54,11 +55,11 @@ def run_demo(
     evaluation = _evaluation(stages, data, model, index, trains)
     saved_model = _export(stages, model, index, evaluation)
     serve_and_ask(Sequences.open(data.path), purchases.path, saved_model.path, keep_serving)
-    _last_table(folder, read_json(evaluation.path), trains)
+    _summary_table(folder, read_json(evaluation.path), trains)
 
 
 def _data(stages: Stages) -> tuple[Stage, Stage]:
-    """The purchases as CSV and as sequences."""
+    """Runs the stages that write the purchases, as CSV and as sequences."""
     from tfserving_ext.data.complete_journey import write_csv
     from tfserving_ext.data.convert import convert
     from tfserving_ext.data.rows import Rules
@@ -92,7 +93,7 @@ def _data(stages: Stages) -> tuple[Stage, Stage]:
 
 
 def _index(stages: Stages, model: Stage) -> Stage:
-    """The index, over the embeddings of the model."""
+    """Runs the stages that extract the model's embeddings and build the index over them."""
     from tfserving_ext.index import Index, build_index
     from tfserving_ext.index.original import load_array
     from tfserving_ext.training import extract
@@ -137,7 +138,7 @@ def _evaluation(stages: Stages, data: Stage, model: Stage, index: Stage, trained
 
 
 def _export(stages: Stages, model: Stage, index: Stage, evaluation: Stage) -> Stage:
-    """The SavedModel, verified."""
+    """Runs the stages that export and verify the SavedModel."""
     from export_tools import Defaults, ExportOptions, export, verify
 
     saved_model = stages.run(
@@ -169,7 +170,7 @@ def _export(stages: Stages, model: Stage, index: Stage, evaluation: Stage) -> St
 
 
 class _Training:
-    """The stages that train: a two-sided model, and on it the attention model."""
+    """The training stages: a two-sided model, and the attention model that starts from it."""
 
     def __init__(self, stages: Stages, data: Stage, steps: int | None) -> None:
         from tfserving_ext.training import TWO_SIDED, recipe
@@ -184,12 +185,12 @@ class _Training:
         self._parameters = dataclasses.asdict(self._config) | dataclasses.asdict(self._sizes)
 
     def is_finished(self) -> bool:
-        """Whether an earlier run trained the model."""
+        """Returns whether an earlier run has trained the model."""
         start = self._stages.stage(*self._start_stage)
         return self._stages.has("train", "model", self._parameters, [self._data, start])
 
     def run(self) -> Stage:
-        """Trains both, as far as they are not trained."""
+        """Trains those of the two models that are not trained yet."""
         from tfserving_ext.training import fit
 
         start = self._stages.run(
@@ -212,7 +213,7 @@ def _histories(config: Any) -> str:
 
 
 def _restored(stages: Stages, data: Stage) -> Stage:
-    """The trained model that comes with the package, as a folder such as `nann train` writes."""
+    """Runs the stage that writes the model that comes with the package as a folder like those of `nann train`."""
     return stages.run(
         "model",
         "model",
@@ -221,19 +222,20 @@ def _restored(stages: Stages, data: Stage) -> Stage:
         lambda path: restore(data.path, path),
         lambda path: (
             f"NANN attention, read from the checkpoint that comes with nann, not trained here: {path}\n"
-            "          to train it, some six minutes: `make demo TRAIN=1`, or `nann demo --train`"
+            "          to train it, which takes some six minutes: `make demo TRAIN=1` or `nann demo --train`"
         ),
     )
 
 
 def _how_to_evaluate_all(data: Stage, model: Stage, index: Stage) -> str:
     return (
-        f"\n          one case a household, so the intervals are wide; for {POSITIONS} a household, in some minutes:\n"
+        "\n          with one case per household the intervals are wide; "
+        f"for {POSITIONS} per household, which takes some minutes:\n"
         f"          nann evaluate {data.path} {model.path} {index.path} --positions {POSITIONS}"
     )
 
 
-def _last_table(folder: Path, figures: dict[str, Any], trained: bool) -> None:
+def _summary_table(folder: Path, figures: dict[str, Any], trained: bool) -> None:
     table = Table(title="What was measured", title_justify="left", show_header=False)
     nann = "nann" if shutil.which("nann") else sys.argv[0]
     rows = {"model": "trained here" if trained else "read from the checkpoint that comes with nann"}

@@ -1,4 +1,4 @@
-"""The stages of a demo: one whose inputs, parameters and result are the same as in an earlier run is reused."""
+"""The stages of the demo: a stage is reused if its inputs, parameters and result are those of an earlier run."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,12 @@ from tfserving_ext.progress import outcome
 
 @dataclasses.dataclass
 class Stage:
-    """One finished stage: its identity covers everything that its result depends on."""
+    """A stage.
+
+    Attributes:
+      identity: a digest of everything that the stage's result depends on.
+      path: the stage's result, a file or folder.
+    """
 
     identity: str
     path: Path
@@ -24,21 +29,22 @@ class Stage:
 class Stages:
     """Runs stages in a folder, reusing those that are finished.
 
-    `stages.json` says, for each result, which stage it is of: two stages that make the same result do not pass for
-    each other.
+    `stages.json` records the identity of the stage that made each result, so that different stages with a result of the
+    same name are not mistaken for each other.
     """
 
     def __init__(self, folder: Path) -> None:
+        """Reads the record of finished stages in `folder`, if there is one."""
         self.folder = folder
         self._record = folder / "stages.json"
         self._finished: dict[str, str] = read_json(self._record) if self._record.exists() else {}
 
     def stage(self, name: str, result: str, parameters: dict[str, Any], inputs: Sequence[Stage]) -> Stage:
-        """The stage as it is when it is finished, whether it is or not."""
+        """Returns the stage, whether it is finished or not."""
         return Stage(_identity(name, parameters, inputs), self.folder / result)
 
     def has(self, name: str, result: str, parameters: dict[str, Any], inputs: Sequence[Stage]) -> bool:
-        """Whether this very stage is finished and its result is there."""
+        """Returns whether exactly this stage is finished and its result exists."""
         wanted = self.stage(name, result, parameters, inputs)
         return self._finished.get(result) == wanted.identity and wanted.path.exists()
 
@@ -51,7 +57,19 @@ class Stages:
         work: Callable[[Path], Any],
         describe: Callable[[Path], str],
     ) -> Stage:
-        """Runs `work(path)` unless the very same stage is finished; prints one line of outcome."""
+        """Runs a stage unless it is finished, and prints one line with its outcome.
+
+        Args:
+          name: the name of the stage.
+          result: the name of its result in the folder.
+          parameters: the values that the result depends on, JSON.
+          inputs: the stages whose results it reads.
+          work: writes the result to the given path.
+          describe: returns a description of the result at the given path.
+
+        Returns:
+          The finished stage.
+        """
         stage = self.stage(name, result, parameters, inputs)
         reused = self.has(name, result, parameters, inputs)
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages with plots, which `nann evaluate` and `nann bench` share."""
+"""Self-contained HTML pages with plots, for `nann evaluate` and `nann bench`."""
 
 from tfserving_ext.extras import require
 

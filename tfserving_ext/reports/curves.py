@@ -1,4 +1,4 @@
-"""Plots of what was measured: curves over time, load or percentile, and a bar of parts."""
+"""Plots of load tests: curves over time, load or percentile, and a bar of parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,22 +20,22 @@ from tfserving_ext.reports.drawing import (
     svg,
 )
 
-# A logarithmic axis from this ratio of the largest value to the least; below it an axis from 0 shows more.
-LOG_FROM = 30.0
+LOG_FROM = (
+    30.0  # From this ratio of the largest to the smallest value, an axis is logarithmic; otherwise it starts at 0.
+)
 _SPAN_COLOR = 6
-# Parts of a bar that are narrower have no room for their text.
-_LEAST_TOLD = 0.09
+_LEAST_LABELLED = 0.09  # Narrower parts of a bar have no room for a label.
 
 
 def curve_plot(name: str, title: str, series: Sequence[Series], x: Axis, y: Axis, spans: Sequence[Span] = ()) -> Plot:
-    """Lines over numbers; y that are not there (None) leave gaps.
+    """Plots lines over numbers; missing values of y (None) leave gaps.
 
     Args:
-      name: prefix of the ids in the SVG, one of its own in a page.
-      title: what the plot shows.
-      series: the lines; intervals may be None.
-      x: its axis; its scale is "linear" or "percentiles".
-      y: its axis; its scale is "linear", from 0, or "log".
+      name: a prefix for the ids in the SVG, unique in the page.
+      title: the plot's title.
+      series: the lines; their intervals may be None.
+      x: the x axis, with the scale "linear" or "percentiles".
+      y: the y axis, with the scale "linear", which starts at 0, or "log".
       spans: parts of the x axis to mark.
     """
     found = np.array([value for one in series for value in one.y if value is not None], float)
@@ -61,24 +61,24 @@ def curve_plot(name: str, title: str, series: Sequence[Series], x: Axis, y: Axis
 
     places = sorted({place for one in series for place in one.x})
     values = [dict(zip(one.x, one.y, strict=True)) for one in series]
-    rows = [[x.text(at), *("" if of.get(at) is None else y.text(of[at]) for of in values)] for at in places]
-    told = [legend([one])[0] if one.marked else ("━", one.color % len(SERIES) + 1, one.label) for one in series]
+    rows = [[x.text(at), *("" if line.get(at) is None else y.text(line[at]) for line in values)] for at in places]
+    entries = [legend([one])[0] if one.marked else ("━", one.color % len(SERIES) + 1, one.label) for one in series]
     if spans:
-        told.append(("▮", _SPAN_COLOR + 1, spans[0].label))
+        entries.append(("▮", _SPAN_COLOR + 1, spans[0].label))
     labels = ", ".join(one.label for one in series)
     description = f"{y.label} over {x.label}: {labels}. The table below has all points."
     columns = [x.label, *(one.label for one in series)]
-    return Plot(title, svg(name, title, description, paint), told, columns, rows)
+    return Plot(title, svg(name, title, description, paint), entries, columns, rows)
 
 
 def stacked_bar(name: str, title: str, unit: str, parts: Sequence[tuple[str, float]]) -> Plot:
-    """One bar of parts in their order, each with its share.
+    """Plots one bar of parts in their order, each labelled with its share.
 
     Args:
-      name: prefix of the ids in the SVG, one of its own in a page.
-      title: what the bar shows.
-      unit: of the values.
-      parts: (label, value) of each; values are not negative.
+      name: a prefix for the ids in the SVG, unique in the page.
+      title: the plot's title.
+      unit: the unit of the values.
+      parts: (label, value) of each part; values must not be negative.
     """
     total = sum(value for _, value in parts) or 1.0
 
@@ -87,7 +87,7 @@ def stacked_bar(name: str, title: str, unit: str, parts: Sequence[tuple[str, flo
         for number, (_, value) in enumerate(parts):
             color = SERIES[number % len(SERIES)]
             axes.barh([0], [value], left=left, height=0.8, color=color, edgecolor=PAGE, linewidth=0.8)
-            if value >= _LEAST_TOLD * total:
+            if value >= _LEAST_LABELLED * total:
                 axes.text(left + value / 2, 0, f"{100 * value / total:.0f} %", color=PAGE, ha="center", va="center")
             left += value
         axes.set_xlim(0, total)
@@ -97,10 +97,10 @@ def stacked_bar(name: str, title: str, unit: str, parts: Sequence[tuple[str, flo
         axes.grid(visible=False)
         axes.set_xlabel(unit)
 
-    told = [(GLYPHS[1], number % len(SERIES) + 1, label) for number, (label, _) in enumerate(parts)]
+    entries = [(GLYPHS[1], number % len(SERIES) + 1, label) for number, (label, _) in enumerate(parts)]
     rows = [[label, f"{value:.3f}", f"{100 * value / total:.1f} %"] for label, value in parts]
     description = f"{', '.join(f'{label} {value:.3f} {unit}' for label, value in parts)}."
-    return Plot(title, svg(name, title, description, paint, 1.15), told, ["", unit, "share"], rows)
+    return Plot(title, svg(name, title, description, paint, 1.15), entries, ["", unit, "share"], rows)
 
 
 def _paint_line(axes: Any, one: Series, percentiles: bool, is_log: bool) -> None:
@@ -138,7 +138,7 @@ def _log_axis(axes: Any, which: str, ratio: float) -> None:
 
 
 def _percentile_axis(axes: Any, largest: float) -> None:
-    """0 %, 50 %, 90 %, 99 % and so on, as far as the lines go."""
+    """Sets an axis with the ticks 0 %, 50 %, 90 %, 99 % and so on, as far as the lines go."""
     end = 1 / (1 - largest)
     decades = int(np.floor(np.log10(end) + 1e-9))
     places = [1.0, 2.0, *(10.0**n for n in range(1, decades + 1))]

@@ -1,4 +1,4 @@
-"""Drawings as SVG that goes into a page: no fonts, no dates, colours of the page (adr/0015)."""
+"""Draws plots as SVG to embed in a page, without fonts and dates and in the page's colours (docs/adr/0015)."""
 
 import dataclasses
 import html
@@ -11,7 +11,8 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Matplotlib writes colours as numbers; these stand for the page's own, light or dark (templates/page.html.jinja).
+# Matplotlib writes colours as numbers. These are placeholders for the page's colours, light or dark
+# (templates/page.html.jinja).
 TEXT, _LINE, PAGE = "#010101", "#020202", "#040404"
 SERIES = tuple(f"#0300{number:02d}" for number in range(1, 9))
 _PAGE_COLORS = {
@@ -21,9 +22,8 @@ _PAGE_COLORS = {
     **{c: f"var(--series-{n})" for n, c in enumerate(SERIES, 1)},
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-# The same in text, for legends.
-GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★")
-# Inches, and points for text: as wide as a telephone, so that text keeps its size there.
+GLYPHS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★")  # The markers as text, for legends.
+# Width and height in inches, font size in points. The width fits a telephone, so that text keeps its size there.
 _WIDTH, HEIGHT, FONT = 4.9, 3.1, 9.5
 _RC: dict[Any, Any] = {
     "svg.fonttype": "path",
@@ -54,14 +54,14 @@ class Series:
     """One line of a plot.
 
     Attributes:
-      label: its name.
-      x: numbers, or names of places on the axis.
+      label: the line's name.
+      x: numbers, or the names of places on the axis.
       y: numbers.
-      intervals: (low, high) of each y, or none.
-      color: its place among the colours, from 0; the same search has the same colour in all plots of a page.
-      line: whether points at named places are joined; those at numbers always are.
-      marked: whether the points have marks; lines of very many look better without.
-      notes: a word for each point, or none.
+      intervals: (low, high) of each y; empty for no intervals.
+      color: the index of the colour, from 0; the same search has the same colour in all plots of a page.
+      line: whether to join points at named places; points at numbers are always joined.
+      marked: whether the points have markers; lines with very many points look better without.
+      notes: a label for each point; empty for no labels.
     """
 
     label: str
@@ -79,10 +79,10 @@ class Axis:
     """An axis of a plot.
 
     Attributes:
-      label: what is along it.
-      text: a value as text, for the table.
-      scale: "linear"; "log", which is logarithmic where the values reach far; or "percentiles" for parts of 1 below 1,
-        which gives 90 %, 99 % and 99.9 % equal room.
+      label: the axis's label.
+      text: formats a value for the table.
+      scale: "linear"; "log", which is logarithmic if the values span a wide range; or "percentiles", for values from 0
+        to below 1, which spaces 90 %, 99 % and 99.9 % equally.
     """
 
     label: str
@@ -95,9 +95,9 @@ class Span:
     """A part of the x axis in which something happened.
 
     Attributes:
-      label: what, for people who do not see the drawing.
-      begin: on the axis.
-      end: on the axis; None where it did not end.
+      label: a description of what happened, for the legend.
+      begin: the start on the axis.
+      end: the end on the axis; None if it did not end.
     """
 
     label: str
@@ -110,11 +110,11 @@ class Plot:
     """A plot for a page.
 
     Attributes:
-      title: what it shows.
+      title: the plot's title.
       svg: the drawing, an `<svg>` element with a title and a description.
       legend: (glyph, number of the colour from 1, label) of each line.
-      columns: heads of the table of what is drawn.
-      rows: its rows, as text.
+      columns: the header of the table with the plotted values.
+      rows: the rows of that table, as text.
     """
 
     title: str
@@ -125,14 +125,14 @@ class Plot:
 
 
 def svg(name: str, title: str, description: str, paint: Callable[[Any], None], height: float = HEIGHT) -> str:
-    """Draws.
+    """Draws a plot.
 
     Args:
-      name: prefix of the ids, one of its own in a page.
-      title: what the drawing shows.
-      description: the same at length, for people who do not see it.
-      paint: takes the axes.
-      height: in inches.
+      name: a prefix for the ids in the SVG, unique in the page.
+      title: the drawing's title.
+      description: a text for people who cannot see the drawing.
+      paint: draws on the given Matplotlib axes.
+      height: the height in inches.
 
     Returns:
       An `<svg>` element.
@@ -154,10 +154,10 @@ def svg(name: str, title: str, description: str, paint: Callable[[Any], None], h
         text = text.replace(color, page_color)
     head, _, body = text.partition(">")
     view_box = re.search(r'viewBox="[^"]*"', head)
-    told = f"<title>{html.escape(title)}</title><desc>{html.escape(description)}</desc>"
-    return f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{html.escape(title)}">{told}{body}'.strip()
+    texts = f"<title>{html.escape(title)}</title><desc>{html.escape(description)}</desc>"
+    return f'<svg {view_box[0] if view_box else ""} role="img" aria-label="{html.escape(title)}">{texts}{body}'.strip()
 
 
 def legend(series: Sequence[Series]) -> list[tuple[str, int, str]]:
-    """What `Plot.legend` is for these lines."""
+    """Returns the entries of `Plot.legend` for these lines."""
     return [(GLYPHS[s.color % len(GLYPHS)], s.color % len(SERIES) + 1, s.label) for s in series]

@@ -1,4 +1,4 @@
-"""Writes a page: no request leaves it, no script is in it."""
+"""Writes self-contained pages, which load nothing and contain no scripts."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,13 @@ _SHARED = Path(__file__).with_name("templates")
 
 
 def write_page(path: str | os.PathLike[str], templates: Path, template: str, **values: Any) -> None:
-    """Writes a page, whole or not at all; every value is escaped but for the plots' own SVG.
+    """Writes a page, whole or not at all; all values are escaped except for the SVG of plots.
 
     Args:
-      path: the file.
-      templates: folder of the package's own templates; they extend page.html.jinja, which all share.
-      template: one of them.
-      values: what it shows.
+      path: the file to write.
+      templates: the folder with the caller's templates, which extend the shared page.html.jinja.
+      template: the name of one of these templates.
+      **values: the values for the template.
 
     Raises:
       NannError: the file cannot be written.
@@ -32,5 +32,5 @@ def write_page(path: str | os.PathLike[str], templates: Path, template: str, **v
     )
     text = environment.get_template(template).render(**values)
     with atomic_file(path) as new:
-        # Messages of others may hold halves of surrogate pairs, which no file can.
+        # Messages of other programs may contain lone surrogates, which cannot be encoded.
         new.write_bytes(text.encode("utf-8", "replace"))

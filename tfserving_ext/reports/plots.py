@@ -1,4 +1,4 @@
-"""Plots for a page: lines, dots, bars."""
+"""Plots of evaluations: lines, dots and bars."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,16 +18,16 @@ def line_plot(
     log_percent: bool = False,
     reference: tuple[str, float] | None = None,
 ) -> Plot:
-    """Lines through points with their intervals.
+    """Plots lines through points with their intervals.
 
     Args:
-      name: prefix of the ids in the SVG, one of its own in a page.
-      title: what the plot shows.
-      series: the lines; x are numbers, or names where they should stand evenly apart.
-      x_label: of the axis.
-      y_label: of the axis.
-      log_percent: x are parts of 1, told in per cent, on a logarithmic axis; zeros lie at its left end.
-      reference: a horizontal line, its label and place.
+      name: a prefix for the ids in the SVG, unique in the page.
+      title: the plot's title.
+      series: the lines; x are numbers, or names, which are evenly spaced.
+      x_label: the label of the x axis.
+      y_label: the label of the y axis.
+      log_percent: whether x are fractions to show in per cent on a logarithmic axis; zeros are at its left end.
+      reference: the label and the y of a horizontal line; None for no line.
     """
     named = any(isinstance(x, str) for one in series for x in one.x)
     names = list(dict.fromkeys(x for one in series for x in one.x)) if named else []
@@ -78,7 +78,7 @@ def _paint_line(axes: Any, one: Series, x: np.ndarray, named: bool) -> None:
 def dot_plot(
     name: str, title: str, x_label: str, rows: Sequence[tuple[str, float, Sequence[float] | None, int]]
 ) -> Plot:
-    """One point with its interval a row: (label, value, interval or None, colour)."""
+    """Plots one point with its interval in each row; a row is (label, value, interval or None, colour)."""
 
     def paint(axes: Any) -> None:
         for place, (_, value, interval, color) in enumerate(rows):
@@ -103,7 +103,16 @@ def dot_plot(
 def histogram(
     name: str, title: str, x_label: str, y_label: str, edges: Sequence[float], counts: Sequence[Series]
 ) -> Plot:
-    """Bars side by side over the bins that hold anything; the y of a series are its counts."""
+    """Plots counts as bars side by side, from the first bin that is not empty.
+
+    Args:
+      name: a prefix for the ids in the SVG, unique in the page.
+      title: the plot's title.
+      x_label: the label of the x axis.
+      y_label: the label of the y axis.
+      edges: the edges of the bins, evenly spaced; one more than there are bins.
+      counts: the bars; the y of each series are its counts by bin.
+    """
     filled = np.flatnonzero(np.sum([one.y for one in counts], axis=0))
     first = int(filled[0]) if len(filled) else 0
 
