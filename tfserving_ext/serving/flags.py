@@ -48,7 +48,7 @@ FLAGS = {
     "model_name": Flag("text"),
     "model_base_path": Flag("text"),
     "num_load_threads": Flag("int", _ONE_LOADER),
-    "num_unload_threads": Flag("int", "a version is closed by the last request that leaves it, or by the loader"),
+    "num_unload_threads": Flag("int", "a version is closed by the last request that uses it, or by the loader"),
     "max_num_load_retries": Flag("int"),
     "load_retry_interval_micros": Flag("int"),
     "file_system_poll_wait_seconds": Flag("float"),

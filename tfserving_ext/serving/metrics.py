@@ -15,7 +15,7 @@ _HELP = {
     ":tensorflow:serving:request_latency": "Microseconds from a request's arrival to its answer.",
     ":tensorflow:serving:runtime_latency": "Microseconds that TensorFlow took to run a signature.",
     ":nann:search_latency": "Microseconds that TensorFlow took to run a signature with a search.",
-    ":nann:items_scored": "Items that the scorer was asked for in one user's search.",
+    ":nann:items_scored": "Items scored in one user's search.",
     ":nann:nan_scores": "Scores that were NaN: the model is broken, or was given input that it cannot score.",
     ":nann:rounds": "Rounds of one user's search that met at least one item not scored before.",
     ":nann:search_stopped": "Users' searches by the reason why they stopped.",
