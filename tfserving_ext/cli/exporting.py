@@ -166,7 +166,7 @@ def explain(
         ),
     ] = False,
 ) -> None:
-    """Show a scorer before and after the passes: what each pass did and what is still expensive. It is not run."""
+    """Show a scorer before and after the passes: what each pass did and what is still expensive. Nothing is run."""
     from export_tools import explain as run
     from export_tools.graphs.tables import summary
 

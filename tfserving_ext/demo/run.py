@@ -20,8 +20,8 @@ from tfserving_ext.progress import console
 
 K = 200
 HOUSEHOLDS_HELD_OUT = 0.1
-# Test cases per household if the model was trained here, and if it comes with the package. After minutes of training,
-# some more for narrower intervals matter less.
+# Test cases per household, if the model was trained here and if it comes with the package. Users who wait minutes for
+# the training also wait for narrower intervals.
 POSITIONS, FEW_POSITIONS = 9, 1
 # Fewer steps than `nann train` takes, because users wait for the demo.
 TWO_SIDED_STEPS, STEPS = 5000, 1000

@@ -25,7 +25,7 @@ from tfserving_ext.loadtest.targets.target import UNREACHABLE, Target
 
 LEAST_WINDOWS = 5  # With fewer, an interval means nothing.
 STEADY_WINDOWS, STEADY = 3, 0.1  # Steady if this many windows in a row differ by at most this fraction of their mean.
-LOST_SECONDS = 3  # After so many seconds without any error but "unreachable", and no answer, the server is lost.
+LOST_SECONDS = 3  # The server is lost after so many seconds without answers in which all errors are `UNREACHABLE`.
 _POLL_SECONDS = 0.1
 INTERRUPTED, LOST = "interrupted", "server lost"
 

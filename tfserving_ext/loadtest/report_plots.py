@@ -15,7 +15,7 @@ Level = Mapping[str, Any]
 MAX_LINES = 8  # The number of colours that a page has.
 MAX_TIMELINES = 4
 MAX_POINTS = 300  # Of a timeline; longer ones combine several seconds into one point.
-_PER_DECADE = 16  # Points of a percentile plot for each further nine.
+_PER_DECADE = 16  # Points of a percentile plot from 90 % to 99 %, from 99 % to 99.9 %, and so on.
 _P50, _P99, _REST, _ERRORS = 0, 1, 2, 5  # Colours.
 
 

@@ -282,7 +282,7 @@ def _ctrl_c(interrupt: asyncio.Event) -> Iterator[None]:
         for number in numbers:
             loop.add_signal_handler(number, stop)
     except (ValueError, RuntimeError, NotImplementedError):
-        # This is not the main thread, or, as in a notebook, the loop takes no signal handlers.
+        # This is not the main thread, for example in a notebook.
         yield
         return
     try:

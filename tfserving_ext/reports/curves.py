@@ -20,9 +20,8 @@ from tfserving_ext.reports.drawing import (
     svg,
 )
 
-LOG_FROM = (
-    30.0  # From this ratio of the largest to the smallest value, an axis is logarithmic; otherwise it starts at 0.
-)
+# From this ratio of the largest to the smallest value, an axis is logarithmic; otherwise it starts at 0.
+LOG_FROM = 30.0
 _SPAN_COLOR = 6
 _LEAST_LABELLED = 0.09  # Narrower parts of a bar have no room for a label.
 

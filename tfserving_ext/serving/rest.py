@@ -59,7 +59,7 @@ _CORS = {
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
-# HTTP statuses of gRPC's, as in TensorFlow Serving.
+# The HTTP status for each gRPC status, as in TensorFlow Serving; 500 for all others.
 _HTTP = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
