@@ -38,7 +38,7 @@ def serve(
         typer.Argument(help="The folder that contains the versions, such as models/nann with models/nann/1."),
     ] = None,
     name: Annotated[str, typer.Option("--model-name", "--name", help="The model's name in requests.")] = "nann",
-    model_base_path: Annotated[Path | None, typer.Option(help="The same as the argument BASE_PATH.")] = None,
+    model_base_path: Annotated[Path | None, typer.Option(help="The same as the argument base_path.")] = None,
     model_config_file: Annotated[
         Path | None, typer.Option(help="A ModelServerConfig in text form: several models, version policies, labels.")
     ] = None,
@@ -186,7 +186,7 @@ def _only(*given: Path | None) -> Path:
     paths = [path for path in given if path is not None]
     if len(paths) != 1:
         raise NannError(
-            f"{len(paths)} of BASE_PATH, --model_base_path and --model_config_file are given, exactly one is needed"
+            f"{len(paths)} of base_path, --model_base_path and --model_config_file are given, exactly one is needed"
         )
     return paths[0]
 
