@@ -9,6 +9,7 @@ from typing import Any
 
 import pydantic
 import pytest
+import rich.text
 import typer
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from tests.cli import building, measuring, serving
 from tests.cli.entries import FILES, GONE, Command, Option
 from tfserving_ext import cli
 from tfserving_ext.errors import NannError
+from tfserving_ext.loadtest import ModelSpec, Scenario
 
 COMMANDS: Mapping[str, Command] = {
     "": building.NANN,
@@ -178,6 +180,26 @@ def test_no_entry_is_of_an_option_that_is_gone():
     for name, parameter in _parameters(typer.main.get_command(cli.app)):
         there[name].add(parameter.name)
     assert {name: set(command.options) for name, command in COMMANDS.items()} == there
+
+
+@pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
+def test_the_help_of_an_option_is_shown_whole(name, parameter):
+    """Rich, which prints the help, takes words in brackets for markup and leaves them out."""
+    assert rich.text.Text.from_markup(parameter.help or "").plain == (parameter.help or "")
+
+
+def test_the_help_of_bench_shows_the_defaults_of_a_scenario():
+    """The options default to None, so that a configuration file can set them; the real defaults are the scenario's."""
+    shown = {
+        parameter.name: parameter.show_default
+        for name, parameter in _parameters(typer.main.get_command(cli.app))
+        if name == "bench" and isinstance(parameter.show_default, str)
+    }
+    usual = ModelSpec().model_dump() | Scenario().model_dump()
+    usual |= {"model": usual.pop("name"), "concurrency": "1"}
+    assert len(shown) == 11
+    for name, text in shown.items():
+        assert text == (f"{usual[name]:g}" if isinstance(usual[name], float) else str(usual[name])), name
 
 
 def test_traceback_shows_where_an_error_is_from(monkeypatch, capsys):

@@ -40,13 +40,18 @@ def bench(
     init: Annotated[Path | None, typer.Option(help="Write a commented configuration file here and exit.")] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="grpc[s]://HOST:PORT, http[s]://HOST:PORT, session or function. [grpc://127.0.0.1:8500]"),
+        typer.Option(
+            help="grpc://HOST:PORT or http://HOST:PORT, grpcs:// or https:// for TLS; session or function, in process.",
+            show_default="grpc://127.0.0.1:8500",
+        ),
     ] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust for a TLS server.")] = None,
     cert: Annotated[Path | None, typer.Option(help="PEM file of the client's certificate; requires --key.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model's name in requests. [nann]")] = None,
-    signature: Annotated[str | None, typer.Option(help="The model's signature. [serving_default]")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name in requests.", show_default="nann")] = None,
+    signature: Annotated[
+        str | None, typer.Option(help="The model's signature.", show_default="serving_default")
+    ] = None,
     path: Annotated[
         Path | None,
         typer.Option(
@@ -60,11 +65,12 @@ def bench(
         Path | None, typer.Option(help="Output of `nann convert`: send the histories of test users.")
     ] = None,
     concurrency: Annotated[
-        str | None, typer.Option(help="Closed loop: clients that each wait for an answer; N, 1:64 or 10:50:10. [1]")
+        str | None,
+        typer.Option(help="Closed loop: clients that each wait for an answer; N, 1:64 or 10:50:10.", show_default="1"),
     ] = None,
     rate: Annotated[str | None, typer.Option(help="Open loop: requests per second; N, 10:640 or 100:500:100.")] = None,
     arrivals: Annotated[
-        Literal["constant", "poisson"] | None, typer.Option(help="Arrivals of an open loop. [poisson]")
+        Literal["constant", "poisson"] | None, typer.Option(help="Arrivals of an open loop.", show_default="poisson")
     ] = None,
     replay: Annotated[
         Path | None, typer.Option(help="JSON lines of recorded requests, sent at the recorded times.")
@@ -75,17 +81,24 @@ def bench(
     ] = None,
     warm_up: Annotated[
         float | None,
-        typer.Option(help="Longest warm-up in seconds; it ends once throughput and latency are steady. [10]"),
+        typer.Option(
+            help="Longest warm-up in seconds; it ends once throughput and latency are steady.", show_default="10"
+        ),
     ] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Seconds to measure each level; by default until --bound is met.")
     ] = None,
     bound: Annotated[
-        float | None, typer.Option(help="A level ends once its 95 % intervals are within this many per cent. [5]")
+        float | None,
+        typer.Option(help="A level ends once its 95 % intervals are within this many per cent.", show_default="5"),
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Longest measurement of a level, in seconds. [60]")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which a request counts as failed. [10]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of made-up inputs and arrivals. [0]")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Longest measurement of a level, in seconds.", show_default="60")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which a request counts as failed.", show_default="10")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of made-up inputs and arrivals.", show_default="0")] = None,
     swap_every: Annotated[float | None, typer.Option(help="Seconds between two swaps to a new version.")] = None,
     swap_in: Annotated[
         Path | None, typer.Option(help="The folder of versions that the server watches, in which to swap.")
@@ -97,7 +110,8 @@ def bench(
     profile: Annotated[Path | None, typer.Option(help="Folder for a TensorBoard trace.")] = None,
     profile_server: Annotated[str | None, typer.Option(help="HOST:PORT of the server's profiler.")] = None,
     trace: Annotated[
-        int | None, typer.Option(help="Requests to send afterwards to measure time by stage; 0 for none. [50]")
+        int | None,
+        typer.Option(help="Requests to send afterwards to measure time by stage; 0 for none.", show_default="50"),
     ] = None,
     fail_if: Annotated[
         list[str] | None, typer.Option(help='Exit with status 1 if a condition such as "p99_ms > 20" holds.')
