@@ -1,4 +1,4 @@
-"""Reads a page as a browser does: whether it is well formed, and what it asks for."""
+"""Parses a page as a browser does, to check that it is well formed and what it requests."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """What a page consists of; an element that is not closed in order is an assertion error."""
+    """Collects the parts of a page; asserts that elements are closed in order."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -40,7 +40,7 @@ class Page(HTMLParser):
             self.titles.append(data)
 
     def check_self_contained(self, text, told=()):
-        """No request leaves the page, whatever it is for; links within point at something.
+        """Asserts that the page makes no request to elsewhere, and that links within it have targets.
 
         `told` are addresses that the page shows as text.
         """

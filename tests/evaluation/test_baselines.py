@@ -12,7 +12,7 @@ from tfserving_ext.evaluation.baselines import baseline_ranks, most_popular, own
 
 
 def answer(history, popular):
-    """The whole answer in plain Python: own items, most frequent first, ties by recency, then the most popular."""
+    """Returns the whole answer in plain Python: own items, most frequent first, ties by recency, then popular ones."""
     counts = Counter(history)
     last = {item: place for place, item in enumerate(history)}
     own = sorted(counts, key=lambda item: (-counts[item], -last[item]))

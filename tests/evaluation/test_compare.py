@@ -18,8 +18,8 @@ K = 10
 
 @pytest.fixture(scope="module")
 def runs(world, tmp_path_factory):
-    """Evaluations: `first`, `built` on another graph, `narrow` by a narrower search, `others` of other cases,
-    `fewer` and `twice` by the narrower search, of other cases and on two graphs."""
+    """Evaluations: `first`; `built` on another graph; `narrow` with a narrower search; `others` on other cases; and,
+    with the narrower search, `fewer` on other cases and `twice` on two graphs."""
     root = tmp_path_factory.mktemp("runs")
     arrays = (np.load(world.embeddings / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(*arrays, root / "index", Hnsw(threads=1, seed=5))
@@ -53,7 +53,7 @@ def test_differences_are_paired_over_users(runs):
     covered = narrow["coverage/rounds"][:, -1].astype(float) - first["coverage/rounds"][:, -1]
     part = by_figure["coverage", "rounds"]
     assert part["value"] == pytest.approx(covered.mean())
-    # The standard error of a mean over clusters, in closed form.
+    # The closed form of the standard error of a mean over clusters.
     users, place = np.unique(first["user_ids"], return_inverse=True)
     residuals = np.bincount(place, weights=covered - covered.mean())
     error = np.sqrt((residuals**2).sum()) / len(covered)
@@ -68,7 +68,7 @@ def test_other_cases_have_no_paired_difference(runs):
     assert [row["search"] for row in found["rows"]] == ["best_first", "rounds", None]
 
 
-def test_builds_of_one_model_are_told_together(runs):
+def test_builds_of_one_model_are_grouped(runs):
     found = compare(load([runs.first, runs.built, runs.narrow]))
     (best_first,) = [
         build for build in compare(load([runs.first, runs.built]))["builds"] if build["search"] != "rounds"
@@ -76,7 +76,7 @@ def test_builds_of_one_model_are_told_together(runs):
     covered = [json.loads(path.read_text())["searches"]["best_first"]["coverage"] for path in (runs.first, runs.built)]
     assert best_first["coverage"] == covered
     assert best_first["range"] == max(covered) - min(covered)
-    # Searched otherwise is not built otherwise.
+    # Another search does not count as another build.
     assert [(build["search"], build["labels"]) for build in found["builds"]] == [
         ("best_first", ["first", "built"]),
         ("rounds", ["first", "built"]),
@@ -112,7 +112,7 @@ def test_models_that_differ_in_more_than_epsilon_are_lines_of_their_own(runs, tm
     paths = [with_epsilon(runs.first, tmp_path / f"{epsilon}.json", epsilon, 0.5) for epsilon in (0.0, 0.1, 0.2, 0.3)]
     for seconds, path in enumerate(paths[2:]):
         figures = json.loads(path.read_text())
-        # Of the same steps, but upon a start.
+        # The same steps, but with a start.
         figures["model"]["training"]["start_from"] = {
             "model": "two_sided",
             "training": {"steps": 7, "seconds": seconds},
@@ -123,7 +123,7 @@ def test_models_that_differ_in_more_than_epsilon_are_lines_of_their_own(runs, tm
     assert [[point["epsilon"] for point in points] for points in found.values()] == [[0.0, 0.1], [0.2, 0.3]]
 
 
-def test_places_on_an_axis_are_told_apart():
+def test_labels_on_an_axis_differ():
     labels = ["attention/evaluation", "no_attention/evaluation", "a"]
     assert len(set(_short(labels))) == 3
     assert _short(["runs/a", "runs/with/a/long/name"]) == ["runs/a", "…th/a/long/name"]
@@ -172,7 +172,7 @@ def test_the_page_has_every_row_and_difference(runs, tmp_path):
 
 def test_one_evaluation_gives_its_own_report(runs, tmp_path):
     report([runs.first], tmp_path / "page.html")
-    assert "Who and what is served well" in (tmp_path / "page.html").read_text()
+    assert "Which users and items are served well" in (tmp_path / "page.html").read_text()
 
 
 def test_labels_tell_evaluations_apart(runs, tmp_path):

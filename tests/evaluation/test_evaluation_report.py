@@ -26,7 +26,7 @@ def written(tmp_path, figures):
 
 
 def numbers(value, name=""):
-    """All figures in JSON that a reader is told, with their names."""
+    """Yields the names and values of all metrics in the JSON that the page shows."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from numbers(part, key)

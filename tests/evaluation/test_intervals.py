@@ -6,7 +6,7 @@ from tfserving_ext.evaluation.intervals import Bootstrap
 
 
 def test_an_interval_holds_the_true_mean_about_as_often_as_it_says():
-    """Users differ, their own cases hardly do: intervals over cases alone would be far too narrow."""
+    """Users differ, but a user's own cases hardly do, so that intervals over cases alone would be far too narrow."""
     rng = np.random.default_rng(0)
     users, cases, held, narrow = 60, 8, 0, 0
     user_ids = np.repeat(np.arange(users), cases)
@@ -37,7 +37,7 @@ def test_what_is_the_same_in_every_user_has_no_width():
 
 
 def test_means_are_those_of_users_drawn_with_all_their_cases():
-    """By hand, with the draws that the bootstrap says it makes."""
+    """Compares with means computed by hand from the documented draws."""
     user_ids = np.array([7, 7, 7, 3, 9, 9])
     values = np.array([1.0, 0.0, 1.0, 5.0, 2.0, 4.0])
     bootstrap = Bootstrap(user_ids, 40, seed=3)

@@ -22,7 +22,7 @@ def by_name(found):
 
 
 def rewritten(world, folder, layers=None, **changes):
-    """The world's index with other edges."""
+    """Returns the world's index with other edges."""
     index = Index.open(world.index)
     parts = {"item_ids": index.item_ids, "item_embeddings": index.embeddings(), "entry_points": index.entry_points}
     parts |= changes
@@ -43,7 +43,7 @@ def test_a_sound_index_passes_what_the_graph_decides(world):
     assert checks["graph builds"]["value"] == pytest.approx(np.ptp([build["coverage"] for build in found["builds"]]))
 
 
-def test_worst_users_are_told_with_their_histories(world):
+def test_worst_users_are_listed_with_their_histories(world):
     found = preflight(world.data, world.model, world.index, BestFirst(2, 20), HeldOut(20, 3))
     worst = found["worst_users"]
     covered = [user["coverage"] for user in worst]
@@ -66,7 +66,7 @@ def test_a_graph_without_edges_fails_and_says_what_to_change(world, tmp_path):
     assert checks["coverage"]["status"] == checks["unreachable items"]["status"] == "FAIL"
     entries = len(np.unique(Index.open(world.index).entry_points))
     assert checks["unreachable items"]["value"] == pytest.approx((n - entries) / n)
-    assert "build the graph anew" in checks["unreachable items"]["advice"]
+    assert "build the graph again" in checks["unreachable items"]["advice"]
     assert "unseeded" not in checks
 
 
@@ -97,14 +97,14 @@ def test_an_index_of_another_model_or_damaged_is_refused(world, tmp_path):
     ("interval", "users", "status", "words"),
     [
         ((0.01, 0.05), 30, PASS, ""),
-        ((-0.01, 0.05), 30, WARN, "not surely better than own history"),
-        ((-0.05, -0.01), 30, FAIL, "surely worse than own history"),
-        ((-0.05, 0.0), 30, WARN, "not surely better"),
-        ((-0.05, -0.01), 9, WARN, "judge more users"),
+        ((-0.01, 0.05), 30, WARN, "not significantly better than own history"),
+        ((-0.05, -0.01), 30, FAIL, "significantly worse than own history"),
+        ((-0.05, 0.0), 30, WARN, "not significantly better"),
+        ((-0.05, -0.01), 9, WARN, "use more users"),
     ],
 )
-def test_a_model_that_is_surely_worse_than_none_fails(interval, users, status, words):
-    """First contact, line 26: it said "not surely better" and warned, also where the interval said surely worse."""
+def test_a_model_that_is_significantly_worse_than_none_fails(interval, users, status, words):
+    """Such a model fails, rather than warn that it is "not significantly better"."""
     check = judge_gain(0.0, interval, users, "own history")
     assert check.status == status
     assert words in check.advice
@@ -112,7 +112,7 @@ def test_a_model_that_is_surely_worse_than_none_fails(interval, users, status, w
 
 
 def test_preflight_fails_a_model_without_training(world, tmp_path):
-    """The same from the artefacts: users buy again what they bought, which weights by chance do not know."""
+    """The same, from artefacts: users buy the same items again, which a model with random weights does not know."""
     trained = load_model(world.model)
     for variable in trained.model.trainable_variables:
         variable.assign(tf.random.stateless_normal(variable.shape, [3, 4]))
@@ -126,12 +126,12 @@ def test_preflight_fails_a_model_without_training(world, tmp_path):
 
 
 def advised(search, k=20, training=None, build=None):
-    """All advice there is, where every limit is broken."""
+    """Returns all advice that is given when every limit is broken."""
     return Options(Setting.deployed(search), k, training or {}, build or {})
 
 
-def test_nobody_is_advised_to_do_what_is_done():
-    """First contact, line 26: "search from the history" was told to who did, "a smaller --pool" where k forbids it."""
+def test_advice_is_never_what_is_done_already():
+    """It does not advise to search from the history if that is done, nor a smaller --pool than k allows."""
     best_first = advised(BestFirst(16, 200), 200)
     assert "--pool above 200" in best_first.wider()
     assert "history" not in best_first.wider()

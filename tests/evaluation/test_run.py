@@ -20,7 +20,7 @@ K, POSITIONS, CASES = 60, 2, 30
 
 @pytest.fixture(scope="module")
 def evaluated(world, tmp_path_factory):
-    """An evaluation with everything: its figures and its files' common name."""
+    """An evaluation with all options: its result, and its files' common name."""
     target = tmp_path_factory.mktemp("evaluated") / "figures.json"
     figures = evaluate(
         world.data,
@@ -35,7 +35,7 @@ def evaluated(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_hand(world):
-    """Cases, and what brute force and both searches answer to them, in one call each: item ids [N, K]."""
+    """The cases, and the answers of brute force and both searches from one call each: item ids [N, K]."""
     trained, index = load_model(world.model), Index.open(world.index)
     cases = choose_cases(world.sequences, HeldOut(K, POSITIONS, CASES), trained.model.config.history_length)
     user = user_tensors(trained, world.sequences, cases)
@@ -127,7 +127,7 @@ def test_files_hold_what_was_returned(evaluated, by_hand):
             assert ((rank >= 0) & (rank < K)).mean() == pytest.approx(search["recall_retrieval"])
             assert arrays[f"coverage/{name}"][:, -1].mean() == pytest.approx(search["coverage"])
     assert target.with_suffix(".html").exists()
-    assert target.stat().st_size < 1 << 20  # What an export's manifest takes.
+    assert target.stat().st_size < 1 << 20  # The most that an export's manifest takes.
 
 
 def test_the_summary_names_searches_and_baselines(evaluated):
@@ -161,7 +161,7 @@ def test_bad_input(world, tmp_path):
         ),
         (
             {"held_out": HeldOut(5), "target": tmp_path / "figures.html"},
-            r"figures\.html is where .* name it .*figures\.json",
+            r"figures\.html would hold JSON, .* name it .*figures\.json",
         ),
     ]:
         with pytest.raises(NannError, match=words):
@@ -172,9 +172,9 @@ def test_bad_input(world, tmp_path):
 
 
 def test_other_builds_are_measured_on_the_same_cases(world, tmp_path):
-    """Each graph by the index's own parameters, and another seed; the mean and its interval are over all.
+    """Each graph has the index's own parameters and another seed; the mean and its interval are over all graphs.
 
-    First contact, line 27: coverage is at k, the last cutoff, which here is not the first.
+    Coverage is at k, the last cutoff, which here is not the first.
     """
     narrow = {"rounds": Rounds((5, 5, 60), (1, 1, 1))}
     target = tmp_path / "figures.json"
@@ -188,7 +188,7 @@ def test_other_builds_are_measured_on_the_same_cases(world, tmp_path):
     for graph in found["graphs"][1:]:
         build_index(ids, embeddings, tmp_path / "index", Hnsw(seed=graph["seed"], threads=1))
         by_hand = evaluate(world.data, world.model, tmp_path / "index", None, narrow, HeldOut(60, max_cases=CASES))
-        # Several threads do not build the very same graph every time.
+        # Several threads do not build exactly the same graph every time.
         assert graph["coverage"] == pytest.approx(by_hand["searches"]["rounds"]["coverage"], abs=0.1)
     assert found["coverage"] == pytest.approx(np.mean([graph["coverage"] for graph in found["graphs"]]))
     low, high = found["intervals"]["coverage"]
@@ -214,5 +214,5 @@ def test_a_graph_of_unknown_build_is_refused_before_anything_is_measured(world, 
     del manifest["M"]
     (index / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setattr(Subject, "exact", lambda _: pytest.fail("brute force ran"))
-    with pytest.raises(NannError, match=r"does not say how its graph was built .*; leave --builds out"):
+    with pytest.raises(NannError, match=r"does not say how its graph was built .*; leave out --builds"):
         evaluate(world.data, world.model, index, options=EvaluationOptions(builds=1))

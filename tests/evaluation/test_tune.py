@@ -25,7 +25,7 @@ def beats(one, other):
 
 
 @given(st.lists(st.tuples(small, small, small), max_size=12))
-def test_no_row_of_the_table_is_beaten_and_every_other_is(values):
+def test_no_row_of_the_table_is_dominated_and_every_other_is(values):
     rows = [{"coverage": c, "items_scored": s, "ms": m} for c, s, m in values]
     kept = pareto(rows)
     table = [rows[place] for place in kept]
@@ -37,7 +37,7 @@ def test_no_row_of_the_table_is_beaten_and_every_other_is(values):
 
 
 @given(st.lists(st.tuples(small, small, small), max_size=12))
-def test_what_is_left_out_early_is_beaten_by_what_is_left(values):
+def test_rows_left_out_early_are_beaten_by_rows_that_stay(values):
     rows = [{"coverage": c, "items_scored": s, "ms": 1.2**m} for c, s, m in values]
     left = [rows[place] for place in promising(rows)]
     for row in rows:
@@ -49,7 +49,7 @@ def row(coverage, ms):
     return {"search": "best_first", "parameters": parameters, "coverage": coverage, "ms": ms, "ms_p95": 2 * ms}
 
 
-def test_the_chosen_row_does_what_is_wanted():
+def test_the_chosen_row_meets_the_requirements():
     table = [row(0.99, 4.0), row(0.98, 3.0), row(0.9, 1.0)]
     assert choose(table, coverage=0.98) == table[1]
     assert choose(table, latency_ms=7.0) == table[1]
@@ -90,7 +90,7 @@ def test_the_table_lies_in_the_index_which_stays_as_it_was(world, index, tmp_pat
     assert not any(beats(one, other) for one in found["table"] for other in found["table"])
     assert max(line["coverage"] for line in found["table"]) > 0.9
     assert options(found["chosen"]).startswith("--")
-    # What comes after the index takes it as it is.
+    # Later stages accept the index with this file.
     Index.open(index, checksums=True)
     export(world.model, index, tmp_path / "model", Defaults(k=20))
 
@@ -106,7 +106,7 @@ def test_a_table_of_another_build_is_refused(index):
         read_tuning(index)
 
 
-def test_what_cannot_be_had_is_told_and_the_table_stays(world, index):
+def test_requirements_that_cannot_be_met_are_refused_and_the_table_stays(world, index):
     with pytest.raises(NannError, match="the fastest of"):
         tune(
             world.data,

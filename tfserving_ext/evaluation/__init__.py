@@ -1,7 +1,7 @@
-"""Evaluation: what a model and a search are worth on held-out users, and whether an index can be trusted.
+"""Evaluation: the quality of a model and its searches on held-out users, and whether an index can be trusted.
 
-`evaluate` measures, `report` draws, `compare` sets several evaluations side by side, `tune` finds search parameters and
-`preflight` judges an index before a deployment (docs/evaluation.md).
+`evaluate` measures, `report` draws, `compare` compares several evaluations, `tune` finds search parameters, and
+`preflight` checks an index before a deployment (docs/evaluation.md).
 """
 
 from tfserving_ext.evaluation.cases import HeldOut, user_tensors

@@ -1,7 +1,7 @@
-"""Two answers that need no model: the most popular items, and the user's own history before them.
+"""Two baselines that need no model: the most popular items, and the user's own items followed by popular ones.
 
-A neural metric has to beat both before its search is worth tuning. Where users buy again what they bought before, the
-second is hard to beat.
+A neural metric must beat both before tuning its search is worth the time. The second is hard to beat where users often
+buy the same items again.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tfserving_ext.errors import NannError
 
 
 def popularity_ranks(sequences: Sequences) -> np.ndarray:
-    """Each item row's place among the most popular, from 0, ties by the lower row: int64 [V + 1]; row 0 is last."""
+    """Returns the rank by popularity of each item row, from 0: int64 [V + 1]. Lower rows win ties; row 0 is last."""
     popularity = np.asarray(sequences.popularity)[1:]
     ranks = np.empty(len(popularity) + 1, np.int64)
     ranks[0] = len(popularity)
@@ -22,25 +22,25 @@ def popularity_ranks(sequences: Sequences) -> np.ndarray:
 
 
 def most_popular(sequences: Sequences, cases: Cases) -> np.ndarray:
-    """The target's rank, from 0, where the answer is the most popular items of training users: int64 [N]."""
+    """Returns the targets' ranks, from 0, when the answer is training users' most popular items: int64 [N]."""
     return popularity_ranks(sequences)[cases.targets]
 
 
 def own_history(sequences: Sequences, cases: Cases, window: int | None = None) -> np.ndarray:
-    """The target's rank, from 0, where the answer is the user's own items and then the most popular others.
+    """Returns the targets' ranks, from 0, when the answer is the user's own items followed by the most popular others.
 
-    Own items come most frequent first, ties by the later last behaviour.
+    Own items are ordered by falling frequency; of equally frequent ones, the one seen last comes first.
 
     Args:
       sequences: the data that the cases are from.
       cases: the cases.
-      window: behaviours before the target that count; None for all.
+      window: how many behaviours before the target count; None for all.
 
     Returns:
       int64 [N].
 
     Raises:
-      NannError: a window below 1, or a case of a user that the data does not have.
+      NannError: `window` is below 1, or the data do not have the user of a case.
     """
     if window is not None and window < 1:
         raise NannError(f"window is {window}; it must be 1 or more")
@@ -50,20 +50,20 @@ def own_history(sequences: Sequences, cases: Cases, window: int | None = None) -
     for case, (start, position, target) in enumerate(zip(starts, cases.positions, cases.targets, strict=True)):
         first = start if window is None else max(start, start + position - window)
         history = np.asarray(sequences.sequence_items[first : start + position])
-        # Reversed, so that the first place of an item is that of its last behaviour.
+        # Reversed, so that an item's first place is that of its last behaviour.
         items, places, counts = np.unique(history[::-1], return_index=True, return_counts=True)
         at = np.searchsorted(items, target)
         if at < len(items) and items[at] == target:
             before = (counts > counts[at]) | ((counts == counts[at]) & (places < places[at]))
             ranks[case] = before.sum()
         else:
-            # Own items come first; the popular ones among them are not repeated.
+            # Own items come first, and are not repeated among the popular ones.
             ranks[case] = len(items) + popular[target] - (popular[items] < popular[target]).sum()
     return ranks
 
 
 def baseline_ranks(sequences: Sequences, cases: Cases, history_length: int) -> Mapping[str, np.ndarray]:
-    """The target's rank under each baseline, by name; `history_length` is the model's window."""
+    """Returns the targets' ranks under each baseline, by name; `history_length` is the model's window."""
     return {
         "most_popular": most_popular(sequences, cases),
         "own_history": own_history(sequences, cases),
@@ -72,7 +72,7 @@ def baseline_ranks(sequences: Sequences, cases: Cases, history_length: int) -> M
 
 
 def _starts(sequences: Sequences, user_ids: np.ndarray) -> np.ndarray:
-    """Where each user's history starts in `sequence_items`."""
+    """Returns where each user's history starts in `sequence_items`."""
     order = np.argsort(sequences.user_ids, kind="stable")
     places = np.searchsorted(sequences.user_ids, user_ids, sorter=order)
     users = order[np.minimum(places, len(order) - 1)]

@@ -1,4 +1,4 @@
-"""The same items on graphs of other builds: how much answers owe to how one build turned out."""
+"""Measures searches on several builds of the graph over the same items, to see how much answers vary by build."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -8,35 +8,36 @@ from typing import Any
 import numpy as np
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.evaluation.figures import Judge, hits
+from tfserving_ext.evaluation.figures import MetricsContext, hits
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
 from tfserving_ext.index.build import Hnsw, build_index
 from tfserving_ext.index.format import Index
 
 
 def check_buildable(index: Index, builds: int) -> None:
-    """Raises NannError where `builds` graphs cannot be built like that of the index."""
+    """Raises NannError if `builds` is negative, or no graph can be built with the parameters of the index's graph."""
     if builds < 0:
         raise NannError(f"builds is {builds}; it must be 0 or more")
     if builds and not {"M", "efConstruction"} <= index.manifest.keys():
         raise NannError(
-            f"{index.folder} does not say how its graph was built (M, efConstruction), so that no other can be built "
-            "like it; leave --builds out"
+            f"{index.folder} does not say how its graph was built (M, efConstruction), so no other graph can be built "
+            "like it; leave out --builds"
         )
 
 
 def on_builds(
     subject: Subject, settings: Mapping[str, Setting], builds: int
 ) -> Iterator[tuple[int, dict[str, Outcome]]]:
-    """What searches answer on graphs of the same items and parameters, built with other seeds in a temporary folder.
+    """Builds graphs with the same items and parameters but other seeds, and measures searches on each.
 
     Args:
       subject: the model, an index and the cases.
       settings: the searches, by name.
-      builds: how many graphs; see `check_buildable`.
+      builds: the number of graphs; see `check_buildable`.
 
     Yields:
-      Each graph's seed and the outcomes by name; the graph is gone afterwards.
+      The seed of a graph, and the searches' outcomes by name. The graph lies in a temporary folder and is deleted after
+      its step.
     """
     for seed in _seeds(subject.index, builds):
         with tempfile.TemporaryDirectory(prefix="nann_builds_") as folder:
@@ -50,30 +51,30 @@ def on_builds(
             yield seed, subject.on(other).measure(settings, title=f"build of seed {seed}")
 
 
-def build_figures(judge: Judge, outcomes: Mapping[int | None, Outcome]) -> dict[str, Any]:
-    """One search over builds of the graph.
+def build_figures(context: MetricsContext, outcomes: Mapping[int | None, Outcome]) -> dict[str, Any]:
+    """Computes the metrics of one search over several builds of the graph.
 
     Args:
-      judge: see there.
-      outcomes: by the graph's seed; None where it is not known.
+      context: see `MetricsContext`.
+      outcomes: the search's outcomes by the graph's seed, which is None if it is not known.
 
     Returns:
-      `coverage` and `recall_retrieval` at k, means over builds, `intervals` of these over users, and `graphs`, each
-      with `seed`, `coverage`, `recall_retrieval` and `scored_fraction`.
+      `coverage` and `recall_retrieval` at k, means over builds; their `intervals` over users; and `graphs`, each with
+      `seed`, `coverage`, `recall_retrieval` and `scored_fraction`.
     """
     per_case = {
         "coverage": np.stack([outcome.coverage[:, -1] for outcome in outcomes.values()], axis=1),
-        "recall_retrieval": np.stack([hits(outcome.ranks, judge.k) for outcome in outcomes.values()], axis=1),
+        "recall_retrieval": np.stack([hits(outcome.ranks, context.k) for outcome in outcomes.values()], axis=1),
     }
     graphs = [
         {"seed": seed, **{name: float(values[:, place].mean()) for name, values in per_case.items()}}
-        | {"scored_fraction": float(outcome.items_scored.mean()) / judge.items}
+        | {"scored_fraction": float(outcome.items_scored.mean()) / context.items}
         for place, (seed, outcome) in enumerate(outcomes.items())
     ]
     means = {name: values.mean(axis=1) for name, values in per_case.items()}
     return {
         **{name: float(values.mean()) for name, values in means.items()},
-        "intervals": {name: judge.bootstrap.interval(values) for name, values in means.items()},
+        "intervals": {name: context.bootstrap.interval(values) for name, values in means.items()},
         "graphs": graphs,
     }
 
@@ -83,7 +84,7 @@ def _seeds(index: Index, builds: int) -> list[int]:
 
 
 def _hnsw(index: Index, seed: int) -> Hnsw:
-    """How the index was built, with another seed."""
+    """Returns the parameters that the index was built with, with another seed."""
     manifest = index.manifest
     by_gpu = manifest.get("built_by") == "CAGRA"
     return Hnsw(manifest["M"], manifest["efConstruction"], seed=seed, gpu=by_gpu)

@@ -1,4 +1,4 @@
-"""Test cases: which, what the model takes of them, and by what they are grouped."""
+"""Test cases: chooses them, computes their user tensors, and groups them."""
 
 import dataclasses
 
@@ -15,13 +15,13 @@ GROUPS = 5
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Which held-out cases are asked, and for how many items.
+    """The held-out cases to evaluate on, and the length of the answers.
 
     Attributes:
       k: length of the answers (the paper's M).
-      positions_per_user: cases per user; 1 asks for the behaviour in the middle of the history.
-      max_cases: so many cases, drawn evenly; None for all.
-      split: whose cases, "test" or "validation" users'.
+      positions_per_user: cases per user; with 1, the target is the behaviour in the middle of the history.
+      max_cases: the most cases, taken evenly from all; None for all.
+      split: "test" or "validation", the users to take.
     """
 
     k: int = 200
@@ -31,10 +31,10 @@ class HeldOut:
 
 
 def choose_cases(sequences: Sequences, held_out: HeldOut, history_length: int) -> Cases:
-    """The cases that `held_out` describes, with histories of this length.
+    """Returns the cases that `held_out` describes, with histories of this length.
 
     Raises:
-      NannError: another split, a split without users, or a number below 1.
+      NannError: the split is another or has no users, or a number is below 1.
     """
     cases = sequences.cases(held_out.split, held_out.positions_per_user, history_length)
     wanted = held_out.max_cases
@@ -42,24 +42,24 @@ def choose_cases(sequences: Sequences, held_out: HeldOut, history_length: int) -
 
 
 def even_rows(rows: int, wanted: int) -> np.ndarray:
-    """`wanted` of the numbers below `rows`, evenly apart, or all of them where there are no more: int64.
+    """Returns `wanted` of the numbers below `rows`, evenly spaced, or all if there are no more: int64.
 
     Raises:
-      NannError: fewer than one is wanted.
+      NannError: `wanted` is below 1.
     """
     if wanted < 1:
-        raise NannError(f"{wanted} cases are wanted; it must be 1 or more")
+        raise NannError(f"the number of cases is {wanted}; it must be 1 or more")
     return np.arange(rows) if wanted >= rows else np.linspace(0, rows - 1, wanted).astype(np.int64)
 
 
 def part(cases: Cases, rows: slice | np.ndarray) -> Cases:
-    """Some of the cases."""
+    """Returns the cases in `rows`."""
     return Cases(**{field.name: getattr(cases, field.name)[rows] for field in dataclasses.fields(cases)})
 
 
 def user_tensors(trained: TrainedModel, sequences: Sequences, cases: Cases) -> UserTensors:
-    """The user tensors of test cases: their histories as the model's user function takes them."""
-    # Through the data's own ids, which a model and a data set share; rows they need not.
+    """Computes the user tensors of test cases from their histories."""
+    # Uses the data's own ids: a model and a data set share these, but not necessarily item rows.
     history = sequences.ids_of(cases.histories)
     rows = trained.model.items.rows(tf.constant(history))
     categories = np.concatenate([[-1], trained.item_categories])
@@ -68,14 +68,14 @@ def user_tensors(trained: TrainedModel, sequences: Sequences, cases: Cases) -> U
 
 
 def target_popularity(sequences: Sequences, cases: Cases) -> np.ndarray:
-    """How often training users met each case's target: int64 [N]."""
+    """Returns how often each case's target occurs in the training users' behaviours: int64 [N]."""
     return np.asarray(sequences.popularity)[cases.targets]
 
 
 def equal_groups(values: np.ndarray, groups: int = GROUPS) -> list[tuple[int, int]]:
-    """Ranges of whole numbers, both ends included, that hold about equally many of `values` each.
+    """Returns ranges of integers, both ends inclusive, with about equally many of `values` in each.
 
-    Fewer than `groups` where many values are equal. Ranges hold all values, and none is empty.
+    There are fewer than `groups` ranges if many values are equal. Together they contain all values, and none is empty.
     """
     edges = np.unique(np.quantile(values, np.linspace(0, 1, groups + 1), method="higher")).astype(np.int64)
     lows = edges[:-1] if len(edges) > 1 else edges

@@ -1,7 +1,7 @@
-"""Several evaluations side by side: the paper's table, coverage by epsilon and by graph build, paired intervals.
+"""Compares several evaluations: the paper's table, coverage by epsilon and by graph build, paired intervals.
 
-Differences are from the first evaluation, and paired: they need the same cases, told from the `.npz` files beside the
-figures. No model is opened.
+Differences are taken from the first evaluation and are paired, so that they need the same cases, which are read from
+the `.npz` files beside the JSON. No model is opened.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ from tfserving_ext.reports.plots import line_plot
 
 _SAME_CASES = ("user_ids", "positions", "target_ids")
 _PARAMETERS = ("frontier", "pool", "max_steps", "ef", "rounds", "seeded")
-# Of a training: what may differ between models that are compared by epsilon, besides what came out of it.
+# Entries of a training's report that may differ between models on one line over epsilon: options that do not matter
+# here, and results.
 _NOT_COMPARED = ("epsilon", "seed", "seconds", "histories_per_second", "softmax_loss", "sigmoid_loss",
                  "auxiliary_loss", "best_step", "validation_recall", "steps_done", "histories", "tensorboard",
                  "checkpoint_minutes")  # fmt: skip
@@ -33,12 +34,12 @@ _NOT_COMPARED = ("epsilon", "seed", "seconds", "histories_per_second", "softmax_
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` wrote.
+    """An evaluation that `evaluate` wrote.
 
     Attributes:
-      label: what tells it from the others.
-      figures: the JSON.
-      cases: the arrays of the `.npz`.
+      label: its name, which differs from the others'.
+      figures: the content of the JSON file.
+      cases: the arrays of the `.npz` file.
     """
 
     label: str
@@ -47,29 +48,29 @@ class Evaluation:
 
     @property
     def epsilon(self) -> float | None:
-        """Length of the FGSM step that the model was trained with, where that is known."""
+        """Length of the FGSM step that the model was trained with; None if that is not known."""
         training = self.figures["model"].get("training") or {}
         return training.get("epsilon")
 
     def same_cases(self, other: "Evaluation") -> bool:
-        """Whether both asked for the same targets of the same users."""
+        """Returns whether both evaluations have the same targets of the same users."""
         return all(np.array_equal(self.cases[name], other.cases[name]) for name in _SAME_CASES)
 
     def coverage(self, name: str) -> np.ndarray:
-        """Coverage at k of each case by a search; the mean over builds of the graph, where there are several."""
+        """Returns a search's coverage at k of each case, averaged over the builds of the graph if there are several."""
         built = self.cases.get(f"builds/coverage/{name}")
         return self.cases[f"coverage/{name}"][:, -1] if built is None else built[:, :, -1].mean(axis=1)
 
     def hits(self, name: str) -> np.ndarray:
-        """Recall at k of each case by brute force, a search or a baseline."""
+        """Returns the recall at k of each case for brute force, a search or a baseline."""
         return hits(self.cases[f"rank/{name}"], self.figures["k"])
 
 
 def load(paths: Sequence[str | os.PathLike[str]]) -> list[Evaluation]:
-    """Reads evaluations with what their cases gave.
+    """Reads evaluations, each from its JSON file and the `.npz` file beside it.
 
     Raises:
-      NannError: a file is missing, of another format, or the `.npz` beside it is of another run.
+      NannError: a file is missing or has another format, or the `.npz` file belongs to another run.
     """
     return [
         Evaluation(label, *_read(Path(path)))
@@ -78,15 +79,15 @@ def load(paths: Sequence[str | os.PathLike[str]]) -> list[Evaluation]:
 
 
 def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """Sets evaluations side by side.
+    """Compares evaluations.
 
     Returns:
-      `k`; `rows`, one for each evaluation and search, with the figures of the paper's table; `differences`, each from
-      the first evaluation: `figure`, `search` or None, `value`, `interval`, both None where the cases are others;
-      `epsilons` and `builds`, what the plots show.
+      `k`; `rows`, one for each evaluation and search, with the metrics of the paper's table; `differences` from the
+      first evaluation, each with `figure` (the metric), `search` or None, and `value` and `interval`, both None if the
+      cases differ; `epsilons` and `builds`, the data of the plots.
 
     Raises:
-      NannError: no evaluation, or evaluations of different k.
+      NannError: there is no evaluation, or their k differ.
     """
     if not evaluations:
         raise NannError("there are no evaluations to compare; give the JSON files that `nann evaluate -o` wrote")
@@ -94,7 +95,7 @@ def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         if each.figures["k"] != evaluations[0].figures["k"]:
             raise NannError(
                 f"{each.label} has k {each.figures['k']}, {evaluations[0].label} has {evaluations[0].figures['k']}; "
-                "compare answers of one length"
+                "compare evaluations with the same k"
             )
     return {
         "k": evaluations[0].figures["k"],
@@ -106,13 +107,18 @@ def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
 
 
 def report(paths: Sequence[str | os.PathLike[str]], target: str | os.PathLike[str]) -> dict[str, Any]:
-    """Writes one page of several evaluations, or the report of a single one anew.
+    """Writes a page that compares several evaluations, or the report of a single one again.
+
+    Args:
+      paths: JSON files that `evaluate` wrote.
+      target: the HTML file.
 
     Returns:
-      What `compare` gives.
+      The result of `compare`.
 
     Raises:
-      NannError: see `load` and `compare`, or the page cannot be written, or would replace what is no page of ours.
+      NannError: as `load` and `compare` do; or the page cannot be written, or would replace a file that is not such a
+        page.
     """
     check_page(target)
     evaluations = load(paths)
@@ -133,7 +139,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"{FORMAT_VERSION}; evaluate again"
         )
     held = figures.get("cases_file") or {}
-    cases = path.with_suffix(".npz")  # Also where both were renamed.
+    cases = path.with_suffix(".npz")  # Not the name in the JSON file: both may have been renamed.
     if not cases.exists():
         raise NannError(f"{cases} does not exist; keep it beside {path.name}, which was written with it")
     if sha256(cases) != held.get("sha256"):
@@ -146,13 +152,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """File names without their ends, with as many folders in front as tell them apart."""
+    """Returns file names without suffixes, with as many parent folders as are needed to make them different."""
     whole = [path.with_suffix("").absolute().parts for path in paths]
     for depth in range(1, max((len(parts) for parts in whole), default=1) + 1):
         labels = ["/".join(parts[-depth:]) for parts in whole]
         if len(set(labels)) == len(labels):
             return labels
-    return [f"{label} ({number})" for number, label in enumerate(labels, 1)]  # One file, given twice.
+    return [f"{label} ({number})" for number, label in enumerate(labels, 1)]  # A file was given twice.
 
 
 def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -167,9 +173,9 @@ def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         "recall_all_interval": figures["recall_all_interval"],
     }
     names = ("recall_retrieval", "recall_delta", "coverage", "coverage_5th_percentile")
-    told = (*names, "scored_fraction", "ms_per_case", "intervals")
+    shown = (*names, "scored_fraction", "ms_per_case", "intervals")
     rows = [
-        {**shared, "search": name, **{figure: search[figure] for figure in told}}
+        {**shared, "search": name, **{figure: search[figure] for figure in shown}}
         for name, search in figures["searches"].items()
     ]
     return rows or [{**shared, "search": None}]
@@ -195,9 +201,10 @@ def _differences(first: Evaluation, other: Evaluation) -> list[dict[str, Any]]:
 
 
 def _by_epsilon(evaluations: Sequence[Evaluation]) -> dict[str, list[dict[str, Any]]]:
-    """The paper's Figure 5, by model: means over the evaluations of one epsilon, where a model has two or more.
+    """Returns the data of the paper's Figure 5, for every model that was evaluated with two epsilons or more.
 
-    Intervals, and paired differences from the least epsilon, where all are of the same cases.
+    Each point is a mean over the evaluations with one epsilon. If all evaluations have the same cases, it also has
+    intervals, and paired differences from the smallest epsilon.
     """
     models: dict[tuple[str, str], dict[float, list[Evaluation]]] = {}
     for each in evaluations:
@@ -212,7 +219,7 @@ def _by_epsilon(evaluations: Sequence[Evaluation]) -> dict[str, list[dict[str, A
 
 
 def _apart_from_epsilon(evaluation: Evaluation) -> tuple[str, str]:
-    """The model and the scale of epsilon in words, and all that else may not differ along one line."""
+    """Returns the model and the scale of epsilon in words, and everything else that may not differ along one line."""
     figures = evaluation.figures
     training = _asked_of(figures["model"]["training"])
     words = f"{figures['model'].get('model')}, {training.get('epsilon_scale', 'relative')}"
@@ -224,7 +231,7 @@ def _apart_from_epsilon(evaluation: Evaluation) -> tuple[str, str]:
 
 
 def _asked_of(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a training, and of that of its start, what may not differ."""
+    """Returns the entries of a training's report, and of its start's, that may not differ along one line."""
     return {
         name: _asked_of(value) if isinstance(value, dict) else value
         for name, value in training.items()
@@ -233,7 +240,7 @@ def _asked_of(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name_of(model: tuple[str, str], kinds: list[tuple[str, str]]) -> str:
-    """A name for a line of the plot; numbered where another has the same words."""
+    """Returns the name of a line of the plot, with a number if another line has the same words."""
     alike = [kind for kind in kinds if kind[0] == model[0]]
     return model[0] if len(alike) == 1 else f"{model[0]} ({alike.index(model) + 1})"
 
@@ -264,7 +271,7 @@ def _epsilon_points(by_epsilon: Mapping[float, list[Evaluation]]) -> list[dict[s
 
 
 def _by_build(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """How coverage varies over graphs of one model, built and searched alike and asked the same cases, by search."""
+    """Returns how coverage varies over graphs of one model with equal parameters, searches and cases, by search."""
     groups: dict[tuple[str, str], list[Evaluation]] = {}
     for each in evaluations:
         built = {name: each.figures["index"].get(name) for name in ("M", "efConstruction", "dtype")}
@@ -329,13 +336,13 @@ def _plots(found: Mapping[str, Any]) -> list[Plot]:
 
 
 def _intervals(points: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
-    """The intervals of one figure, where every point has one; else none."""
+    """Returns the intervals of one metric; none unless every point has one."""
     found = [point.get("intervals", {}).get(name) for point in points]
     return [] if None in found else found
 
 
 def _short(labels: Sequence[str], most: int = 14) -> list[str]:
-    """Labels for an axis: their ends, where these tell them apart."""
+    """Returns shortened labels for an axis: their ends if these differ, otherwise their beginnings with a number."""
     short = [label if len(label) <= most else f"…{label[-most:]}" for label in labels]
     if len(set(short)) == len(set(labels)):
         return short

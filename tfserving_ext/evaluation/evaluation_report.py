@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an evaluation: plots, and the tables that they are drawn from."""
+"""Writes an evaluation as one self-contained HTML page: plots, and the tables that they are drawn from."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,22 @@ _COLORS = {"best_first": 0, "rounds": 1, "best_first_unseeded": 2, "rounds_seede
 
 
 def title_of(name: str) -> str:
-    """A search or a baseline in words."""
+    """Returns the title of a search or a baseline."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def colors_of(names: Sequence[str]) -> dict[str, int]:
-    """A colour for each search: known ones have their own, others the next that is free."""
+    """Returns the number of a colour for each search: known searches have their own, others get the next free one."""
     free = iter(number for number in range(len(_COLORS), len(_COLORS) + len(names)))
     return {name: _COLORS[name] if name in _COLORS else next(free) for name in names}
 
 
 def write_report(path: str | os.PathLike[str], figures: Mapping[str, Any]) -> None:
-    """Writes the page of what `evaluate` returned, whole or not at all.
+    """Writes the page of one evaluation, whole or not at all.
+
+    Args:
+      path: the file.
+      figures: the result of `evaluate`.
 
     Raises:
       NannError: the file cannot be written.
@@ -43,7 +47,7 @@ def write_report(path: str | os.PathLike[str], figures: Mapping[str, Any]) -> No
 
 
 def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> None:
-    """Writes a page by a template of this package; see `page.write_page`.
+    """Writes a page from a template of this package; see `page.write_page`.
 
     Raises:
       NannError: the file cannot be written.
@@ -52,7 +56,7 @@ def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> No
 
 
 def _plots(figures: Mapping[str, Any]) -> dict[str, Plot]:
-    """The plots that the figures have data for, by the place in the page where they stand."""
+    """Returns the plots that the evaluation has data for, by their place in the page."""
     k, searches = figures["k"], figures["searches"]
     colors = colors_of(list(searches))
     plots = {"recall": _recall(figures, colors)}
@@ -93,7 +97,7 @@ def _recall(figures: Mapping[str, Any], colors: Mapping[str, int]) -> Plot:
 
 
 def _wrapped(label: str, width: int = 20) -> str:
-    """Broken into lines, so that the names leave room for the plot on a narrow page."""
+    """Breaks a label into lines, so that it leaves room for the plot on a narrow page."""
     lines = [""]
     for word in label.split():
         if lines[-1] and len(lines[-1]) + len(word) >= width:
@@ -128,7 +132,7 @@ def _range(group: Mapping[str, Any]) -> str:
 
 
 def _curves(curves: Mapping[str, Any], k: int) -> dict[str, Plot]:
-    """The paper's Figure 3, in two, and Figure 7."""
+    """Returns the paper's Figure 3, as two plots, and its Figure 7."""
 
     def lines(figure: str, x: str, y: str) -> list[Series]:
         found = curves[figure]

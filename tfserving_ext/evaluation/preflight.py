@@ -1,7 +1,7 @@
-"""Whether an index can be trusted for a model, before a deployment: checks, each with its figure and what to change.
+"""Checks before a deployment whether an index can be trusted for a model.
 
-The search is held against brute force on held-out users; the graph is looked at by itself, and built again to see how
-much the answers depend on how one build turned out.
+The search is compared with brute force on held-out users. The graph is checked too, and can be built again to see how
+much the answers vary between builds. Every check has a metric, and advice on what to change.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def preflight(
     builds: int = 0,
     limits: Limits = LIMITS,
 ) -> dict[str, Any]:
-    """Judges an index for a model.
+    """Checks whether an index can be deployed with a model.
 
     Example:
       >>> nann.preflight("data", "model", "index")["verdict"] in ("PASS", "WARN", "FAIL")
@@ -58,18 +58,20 @@ def preflight(
     Args:
       data: a folder that `nann convert` wrote.
       model: a folder that `nann train` wrote.
-      index: a folder that `nann index` wrote from the same model; every file of it is read and its checksum compared.
-      search: what will be deployed.
+      index: a folder that `nann index` wrote from the same model; all of its files are read, and their checksums
+        compared.
+      search: the search that will be deployed.
       held_out: the cases.
-      builds: graphs to build besides, with other seeds, in a temporary folder; 0 for none.
-      limits: what is good and what is bad.
+      builds: the number of further graphs to build, with other seeds, in a temporary folder.
+      limits: the limits of the checks.
 
     Returns:
       `verdict`, the worst status; `checks`, a list of `Check`s as dicts; `worst_users`, with their `coverage`, `cases`
-      and `history_length`; `builds`, with `seed`, `coverage` and `scored_fraction`; and what was judged.
+      and `history_length`; `builds`, with `seed`, `coverage` and `scored_fraction`; and a description of the cases and
+      the search.
 
     Raises:
-      NannError: artefacts that do not belong together or are damaged, or parameters that do not fit.
+      NannError: the artefacts do not belong together or are damaged, or parameters do not fit.
     """
     Index.open(index, checksums=True)
     subject = Subject(data, model, index, held_out)
@@ -102,7 +104,7 @@ def preflight(
 def _checks(
     subject: Subject, setting: Setting, outcomes: Mapping[str, Outcome], bootstrap: Bootstrap, limits: Limits
 ) -> list[Check]:
-    """All checks but that of the builds."""
+    """Returns all checks except that of the builds."""
     exact, found, options = subject.exact()[1], outcomes["deployed"], Options.of(subject, setting)
     checks = [
         check_finite(exact, options),

@@ -18,7 +18,7 @@ from tfserving_ext.evaluation.builds import build_figures, check_buildable, on_b
 from tfserving_ext.evaluation.cases import HeldOut, target_popularity
 from tfserving_ext.evaluation.curves import sweep
 from tfserving_ext.evaluation.figures import (
-    Judge,
+    MetricsContext,
     baseline_figures,
     group_figures,
     histogram_edges,
@@ -32,20 +32,20 @@ from tfserving_ext.outputs import check_beside, check_json
 from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
 
 FORMAT, FORMAT_VERSION = "nann-evaluation", 1
-# By the name that the figures have them under.
+# The searches of an evaluation, by their names in its JSON.
 SEARCHES: Mapping[str, BestFirst | Rounds] = MappingProxyType({"best_first": BestFirst(), "rounds": Rounds()})
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
-    """What an evaluation does besides.
+    """Options of an evaluation.
 
     Attributes:
-      curve_cases: also sweep the searches' parameters, on so many cases; None for no sweep.
-      builds: measure the searches on so many graphs more, built with other seeds.
-      html: whether to write the report.
-      resamples: of the bootstrap.
-      seed: of the bootstrap.
+      curve_cases: also sweep the searches' parameters, on this many cases; None for no sweep.
+      builds: also measure the searches on this many further graphs, built with other seeds.
+      html: also write the report.
+      resamples: number of resamples of the bootstrap.
+      seed: seed of the bootstrap.
     """
 
     curve_cases: int | None = None
@@ -78,29 +78,29 @@ def evaluate(
       data: a folder that `nann convert` wrote.
       model: a folder that `nann train` wrote.
       index: a folder that `nann index` wrote from the same model.
-      target: a JSON file to write the figures to, or None. Beside it, by the same name, come what each case gave
-        (`.npz`) and the report (`.html`).
-      searches: parameters of the searches to measure, by name; the best-first search is seeded with the history. None
-        at all measures brute force alone (the original's test_all).
+      target: a JSON file for the metrics, or None. The results of each case (`.npz`) and the report (`.html`) are
+        written beside it, with the same name.
+      searches: parameters of the searches to measure, by name; the best-first search is seeded with the history. If it
+        is empty, only brute force is measured (the original's test_all).
       held_out: the cases, and k.
-      options: see there.
+      options: see `EvaluationOptions`.
 
     Returns:
-      The figures: `recall_all`, `brute_force_ms_per_case`, what was evaluated, `baselines`, `groups`, and under
-      `searches`, for each by name, `recall_retrieval`, `recall_delta`, `coverage`, `coverage_5th_percentile` over
-      users, `items_scored`, `scored_fraction`, `ms_per_case`, its parameters, and `intervals` of these;
-      `builds` of each search, where there are any (see `build_figures`).
+      The metrics: `recall_all`, `brute_force_ms_per_case`, a description of data, model and index, `baselines`,
+      `groups`, and `searches` by name, each with `recall_retrieval`, `recall_delta`, `coverage`,
+      `coverage_5th_percentile` over users, `items_scored`, `scored_fraction`, `ms_per_case`, its parameters, and
+      `intervals` of these; with `options.builds`, also `builds` by search (see `build_figures`).
 
     Raises:
-      NannError: artefacts that do not belong together, parameters that do not fit, or a file cannot be written.
-      ImportError: a report is wanted, and the packages of the extra `reports` are missing.
+      NannError: the artefacts do not belong together, parameters do not fit, or a file cannot be written.
+      ImportError: a report is requested, and the packages of the extra `reports` are missing.
     """
     files = None if target is None else _files(target, options.html)
     subject = Subject(data, model, index, held_out)
     check_buildable(subject.index, options.builds)
     settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}
     for setting in settings.values():
-        subject.neural.check(setting.parameters, held_out.k)  # Before brute force takes its minutes.
+        subject.neural.check(setting.parameters, held_out.k)  # Checked now, not after minutes of brute force.
     measured = _measured(subject, settings, options.builds)
     figures = _figures(subject, settings, measured, held_out, options)
     if options.curve_cases is not None:
@@ -111,7 +111,7 @@ def evaluate(
     if files is not None:
         _write_cases(files["npz"], subject, measured)
         figures["cases_file"] = {"name": files["npz"].name, "sha256": sha256(files["npz"])}
-        write_json(files["json"], figures)  # After the cases: who finds it finds them.
+        write_json(files["json"], figures)  # Written after the cases, so that these exist if the JSON does.
         if options.html:
             from tfserving_ext.evaluation.evaluation_report import write_report  # Matplotlib takes a second to import.
 
@@ -120,7 +120,7 @@ def evaluate(
 
 
 def _files(target: str | os.PathLike[str], html: bool) -> dict[str, Path]:
-    """The files to write; that they may be written is known before the minutes that it takes."""
+    """Returns the files to write, and checks before the minutes of an evaluation that they may be written."""
     files = beside(target)
     if html:
         require("reports")
@@ -131,7 +131,7 @@ def _files(target: str | os.PathLike[str], html: bool) -> dict[str, Path]:
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """What brute force, the searches and the baselines answered to all cases, and how popular the targets are."""
+    """The outcomes of brute force and the searches, the baselines' ranks, and the popularity of the targets."""
 
     exact: Outcome
     outcomes: Mapping[str, Outcome]
@@ -157,12 +157,12 @@ def _figures(
     held_out: HeldOut,
     options: EvaluationOptions,
 ) -> dict[str, Any]:
-    """All figures but the curves."""
+    """Returns all metrics except the curves."""
     cases, exact, outcomes, k = subject.cases, measured.exact, measured.outcomes, held_out.k
     bootstrap = Bootstrap(cases.user_ids, options.resamples, options.seed)
-    judge = Judge(bootstrap, subject.cutoffs, exact.ranks, len(subject.index.item_ids))
-    edges = histogram_edges(judge, outcomes.values())
-    recalls = recall_figures(judge, exact.ranks)
+    context = MetricsContext(bootstrap, subject.cutoffs, exact.ranks, len(subject.index.item_ids))
+    edges = histogram_edges(context, outcomes.values())
+    recalls = recall_figures(context, exact.ranks)
     figures: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -171,7 +171,7 @@ def _figures(
         "cutoffs": list(subject.cutoffs),
         "cases": len(cases),
         "users": bootstrap.users,
-        "items": judge.items,
+        "items": context.items,
         "split": held_out.split,
         "positions_per_user": held_out.positions_per_user,
         "bootstrap": {"resamples": options.resamples, "level": LEVEL, "seed": options.seed},
@@ -182,28 +182,28 @@ def _figures(
         "recall_all_at": recalls,
         "brute_force_ms_per_case": 1000 * exact.seconds / len(cases),
         "brute_force_nan_scores": exact.nan_scores,
-        "baselines": {name: baseline_figures(judge, ranks) for name, ranks in measured.baselines.items()},
-        "searches": {name: search_figures(judge, outcomes[name], settings[name], edges) for name in settings},
+        "baselines": {name: baseline_figures(context, ranks) for name, ranks in measured.baselines.items()},
+        "searches": {name: search_figures(context, outcomes[name], settings[name], edges) for name in settings},
         "groups": {
-            "history_length": group_figures(judge, outcomes, cases.user_ids, cases.positions),
-            "target_popularity": group_figures(judge, outcomes, cases.user_ids, measured.popularity),
+            "history_length": group_figures(context, outcomes, cases.user_ids, cases.positions),
+            "target_popularity": group_figures(context, outcomes, cases.user_ids, measured.popularity),
         },
     }
     if measured.by_build:
-        figures["builds"] = {name: build_figures(judge, found) for name, found in measured.by_build.items()}
+        figures["builds"] = {name: build_figures(context, found) for name, found in measured.by_build.items()}
     return figures
 
 
 def beside(target: str | os.PathLike[str]) -> dict[str, Path]:
-    """The files of an evaluation, by what they hold: `json` is the target, `npz` and `html` lie beside it.
+    """Returns the files of an evaluation by their kind: `json`, the target, and `npz` and `html` beside it.
 
     Raises:
-      NannError: the target's name does not end in .json, so that others of its kind could share a file with it.
+      NannError: the target's name does not end in .json, so that two evaluations could share a file.
     """
     target = Path(target)
     if target.suffix != ".json":
         stem = target.with_suffix("") if target.suffix in (".npz", ".html") else target
-        raise NannError(f"{target} is where the figures would go, which are JSON; name it {stem}.json")
+        raise NannError(f"{target} would hold JSON, but its name does not end in .json; name it {stem}.json")
     return {"json": target, "npz": target.with_suffix(".npz"), "html": target.with_suffix(".html")}
 
 
@@ -222,7 +222,7 @@ def _index_facts(subject: Subject) -> dict[str, Any]:
 
 
 def _write_cases(path: Path, subject: Subject, measured: _Measured) -> None:
-    """Writes what each case gave: what paired intervals between evaluations are made from (docs/evaluation.md)."""
+    """Writes the results of each case, from which paired intervals between evaluations are computed."""
     cases = subject.cases
     arrays: dict[str, Any] = {
         "user_ids": cases.user_ids,
@@ -251,7 +251,7 @@ def _write_cases(path: Path, subject: Subject, measured: _Measured) -> None:
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """The figures for people: a line, and one more for each search."""
+    """Returns the metrics in words: a line, and further ones for each search, its builds, and each baseline."""
     k = figures["k"]
     recall_all = f"recall-all@{k} {_with_interval(figures['recall_all'], figures.get('recall_all_interval'))}"
     lines = [f"{figures['cases']:,} cases: {recall_all}"]

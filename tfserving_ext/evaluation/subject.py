@@ -1,4 +1,4 @@
-"""What is judged: a model, its index and held-out cases, and what brute force and the searches answer to them."""
+"""The subject of an evaluation: a model, its index and held-out cases; runs brute force and the searches on them."""
 
 import dataclasses
 import os
@@ -31,8 +31,8 @@ class Setting:
     """A search and where it starts.
 
     Attributes:
-      parameters: which search, and how it walks.
-      seeded: whether it starts from the user's history, as the best-first search is deployed.
+      parameters: the parameters of the search; their class tells which search it is.
+      seeded: whether it starts from the user's history, as the best-first search does when deployed.
     """
 
     parameters: BestFirst | Rounds
@@ -40,22 +40,22 @@ class Setting:
 
     @classmethod
     def deployed(cls, parameters: BestFirst | Rounds) -> "Setting":
-        """The search as an export serves it: best-first from the history, the paper's from the entry points."""
+        """Returns the search as an export serves it: best-first from the history, the paper's from the entry points."""
         return cls(parameters, isinstance(parameters, BestFirst))
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a search answered to N cases, held against brute force.
+    """The results of a search on N cases, compared with brute force.
 
     Attributes:
-      ranks: int32 [N], the target's place in the answer, from 0; -1 where it is not there.
+      ranks: int32 [N], the target's place in the answer, from 0; -1 if it is not there.
       coverage: float32 [N, cutoffs].
       items_scored: int64 [N].
-      rounds: int32 [N].
+      rounds: int32 [N], rounds of the walk.
       search_us: int64 [N], microseconds in the op; 0 for brute force.
-      nan_scores: evaluations that gave NaN.
-      seconds: of all cases, by the clock.
+      nan_scores: the number of scores that were NaN.
+      seconds: wall time of all cases.
     """
 
     ranks: np.ndarray
@@ -68,21 +68,21 @@ class Outcome:
 
 
 def cutoffs_of(k: int) -> tuple[int, ...]:
-    """Where recall and coverage are told for answers of length k: at 50 and 200, as far as they go, and at k."""
+    """Returns the cutoffs of recall and coverage for answers of length k: 50 and 200 if they are below k, and k."""
     return (*(cutoff for cutoff in CUTOFFS if cutoff < k), k)
 
 
 class Subject:
-    """A model, its index and the held-out cases that both are judged by.
+    """A model, its index, and the held-out cases on which both are evaluated.
 
     Attributes:
       sequences: the data.
       trained: the model.
       index: its index.
       k: length of the answers.
-      cutoffs: where recall and coverage are told, k last.
+      cutoffs: the cutoffs of recall and coverage, ascending; the last one is k.
       cases: the cases.
-      targets: int64 [N], the id of each case's target.
+      targets: int64 [N], the item id of each case's target.
       neural: the searches.
     """
 
@@ -93,10 +93,10 @@ class Subject:
         index: str | os.PathLike[str],
         held_out: HeldOut,
     ) -> None:
-        """Opens what `nann convert`, `nann train` and `nann index` wrote.
+        """Opens the folders that `nann convert`, `nann train` and `nann index` wrote.
 
         Raises:
-          NannError: artefacts that do not belong together, parameters out of their range, or a split without users.
+          NannError: the artefacts do not belong together, a parameter is out of its range, or the split has no users.
         """
         self.sequences, self.trained, self.index = Sequences.open(data), load_model(model), Index.open(index)
         check_match(self.trained, self.index)
@@ -112,7 +112,7 @@ class Subject:
         self._exact: tuple[np.ndarray, Outcome] | None = None
 
     def on(self, index: Index) -> "Subject":
-        """The same model and cases, and brute force's answers as far as they are known, on another graph of its items.
+        """Returns the same model and cases with another graph over the same items; keeps brute force's answers.
 
         Raises:
           NannError: the index holds other items.
@@ -126,15 +126,15 @@ class Subject:
         return other
 
     def user(self, rows: Any) -> tuple[UserTensors, tf.Tensor]:
-        """User tensors and seeds, int64 [B, L], of some of the cases."""
+        """Returns user tensors, and the histories as seeds, int64 [B, L] item ids, of some of the cases."""
         chosen = part(self.cases, rows)
         seeds = tf.constant(self.sequences.ids_of(chosen.histories))
         return user_tensors(self.trained, self.sequences, chosen), seeds
 
     def exact(self) -> tuple[np.ndarray, Outcome]:
-        """Brute force's answers, item ids int64 [N, k], and what they are worth; computed once."""
+        """Returns brute force's answers, item ids int64 [N, k], and their outcome; computed by the first call."""
         if self._exact is None:
-            # All users of a batch see the same items: what the score makes of an item alone is made once a batch.
+            # The users of a batch share the items, so that what depends on the item alone is computed once per batch.
             brute_force = BruteForce(self.index, self.trained.model.score, shared_items=True)
             k = tf.constant(self.k)
             search = _traced(lambda user, seeds: brute_force.search(user, k), self.user(slice(0, 1)))
@@ -155,12 +155,15 @@ class Subject:
     def measure(
         self, settings: Mapping[str, Setting], rows: np.ndarray | None = None, title: str = "searches"
     ) -> dict[str, Outcome]:
-        """What searches answer, all to the same cases.
+        """Runs several searches on the same cases.
 
         Args:
           settings: the searches, by name.
-          rows: int64 [N], which cases; None for all.
-          title: of the progress bar.
+          rows: int64 [N], the rows of the cases; None for all.
+          title: title of the progress bar.
+
+        Returns:
+          The outcomes, by name.
 
         Raises:
           NannError: parameters do not fit the index.
@@ -184,7 +187,7 @@ class Subject:
                     at = [coverage(found.item_ids[:, :c], exact[batch, :c]) for c in self.cutoffs]
                     covered[name].append(np.stack(at, axis=1).astype(np.float32))
                     ranks[name].append(target_ranks(found.item_ids, self.targets[batch]))
-                    # The answers themselves would be most of the memory.
+                    # The answers, which would take most of the memory, are dropped.
                     results[name].append(found._replace(item_ids=None, scores=None))
                     advance(len(batch))
         return {
@@ -193,7 +196,7 @@ class Subject:
         }
 
     def _search(self, kind: type) -> Callable[[UserTensors, tf.Tensor, Any], SearchResult]:
-        """A search by its kind of parameters; traced once, for all values of them."""
+        """Returns the search with this class of parameters; it is traced once for all their values."""
         if kind not in self._searches:
             neural, k = self.neural, self.k
             sample = self.user(slice(0, 1))
@@ -216,7 +219,7 @@ class Subject:
                 values = (getattr(parameters, field.name) for field in dataclasses.fields(parameters))
                 return traced(user, seeds, *(tf.constant(value) for value in values))
 
-            search(*sample, kind())  # The passes rewrite the scorer before the clock runs.
+            search(*sample, kind())  # The first call runs the passes over the scorer, which is not to be timed.
             self._searches[kind] = search
         return self._searches[kind]
 
@@ -227,12 +230,12 @@ class Subject:
 
 
 def _traced(function: Callable[..., SearchResult], sample: Any) -> Callable[..., SearchResult]:
-    """The function traced for batches of any size; seeds may be any number."""
+    """Traces a function for batches of any size and any number of seeds."""
     user, seeds, *others = sample
     users = tuple(tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in user)
     specs = [users, tf.TensorSpec([None, None], seeds.dtype), *(tf.TensorSpec(o.shape, o.dtype) for o in others)]
     traced = tf.function(function, input_signature=specs)
-    traced.get_concrete_function()  # Tracing is not searching.
+    traced.get_concrete_function()  # Traces now, so that tracing is not timed as searching.
     return traced
 
 

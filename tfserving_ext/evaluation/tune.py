@@ -1,4 +1,4 @@
-"""Finds search parameters for a wanted coverage or latency on validation users."""
+"""Finds search parameters for a required coverage or latency on validation users."""
 
 import dataclasses
 import os
@@ -21,24 +21,24 @@ FORMAT, FORMAT_VERSION = "nann-tuning", 1
 HELD_OUT = HeldOut(max_cases=500, split="validation")
 FILE = "tuning.json"
 FRONTIERS = (8, 16, 32, 64)
-POOLS = (1.0, 1.25, 1.5, 2.0, 3.0)  # Times k.
-BEAMS = (0.25, 0.5, 1.0, 2.0)  # Times the paper's.
+POOLS = (1.0, 1.25, 1.5, 2.0, 3.0)  # Multiples of k.
+BEAMS = (0.25, 0.5, 1.0, 2.0)  # Multiples of the paper's beam widths.
 GROUND_ROUNDS = (2, 3, 4, 6)
-ROUGH_CASES = 100  # On which all settings are tried.
-CLOSE = 1.25  # How much slower a setting may seem on these, and yet be as fast.
+ROUGH_CASES = 100  # All settings are measured on this many cases first.
+CLOSE = 1.25  # A setting that is slower by at most this factor on these cases may in truth be as fast.
 
 
 def grid(k: int, layers: int) -> list[BestFirst | Rounds]:
-    """The parameters that are tried, for answers of length k in an index of so many layers."""
+    """Returns the parameters to try for answers of length k in an index with this many layers."""
     pools = sorted({min(round(k * factor), MAX_WIDTH) for factor in POOLS})
     result: list[BestFirst | Rounds] = [BestFirst(frontier, pool) for frontier in FRONTIERS for pool in pools]
     if len(Rounds.ef) != layers + 1:
-        return result  # The paper's beams say nothing of such an index.
+        return result  # The paper's parameters are for another number of layers.
     above = Rounds.rounds[:-1]
     beams = []
     for factor in BEAMS:
         ef = [max(1, round(factor * width)) for width in Rounds.ef]
-        # Narrower at the ground than k could not hold the answer.
+        # A beam in the ground layer that is narrower than k could not hold the answer.
         beams.append((*ef[:-1], max(ef[-1], k)))
     return result + [Rounds(ef, (*above, count)) for ef in beams for count in GROUND_ROUNDS]
 
@@ -52,7 +52,7 @@ def tune(
     held_out: HeldOut = HELD_OUT,
     candidates: Sequence[BestFirst | Rounds] | None = None,
 ) -> dict[str, Any]:
-    """Measures a grid of search parameters and writes those that no other beats to `tuning.json` in the index's folder.
+    """Measures a grid of search parameters and writes the best trade-offs to `tuning.json` in the index's folder.
 
     Example:
       >>> found = nann.tune("data", "model", "index", latency_ms=1000)
@@ -63,24 +63,26 @@ def tune(
       data: a folder that `nann convert` wrote.
       model: a folder that `nann train` wrote.
       index: a folder that `nann index` wrote from the same model.
-      coverage: choose the fastest with a coverage@k of this much or more.
-      latency_ms: choose the one of most coverage whose 95th percentile of a user's time is this much or less; with
-        `coverage`, the fastest within both.
-      held_out: the cases; those of "test" users where the figures are not to be reported as those of unseen users.
-      candidates: what to try; None for `grid`.
+      coverage: choose the fastest setting with at least this coverage@k.
+      latency_ms: choose the setting with the highest coverage whose 95th percentile of a user's time is at most this;
+        with `coverage`, the fastest one within both.
+      held_out: the cases. Metrics on "test" users can no longer be reported as those of unseen users if these are used
+        here.
+      candidates: the parameters to try; None for `grid`.
 
     Returns:
-      What `tuning.json` holds: `table`, by falling coverage, `chosen`, a row of it or None, and what was measured.
+      The content of `tuning.json`: `table`, by falling coverage; `chosen`, one of its rows or None; and a description
+      of what was measured.
 
     Raises:
-      NannError: artefacts that do not belong together, a split without users, or nothing that does what is wanted.
+      NannError: the artefacts do not belong together, the split has no users, or no setting meets the requirements.
     """
     _check_wanted(coverage, latency_ms)
     subject = Subject(data, model, index, held_out)
     tried = list(candidates) if candidates is not None else grid(held_out.k, len(subject.index.layers))
     rows = _measured(subject, tried, min(ROUGH_CASES, len(subject.cases)))
     if len(subject.cases) > ROUGH_CASES:
-        # Most settings, the dearest above all, are out of the question after a few cases.
+        # After a few cases, most settings, the most expensive ones above all, can be ruled out.
         left = [tried[place] for place in promising(rows)]
         rows = _measured(subject, left, len(subject.cases))
     table = [rows[place] for place in pareto(rows)]
@@ -92,7 +94,7 @@ def tune(
         "table": table,
     }
     path = subject.index.folder / FILE
-    write_json(path, result)  # The table stands even where nothing in it is what was wanted.
+    write_json(path, result)  # Written before `choose`, so that the table is kept even if no setting is good enough.
     if coverage is not None or latency_ms is not None:
         result["chosen"] = choose(table, coverage, latency_ms)
         write_json(path, result)
@@ -113,10 +115,10 @@ def _facts(subject: Subject, held_out: HeldOut) -> dict[str, Any]:
 
 
 def read_tuning(index: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads what `tune` wrote.
+    """Reads the `tuning.json` in an index's folder.
 
     Raises:
-      NannError: there is none, it is of another format, or the index was built anew since.
+      NannError: there is none, its format is another, or the index was built again afterwards.
     """
     path = Path(index) / FILE
     if not path.exists():
@@ -126,19 +128,21 @@ def read_tuning(index: str | os.PathLike[str]) -> dict[str, Any]:
     if found != (FORMAT, FORMAT_VERSION):
         raise NannError(f"{path} has format {found}, this release reads {(FORMAT, FORMAT_VERSION)}")
     if tuning.get("index_manifest_sha256") != sha256(Path(index) / "manifest.json"):
-        raise NannError(f"{path} is of another build of the index; run `nann tune` again")
+        raise NannError(f"{path} belongs to another build of the index; run `nann tune` again")
     return tuning
 
 
 def pareto(rows: Sequence[dict[str, Any]]) -> list[int]:
-    """The rows that no other beats, in coverage, items scored and time: as good in all three, and better in one.
+    """Returns the rows that no other dominates in coverage, items scored and time (the Pareto front).
+
+    A row dominates another if it is at least as good in all three and better in one.
 
     Returns:
-      Places in `rows`, by falling coverage; of equal rows the first.
+      Places in `rows`, by falling coverage; of equal rows only the first.
     """
     costs = np.array([[-row["coverage"], row["items_scored"], row["ms"]] for row in rows]).reshape(-1, 3)
     kept: list[int] = []
-    # In this order, what beats a row comes before it.
+    # In this order, a row comes after all rows that dominate it.
     for place in np.lexsort(costs.T[::-1]):
         if not any((costs[other] <= costs[place]).all() for other in kept):
             kept.append(int(place))
@@ -146,10 +150,10 @@ def pareto(rows: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def promising(rows: Sequence[dict[str, Any]]) -> list[int]:
-    """The rows that none surely beats: covers as much, scores as few items, and takes far less time.
+    """Returns the rows that no other clearly beats: with at least the coverage, at most the items, and far less time.
 
     Returns:
-      Places in `rows`, in their order.
+      Places in `rows`, ascending.
     """
     return [
         place
@@ -166,10 +170,10 @@ def promising(rows: Sequence[dict[str, Any]]) -> list[int]:
 def choose(
     table: Sequence[dict[str, Any]], coverage: float | None = None, latency_ms: float | None = None
 ) -> dict[str, Any]:
-    """The row to deploy: see `tune`.
+    """Returns the row to deploy; see `tune`.
 
     Raises:
-      NannError: no row does what is wanted; the message tells the nearest one.
+      NannError: no row meets the requirements; the message has the closest one.
     """
     _check_wanted(coverage, latency_ms)
     fast = [row for row in table if latency_ms is None or row["ms_p95"] <= latency_ms]
@@ -192,7 +196,7 @@ def choose(
 
 
 def options(row: dict[str, Any]) -> str:
-    """A row's parameters as `nann evaluate` and `nann export` take them."""
+    """Returns a row's parameters as options of `nann evaluate` and `nann export`."""
     parameters = row["parameters"]
     if row["search"] == "best_first":
         return f"--frontier {parameters['frontier']} --pool {parameters['pool']}"
@@ -208,7 +212,7 @@ def _check_wanted(coverage: float | None, latency_ms: float | None) -> None:
 
 
 def _measured(subject: Subject, tried: Sequence[BestFirst | Rounds], cases: int) -> list[dict[str, Any]]:
-    """A row of the table for each of the parameters, on so many of the cases."""
+    """Returns a row of the table for each of the parameters, measured on this many of the cases."""
     rows, items = even_rows(len(subject.cases), cases), len(subject.index.item_ids)
     settings = {str(number): Setting.deployed(parameters) for number, parameters in enumerate(tried)}
     bootstrap = Bootstrap(subject.cases.user_ids[rows])
@@ -220,7 +224,7 @@ def _measured(subject: Subject, tried: Sequence[BestFirst | Rounds], cases: int)
 
 
 def _row(outcome: Outcome, parameters: BestFirst | Rounds, k: int, items: int, bootstrap: Bootstrap) -> dict[str, Any]:
-    """One line of the table; times are a user's in the op, while all cores search."""
+    """Returns one row of the table; its times are those of one user in the op, while all cores search."""
     covered, milliseconds = outcome.coverage[:, -1], outcome.search_us / 1000
     return {
         "search": "best_first" if isinstance(parameters, BestFirst) else "rounds",
