@@ -22,5 +22,5 @@ def _masked_crc(data: bytes) -> bytes:
 def damage(error: Exception) -> str:
     """Returns what TensorFlow found wrong with a file, for messages."""
     if isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes bytes of the file, and failed to decode.
-        return "a record that is no tf.train.Example"
+        return "a record that is not a tf.train.Example"
     return str(getattr(error, "message", error)).splitlines()[0]
