@@ -13,7 +13,7 @@ ITEMS, VALUES = 11, (0.0, -0.0, 1.0, -2.5, 3e38, -3e38, float("inf"), float("-in
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    """Items whose embedding is their place."""
+    """An index whose items' embeddings are their places."""
     layer = Layer(np.zeros(ITEMS + 1, np.int64), np.zeros(0, np.int32))
     embeddings = np.arange(ITEMS, dtype=np.float32)[:, None]
     folder = tmp_path_factory.mktemp("brute_force") / "index"
@@ -22,7 +22,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def searches(index):
-    """By (chunk, shared_items)."""
+    """The searches by (chunk, shared_items)."""
 
     def score(user, items):
         (table,) = user
@@ -44,7 +44,7 @@ def test_any_chunk_gives_the_sort_by_score_and_then_by_place(searches, tables, k
     for search in searches.values():
         found = search.search((tf.constant(scores),), tf.constant(k))
         for row, ids, values, nans in zip(scores, found.item_ids, found.scores, found.nan_scores, strict=True):
-            # NaN last of all, behind minus infinity.
+            # NaN comes last, after minus infinity.
             order = sorted(range(ITEMS), key=lambda item: (np.isnan(row[item]), -row[item], item))[:k]
             wanted = [100 + item for item in order] + [-1] * (k - ITEMS)
             assert ids.numpy().tolist() == wanted

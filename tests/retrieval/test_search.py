@@ -17,7 +17,7 @@ def parts(world):
 
 
 def exact_scores(trained, index, user):
-    """float32 [B, n], each user's scores of all items in one call."""
+    """Returns each user's scores of all items from one call, float32 [B, n]."""
     scores = [
         trained.model.score(tuple(part[b : b + 1] for part in user), tf.constant(index.item_embeddings)[None])[0]
         for b in range(user[0].shape[0])
@@ -74,7 +74,7 @@ def test_excluded_ids_are_never_returned(parts):
         assert after[row][: len(kept)].tolist() == kept
 
 
-def test_both_twins_return_scores_and_ids(parts):
+def test_search_and_brute_force_return_scores_and_ids(parts):
     trained, index, user = parts
     for layer, full in (
         (NeuralTopK(index, trained.model.score), lambda twin: twin.best_first(user, 7)),

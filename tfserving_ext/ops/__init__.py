@@ -1,7 +1,6 @@
 """The compiled ops: one documented Python function per op.
 
-Importing this module loads the op library into TensorFlow, which is also what makes a SavedModel with these ops
-loadable:
+Importing this module loads the op library into TensorFlow, so that SavedModels with these ops can be loaded:
 
     import tfserving_ext.ops
     model = tf.saved_model.load("/models/nann/1")

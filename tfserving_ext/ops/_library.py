@@ -7,18 +7,20 @@ from types import ModuleType
 import tensorflow as tf
 
 FOLDER = Path(__file__).parent
-_NAME = "_nann_ops-tensorflow-"  # And the minor version that it was built against; setup.py says so too.
+_NAME = "_nann_ops-tensorflow-"  # Followed by the minor version that it was built against; setup.py has the same name.
 
 
 def library(folder: Path, version: str) -> Path:
-    """The op library for a TensorFlow; its ABI is another one in each minor version, which would only crash later.
+    """Returns the path of the op library for a version of TensorFlow.
+
+    The ABI changes with every minor version, and a library for another one would crash later instead of at once.
 
     Args:
-      folder: where the library lies.
-      version: TensorFlow's, such as "2.20.1".
+      folder: the folder of the library.
+      version: TensorFlow's version, such as "2.20.1".
 
     Raises:
-      ImportError: there is none, or only of other minor versions.
+      ImportError: there is no library, or only for other minor versions.
     """
     minor = ".".join(version.split(".")[:2])
     path = folder / f"{_NAME}{minor}.so"
@@ -43,6 +45,6 @@ def load() -> ModuleType:
     """Loads the op library into this process and returns TensorFlow's generated op functions.
 
     Raises:
-      ImportError: the library was not built, or for another TensorFlow minor version.
+      ImportError: the library was not built, or was built for another minor version of TensorFlow.
     """
     return tf.load_op_library(str(library(FOLDER, tf.__version__)))

@@ -10,14 +10,14 @@ from tfserving_ext.ops._library import load
 
 
 class Scorer(NamedTuple):
-    """A score function as `trace_scorer` made it; searches that share one share what XLA compiled of it.
+    """A score function as `trace_scorer` returns it; searches that share one also share what XLA compiles.
 
     Attributes:
-      plain: the function, or the name of one in the library, (user..., prepared..., items, captured...) -> scores.
-      captured: what it captured, variables for the most part.
-      compiled: the same for XLA, or None.
-      prepare: the function (user..., captured...) -> prepared..., run once per user; None where nothing is prepared.
-      origin: the scorer that this one was made of. Held, as functions that both call are its own.
+      plain: the function (user..., prepared..., items, captured...) -> scores, or the name of such a function.
+      captured: the tensors that the function captured, mostly variables.
+      compiled: the same function for XLA, or None.
+      prepare: the function (user..., captured...) -> prepared..., run once per user; None if nothing is prepared.
+      origin: the scorer that this one was rewritten from, or None. It is kept because it owns functions that both call.
     """
 
     plain: Any
@@ -27,13 +27,13 @@ class Scorer(NamedTuple):
     origin: Any = None
 
     def __call__(self, user: Sequence[tf.Tensor], items: tf.Tensor) -> tf.Tensor:
-        """Scores float32 [1, n] of one user, as a search computes them, without XLA.
+        """Returns scores float32 [1, n] of one user as a search computes them, without XLA.
 
         Args:
           user: user tensors, each [1, ...].
           items: float32 [1, n, d].
         """
-        # What `trace_scorer` made holds what it captured; what `rewrite_scorer` made takes it.
+        # A function of `trace_scorer` has its captured tensors bound; one of `rewrite_scorer` takes them as arguments.
         captured = [] if self.plain.captured_inputs else self.captured
         prepared = [] if self.prepare is None else self.prepare(*user, *captured)
         if not isinstance(prepared, (list, tuple)):
@@ -42,15 +42,15 @@ class Scorer(NamedTuple):
 
 
 def trace_scorer(score: Callable[..., tf.Tensor], user: Sequence[tf.Tensor], dim: int, xla: bool = False) -> Scorer:
-    """Traces a score function, for the searches to call.
+    """Traces a score function for the searches.
 
     Args:
-      score: called as score(*user, items), with user tensors [1, ...] and items float32 [1, N, dim]; returns float32
-        [1, N]. It must treat items independently: padded rows hold anything.
+      score: called as score(*user, items) with user tensors [1, ...] and items float32 [1, N, dim]; returns float32
+        [1, N]. It must score items independently, since padded rows may have any values.
       user: user tensors, or their `tf.TensorSpec`s; the first dimension, the batch, does not matter.
       dim: width of an item embedding.
-      xla: trace it for XLA as well, which compiles it once per batch size at its first use. Where the runtime has no
-        XLA, or XLA cannot compile it, it runs as it is.
+      xla: also trace it for XLA, which compiles it once per batch size at its first use. If the runtime has no XLA, or
+        XLA cannot compile the function, it runs without XLA.
 
     Raises:
       ValueError: the second trace, for XLA, captured other tensors than the first.
@@ -66,16 +66,16 @@ def trace_scorer(score: Callable[..., tf.Tensor], user: Sequence[tf.Tensor], dim
 
 
 class PassReport(NamedTuple):
-    """What one pass did to a scorer; `nodes` are those that depend on the items, of which a batch runs each.
+    """What one pass did to a scorer. Only nodes that depend on the items are counted, which run for every batch.
 
     Attributes:
-      name: the pass's.
-      rewrites: how often it found its pattern; for `user_hoist` how many tensors are prepared.
-      nodes_before: nodes.
-      nodes_after: nodes.
-      multiply_adds_before: multiply-adds of matrix products per item.
-      multiply_adds_after: the same.
-      reason: why it did nothing, where it says.
+      name: the name of the pass.
+      rewrites: how often it found its pattern; for `user_hoist`, how many tensors are prepared.
+      nodes_before: number of nodes before the pass.
+      nodes_after: number of nodes after it.
+      multiply_adds_before: multiply-adds of matrix products per item, before the pass.
+      multiply_adds_after: multiply-adds of matrix products per item, after it.
+      reason: why the pass did nothing, if it gives a reason.
     """
 
     name: str
@@ -88,15 +88,16 @@ class PassReport(NamedTuple):
 
 
 class RewrittenScorer(NamedTuple):
-    """What `rewrite_scorer` made.
+    """The result of `rewrite_scorer`.
 
     Attributes:
-      scorer: the rewritten scorer; where something was folded, of rows instead of items.
-      fold: float32 [1, n, dim] items -> rows [1, n, row_dim], for an index to hold; None where nothing was folded.
+      scorer: the rewritten scorer; if something was folded, it takes rows instead of items.
+      fold: the function from items, float32 [1, n, dim], to rows, [1, n, row_dim], which the index then holds; None if
+        nothing was folded.
       item_dim: width of an item embedding.
-      row_dim: width of what the scorer takes of an item.
+      row_dim: width of the rows that the scorer takes.
       report: what each pass did, in the order in which they ran.
-      graphs: the GraphDefs that were made: `fold`, `prepare` and `score`.
+      graphs: the resulting GraphDefs: `fold`, `prepare` and `score`.
     """
 
     scorer: Scorer
@@ -117,15 +118,15 @@ def rewrite_scorer(
     """Rewrites a scorer by the passes of `grappler_passes/` (docs/scorer.md).
 
     Args:
-      scorer: as `trace_scorer` made it; compiled for XLA again where it was.
-      user: what it was traced for.
+      scorer: the scorer, from `trace_scorer`; if it was traced for XLA, the rewritten one is too.
+      user: the user tensors or specs that it was traced for.
       dim: width of an item embedding.
-      fold_items: let what depends on the items alone be taken out, to be computed once per item.
-      passes: names of those to run; none for all.
+      fold_items: move what depends on the items alone to `fold`, to be computed once per item.
+      passes: names of the passes to run; empty for all.
 
     Raises:
       tf.errors.InvalidArgumentError: there is no such pass.
-      tf.errors.OpError: the function cannot be read as a scorer, such as one with loops.
+      tf.errors.OpError: the function cannot be read as a scorer, for example because it has loops.
     """
     made = load().nann_rewrite_scorer(
         captured=list(scorer.captured),
@@ -140,7 +141,7 @@ def rewrite_scorer(
         name: tf.compat.v1.GraphDef.FromString(getattr(made, name).numpy()) for name in ("fold", "prepare", "score")
     }
     if isinstance(scorer.plain, ConcreteFunction):
-        for graph in graphs.values():  # Conditions and loops call functions.
+        for graph in graphs.values():  # Conditions and loops in the graphs call functions of the library.
             graph.library.CopyFrom(scorer.plain.graph.as_graph_def().library)
     captured = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in scorer.captured]
     fold, row_dim = None, dim
@@ -164,7 +165,7 @@ def rewrite_scorer(
 
 
 def pass_reports(made: Any) -> tuple[PassReport, ...]:
-    """The reports among the outputs of an op that runs the passes."""
+    """Reads the reports from the outputs of an op that runs the passes."""
     return tuple(
         PassReport(name.decode(), int(row[0]), int(row[1]), int(row[2]), row[3].item(), row[4].item(), reason.decode())
         for name, row, reason in zip(made.passes.numpy(), made.figures.numpy(), made.reasons.numpy(), strict=True)
@@ -177,7 +178,7 @@ def _one_user(user: Sequence[tf.Tensor]) -> list[tf.TensorSpec]:
 
 def _for_xla(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Any:
     jitted = tf.function(function, autograph=False, jit_compile=True)
-    # A function attribute that is the jitted function itself would run without XLA: what calls it is compiled.
+    # As the op's attribute, the jitted function itself would run without XLA; wrapped in another one, it is compiled.
     return tf.function(lambda *tensors: jitted(*tensors), autograph=False).get_concrete_function(*specs)
 
 
@@ -186,7 +187,7 @@ def _concrete(graph: Any, specs: Sequence[tf.TensorSpec]) -> Any:
 
 
 def _imported(graph: Any) -> Callable[..., Any]:
-    """The function whose arguments and results are the `_Arg` and `_Retval` nodes of a GraphDef."""
+    """Returns a function that runs a GraphDef, whose `_Arg` and `_Retval` nodes are its arguments and results."""
     body = tf.compat.v1.GraphDef(versions=graph.versions, library=graph.library)
     arguments: dict[int, str] = {}
     results: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Python faces of the index and search ops. The ops' own docs are in `custom_ops/ops/`."""
+"""Python functions for the index and search ops. The ops' own docs are in `custom_ops/ops/`."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,34 +9,34 @@ import tensorflow as tf
 from tfserving_ext.ops._library import load
 from tfserving_ext.ops._scorer import Scorer
 
-# Scorer batches are padded to these sizes: 16, 32, 48, then four to every doubling. Fewer would waste a fifth of the
-# time on padding (benchmarks/README.md); a scorer that is compiled for each size wants fewer.
+# Scorer batches are padded to these sizes: 16, 32, 48, then four sizes per doubling. With fewer sizes, a fifth of the
+# time would be spent on padding (benchmarks/README.md); a scorer that is compiled for each size needs fewer.
 DEFAULT_BATCH_SIZES = (16, 32, 48, *(quarter << power for power in range(4, 10) for quarter in (4, 5, 6, 7)), 4096)
 
-# The op's own limits (custom_ops/core/search.h), for those who want to refuse earlier.
+# The limits of the ops (custom_ops/core/search.h), for callers that check parameters earlier.
 MAX_WIDTH = 1_000_000
 MAX_ROUNDS = 10_000
 
 
 class SearchResult(NamedTuple):
-    """What a search returns.
+    """The result of a search.
 
     Attributes:
-      item_ids: int64 [B, k], best first, the data's own ids; -1 where fewer than k items were reached.
-      scores: float32 [B, k], the model's scores; -inf beside -1.
-      items_scored: int64 [B], evaluations of the model.
-      rounds: int32 [B], rounds that met a fresh item, the entry points' included.
-      nan_scores: int64 [B], evaluations that gave NaN; they come after every number, as -inf.
-      unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not know.
-      stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline, 3 "best_first" had
-        more to expand after `max_steps` steps in a layer.
-      search_us: int64 [B], microseconds that the search took.
-      scorer_us: int64 [B], microseconds of these in the model; 0 where a built-in metric scores.
-      gather_us: int64 [B], microseconds of these in collecting the candidates' rows for the model; 0 beside a metric.
-      merge_us: int64 [B], microseconds of these in putting scored items in order and writing the answer. The rest of
-        `search_us` is the walk (docs/searches.md).
-      index_sequence: int64 [B], the sequence number of the last update that the searched index holds; 0 for an index as
-        it was built, which is every index in this version.
+      item_ids: int64 [B, k], the data's own ids, best first; padded with -1 if fewer than k items were found.
+      scores: float32 [B, k], the model's scores; -inf where `item_ids` is -1.
+      items_scored: int64 [B], number of items that were scored.
+      rounds: int32 [B], number of rounds that scored a new item, including that of the entry points.
+      nan_scores: int64 [B], number of scores that were NaN; such items come last, with a score of -inf.
+      unknown_ids: int64 [B], number of entries of `seeds` and `exclude` that the index does not know.
+      stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline, 3 the best-first search
+        had more to expand after `max_steps` steps in a layer.
+      search_us: int64 [B], microseconds of the search.
+      scorer_us: int64 [B], the part of `search_us` in the model; 0 for a built-in metric.
+      gather_us: int64 [B], the part of `search_us` for collecting candidates' rows for the model; 0 for a metric.
+      merge_us: int64 [B], the part of `search_us` for ordering scored items and writing the answer. The rest is the
+        walk (docs/searches.md).
+      index_sequence: int64 [B], the sequence number of the last update in the searched index; 0 for an index as built,
+        which every index is in this version.
     """
 
     item_ids: tf.Tensor
@@ -54,7 +54,7 @@ class SearchResult(NamedTuple):
 
 
 def index_handle(shared_name: str = "") -> tf.Tensor:
-    """A handle, resource [], to an index that `index_open` fills."""
+    """Returns a handle, resource [], to an index that `index_open` fills."""
     return load().nann_index_handle(shared_name=shared_name)
 
 
@@ -66,10 +66,10 @@ def index_open(
     Args:
       index: resource [], from `index_handle`.
       files: 3 + 2 x layers paths: item_ids, item_embeddings, entry_points, then row_splits and neighbors of every
-        layer, ground layer first (docs/format.md); for int8 one more, item_scales.
+        layer, ground layer first (docs/format.md); for int8 also item_scales.
       dim: width of an item embedding.
-      validate: read all edges once and check them against their bounds.
-      dtype: of item_embeddings: "float32", "float16" or "int8".
+      validate: read all edges once and check that they are within their bounds.
+      dtype: type of item_embeddings: "float32", "float16" or "int8".
 
     Raises:
       tf.errors.InvalidArgumentError: a file has the wrong size, or an entry is out of bounds.
@@ -80,12 +80,12 @@ def index_open(
 
 
 def index_items(index: tf.Tensor) -> tf.Tensor:
-    """The index's item ids, int64 [n], as a view of the mapped file."""
+    """Returns the index's item ids, int64 [n], as a view of the mapped file."""
     return load().nann_index_items(index=index)
 
 
 def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:
-    """Embeddings of items, float32 [m, dim] whatever the type of the table.
+    """Returns the embeddings of items, float32 [m, dim], whatever the type of the table.
 
     Args:
       index: resource [], an open index.
@@ -100,16 +100,16 @@ def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """What every search takes beside its own parameters.
+    """Options that every search takes besides its own parameters.
 
     Attributes:
       exclude: int64 [B, x], ids that are walked through but never returned, and take no room in any beam or pool; None
-        for none. Unknown ids do nothing.
-      seeds: int64 [B, s], ids to start from as well, such as the user's history; None for none. Unknown ids do nothing.
-      budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
-      deadline_ms: int32 [], milliseconds after which no further batch is begun; 0 for no limit.
-      batch_sizes: sizes that scorer batches are padded to, increasing. Not read where a metric scores.
-      rewrite: let the passes (docs/scorer.md) rewrite the scorer when the search first runs, where that was not done
+        for none. Unknown ids are ignored.
+      seeds: int64 [B, s], ids to start from, such as the user's history; None for none. Unknown ids are ignored.
+      budget: int64 [], the number of scored items after which the search returns the best so far; 0 for no limit.
+      deadline_ms: int32 [], milliseconds after which no further batch is started; 0 for no limit.
+      batch_sizes: sizes that scorer batches are padded to, ascending. Not used by metrics.
+      rewrite: rewrite the scorer by the passes (docs/scorer.md) when the search first runs, unless it was rewritten
         before.
     """
 
@@ -131,22 +131,22 @@ def best_first_search(
     max_steps: Any = 0,
     **options: Any,
 ) -> SearchResult:
-    """Top-k items by expanding the best of a pool until all of it is expanded (docs/searches.md).
+    """Finds the top-k items by expanding the best items of a pool until all of it is expanded (docs/searches.md).
 
     Args:
       index: resource [], an open index.
-      user: the user tensors, each [B, ...]; all dimensions but the first should be static. For a metric one float32
-        [B, dim], the queries.
+      user: the user tensors, each [B, ...]; all dimensions except the first should be static. For a metric, one tensor
+        float32 [B, dim], the queries.
       scorer: the model's score function, from `trace_scorer` or `rewrite_scorer`; or a metric of query and item
-        embedding, higher is better: "dot", "l2" (minus the squared distance) or "cosine".
-      k: int32 [], items wanted per user, 1 to 1,000,000.
+        embedding, where higher is better: "dot", "l2" (minus the squared distance) or "cosine".
+      k: int32 [], items to return per user, 1 to 1,000,000.
       frontier: int32 [], items expanded per step.
-      pool: int32 [], scored items that are kept; below k it counts as k.
-      max_steps: int32 [], steps in a layer after which the walk ends as well; 0 for no limit.
+      pool: int32 [], number of scored items that are kept; below k it counts as k.
+      max_steps: int32 [], the most steps in a layer; 0 for no limit.
       **options: see `SearchOptions`.
 
     Returns:
-      A `SearchResult`. Ties are broken by the lower item index; NaN comes after every number, as -inf.
+      A `SearchResult`. Ties are broken by the lower item index; items whose score is NaN come last, with -inf.
 
     Raises:
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
@@ -158,16 +158,22 @@ def best_first_search(
 def rounds_search(
     index: tf.Tensor, user: Sequence[tf.Tensor], scorer: Scorer | str, k: Any, ef: Any, rounds: Any, **options: Any
 ) -> SearchResult:
-    """Top-k items by the paper's beam search (arXiv 2202.10226, Algorithms 1 and 2).
+    """Finds the top-k items by the paper's beam search (arXiv 2202.10226, Algorithms 1 and 2).
 
     Args:
       index: resource [], an open index.
       user: see `best_first_search`.
       scorer: see `best_first_search`.
-      k: int32 [], items wanted per user, 1 to 1,000,000.
+      k: int32 [], items to return per user, 1 to 1,000,000.
       ef: int32 [layers + 1], beam widths, start layer first.
-      rounds: int32 [layers + 1], rounds per layer, start layer first, which has one.
+      rounds: int32 [layers + 1], rounds per layer, start layer first; the start layer must have one.
       **options: see `SearchOptions`.
+
+    Returns:
+      A `SearchResult`; see `best_first_search`.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     own = {"k": k, "ef": ef, "rounds": rounds}
     return _search(load().nann_rounds_search, index, user, scorer, own, SearchOptions(**options))
@@ -176,15 +182,21 @@ def rounds_search(
 def deployed_search(
     index: tf.Tensor, user: Sequence[tf.Tensor], scorer: Scorer | str, level_topn: Any, **options: Any
 ) -> SearchResult:
-    """Top-k items by the search of the original's deployed graph.
+    """Finds the top-k items by the search of the original's deployed graph.
 
     Args:
       index: resource [], an open index.
       user: see `best_first_search`.
       scorer: see `best_first_search`.
-      level_topn: int32 [layers + ground rounds + 1]: the beam of every layer above the ground, the picks of every
-        ground round, and k.
+      level_topn: int32 [layers + ground rounds + 1]: the beam width of every layer above the ground, the number of
+        items to pick in every round of the ground layer, and k.
       **options: see `SearchOptions`.
+
+    Returns:
+      A `SearchResult`; see `best_first_search`.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     own = {"level_topn": level_topn}
     return _search(load().nann_deployed_search, index, user, scorer, own, SearchOptions(**options))

@@ -1,4 +1,4 @@
-"""Retrieval under a model's score: the search, its exact twin, and the metrics that compare them."""
+"""Retrieval under a model's score: the search, exact brute force, and the metrics that compare them."""
 
 from tfserving_ext.retrieval.brute_force import BruteForce
 from tfserving_ext.retrieval.metrics import coverage, recall

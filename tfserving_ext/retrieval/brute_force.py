@@ -1,4 +1,4 @@
-"""The exact twin of the search: every item is scored."""
+"""The exact counterpart of the search: scores every item."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,10 +14,9 @@ _NAN = tf.int32.min  # Below the key of every score.
 
 
 class BruteForce(tf.Module):
-    """Top-k items of a corpus under a model's score, exactly; the ground truth of coverage.
+    """Finds the exact top-k items of a corpus under a model's score: the ground truth of coverage.
 
-    Items stream through the scorer, and what is kept of them is the best k so far: memory does not grow with the
-    corpus.
+    Items stream through the scorer, and only the best k so far are kept, so that memory does not grow with the corpus.
 
     Example:
       >>> from tfserving_ext.training import load_model
@@ -33,14 +32,15 @@ class BruteForce(tf.Module):
     def __init__(
         self, index: Index, score: Callable[..., tf.Tensor], chunk: int = CHUNK, shared_items: bool = False
     ) -> None:
-        """Takes what is searched and how it is scored.
+        """Maps the index.
 
         Args:
           index: an open index.
           score: the model's `score(user, items)`.
-          chunk: how many pairs of user and item are scored at once.
-          shared_items: `score` takes items [1, N, d] for all users of a batch, as `TrainableModel.score` does. What a
-            model computes of the items alone is then computed once a batch; scores may differ in the last bit.
+          chunk: the number of (user, item) pairs to score at once.
+          shared_items: pass items [1, N, d] for all users of a batch to `score`, which must allow this as
+            `TrainableModel.score` does. A model then computes what depends on the items alone once per batch; scores
+            may differ in the last bit.
         """
         super().__init__()
         self.index = MappedIndex(index)
@@ -49,7 +49,7 @@ class BruteForce(tf.Module):
         self._shared_items = shared_items
 
     def __call__(self, user: Sequence[tf.Tensor], k: Any = 200) -> tuple[tf.Tensor, tf.Tensor]:
-        """The top-k of all items: `search` without its statistics.
+        """Returns the top-k of all items: the result of `search` without its statistics.
 
         Returns:
           scores float32 [B, k] and item ids int64 [B, k], best first.
@@ -58,16 +58,16 @@ class BruteForce(tf.Module):
         return found.scores, found.item_ids
 
     def search(self, user: Sequence[tf.Tensor], k: Any = 200) -> SearchResult:
-        """The top-k of all items.
+        """Returns the top-k of all items.
 
         Args:
           user: user tensors, each [B, ...].
-          k: int32 [], items wanted.
+          k: int32 [], number of items to return.
 
         Returns:
-          A `SearchResult` as `NeuralTopK` gives it, but for the times; ties are broken by the lower item index.
+          A `SearchResult` as that of `NeuralTopK`, but with times of 0; ties are broken by the lower item index.
         """
-        return self._traced(tuple(user), k)  # Which holds this object weakly; here it is held.
+        return self._traced(tuple(user), k)  # The traced function has a weak reference to `self`; this call holds it.
 
     @tf.function(reduce_retracing=True)
     def _traced(self, user: tuple[tf.Tensor, ...], k: Any) -> SearchResult:
@@ -100,10 +100,11 @@ class BruteForce(tf.Module):
         )
 
     def _best(self, user: tuple[tf.Tensor, ...], k: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The best items of a batch of users, all scored together.
+        """Finds the best items of a batch of users, who are all scored together.
 
         Returns:
-          item indices int32 [B, min(k, n)], their keys, and how many scores were NaN, int64 [B].
+          Item indices int32 [B, min(k, n)], best first; the keys of their scores, int32 of the same shape; and the
+          number of scores that were NaN, int64 [B].
         """
         n, batch = tf.shape(self.index.item_ids())[0], tf.shape(user[0])[0]
         at_once = tf.maximum(self._chunk // tf.maximum(batch, 1), 1)
@@ -112,7 +113,8 @@ class BruteForce(tf.Module):
             items = tf.range(begin, tf.minimum(begin + at_once, n))
             scores = self._score(user, self.index.embeddings(items)[None])
             nans += tf.math.count_nonzero(tf.math.is_nan(scores), axis=1)
-            # The best so far come first, in order of their index where keys are equal: so do ties go to the lower one.
+            # The best so far come first, ordered by index if keys are equal. `top_k` prefers earlier entries, and so
+            # breaks ties by the lower index.
             keys = tf.concat([keys, _keys(scores)], axis=1)
             best = tf.concat([best, tf.repeat(items[None], batch, axis=0)], axis=1)
             keys, places = tf.math.top_k(keys, tf.minimum(k, tf.shape(keys)[1]))
@@ -135,13 +137,13 @@ class BruteForce(tf.Module):
 
 
 def _keys(scores: tf.Tensor) -> tf.Tensor:
-    """Whole numbers in the order of the scores, int32: NaN comes after minus infinity, and both zeros are equal."""
-    bits = tf.bitcast(tf.where(scores == 0.0, 0.0, scores), tf.int32)  # Makes a zero of minus zero.
+    """Returns integers in the order of the scores, int32: NaN is below minus infinity, and -0 equals 0."""
+    bits = tf.bitcast(tf.where(scores == 0.0, 0.0, scores), tf.int32)  # Turns -0 into 0.
     ordered = tf.where(bits < 0, tf.bitwise.bitwise_xor(bits, tf.int32.max), bits)
     return tf.where(tf.math.is_nan(scores), _NAN, ordered)
 
 
 def _scores(keys: tf.Tensor) -> tf.Tensor:
-    """The scores that `_keys` made keys of; minus infinity for NaN."""
+    """Returns the scores whose keys these are; minus infinity for NaN."""
     bits = tf.where(keys < 0, tf.bitwise.bitwise_xor(keys, tf.int32.max), keys)
     return tf.where(keys == _NAN, -float("inf"), tf.bitcast(bits, tf.float32))

@@ -1,4 +1,4 @@
-"""How much a score moves around the item embeddings: what FGSM training makes small (arXiv 2202.10226, section 3.3)."""
+"""How much a score changes around item embeddings, which FGSM training reduces (arXiv 2202.10226, section 3.3)."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,17 +8,18 @@ import tensorflow as tf
 def flatness(
     score: Callable[..., tf.Tensor], user: Sequence[tf.Tensor], items: tf.Tensor, step: float, seed: int = 0
 ) -> tf.Tensor:
-    """Mean |s(u, v + d) - s(u, v)| over users and items, relative to the standard deviation of s(u, v) over items.
+    """Returns the mean of |s(u, v + d) - s(u, v)|, relative to the standard deviation of s(u, v) over items.
 
-    A step d has `step` times the root mean square of `items` in every coordinate, with a random sign. 0 is flat; near
-    1, a step says as much as another item, and a graph over e_v leads nowhere.
+    The mean is over users and items. Every coordinate of the step d is `step` times the root mean square of `items`,
+    with a random sign. A score with 0 is flat; near 1, a step changes the score as much as another item does, and a
+    graph over e_v cannot guide a search.
 
     Args:
       score: the model's `score(user, items)`.
       user: user tensors, each [B, ...].
       items: item embeddings, float32 [n, d].
-      step: length of the step, relative.
-      seed: of the signs.
+      step: length of the step, relative to the root mean square of `items`.
+      seed: for the signs.
 
     Returns:
       float32 [].

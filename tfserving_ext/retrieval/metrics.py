@@ -1,26 +1,26 @@
-"""Recall and coverage of top-M answers (arXiv 2202.10226, section 4.2). One case a row."""
+"""Recall and coverage of top-M answers (arXiv 2202.10226, section 4.2). Each row is a case."""
 
 import numpy as np
 
 
 def recall(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Whether each case's target is in its answer.
+    """Returns whether each case's target is in its answer.
 
     Args:
       answers: item ids int64 [N, M]; -1 stands for no item.
       targets: item ids int64 [N].
 
     Returns:
-      float64 [N] of 0 and 1; its mean is recall@M. With brute force's answers it is recall-all, with a search's
-      answers recall-retrieval.
+      float64 [N], 0 or 1; the mean is recall@M: recall-all for brute force's answers, recall-retrieval for those of a
+      search.
     """
     return (answers == targets[:, None]).any(axis=1).astype(np.float64)
 
 
 def target_ranks(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The place of each case's target in its answer, from 0: int32 [N], -1 where it is not there.
+    """Returns the place of each case's target in its answer, from 0: int32 [N], -1 if it is not there.
 
-    `recall` at any cutoff c up to M is then whether 0 <= rank < c.
+    The recall of a case at a cutoff c up to M is 1 if 0 <= rank < c.
 
     Args:
       answers: item ids int64 [N, M], best first; -1 stands for no item.
@@ -31,7 +31,7 @@ def target_ranks(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def coverage(answers: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """The part of brute force's answer that a search found, |R_u n B_u| / |B_u|.
+    """Returns the share of brute force's answer that a search found, |R_u ∩ B_u| / |B_u|.
 
     Args:
       answers: item ids int64 [N, M] of the search; -1 stands for no item.
@@ -48,5 +48,5 @@ def coverage(answers: np.ndarray, exact: np.ndarray) -> np.ndarray:
 
 
 def recall_delta(recall_all: float, recall_retrieval: float) -> float:
-    """What the search loses of recall, (recall-all - recall-retrieval) / recall-all; 0 where recall-all is 0."""
+    """Returns the share of recall that the search loses, (recall-all - recall-retrieval) / recall-all; 0 for 0 / 0."""
     return (recall_all - recall_retrieval) / recall_all if recall_all else 0.0

@@ -1,4 +1,4 @@
-"""The searches: top-k under the model's score by walking the graph."""
+"""The searches: they walk the graph to find the top-k items under the model's score."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from tfserving_ext.ops import SearchResult
 
 @dataclasses.dataclass(frozen=True)
 class BestFirst:
-    """The default search: expand the best of a pool, seeded with the user's history (docs/searches.md).
+    """Parameters of the default search, which expands the best items of a pool (docs/searches.md).
 
     Attributes:
       frontier: items expanded per step; their neighbours are scored in one batch.
-      pool: scored items that are kept; the walk ends when all of them are expanded. Below k it counts as k.
-      max_steps: a cap on the steps in a layer, 0 for none. A walk that it cut says so: `stopped` is 3. A thousand steps
-        expand what a k of some thousands needs; a k near the size of the corpus wants more.
+      pool: number of scored items that are kept; the walk ends when all of them are expanded. Below k it counts as k.
+      max_steps: the most steps in a layer, 0 for no limit. If it ends the walk, `stopped` is 3. A thousand steps are
+        enough for a k of some thousands; a k near the size of the corpus needs more.
     """
 
     frontier: int = 16
@@ -32,7 +32,7 @@ class BestFirst:
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-    """The paper's search and its default beams (arXiv 2202.10226, section 4).
+    """Parameters of the paper's search, with its beam widths as defaults (arXiv 2202.10226, section 4).
 
     Attributes:
       ef: beam width per layer, start layer first.
@@ -44,7 +44,7 @@ class Rounds:
 
 
 class NeuralTopK(tf.Module):
-    """Top-k items of an index under a model's score; the approximate twin of `BruteForce`.
+    """Finds the top-k items of an index under a model's score; the approximate counterpart of `BruteForce`.
 
     Example:
       >>> from tfserving_ext.training import load_model
@@ -57,7 +57,7 @@ class NeuralTopK(tf.Module):
       TensorShape([1, 5])
 
     Attributes:
-      index: the mapped index; a SavedModel that tracks this object carries its files as assets.
+      index: the mapped index; its files are assets of every SavedModel that tracks this object.
     """
 
     def __init__(
@@ -69,28 +69,28 @@ class NeuralTopK(tf.Module):
         scorer: ops.Scorer | None = None,
         rewrite: bool = True,
     ) -> None:
-        """Takes what is searched and how it is scored.
+        """Maps the index.
 
         Args:
           index: an open index.
           score: the model's `score(user, items)` (see `models.RetrievalModel`).
-          batch_sizes: sizes that scorer batches are padded to, increasing.
-          xla: have XLA compile the scorer, once per batch size; `warm_up` does it ahead of the first request. Where
-            the runtime has no XLA the scorer runs as it is.
-          scorer: `score` as a function of the index's rows that was traced or rewritten before (`ops.rewrite_scorer`);
-            user tensors must be as it was traced for.
-          rewrite: let the passes (docs/scorer.md) rewrite the scorer when a search first runs.
+          batch_sizes: sizes that scorer batches are padded to, ascending.
+          xla: compile the scorer by XLA, once per batch size; `warm_up` does this ahead of the first request. If the
+            runtime has no XLA, the scorer runs without it.
+          scorer: a function of the index's rows to use instead of `score`, which was traced or rewritten before
+            (`ops.rewrite_scorer`); user tensors must have the shapes and types that it was traced for.
+          rewrite: rewrite the scorer by the passes (docs/scorer.md) when a search first runs.
         """
         super().__init__()
         self.index = MappedIndex(index)
         self._layers = len(index.layers)
         self._batch_sizes = tuple(batch_sizes)
-        # Traced functions are no part of what a SavedModel tracks: they are kept out of sight.
+        # A SavedModel must not track the traced functions, which are therefore hidden in a plain object.
         options = {"batch_sizes": self._batch_sizes, "rewrite": rewrite}
         self._untracked = SimpleNamespace(score=score, xla=xla, scorer=scorer, scorers={}, options=options)
 
     def _scorer(self, user: Sequence[tf.Tensor]) -> ops.Scorer:
-        """The score function for user tensors of these shapes, traced once: XLA compiles it once for all searches."""
+        """Returns the score function, traced once for user tensors of these shapes, so that all searches share it."""
         if self._untracked.scorer is not None:
             return self._untracked.scorer
         scorers, score = self._untracked.scorers, self._untracked.score
@@ -100,7 +100,7 @@ class NeuralTopK(tf.Module):
             def flat_score(*tensors: tf.Tensor) -> tf.Tensor:
                 return score(tensors[:-1], tensors[-1])
 
-            with tf.init_scope():  # Whatever function calls the search now, others will later.
+            with tf.init_scope():  # Traced outside the function that calls the search, since others will use it too.
                 scorers[key] = ops.trace_scorer(flat_score, user, self.index.dim, self._untracked.xla)
         return scorers[key]
 
@@ -110,10 +110,10 @@ class NeuralTopK(tf.Module):
     def __call__(
         self, user: Sequence[tf.Tensor], k: Any = 200, seeds: Any = None, **parameters: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The default search: `best_first` without its statistics, which takes the same arguments.
+        """Runs the default search: `best_first`, which takes the same arguments, without its statistics.
 
         Returns:
-          scores float32 [B, k] and item ids int64 [B, k], best first.
+          Scores float32 [B, k] and item ids int64 [B, k], best first.
         """
         found = self.best_first(user, k, seeds, **parameters)
         return found.scores, found.item_ids
@@ -128,19 +128,19 @@ class NeuralTopK(tf.Module):
         max_steps: Any = BestFirst.max_steps,
         **limits: Any,
     ) -> SearchResult:
-        """The best-first search.
+        """Runs the best-first search.
 
         Args:
           user: user tensors, each [B, ...].
-          k: int32 [], items wanted.
-          seeds: int64 [B, s], ids to start from, such as the user's history; unknown ids do nothing. A user without any
-            starts at the index's entry points.
+          k: int32 [], number of items to return.
+          seeds: int64 [B, s], ids to start from, such as the user's history; unknown ids are ignored. A user without
+            known seeds starts at the index's entry points.
           frontier: int32 [], see `BestFirst`.
-          pool: int32 [].
-          max_steps: int32 [], 0 for no limit.
+          pool: int32 [], see `BestFirst`.
+          max_steps: int32 [], see `BestFirst`.
           **limits: `exclude`, int64 [B, x], ids that are walked through but never returned, and take no room in the
-            pool; `budget`, int64 [], evaluations after which the best so far is the answer; `deadline_ms`, int32 [],
-            milliseconds after which it is.
+            pool; `budget`, int64 [], the number of scored items, and `deadline_ms`, int32 [], the milliseconds, after
+            which the search returns the best items so far.
 
         Returns:
           A `SearchResult`: item_ids int64 [B, k], scores float32 [B, k], and the statistics, each [B].
@@ -159,40 +159,53 @@ class NeuralTopK(tf.Module):
         rounds: Any = Rounds.rounds,
         **options: Any,
     ) -> SearchResult:
-        """The paper's search (Algorithms 1 and 2).
+        """Runs the paper's search (Algorithms 1 and 2).
 
         Args:
           user: user tensors, each [B, ...].
-          k: int32 [], items wanted.
+          k: int32 [], number of items to return.
           ef: int32 [layers], beam widths, start layer first.
-          rounds: int32 [layers], rounds per layer, start layer first. A layer's walk ends early where no candidate is
+          rounds: int32 [layers], rounds per layer, start layer first. A layer's walk ends early if no candidates are
             left.
-          **options: `seeds`, which join when the ground layer is entered, and the limits of `best_first`.
+          **options: `seeds`, which join when the search enters the ground layer, and the limits of `best_first`.
+
+        Returns:
+          A `SearchResult`; see `best_first`.
+
+        Raises:
+          tf.errors.InvalidArgumentError: a parameter is out of its range.
         """
         return self._search(ops.rounds_search, user, k=k, ef=ef, rounds=rounds, **options)
 
     def deployed(self, user: Sequence[tf.Tensor], level_topn: tf.Tensor, **options: Any) -> SearchResult:
-        """The search of the original's deployed graph.
+        """Runs the search of the original's deployed graph.
 
         Args:
           user: user tensors, each [B, ...].
-          level_topn: int32 [layers + ground rounds + 1]: the beam of every layer above the ground, the picks of every
-            ground round, and k. The original's has 6 entries.
-          **options: `seeds`, which join when the ground layer is entered, and the limits of `best_first`.
+          level_topn: int32 [layers + ground rounds + 1]: the beam width of every layer above the ground, the number of
+            items to pick in every round of the ground layer, and k. The original's has 6 entries.
+          **options: `seeds`, which join when the search enters the ground layer, and the limits of `best_first`.
+
+        Returns:
+          A `SearchResult`; see `best_first`.
+
+        Raises:
+          tf.errors.InvalidArgumentError: a parameter is out of its range.
         """
         return self._search(ops.deployed_search, user, level_topn=level_topn, **options)
 
     def warm_up(self, user: Sequence[tf.Tensor]) -> None:
-        """Runs the scorer once at every batch size that the index has items for.
+        """Runs the scorer once at every batch size that the index has enough items for.
 
-        With XLA that compiles it, a second or so per size (docs/searches.md); requests then wait for no compilation.
+        With XLA this compiles it, which takes about a second per size (docs/searches.md), so that requests need not
+        wait for that.
 
         Args:
           user: user tensors of one user, each [1, ...].
         """
         ids = self.index.item_ids()
         for size in self._batch_sizes:
-            # So many seeds are the first batch, and the budget ends the search behind it.
+            # The seeds are the first batch, and the budget ends the search after it.
             seeds = ids[:size][None]
             self.best_first(user, k=1, seeds=seeds, budget=tf.maximum(tf.size(seeds), 1))
             if size >= ids.shape[0]:
@@ -201,7 +214,11 @@ class NeuralTopK(tf.Module):
     def bind(
         self, parameters: BestFirst | Rounds, k: int
     ) -> Callable[[Sequence[tf.Tensor], tf.Tensor | None], SearchResult]:
-        """The search that `parameters` describe, as a function of user tensors and seeds; the paper's leaves seeds out.
+        """Returns a search with fixed parameters, as a function of user tensors and seeds.
+
+        Args:
+          parameters: the search, which is the paper's if they are `Rounds`; that one ignores the seeds.
+          k: number of items to return.
 
         Raises:
           NannError: parameters do not fit the index.
