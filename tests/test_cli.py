@@ -93,6 +93,9 @@ def test_the_stages_by_hand(world, tmp_path):
         run = nann(*arguments)
         assert run.returncode == 0, run.stderr
         assert arguments[0] in run.stdout
+        if arguments[0] == "inspect":
+            named = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("signature ")]
+            assert named == ["retrieve", "retrieve_rounds", "retrieve_trace", "serving_default"]
     assert (tmp_path / "figures.json").exists()
 
 

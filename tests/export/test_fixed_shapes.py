@@ -146,6 +146,16 @@ def test_another_length_is_refused(exported):
         exported.servable.signature("retrieve").run({**inputs, "history": inputs["history"][0]})
 
 
+def test_an_empty_list_of_exclusions_has_any_rank(exported):
+    """`[]` is what many clients send for an empty list; a flat list that is not empty would be ambiguous."""
+    inputs = request_of(exported, 2, np.random.default_rng(1))
+    retrieve = exported.servable.signature("retrieve")
+    wanted = retrieve.run({**inputs, "exclude": np.zeros([1, 0], np.int64)})["item_ids"]
+    np.testing.assert_array_equal(retrieve.run({**inputs, "exclude": np.zeros([0], np.int64)})["item_ids"], wanted)
+    with pytest.raises(ServingError, match=r"exclude must have the shape \[\?, \?\]; got.*\[1\]"):
+        retrieve.run({**inputs, "exclude": np.zeros([1], np.int64)})
+
+
 class One(Pooled):
     """Traced for one user: of several it would make one, the mean of all."""
 

@@ -16,6 +16,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from export_tools import Defaults, SourceOptions, export, verify
+from export_tools.sources.module import import_module_source
 from tests.export.explained import check_explained
 from tests.export.sources import DIM, LOGITS, USER, Ranker, keras_ranker, original_artefacts
 from tfserving_ext.errors import NannError
@@ -342,6 +343,17 @@ def test_a_module_by_its_name_on_the_command_line(tmp_path):
     np.testing.assert_array_equal(answer["item_ids"], top(index, vectors @ index.embeddings().T, 5))
     manifest = json.loads((tmp_path / "models/dot/1/assets.extra/nann_export.json").read_text())
     assert manifest["source"]["kind"] == "module"
+
+
+def test_the_current_folder_comes_before_the_others(tmp_path, monkeypatch):
+    """As it does for `python -m`: a module of the same name elsewhere is not taken."""
+    for folder in ("elsewhere", "here"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "twice_there.py").write_text(f"def make():\n    raise ValueError('from {folder}')\n")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(NannError, match="from here"):
+        import_module_source("twice_there:make", None, None)
 
 
 def test_defaults_must_fit(world, index, tmp_path):
