@@ -14,7 +14,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
-.PHONY: help setup demo docs image image-serving compose check test test-slow test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo docs image image-serving compose check test test-slow test-preload test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -51,7 +51,7 @@ image:  ## The local server's image (nann_local) by Docker; MODEL_DIR=... bakes 
 	@MODEL_DIR=$(MODEL_DIR) docker/check.sh image
 	docker build -f docker/Dockerfile.local -t nann_local $(if $(MODEL_DIR),--build-arg MODEL_DIR=$(MODEL_DIR)) .
 
-image-serving:  ## TensorFlow Serving's image (nann_serving): hours, and 16 GB of memory; MODEL_DIR=...
+image-serving:  ## TensorFlow Serving's stock image with the ops and a model (nann_serving), in minutes; MODEL_DIR=...
 	@MODEL_DIR=$(MODEL_DIR) docker/check.sh serving
 	docker build -f docker/Dockerfile -t nann_serving $(if $(MODEL_DIR),--build-arg MODEL_DIR=$(MODEL_DIR)) .
 
@@ -88,7 +88,10 @@ test-docs: setup  ## Every command that README and docs/ show, on the demo's art
 	@test -f demo/evaluation.json || { echo "test-docs needs the demo's artefacts: run make demo first" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/docs
 
-test-image: setup  ## docker/Dockerfile.local from an empty Debian to an answered request, without Docker; needs root.
+test-preload: setup  ## The files for a stock TensorFlow Serving, in a program that stands for it; a part of `make test`.
+	$(BIN)/python -m pytest tests/native/test_preload.py
+
+test-image: setup  ## The Dockerfiles from an empty Debian to a server, without Docker; needs root.
 	$(BIN)/python -m pytest tests/docker
 
 test-browser: setup  ## The report of `nann bench` in a headless Chromium: `apt-get install chromium` first.

@@ -2,8 +2,16 @@
 # Runs TensorFlow Serving; what `docker run IMAGE ...` adds comes last and wins.
 set -euo pipefail
 
+# The ops are preloaded into the server alone. A server that has them linked in, as Dockerfile.bazel makes it, sets this to
+# nothing. The dynamic linker would only warn of a file that is not there.
+preload=${NANN_PRELOAD-/opt/nann/libnann_serving.so}
+if [[ -n $preload && ! -r $preload ]]; then
+  echo "entrypoint_server.sh: NANN_PRELOAD is $preload, which cannot be read" >&2
+  exit 1
+fi
+
 # TensorFlow Serving's gRPC server refuses what exceeds these threads, and keeps nothing waiting; its own default, 4 a
-# core, loses most requests of 8 clients on 2 cores.
+# core, loses most requests of 8 clients on 2 cores. REST requests wait for a thread; they get as many.
 threads=$((4 * $(nproc)))
 ((threads >= 64)) || threads=64
 
@@ -11,6 +19,7 @@ flags=(
   "--port=${GRPC_PORT:-8500}" "--rest_api_port=${REST_PORT:-8501}"
   "--model_name=${MODEL_NAME:-nann}" "--model_base_path=${MODEL_BASE_PATH:-/models/nann}"
   "--grpc_max_threads=${GRPC_MAX_THREADS:-$threads}"
+  "--rest_api_num_threads=${REST_NUM_THREADS:-$threads}"
   "--tensorflow_session_config_file=${SESSION_CONFIG:-/etc/nann/session_config.pbtxt}"
   "--monitoring_config_file=${MONITORING_CONFIG:-/etc/nann/monitoring.config}"
 )
@@ -24,6 +33,10 @@ for argument in "$@"; do
     --enable_batching=*) batching=false ;;
     --enable_per_model_batching_parameters) per_model=true ;;
     --enable_per_model_batching_parameters=*) per_model=${argument#*=} ;;
+    --enable_model_warmup=false | --enable_model_warmup=0)
+      echo "entrypoint_server.sh: with $argument the first requests take seconds, and a model that cannot answer is" \
+        "found by them, not while it loads" >&2
+      ;;
   esac
 done
 if $batching && [[ -z $per_model ]]; then
@@ -38,4 +51,4 @@ fi
 # TensorFlow Serving listens on all addresses, as a container must: 127.0.0.1 is the container's own, where no published
 # port arrives. It answers an unknown flag with its usage text and goes on: read the first lines of its log.
 # exec: the server gets SIGTERM itself.
-exec tensorflow_model_server "${flags[@]}" "$@"
+exec env "LD_PRELOAD=$preload" tensorflow_model_server "${flags[@]}" "$@"

@@ -8,13 +8,14 @@ import ast
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -209,10 +210,15 @@ def _enclosed(root: Path, mounts: Sequence["Mount"], command: Sequence[str], rea
 
 
 class Engine:
-    """Builds stages below `folder`, from a copy of `context` without what its .dockerignore excludes."""
+    """Builds stages below `folder`, from a copy of `context` without what its .dockerignore excludes.
 
-    def __init__(self, folder: Path, context: Path, caches: Path) -> None:
-        self._folder, self._caches = folder, caches
+    `bases` makes images that stand for others by name: each changes the root of a minimal Debian and returns the image.
+    """
+
+    def __init__(
+        self, folder: Path, context: Path, caches: Path, bases: Mapping[str, Callable[[Path], "Image"]] | None = None
+    ) -> None:
+        self._folder, self._caches, self._bases = folder, caches, bases or {}
         self._context = folder / "context"
         self._images: dict[str, Image] = {}
         ignore = Ignore((context / ".dockerignore").read_text())
@@ -252,12 +258,17 @@ class Engine:
         return image
 
     def _base(self, name: str) -> Image:
-        if not name.startswith("debian:bookworm"):
-            raise EngineError(f"FROM {name}: only debian:bookworm can be made here")
+        if not name.startswith("debian:bookworm") and name not in self._bases:
+            raise EngineError(f"FROM {name}: only debian:bookworm can be made here, and {', '.join(self._bases)}")
+        plain = self._folder / "debian"
+        if not plain.exists():
+            debian(plain, "bookworm")
         if name not in self._images:
-            root = self._folder / "debian"
-            debian(root, "bookworm")
-            self._images[name] = Image(root)
+            root = plain
+            if name in self._bases:
+                root = self._folder / re.sub(r"\W", "-", name)
+                _checked(["cp", "-a", "--reflink=auto", str(plain), str(root)], dict(os.environ), "cp")
+            self._images[name] = self._bases.get(name, Image)(root)
         return self._images[name]
 
     def _step(

@@ -16,7 +16,7 @@ from tfserving_ext.serving.text_protos import read_metrics_path
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
-DOCKERFILES = [DOCKER / "Dockerfile", DOCKER / "Dockerfile.local"]
+DOCKERFILES = [DOCKER / "Dockerfile", DOCKER / "Dockerfile.bazel", DOCKER / "Dockerfile.local"]
 SCRIPTS = sorted(path for path in DOCKER.iterdir() if path.read_bytes().startswith(b"#!"))
 MODEL_DIR = "demo/models/nann"  # Made by `make demo`.
 
@@ -78,16 +78,25 @@ def test_what_a_build_reads_is_there_and_not_ignored(path):
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_the_server_s_stages_exist_for_each_device(device):
-    file = read(DOCKER / "Dockerfile", {"DEVICE": device})
+    file = read(DOCKER / "Dockerfile.bazel", {"DEVICE": device})
     assert file.stages["build"].base in file.stages
     assert file.stages["runtime"].base in file.stages
     assert file.stages[f"devel-{device}"].base.startswith("tensorflow/serving:2.20.0-devel")
 
 
 def test_the_server_is_built_from_all_that_bazel_reads():
-    copied = [step.rest for step in read(DOCKER / "Dockerfile").stages["build"].instructions if step.name == "COPY"]
+    build = read(DOCKER / "Dockerfile.bazel").stages["build"]
+    copied = [step.rest for step in build.instructions if step.name == "COPY"]
     for folder in ("bazel", "custom_ops", "grappler_passes"):
         assert not (ROOT / folder).exists() or any(line.split()[0] == folder for line in copied), folder
+
+
+def test_the_stock_image_and_the_headers_are_of_one_version():
+    file = read(DOCKER / "Dockerfile", {"SERVING_VERSION": "2.21.0"})
+    assert file.stages["runtime"].base == "tensorflow/serving:2.21.0"
+    assert file.stages["tools"].base == "ubuntu:22.04", "what check_library.py takes the image's libraries to be of"
+    (step,) = [step for step in file.stages["tools"].instructions if step.name == "RUN"]
+    assert step.rest == '/build_preload.sh tools "${SERVING_VERSION}"'
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
@@ -109,7 +118,7 @@ def test_images_run_without_root_and_say_what_they_are(path):
 def test_images_from_outside_have_a_version(path):
     file = read(path)
     for stage in file.stages.values():
-        if stage.base not in file.stages and not stage.base.startswith(("devel-", "runtime-")):
+        if stage.base not in (*file.stages, "scratch") and not stage.base.startswith(("devel-", "runtime-")):
             assert re.fullmatch(r"[a-z/]+:[\w.-]*\d[\w.-]*(@sha256:[0-9a-f]{64})?|debian:bookworm-slim", stage.base)
 
 

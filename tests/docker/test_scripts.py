@@ -41,7 +41,8 @@ def script(*command, path=None, **environment):
 
 def server_flags(programs, *arguments, **environment):
     """What the entry point starts TensorFlow Serving with, and what it says."""
-    done = script(DOCKER / "entrypoint_server.sh", *arguments, path=programs("tensorflow_model_server"), **environment)
+    path = programs("tensorflow_model_server")
+    done = script(DOCKER / "entrypoint_server.sh", *arguments, path=path, **{"NANN_PRELOAD": "", **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[1:], done.stderr
 
@@ -58,6 +59,53 @@ def test_the_server_starts_with_configuration_threads_and_metrics(programs):
     assert not any("xla" in flag for flag in flags)
     assert said == ""
     assert "--grpc_max_threads=7" in server_flags(programs, GRPC_MAX_THREADS="7")[0]
+    assert "--rest_api_num_threads=9" in server_flags(programs, REST_NUM_THREADS="9")[0]
+
+
+def test_the_ops_are_preloaded_into_the_server_alone(programs, tmp_path):
+    library = tmp_path / "libnann_serving.so"
+    server = programs("tensorflow_model_server", 'echo "preloaded $LD_PRELOAD"')
+    environment = {"path": server, "NANN_PRELOAD": str(library)}
+    missing = script(DOCKER / "entrypoint_server.sh", **environment)
+    assert missing.returncode == 1
+    assert f"NANN_PRELOAD is {library}, which cannot be read" in missing.stderr
+    subprocess.run(["g++", "-shared", "-x", "c++", "/dev/null", "-o", library], check=True)
+    done = script(DOCKER / "entrypoint_server.sh", **environment)
+    assert done.stdout.splitlines()[-1] == f"preloaded {library}"
+    assert done.stderr == ""
+
+
+def test_a_server_without_warm_up_is_told_what_that_means(programs):
+    flags, said = server_flags(programs, "--enable_model_warmup=false")
+    assert flags[-1] == "--enable_model_warmup=false"
+    assert "a model that cannot answer is found by them" in said
+
+
+@pytest.mark.parametrize(
+    ("server", "health", "words"),
+    [
+        ("sleep 60", "exit 0", "try_server.sh: the server has loaded the model in /models/nann"),
+        (
+            "echo no such op; exit 3",
+            "echo not yet; exit 1",
+            "no such op\ntry_server.sh: the model is not available: healthcheck\nnot yet",
+        ),
+        ("sleep 60", "echo not yet; exit 1", "try_server.sh: the model is not available: healthcheck\nnot yet"),
+    ],
+)
+def test_an_image_that_cannot_serve_is_not_built(programs, server, health, words):
+    programs("tensorflow_model_server")
+    programs("healthcheck", health)
+    folder = programs("entrypoint_server.sh", f"exec bash -c '{server}'")
+    done = script(DOCKER / "try_server.sh", "1", path=folder, NANN_PRELOAD="")
+    assert done.returncode == (0 if health == "exit 0" else 1)
+    assert words in done.stdout + done.stderr
+
+
+def test_a_server_that_does_not_take_the_ops_is_not_tried(programs):
+    folder = programs("tensorflow_model_server", "exit 1")
+    done = script(DOCKER / "try_server.sh", "1", path=folder, NANN_PRELOAD="")
+    assert (done.returncode, done.stdout) == (1, "tensorflow_model_server --version\n")
 
 
 PER_MODEL = "--enable_per_model_batching_parameters"

@@ -26,7 +26,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-SOURCE_FOLDERS = ("custom_ops", "grappler_passes")
+SOURCE_FOLDERS = ("custom_ops", "grappler_passes", "tests/native")
 PROCESSES = min(2, os.cpu_count() or 1)  # Each takes 400 MB to 1.2 GB of memory where TensorFlow is included.
 
 # clang-tidy refuses to run without a check of its own. This one looks at `#include` lines alone, so it costs no time.
@@ -42,8 +42,8 @@ class Source(NamedTuple):
 
     @property
     def in_core(self) -> bool:
-        """Whether no header of TensorFlow is needed; the tests of shapes, beside the passes, need none either."""
-        return "core" in self.path.parts or self.path.stem.endswith("_test")
+        """Whether no header of TensorFlow is needed: in the core, in the tests of shapes, and in what is preloaded."""
+        return bool({"core", "preload"} & set(self.path.parts)) or self.path.stem.endswith("_test")
 
 
 def output(*command: str | Path) -> str:
