@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 comma := ,
 
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
-NATIVE := CMakeLists.txt setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
+NATIVE := CMakeLists.txt $(wildcard custom_ops/*/*.cmake) setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
 .PHONY: help setup demo docs image image-serving compose check test test-slow test-preload test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
@@ -161,13 +161,13 @@ fuzz-serve: setup  ## Damaged requests for the local server, REQUESTS=100000 of 
 lint: setup  ## ruff, clang-format and mypy, as pre-commit runs them.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(wildcard tests/native/*.cc)
 	$(BIN)/mypy
 
 format: setup  ## Format Python and C++.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(wildcard tests/native/*.cc)
 
 clean:  ## Remove everything that was built, but not demo/.
 	rm -rf .venv .venv-2.* build *.egg-info tfserving_ext/ops/_nann_ops*.so
