@@ -133,7 +133,7 @@ def _identity(parts: list[Part], rules: Rules, block_bytes: int) -> dict[str, An
 
 @dataclasses.dataclass
 class _Conversion:
-    """One run of `convert`; its fields are as there, and `free` is the memory for data, in bytes."""
+    """One run of `convert`, with its arguments as fields; `free` is the memory for data, in bytes."""
 
     parts: list[Part]
     target: Path

@@ -46,7 +46,7 @@ def check_embeddings(
       item: the model's function from ids, int64 [m], to embeddings, float32 [m, d].
       known: the ids that the model knows, ascending. None if the model does not say; then an item counts as unknown if
         its embedding differs from the index's, and equals that of another item or of an id outside the index, since
-        models have the same embedding for all unknown ids.
+        models give many unknown ids the same embedding.
       name: the index's name in messages; by default its folder.
 
     Returns:
