@@ -1,4 +1,4 @@
-"""From a trained model of any shape and its index to one SavedModel that TensorFlow Serving serves."""
+"""Turns a trained model of any kind and its index into one SavedModel that TensorFlow Serving can serve."""
 
 from export_tools.explain import explain
 from export_tools.export import ExportOptions, SourceOptions, export

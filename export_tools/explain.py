@@ -1,4 +1,4 @@
-"""What the passes did to the scorer of a SavedModel, and what is still expensive in it."""
+"""Shows what the passes did to the scorer of a SavedModel, and what is still expensive in it."""
 
 import os
 from pathlib import Path
@@ -36,14 +36,17 @@ def explain(
     Args:
       saved_model: what `nann export` wrote, or any SavedModel with a function `score` or a search in it.
       output: a file for the drawing, .html or .svg.
-      fold_items: where the passes did not run at export, let them take out what depends on items alone, as an export
-        does; a search that rewrites its scorer itself cannot.
-      items: how many items the request scores by which nodes are compared.
+      fold_items: if the passes did not run at export, let them take out the parts that depend on items alone, as an
+        export does. A search that rewrites its scorer itself cannot do this.
+      items: how many items the example request scores; nodes are compared by their cost in this request.
       batch: how many of them are scored at a time.
       top: how many of the most expensive nodes to list in the drawing.
 
+    Returns:
+      The nodes of the scorer before and after the passes, with their costs, and what each pass did.
+
     Raises:
-      NannError: it is no SavedModel, damaged, or has no scorer; or `output` cannot be written.
+      NannError: `saved_model` is not a SavedModel, is damaged or has no scorer, or `output` cannot be written.
     """
     folder = Path(saved_model)
     if output is not None and Path(output).suffix.lower() not in (".html", ".svg"):
@@ -57,9 +60,9 @@ def explain(
         scorers = read_scorers(meta_graph)
         found = _explained(scorers, recorded, fold_items)._replace(items=items, batch=batch)
     except NannError as error:
-        raise NannError(f"{folder}: {clean(str(error))}") from error  # Names are the file's.
+        raise NannError(f"{folder}: {clean(str(error))}") from error  # The names in the message come from the file.
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        # Protos are read field by field: a stranger's, or a damaged one, may contradict itself anywhere.
+        # Protos are read field by field. One that is damaged or from elsewhere may contradict itself in any field.
         raise NannError(f"{folder / 'saved_model.pb'} cannot be read: {clean(_first_line(error))}") from error
     if output is not None:
         write_drawing(found, Path(output), "/".join(folder.resolve().parts[-2:]), top)
@@ -72,7 +75,7 @@ class _Recorded(NamedTuple):
 
 
 def _recorded(folder: Path) -> _Recorded | None:
-    """What the export wrote down of its passes; None where it ran none, or is not ours."""
+    """Returns what the export recorded about its passes; None if it ran none or was not made by `nann export`."""
     if not (folder / FILE).exists():
         return None
     scorer = read_manifest(folder).get("scorer")
@@ -92,16 +95,16 @@ def _explained(scorers: Scorers, recorded: _Recorded | None, fold_items: bool) -
         after = described(library, scorers.searched, scorers.prepare, scorers.fold)
         report, note = recorded or _Recorded((), "the scorer was rewritten before; what the passes did was not kept")
         return Explanation(True, note, report, before, after)
-    # Without a record the search runs the scorer as the model gives it, or there is no search yet.
+    # Without a record, the search runs the model's scorer unchanged, or there is no search yet.
     original = scorers.searched or scorers.original
     assert original is not None
     before = described(library, original)
     try:
         report, after = rewritten(library, original, fold_items)
     except tf.errors.OpError as error:
-        return Explanation(False, f"the passes leave the scorer as it is: {_first_line(error)}", (), before, None)
-    note = "not rewritten at export; `after` is what " + (
-        "an export would make of it" if fold_items else "the search makes of it when it first runs"
+        return Explanation(False, f"the passes leave the scorer unchanged: {_first_line(error)}", (), before, None)
+    note = "not rewritten at export; `after` is " + (
+        "the scorer that an export would write" if fold_items else "the scorer that the search makes when it first runs"
     )
     return Explanation(False, note, report, before, after)
 

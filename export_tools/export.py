@@ -1,4 +1,4 @@
-"""Writes one SavedModel: tables as mapped assets, scorer and user tower as functions, signatures, warm-up, manifest."""
+"""Writes one SavedModel: index files as mapped assets, functions, signatures, warm-up records and a manifest."""
 
 import contextlib
 import dataclasses
@@ -29,14 +29,15 @@ from tfserving_ext.outputs import EXPORT, check_replaceable
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-    """What a model does not say of itself (`open_source`).
+    """What the caller has to say about a model that the model does not say itself; see `open_source`.
 
     Attributes:
-      features: what an object's `user` takes, where the object does not say it.
-      seeds: the feature, int64 [B, L], with the user's own item ids, from which the search starts. Checkpoints know it.
+      features: the features that an object's `user` takes, if the object does not declare them.
+      seeds: the feature, int64 or int32 [B, L], that holds the user's own item ids, from which the search starts.
+        Checkpoints of `nann train` know it themselves.
       item_input: the input of a .keras archive that takes the item embedding.
-      output: the output that is the score, where the model has several.
-      rename: what the model calls its features, by what requests shall call them.
+      output: the output that is the score, if the model has several.
+      rename: the model's names of its features, keyed by the names that requests will use.
     """
 
     features: Mapping[str, tf.TensorSpec] | None = None
@@ -48,17 +49,17 @@ class SourceOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """What else goes into an export, and how.
+    """What else goes into an export, and how it is made.
 
     Attributes:
-      embeddings: where item_ids.npy and item_embs.npy of an index of alibaba/nann lie; by default beside it.
-      evaluation: a JSON file of figures, such as `nann evaluate` writes, to keep in the manifest.
-      graphs: a folder for the GraphDefs of all functions, binary and as text, for those who inspect them.
-      rewrite: have the passes rewrite the scorer (docs/scorer.md); its scores are compared with the model's own.
-      fold_items: let them keep what the scorer computes of an item alone in the index, where reading wider rows costs
-        less than computing it.
-      allow_non_finite: features in which the model wants NaN or infinity, such as NaN for a value that is missing; in
-        all others they are refused (docs/signatures.md).
+      embeddings: the folder with item_ids.npy and item_embs.npy for an index of alibaba/nann; by default the index's.
+      evaluation: a JSON file of metrics, such as `nann evaluate` writes, to keep in the manifest.
+      graphs: a folder for the GraphDefs of all functions, binary and as text, for inspection.
+      rewrite: let the passes rewrite the scorer (docs/scorer.md); its scores are then compared with the model's own.
+      fold_items: let the passes store in the index what the scorer computes from an item alone, where reading the wider
+        rows costs less than computing it.
+      allow_non_finite: features in which the model expects NaN or infinity, such as NaN for a missing value. In all
+        others these values are refused (docs/signatures.md).
     """
 
     embeddings: str | os.PathLike[str] | None = None
@@ -92,17 +93,17 @@ def export(
         folder of alibaba/nann with frozen_graph.pb, `MODULE:NAME`, or an object with `user` and `score`.
       index: a folder that `nann index` wrote, or one of alibaba/nann's with its .npy files.
       target: the SavedModel's folder; TensorFlow Serving wants `BASE/NAME/VERSION`, such as `models/nann/1`.
-      defaults: what requests may leave out.
-      source: what the model does not say of itself.
-      options: what else goes in, and how.
-      force: replace whatever `target` holds; without, only an export is replaced.
+      defaults: values for the parameters that requests may leave out.
+      source: what the model does not say itself.
+      options: what else goes into the export, and how it is made.
+      force: replace `target` whatever it holds; by default, only an earlier export is replaced.
 
     Returns:
       `target`.
 
     Raises:
-      NannError: the index is not of this model, parameters do not fit it, the model holds what cannot be exported or
-        does not answer once it is loaded, or `target` cannot be written.
+      NannError: the index was built from another model, the default parameters do not fit it, the model holds something
+        that cannot be exported or fails once it is loaded, or `target` cannot be written.
     """
     named = model if isinstance(model, (str, os.PathLike)) else None
     check_replaceable(target, EXPORT, force, [named, index, options.embeddings, options.evaluation])
@@ -129,7 +130,7 @@ def export(
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    """What is written: the model with its traced functions, over the index that the scorer wants."""
+    """Everything that is written: the model, its traced functions and the index in the form that the scorer takes."""
 
     served: ServedModel
     index: Index
@@ -139,7 +140,7 @@ class _Made:
     concrete: Mapping[str, Any]
 
     def facts(self, source: Source) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """Returns the manifest's entries about the model, the index and the scorer."""
         return {
             "source": {"kind": source.kind, "files": dict(source.inputs), "description": dict(source.description)},
             "index": self.index.manifest,
@@ -149,7 +150,7 @@ class _Made:
         }
 
     def graphs(self) -> dict[str, Any]:
-        """All GraphDefs by name."""
+        """Returns the GraphDefs of all functions, by name."""
         shown = {**{name: self.functions[name] for name in ("user", "score")}, **self.concrete}
         graphs = {name: function.graph.as_graph_def() for name, function in shown.items()}
         if self.scorer is not None:
@@ -161,7 +162,7 @@ class _Made:
 def _traced(
     source: Source, opened: Index, defaults: Defaults, options: ExportOptions, work: contextlib.ExitStack
 ) -> _Made:
-    """Traces all functions; folders that they need live as long as `work`."""
+    """Traces all functions. Temporary folders that they read are removed when `work` is closed."""
     try:
         scorer = rewrite_and_check(source, opened, options.fold_items) if options.rewrite else None
         rewritten = None if scorer is None else scorer.rewritten
@@ -174,7 +175,7 @@ def _traced(
         functions = {name: function.get_concrete_function() for name, function in served.functions().items()}
     except (NannError, OSError, MemoryError):
         raise
-    except Exception as error:  # Whatever the model's own code raises.
+    except Exception as error:  # The model's own code may raise anything.
         raise NannError(
             f"the model does not fit the index's embeddings of width {opened.dim}, or its functions cannot be "
             f"traced: {_reason(error)}"
@@ -184,9 +185,9 @@ def _traced(
 
 
 def _reason(error: Exception) -> str:
-    """The line that says what is wrong: the last, but for what Keras lists behind it.
+    """Returns the line of an error that says what is wrong: the last one before the arguments that Keras appends.
 
-    Others than TensorFlow's own errors say little without their kind: a KeyError is a name in quotes.
+    The type is added unless TensorFlow raised the error: a KeyError, for one, is only a name in quotes.
     """
     text = re.sub(r"\x1b\[\d+m", "", str(error)).split("Arguments received by")[0]
     said = (text.strip().splitlines() or [""])[-1].strip()
@@ -197,7 +198,7 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _opened(folder: Path, embeddings: str | os.PathLike[str] | None) -> Iterator[Index]:
-    """The index in `folder`, which may be one of alibaba/nann's."""
+    """Opens the index in `folder`; one in the format of alibaba/nann is converted first."""
     if (folder / "manifest.json").exists() or not (folder / "neighbors_level_0_values.npy").exists():
         yield Index.open(folder, checksums=True)
         return

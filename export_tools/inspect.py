@@ -1,4 +1,4 @@
-"""What is inside an exported model, without loading it."""
+"""Shows what is inside an exported model, without loading it."""
 
 import os
 from pathlib import Path
@@ -14,19 +14,20 @@ from tfserving_ext.serving.warm_up import read_warm_up
 
 
 def inspect(saved_model: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a SavedModel; nothing in it is run, so that a stranger's model may be looked at.
+    """Reads a SavedModel without running anything in it, so that a model from an untrusted source can be inspected.
 
     Example:
       >>> nann.inspect("models/nann/1")["signatures"]["serving_default"]["outputs"]
       {'top_k': 'int64 [1, ?]'}
 
     Returns:
-      `bytes` of the graph, the variables, the assets and all; `signatures`: inputs with dtype, shape and default, and
-      outputs; `ops`: names of the ops used that do not come with TensorFlow; `warm_up_records`; and, for an export of
-      ours, its `manifest`.
+      A dict with `bytes`, the sizes of the graph, variables, assets and the whole folder; `signatures`, the inputs of
+      each with dtype, shape and default, and its outputs; `functions` and `nodes`, how many there are; `ops`, the names
+      of ops used that do not come with TensorFlow; `warm_up_records`, how many there are; and, if `nann export` wrote
+      the model, its `manifest`.
 
     Raises:
-      NannError: it is no SavedModel, or damaged.
+      NannError: the folder is not a SavedModel, or it is damaged.
     """
     folder = Path(saved_model)
     graph = read_meta_graph(folder)
@@ -67,7 +68,7 @@ def _signature(signature: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A default as JSON has it: text in place of bytes."""
+    """Returns a default in a form that JSON can hold, with text in place of bytes."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
@@ -80,7 +81,7 @@ def _bytes(path: Path) -> int:
 
 
 def summary(found: dict[str, Any]) -> str:
-    """What `inspect` found, as lines for people."""
+    """Returns what `inspect` found as text for the terminal."""
     sizes = found["bytes"]
     lines = ["size       " + ", ".join(f"{part} {_size(count)}" for part, count in sizes.items())]
     lines.append(

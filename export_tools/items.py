@@ -1,4 +1,4 @@
-"""What a model says of its items, held against the index: at export, and by `nann verify` from what export wrote."""
+"""Compares the model's embeddings of items with the index, at export and, from a saved sample, in `nann verify`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +13,25 @@ from tfserving_ext.index.format import Index
 from tfserving_ext.index.match import TOLERANCE, ItemSample, check_embeddings, differing, refuse
 from tfserving_ext.progress import outcome
 
-# A sample, not `item` itself: that may need more state than all else that is served.
+# A sample is saved, not `item` itself, which may need more state than everything else that is served.
 FILES = tuple(Path("assets.extra") / f"sample_{name}.npy" for name in ("item_ids", "item_embs"))
-# Rows of a folded scorer are computed of embeddings that int8 has rounded.
+# Relative tolerance by the index's dtype: rows of a folded scorer are computed from embeddings that int8 has rounded.
 _ROUNDED = {"int8": 0.08}
 
 
 def check_index(source: Source, index: Index, name: str) -> ItemSample | None:
-    """Holds a sample of an index against the model's `item`; None where it has none that can be asked.
+    """Compares a sample of an index with what the model's `item` returns.
+
+    Args:
+      source: the model.
+      index: the open index.
+      name: what errors call the index.
+
+    Returns:
+      The sample; None if the model has no `item` or it fails.
 
     Raises:
-      NannError: the index is not of this model.
+      NannError: the index was not built from this model.
     """
     if source.item is None:
         return None
@@ -33,9 +41,9 @@ def check_index(source: Source, index: Index, name: str) -> ItemSample | None:
         found = check_embeddings(index, lambda ids: item(tf.constant(ids)).numpy(), source.item_ids, name)
     except NannError:
         raise
-    except Exception as error:  # Whatever the model's own code raises.
+    except Exception as error:  # The model's own code may raise anything.
         reason = (str(error).strip().splitlines() or [""])[-1]
-        outcome("export", f"the index is not held against `item`, which fails: {type(error).__name__}: {reason}")
+        outcome("export", f"the index is not compared with `item`, which fails: {type(error).__name__}: {reason}")
         return None
     if source.item_ids is not None:
         note_new(len(np.setdiff1d(index.item_ids, source.item_ids)), len(index.item_ids))
@@ -43,12 +51,12 @@ def check_index(source: Source, index: Index, name: str) -> ItemSample | None:
 
 
 def note_new(new: int, items: int, known_to: str = "the model") -> None:
-    """Says how many items the model does not know, or, where that cannot be asked, the exported index."""
+    """Logs how many items of the index are new to the model or, if `known_to` says so, to the exported index."""
     if new:
         outcome(
             "export",
-            f"{new} of {items} items are new to {known_to}: they are found and scored by the index's embeddings; those "
-            "that the model does not know count as missing in a history",
+            f"{new} of {items} items are new to {known_to}: they are found and scored by the embeddings in the index; "
+            "in a history, items that the model does not know count as missing",
         )
 
 
@@ -59,15 +67,15 @@ def write_sample(folder: Path, sample: ItemSample) -> None:
 
 
 def check_sample(folder: Path, index: Index, fold: Callable[[Any], Any] | None) -> int:
-    """Holds the sample of an export against its index; returns how many items were compared.
+    """Compares the sample saved with an export with its index; returns how many items were compared.
 
     Args:
-      folder: of the SavedModel.
-      index: the one in it.
-      fold: what makes rows of embeddings, where the index holds these.
+      folder: the SavedModel's folder.
+      index: the index in it.
+      fold: the function that computes rows from embeddings, if the index holds rows; else None.
 
     Raises:
-      NannError: an item has another embedding than the model gave it.
+      NannError: the embedding of an item differs from the one that the model gave.
     """
     if not all((folder / path).exists() for path in FILES):
         return 0

@@ -1,4 +1,4 @@
-"""The manifest of an exported model, `assets.extra/nann_export.json`: what went in, and a checksum of what came out."""
+"""The manifest of an exported model, `assets.extra/nann_export.json`: what went in, and checksums of its files."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from tfserving_ext.local_paths import check_local
 
 FILE = Path("assets.extra") / "nann_export.json"
 FORMAT, FORMAT_VERSION = "nann-export", 1
-# TensorFlow stamps each save with a random number there.
+# Left out of the checksums: TensorFlow writes a random number into it at each save.
 STAMPED = "fingerprint.pb"
 MAX_FIGURES_BYTES = 1 << 20
 
@@ -30,25 +30,25 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_figures(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Figures to keep in a manifest.
+    """Reads the metrics that a manifest is to keep.
 
     Raises:
-      NannError: the file is not a JSON object, or is too large for what should be a few numbers.
+      NannError: the file is not a JSON object, or it is too large for a few metrics.
     """
     size = Path(path).stat().st_size if Path(path).exists() else 0
     if size > MAX_FIGURES_BYTES:
-        raise NannError(f"{path} has {size} bytes, figures may have {MAX_FIGURES_BYTES}")
+        raise NannError(f"{path} has {size} bytes, a file of metrics may have at most {MAX_FIGURES_BYTES}")
     figures = read_json(path)
     if not isinstance(figures, dict):
-        raise NannError(f"{path} holds a {type(figures).__name__}, figures must be a JSON object")
+        raise NannError(f"{path} holds a {type(figures).__name__}, metrics must be a JSON object")
     return figures
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an exported model.
+    """Reads the manifest of an exported model.
 
     Raises:
-      NannError: `folder` is no SavedModel, or none that `nann export` wrote.
+      NannError: `folder` is not a SavedModel that `nann export` wrote, or its manifest is damaged or too new or old.
     """
     check_local(folder)
     if not (folder / "saved_model.pb").exists():
@@ -73,12 +73,12 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Compares the files of an exported model with the manifest's sizes and checksums.
 
     Raises:
-      NannError: naming the first file that is missing, damaged or not of the export.
+      NannError: a file is missing, damaged or not part of the export; the message names the first such file.
     """
     listed: dict[str, Any] = manifest["files"]
     held = {path.relative_to(folder).as_posix() for path in _paths(folder)}
     for name in sorted(held - set(listed)):
-        raise NannError(f"{folder / name} is not of this export: its manifest does not list it")
+        raise NannError(f"{folder / name} is not part of this export: its manifest does not list it")
     for name, entry in listed.items():
         if name not in held:
             raise NannError(f"{folder / name} is missing from the export")
@@ -91,10 +91,10 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def exported_index(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Index]:
-    """The index inside an exported model, opened and checked.
+    """Opens and checks the index inside an exported model.
 
     Raises:
-      NannError: see `Index.open`; by the files of `folder`.
+      NannError: as `Index.open` does, with the paths of files in `folder`.
     """
     with tempfile.TemporaryDirectory(prefix="nann_index_") as made:
         for path in (folder / "assets").iterdir():

@@ -1,4 +1,4 @@
-"""A new index for an exported model: the model's files are linked, and nothing is traced again."""
+"""Exports a model with a new index: the files of the earlier export are linked, and nothing is traced again."""
 
 import contextlib
 import os
@@ -34,22 +34,22 @@ def reuse(
 ) -> Path:
     """Exports the model of `exported` with another index of the same model to `target`, whole or not at all.
 
-    Files are shared where the file system can (reflinks, else hard links), else copied. Nothing here is ever written in
-    place, so that sharing is safe.
+    Files are shared where the file system allows it (reflinks, else hard links), else copied. Sharing is safe, because
+    no file is ever written in place.
 
     Args:
       exported: a SavedModel that `nann export` wrote.
       index: a folder that `nann index` wrote from the same model's embeddings.
       target: the new SavedModel's folder.
-      evaluation: a JSON file of figures to keep in the manifest in place of the old ones.
-      force: replace whatever `target` holds; without, only an export is replaced.
+      evaluation: a JSON file of metrics to keep in the manifest in place of the old ones.
+      force: replace `target` whatever it holds; by default, only an earlier export is replaced.
 
     Returns:
       `target`.
 
     Raises:
-      NannError: `exported` is damaged, the index is of another model, width, type or depth, or `target` cannot be
-        written.
+      NannError: `exported` is damaged, the index differs from its index in model, width, type or number of layers, or
+        `target` cannot be written.
     """
     exported = Path(exported)
     check_replaceable(target, EXPORT, force, [exported, index, evaluation])
@@ -69,17 +69,18 @@ def reuse(
 
 
 def _folded(exported: Path, index: Index, row_dim: Any, folder: Path) -> Index:
-    """The index with the rows that the exported model's scorer takes, written to `folder`.
+    """Writes the index to `folder` with the rows that the exported model's scorer takes, and opens it.
 
     Raises:
       NannError: the exported model takes embeddings of another width.
     """
-    loaded = tf.saved_model.load(str(exported))  # Held: its functions do not keep its variables.
+    loaded = tf.saved_model.load(str(exported))  # Kept in a local: its functions do not keep its variables alive.
     fold = loaded.fold
     (items,) = fold.concrete_functions[0].structured_input_signature[0]
     if items.shape[-1] != index.dim:
         raise NannError(
-            f"the width of {index.folder} is {index.dim}, the exported model searches {items.shape[-1]}; export it anew"
+            f"the width of {index.folder} is {index.dim}, the exported model searches {items.shape[-1]}; export the "
+            "model anew"
         )
     return write_rows(index, fold, row_dim, folder)
 
@@ -93,7 +94,7 @@ def _write(
     evaluation: str | os.PathLike[str] | None,
     force: bool,
 ) -> None:
-    """Writes the new export: the old one's files, but for those of its index, called `own`."""
+    """Writes the new export from the files of the old one, except those of its index, whose names are in `own`."""
     with atomic_folder(target, EXPORT, force) as new:
         for path in sorted(exported.rglob("*")):
             name = path.relative_to(exported)
@@ -116,12 +117,15 @@ def _write(
 
 
 def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) -> None:
-    """Checks that two indexes can stand for each other: the graph that searches them, and the embeddings in them.
+    """Checks that a new index can replace the old one: same form for the graph that searches it, and same embeddings.
 
-    `folder` is where the new one came from.
+    Args:
+      old: the index of the export.
+      new: the index that is to replace it.
+      folder: where the new one came from, for the errors.
 
     Raises:
-      NannError: they cannot.
+      NannError: it cannot replace the old one.
     """
     for name, searched, given in (
         ("width", old.dim, new.dim),
@@ -130,11 +134,11 @@ def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) ->
     ):
         if searched != given:
             raise NannError(
-                f"the {name} of {folder} is {given}, the exported model searches {searched}; export it anew"
+                f"the {name} of {folder} is {given}, the exported model searches {searched}; export the model anew"
             )
     shared, before, now = np.intersect1d(old.item_ids, new.item_ids, return_indices=True)
     if not len(shared):
-        raise NannError(f"{folder} has no item in common with the exported index: it is of another model or corpus")
+        raise NannError(f"{folder} has no item in common with the exported index: its model or corpus is another")
     note_new(len(new.item_ids) - len(shared), len(new.item_ids), "the exported index")
     sample = np.unique(np.linspace(0, len(shared) - 1, MATCH_SAMPLE).astype(np.int64))
     rows, vectors = now[sample], old.embeddings(before[sample])

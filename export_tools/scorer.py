@@ -1,4 +1,4 @@
-"""What the passes make of a model's scorer at export, checked against the scorer as it was."""
+"""Rewrites a model's scorer at export by the passes, and checks the result against the original."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,8 @@ from tfserving_ext.index.table import encode
 from tfserving_ext.progress import outcome, progress
 
 SAMPLE_ITEMS = 1000
-# Of the largest score's magnitude: what sums in another order differ by, by the narrowest type in the scorer.
+# Allowed difference, relative to the largest score: sums in another order differ by this much. The second applies to a
+# scorer that computes in float16 or bfloat16.
 TOLERANCE = 1e-5
 NARROW_TOLERANCE = 3e-2
 ROWS_AT_ONCE = 1 << 15
@@ -26,18 +27,18 @@ ROWS_AT_ONCE = 1 << 15
 
 @dataclasses.dataclass(frozen=True)
 class CheckedScorer:
-    """A scorer after the passes.
+    """A scorer after the passes, with its scores compared with the model's own.
 
     Attributes:
-      rewritten: see `ops.rewrite_scorer`.
-      difference: the largest difference from the model's own scores that was seen, by the largest score.
+      rewritten: the result of `ops.rewrite_scorer`.
+      difference: the largest difference found from the model's own scores, relative to the largest score.
     """
 
     rewritten: ops.RewrittenScorer
     difference: float
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """Returns the manifest's entry `scorer`."""
         return {
             "folded": self.rewritten.fold is not None,
             "row_dim": self.rewritten.row_dim,
@@ -49,9 +50,14 @@ class CheckedScorer:
 def rewrite_and_check(source: Source, index: Index, fold_items: bool) -> CheckedScorer | None:
     """Runs the passes and compares the scores with the model's own, on items of the index and on random ones.
 
+    Args:
+      source: the model.
+      index: the open index, of the model's embeddings.
+      fold_items: let the passes take out what depends on items alone.
+
     Returns:
-      None where the scorer cannot be read, or the scores differ: the model is then exported as it is, and the log says
-      why.
+      The rewritten scorer; None if the passes cannot read the scorer or the scores differ. The model is then exported
+      without rewriting, and the log says why.
     """
     features = {
         name: tf.constant(value, source.features[name].dtype)
@@ -69,10 +75,13 @@ def rewrite_and_check(source: Source, index: Index, fold_items: bool) -> Checked
         rewritten = ops.rewrite_scorer(scorer, specs, index.dim, fold_items=fold_items)
         difference, tolerance = _difference(scorer, rewritten, users, index)
     except (tf.errors.OpError, ValueError) as error:
-        outcome("export", f"the scorer stays as it is: {(str(error).splitlines() or [''])[0]}")
+        outcome("export", f"the scorer is not rewritten: {(str(error).splitlines() or [''])[0]}")
         return None
     if not difference <= tolerance:
-        outcome("export", f"the scorer stays as it is: rewritten, its scores differ by {difference:.1e} of the largest")
+        outcome(
+            "export",
+            f"the scorer is not rewritten: after the passes its scores differ by {difference:.1e} of the largest score",
+        )
         return None
     before, after = rewritten.report[0], rewritten.report[-1]
     outcome(
@@ -84,7 +93,7 @@ def rewrite_and_check(source: Source, index: Index, fold_items: bool) -> Checked
 
 
 def _noise(tensor: tf.Tensor) -> tf.Tensor:
-    """Random values for a user tensor; what is no float stays, as it may be an index of something."""
+    """Returns random values for a user tensor; a tensor that is not float stays, as its values may be indices."""
     if not tensor.dtype.is_floating:
         return tensor
     return tf.cast(tf.random.stateless_normal(tensor.shape, [0, 0]), tensor.dtype)
@@ -93,7 +102,7 @@ def _noise(tensor: tf.Tensor) -> tf.Tensor:
 def _difference(
     scorer: ops.Scorer, rewritten: ops.RewrittenScorer, users: list[tuple[tf.Tensor, ...]], index: Index
 ) -> tuple[float, float]:
-    """The largest difference by the largest score, and what is allowed."""
+    """Returns the largest difference relative to the largest score, and the largest one allowed."""
     sample = np.unique(np.linspace(0, len(index.item_ids) - 1, SAMPLE_ITEMS).astype(np.int64))
     real = index.embeddings(sample)
     random = np.random.default_rng(0).normal(0, real.std() or 1, [SAMPLE_ITEMS, index.dim]).astype(np.float32)
@@ -113,13 +122,16 @@ def _difference(
 def write_rows(index: Index, fold: Any, row_dim: int, folder: Path) -> Index:
     """Writes `index` with the rows that a folded scorer takes in place of the embeddings, and opens it.
 
-    Memory is bounded: rows are computed and written a part at a time. The graph's files are linked.
+    Memory is bounded, as rows are computed and written in parts. The files of the HNSW graph are linked.
 
     Args:
       index: an open index.
-      fold: float32 [1, n, dim] -> [1, n, row_dim].
+      fold: computes rows from embeddings, float32 [1, n, dim] -> [1, n, row_dim].
       row_dim: width of a row.
       folder: an empty folder.
+
+    Returns:
+      The new index, whose files are in `folder`.
 
     Raises:
       NannError: a row is not finite, or float16 cannot hold it.
@@ -138,7 +150,7 @@ def write_rows(index: Index, fold: Any, row_dim: int, folder: Path) -> Index:
             rows = np.asarray(fold(tf.constant(index.embeddings(slice(start, start + ROWS_AT_ONCE))[None])))[0]
             if not np.isfinite(rows).all():
                 wrong = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-                raise NannError(f"what the scorer computes of item {index.item_ids[wrong]} alone is not finite")
+                raise NannError(f"the row that the scorer computes from item {index.item_ids[wrong]} is not finite")
             values, scales = encode(rows, index.dtype)
             values.tofile(table)
             described["item_embeddings.bin"] = {"dtype": values.dtype.str, "shape": [count, row_dim]}

@@ -1,4 +1,4 @@
-"""The module that is exported: user tower, beam search and scorer as TensorFlow functions with four signatures."""
+"""The module that is exported: user tower, search and scorer as TensorFlow functions with four signatures."""
 
 from collections.abc import Collection
 from types import SimpleNamespace
@@ -16,20 +16,21 @@ from tfserving_ext.retrieval import NeuralTopK
 
 
 class ServedModel(tf.Module):
-    """A model over an index.
+    """A model that searches an index.
 
-    Signatures (docs/signatures.md says what they take and answer, input by input):
-      retrieve: the best-first search from raw features, the model's own: for the project's models `item_history` int64
-        [B, L], oldest first, any L, padded anywhere, and `category_history`, which may be left out.
-      retrieve_trace: the same, and where its time went: `user_us`, `walk_us`, `gather_us`, `scorer_us` and `merge_us`,
-        int64 [B], microseconds (docs/searches.md).
+    Signatures (docs/signatures.md describes every input and output):
+      retrieve: the best-first search from the model's raw features. The project's own models take `item_history` int64
+        [B, L], oldest first, with any L and padding anywhere, and `category_history`, which may be left out.
+      retrieve_trace: the same search, which also returns where its time went: `user_us`, `walk_us`, `gather_us`,
+        `scorer_us` and `merge_us`, int64 [B], in microseconds (docs/searches.md).
       retrieve_rounds: the paper's search, with `ef` and `rounds` int32 [layers] in place of `frontier`, `pool` and
         `max_steps`.
-      serving_default: the original's where the model can answer it: `comm_seq` float16 [1, width], the embedded
-        behaviours, and `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]]. Else `retrieve`.
+      serving_default: the signature of alibaba/nann if the model can answer it: `comm_seq` float16 [1, width], the
+        embedded behaviours, and `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]]. Otherwise `retrieve`.
 
-    The functions `user` and `score` are saved beside the signatures: `tf.saved_model.load` gives the model back. Where
-    the passes rewrote the scorer, so are `score_rows`, as the search scores, and `fold`, which makes rows of items.
+    The functions `user` and `score` are saved beside the signatures, so that `tf.saved_model.load` gives the model
+    back. If the passes rewrote the scorer, `score_rows`, the scorer that the search runs, is saved too, and so is
+    `fold`, which computes rows from item embeddings, if they folded it.
     """
 
     def __init__(
@@ -44,20 +45,20 @@ class ServedModel(tf.Module):
 
         Args:
           source: the model.
-          index: what is searched; of rows where the scorer was folded.
-          defaults: what a request may leave out.
-          rewritten: the scorer after the passes; None leaves it to the op, at the first request.
-          non_finite: features in which the model wants NaN or infinity; others are refused with them.
+          index: the index to search; it holds rows if the scorer was folded.
+          defaults: values for the parameters that a request may leave out.
+          rewritten: the scorer after the passes; None leaves the rewriting to the op, at the first request.
+          non_finite: features in which the model expects NaN or infinity; in all others they are refused.
 
         Raises:
-          NannError: default parameters do not fit the index, or `non_finite` names what is no feature of floats.
+          NannError: default parameters do not fit the index, or a name in `non_finite` is not a feature of floats.
         """
         super().__init__()
         for name in non_finite:
             if name not in source.features or not source.features[name].dtype.is_floating:
                 floats = [key for key, spec in source.features.items() if spec.dtype.is_floating]
                 raise NannError(
-                    f"non-finite values are allowed in {name!r}, which is no feature of floats; the model has "
+                    f"non-finite values are allowed in {name!r}, which is not a feature of floats; the model has "
                     f"{', '.join(floats) or 'none'}"
                 )
         self._untracked = SimpleNamespace(source=source, defaults=defaults, non_finite=frozenset(non_finite))
@@ -99,6 +100,6 @@ class ServedModel(tf.Module):
         return {name: function for name, function in held.items() if function is not None}
 
     def signatures(self) -> dict[str, Any]:
-        """The functions to export, by signature name."""
+        """Returns the functions to export, by signature name."""
         held = self._untracked
         return signatures(held.source, self.search, held.defaults, held.non_finite)

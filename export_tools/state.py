@@ -1,8 +1,9 @@
-"""The state that an exported model needs, found by what its traced functions captured.
+"""Finds the state that an exported model needs, from what its traced functions captured.
 
-A SavedModel carries what hangs on the object that is saved. What a model holds in a plain list, in a closure or in an
-object of another library hangs on nothing that TensorFlow walks, and Keras' own variables are saved but not restored
-by a session (docs/tensorflow.md). What the functions captured is exactly what they need, whatever holds it.
+A SavedModel carries only the state that TensorFlow can reach from the object that is saved. It does not reach what a
+model holds in a plain list, in a closure or in an object of another library, and Keras' own variables are saved but not
+restored by a session (docs/tensorflow.md). The captures of the functions are exactly the state that they need, whoever
+holds it.
 """
 
 import gc
@@ -19,13 +20,13 @@ _CARRIED = "a SavedModel carries variables, lookup tables and files (tf.saved_mo
 
 
 def captured_state(functions: Mapping[str, ConcreteFunction]) -> list[Any]:
-    """What owns the captures of `functions`: variables, tables, assets; each once, in the order of the captures.
+    """Returns the variables, tables and assets that own the captures of `functions`, each once, in order of capture.
 
     Args:
-      functions: traced functions, by the names that errors give them.
+      functions: traced functions, by the names that errors use for them.
 
     Raises:
-      NannError: nothing owns a capture, or it is of a kind that no SavedModel can carry.
+      NannError: a capture has no owner, or it is of a kind that a SavedModel cannot carry.
     """
     found: dict[int, Any] = {}
     for name, function in functions.items():
@@ -37,29 +38,29 @@ def captured_state(functions: Mapping[str, ConcreteFunction]) -> list[Any]:
 
 
 def _owner(function: str, tensor: Any) -> Any:
-    """What has to be saved for a captured tensor; None for a plain value, which the graph itself carries."""
+    """Returns the object to save for a captured tensor; None for a plain value, which the graph itself carries."""
     if tensor.dtype == tf.string and tensor.shape.rank == 0:
         return _asset_of(tensor)
     if tensor.dtype not in (tf.resource, tf.variant):
         return None
-    # TensorFlow has handles remember their variable or table, weakly.
+    # In TensorFlow, a handle keeps a weak reference to its variable or table.
     holder = getattr(tensor, "_parent_trackable", None)
     if holder is None:
         raise NannError(
-            f"`{function}` uses {_described(tensor)}, which cannot be exported: {_CARRIED}; read what it gives into a "
-            "tf.Variable or a constant before, or let it be a feature of the request"
+            f"`{function}` uses {_described(tensor)}, which cannot be exported: {_CARRIED}; read its values into a "
+            "tf.Variable or a constant first, or make them a feature of the request"
         )
     owner = holder()
     if owner is None:
         raise NannError(
-            f"`{function}` uses {_described(tensor)}, which no Python object holds any more; {_CARRIED}: keep it as an "
-            "attribute of the model"
+            f"`{function}` uses {_described(tensor)}, which no Python object holds any more; {_CARRIED}: keep the "
+            "object as an attribute of the model"
         )
     return owner
 
 
 def _asset_of(tensor: Any) -> Any:
-    """The asset whose path this is: left untracked, an export would keep the path that it had on this machine."""
+    """Returns the asset whose path a tensor is. If it were not saved, the export would keep this machine's path."""
     for holder in gc.get_referrers(tensor):
         for one in (holder, *(gc.get_referrers(holder) if isinstance(holder, dict) else ())):
             if isinstance(one, tf.saved_model.Asset) and one.asset_path is tensor:
@@ -68,7 +69,7 @@ def _asset_of(tensor: Any) -> Any:
 
 
 def _described(tensor: Any) -> str:
-    """A handle in words, such as "the IteratorResource AnonymousIterator0"."""
+    """Describes a handle in words, such as "the IteratorResource AnonymousIterator0"."""
     text = repr(tensor)
     kind, name = (re.search(rf'{key}="([^"]*)"', text) for key in ("type", "name"))
     if kind is None:

@@ -1,4 +1,4 @@
-"""Loads a new export as its server will and lets it answer, before it is said to be one."""
+"""Loads a new export as a server does and has it answer requests, before the folder gets its name."""
 
 from pathlib import Path
 
@@ -6,17 +6,18 @@ from export_tools.graphs.scorers import read_meta_graph
 from tfserving_ext.errors import NannError
 from tfserving_ext.serving.models import LoadError, load_servable
 
-# Python in a graph is found by a number that only the process has which traced it.
+# Ops that call a Python function by a number, which is known only in the process that traced the graph.
 _PYTHON_OPS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 
 
 def try_out(folder: Path) -> None:
-    """Loads the SavedModel in `folder` in a session of its own and answers its warm-up records: all its signatures.
+    """Loads the SavedModel in `folder` in a session of its own and runs its warm-up records, which use every signature.
 
     A session shares no variable, table or index with the functions that were saved.
 
     Raises:
-      NannError: it does not load, a record fails, or it calls Python, which this process has and no server.
+      NannError: the model does not load, a record fails, or the model calls Python, which works in this process but on
+        no server.
     """
     graph = read_meta_graph(folder).graph_def
     for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
@@ -24,7 +25,7 @@ def try_out(folder: Path) -> None:
             if node.op in _PYTHON_OPS:
                 raise NannError(
                     f"the model calls Python, at {node.name} (tf.py_function or tf.numpy_function), which no server "
-                    "has; write it in TensorFlow's own ops"
+                    "has; write this part in TensorFlow ops"
                 )
     try:
         load_servable(folder).close()

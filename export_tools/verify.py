@@ -1,6 +1,6 @@
-"""Checks an exported model as its server will meet it: a fresh process, another directory, a read-only file system.
+"""Checks an exported model under a server's conditions: a fresh process, another directory, a read-only file system.
 
-A fresh process, because a model can lean on what its exporter left behind: registered ops, open resources, files.
+The process is fresh because a model may depend on what its exporter left behind: registered ops, open resources, files.
 """
 
 import functools
@@ -22,28 +22,35 @@ from tfserving_ext.local_paths import check_local
 EXAMPLE_LENGTH = 4  # Extent given to every unknown dimension of an input that has no default.
 SAMPLE_USERS = 3
 SAMPLE_HISTORY = 20
-MOST_LOST = 0.01  # Part of the items that explains a coverage which is too low.
-LEAST_COVERAGE = 0.5  # Users are made up, so less than real ones get; but far less is a graph of other embeddings.
+MOST_LOST = 0.01  # If a larger part of the items cannot be reached, the graph explains a coverage that is too low.
+# Made-up users get a lower coverage than real ones; one below this means a graph built from other embeddings.
+LEAST_COVERAGE = 0.5
 
 
 def verify(saved_model: str | os.PathLike[str], least_coverage: float = LEAST_COVERAGE) -> dict[str, Any]:
-    """Checks a SavedModel; what `nann export` did not write is only loaded and run.
+    """Checks a SavedModel; one that `nann export` did not write is only loaded and run.
 
-    Checksums of all files are compared with the manifest's. In a fresh process, in another directory and, where the
-    kernel lets us, with the model on a read-only file system: every warm-up record is replayed, every signature run,
-    and for a few made-up users the answers of `retrieve` are held against brute force by the exported scorer.
+    The checksums of all files are compared with the manifest's. Then, in a fresh process, in another directory and,
+    where the kernel allows it, with the model on a read-only file system, every warm-up record is replayed and every
+    signature run, and for a few made-up users the answers of `retrieve` are compared with brute force by the exported
+    scorer.
 
     Example:
       >>> list(nann.verify("models/nann/1")["signatures"])
       ['retrieve', 'retrieve_rounds', 'retrieve_trace', 'serving_default']
 
+    Args:
+      saved_model: the folder of a SavedModel.
+      least_coverage: the least mean coverage to accept, 0 to 1.
+
     Returns:
-      `signatures`: per signature, shape and type of each output. `warm_up_records` and `read_only`. For an export of
-      ours also `files` and `coverage`, of the sample users against brute force.
+      A dict with `signatures`, the shape and type of each output, per signature; `warm_up_records`, how many there are;
+      and `read_only`, whether the file system was read-only. If `nann export` wrote the model, also `files`, how many
+      were checked, and `coverage`, the mean over the sample users, against brute force.
 
     Raises:
-      NannError: the folder is no SavedModel, damaged, does not load, a request fails, an item's embedding or a score is
-        not the model's, or the coverage is below `least_coverage`.
+      NannError: the folder is not a SavedModel, is damaged or does not load, a request fails, an item's embedding or a
+        score is not the model's, or the coverage is below `least_coverage`.
     """
     check_local(saved_model)
     path = Path(saved_model).resolve()
@@ -76,7 +83,7 @@ def verify(saved_model: str | os.PathLike[str], least_coverage: float = LEAST_CO
 
 
 def _reason(path: Path) -> str:
-    """Why an export's search may find little: its graph, or else what the graph was built from."""
+    """Says why an export's search may find little: its graph, or else the embeddings that the graph was built from."""
     manifest = read_manifest(path)
     with exported_index(path, manifest) as index:
         lost, items = len(unreachable_items(index)), len(index.item_ids)
@@ -89,7 +96,7 @@ def _reason(path: Path) -> str:
 
 
 def _read_only(path: Path) -> list[str]:
-    """What runs a command with `path` mounted read-only; nothing where the kernel forbids it."""
+    """Returns the prefix that runs a command with `path` mounted read-only; empty where the kernel forbids it."""
     if (unshare := shutil.which("unshare")) is None:
         return []
     mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
@@ -98,7 +105,7 @@ def _read_only(path: Path) -> list[str]:
 
 
 def _check(path: Path) -> dict[str, Any]:
-    """What the fresh process does."""
+    """Loads and runs the model; called in the fresh process."""
     from tfserving_ext.serving.models import load_servable  # The same loading as the server's.
     from tfserving_ext.serving.tensors import parse_tensor
     from tfserving_ext.serving.warm_up import predict_requests
@@ -120,7 +127,7 @@ def _check(path: Path) -> dict[str, Any]:
 
 
 def _ones(signature: Any) -> dict[str, np.ndarray]:
-    """Inputs of a signature: defaults, and ones, as a width or a k of zero would rightly be refused."""
+    """Returns inputs for a signature: its defaults, else ones, because a width or a k of zero is rightly refused."""
     import tensorflow as tf
 
     inputs = dict(signature.defaults)
@@ -139,7 +146,7 @@ def _shapes(outputs: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
 
 
 def _coverage(path: Path, servable: Any) -> float:
-    """Coverage of `retrieve` against brute force by the exported scorer, over a few made-up users.
+    """Measures the coverage of `retrieve` against brute force by the exported scorer, over a few made-up users.
 
     Raises:
       NannError: a returned score is not the scorer's.
@@ -157,12 +164,12 @@ def _coverage(path: Path, servable: Any) -> float:
     with exported_index(path, manifest) as index:
         k = min(k, len(index.item_ids))
         check_sample(path, index, getattr(loaded, "fold", None))
-        # Where the scorer was rewritten, the index may hold rows for it instead of embeddings.
+        # If the scorer was rewritten, the index may hold rows for it in place of embeddings.
         exact = BruteForce(index, functools.partial(_call, getattr(loaded, "score_rows", loaded.score)))
         examples = Examples.of_export(path, manifest["seeds"])
         rng = np.random.default_rng(0)
         for _ in range(SAMPLE_USERS if k else 0):
-            # A history of neighbours, as users have: an item, and items near it in the graph.
+            # A history of similar items, as real users have: an item and its neighbours in the graph.
             start = int(rng.integers(len(index.item_ids)))
             layer = index.layers[0]
             near = layer.neighbors[layer.row_splits[start] : layer.row_splits[start + 1]][: SAMPLE_HISTORY - 1]
@@ -173,9 +180,9 @@ def _coverage(path: Path, servable: Any) -> float:
             found = exact.search(loaded.user(features), tf.constant(k))
             covered.append(coverage(answer["item_ids"], found.item_ids.numpy())[0])
             scores = dict(zip(found.item_ids[0].numpy().tolist(), found.scores[0].numpy().tolist(), strict=True))
-            count = int(answer["num_results"][0]) if "num_results" in answer else k  # An older export says no number.
+            count = int(answer["num_results"][0]) if "num_results" in answer else k  # An older export gives no count.
             for item, score in zip(answer["item_ids"][0][:count].tolist(), answer["scores"][0].tolist(), strict=False):
-                # An answer is finite, whatever the scorer gave.
+                # Scores in an answer are finite, even where the scorer's are not.
                 wanted = float(np.clip(scores.get(item, score), np.finfo(np.float32).min, np.finfo(np.float32).max))
                 if not np.isclose(score, wanted, rtol=1e-3, atol=1e-4):
                     raise NannError(f"retrieve gives item {item} the score {score}, the exported scorer {wanted}")
@@ -187,7 +194,7 @@ def _call(score: Any, user: Any, items: Any) -> Any:
 
 
 def _features(user: Any, inputs: dict[str, np.ndarray], defaults: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the exported `user` takes, of a request's inputs."""
+    """Returns those inputs of a request that the exported `user` takes."""
     import tensorflow as tf
 
     specs = user.concrete_functions[0].structured_input_signature[0][0]
@@ -198,6 +205,6 @@ if __name__ == "__main__":
     try:
         print(json.dumps(_check(Path(sys.argv[1]))))
     except Exception as error:
-        # The last line is what the parent shows.
+        # The parent process shows the last line.
         print(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", file=sys.stderr)
         sys.exit(1)

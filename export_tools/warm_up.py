@@ -1,7 +1,8 @@
 """Warm-up records: requests that TensorFlow Serving runs before a version takes traffic.
 
-One `retrieve` for every batch size of the scorer's grid, and one request of every other signature. A record that fails
-keeps the version from being served, so that a server without the ops says so at once.
+There is a `retrieve` for every batch size in the scorer's grid, one more with a typical history, and one request for
+every other signature. A record that fails keeps the version from being served, so that a server without the ops reports
+this at once.
 """
 
 import dataclasses
@@ -22,23 +23,21 @@ from tfserving_ext.serving.warm_up import FILE as WARM_UP_FILE
 
 EXAMPLE_HISTORY = 50
 EXAMPLE_K = 200
-
-
-# Extent given to every unknown dimension of a made-up feature, but for the first, the batch.
+# Extent given to every unknown dimension of a made-up feature except the first, the batch.
 EXAMPLE_LENGTH = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What made-up requests are made of: warm-up records, and the users of `verify`.
+    """The parts from which example requests are made, for the warm-up records and for the users of `verify`.
 
     Attributes:
-      features: what a request of one user must carry, each [1, ...], but for the seeds.
-      parallel: features with an entry, in the second dimension, for every seed.
-      seeds: the input that takes the ids to start from.
-      dtype: of these ids.
+      features: the inputs that a request of one user must carry, except the seeds, each [1, ...].
+      parallel: names of the features that have an entry for every seed in their second dimension.
+      seeds: name of the input that takes the ids from which the search starts.
+      dtype: type of these ids.
       length: how many ids a request must carry; None for any number.
-      width: of the original's `comm_seq`; None where the model does not take it.
+      width: width of `comm_seq`, the input of alibaba/nann; None if the model does not take it.
     """
 
     features: Mapping[str, np.ndarray]
@@ -50,20 +49,26 @@ class Examples:
 
     @classmethod
     def of_source(cls, source: Source) -> "Examples":
-        """Made-up requests for a model."""
+        """Returns example requests for a model."""
         required = {name: spec for name, spec in source.features.items() if name not in source.defaults}
         return cls._of(required, source.seeds, source.sequence.width if source.sequence else None)
 
     @classmethod
     def of_export(cls, folder: Path, seeds: str | None) -> "Examples":
-        """Made-up requests for an export; `seeds` is the feature that holds them, None where the input `seeds` does.
+        """Returns example requests for an export.
+
+        Args:
+          folder: the SavedModel's folder.
+          seeds: the feature that holds the seeds; None if the input `seeds` does.
 
         Raises:
-          NannError: `folder` is no SavedModel, or has no signature `retrieve`.
+          NannError: `folder` is not a SavedModel, or has no signature `retrieve`.
         """
         signatures = read_meta_graph(folder).signature_def
         if "retrieve" not in signatures:
-            raise NannError(f"{folder} has no signature 'retrieve', which exports have; it has {', '.join(signatures)}")
+            raise NannError(
+                f"{folder} has no signature 'retrieve', which every export has; it has {', '.join(signatures)}"
+            )
         retrieve, deployed = signatures["retrieve"], signatures["serving_default"].inputs
         required = {
             name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.dtypes.as_dtype(info.dtype))
@@ -76,17 +81,17 @@ class Examples:
     @classmethod
     def _of(cls, required: Mapping[str, tf.TensorSpec], seeds: str | None, width: int | None) -> "Examples":
         features = {name: ones(spec) for name, spec in required.items() if name != seeds}
-        # What is of any length beside a history is as long as the history: its categories, its times.
+        # Beside a history, features of any length are taken to be as long as it: its categories, its times.
         parallel = {name for name in features if seeds and required[name].shape[1:2].as_list() == [None]}
         dtype = np.dtype(required[seeds].dtype.as_numpy_dtype if seeds else np.int64)
         length = required[seeds].shape[1] if seeds else None
         return cls(features, frozenset(parallel), seeds or "seeds", dtype, length, width)
 
     def inputs(self, seeds: np.ndarray) -> dict[str, np.ndarray]:
-        """The inputs of `retrieve` for one user with `seeds`, int64 [s].
+        """Returns the inputs of `retrieve` for one user with `seeds`, int64 [s].
 
-        Where the model takes another number of ids they are repeated or cut: an id twice starts no other search, and
-        every model knows what to do with an item of its own, which of a mark for "none" nobody can tell.
+        If the model takes another number of ids, they are repeated or cut: repeating an id does not change the search,
+        and every model can handle its own items. An id that means "none" would be better, but it is not known here.
         """
         if self.length is not None:
             seeds = np.resize(seeds, self.length) if len(seeds) else np.full(self.length, -1)
@@ -98,19 +103,19 @@ class Examples:
 
 
 def ones(spec: tf.TensorSpec) -> np.ndarray:
-    """A made-up feature of one user: ones, or texts of a one."""
+    """Returns an example feature of one user: ones, or the text "1"."""
     shape = [1, *(EXAMPLE_LENGTH if size is None else size for size in spec.shape[1:])]
     return np.full(shape, b"1", object) if spec.dtype == tf.string else np.ones(shape, spec.dtype.as_numpy_dtype)
 
 
 def write_warm_up(folder: Path, examples: Examples, index: Index, signatures: Container[str]) -> int:
-    """Writes the records into `folder`/assets.extra; returns how many.
+    """Writes the warm-up records into `folder`/assets.extra; returns how many.
 
     Args:
-      folder: of the SavedModel.
-      examples: what requests are made of.
-      index: the one that is searched.
-      signatures: names of those that the model has; an older export lacks some.
+      folder: the SavedModel's folder.
+      examples: the parts of the requests.
+      index: the index that the model searches.
+      signatures: names of the model's signatures; an older export lacks some.
     """
     count = 0
     with tf.io.TFRecordWriter(str(folder / WARM_UP_FILE)) as writer:
@@ -131,11 +136,11 @@ def _requests(examples: Examples, index: Index) -> Iterator[predict_pb2.PredictR
 
     most = len(ids) if examples.length is None else min(examples.length, len(ids))
     for size in ops.DEFAULT_BATCH_SIZES:
-        # So many seeds are the search's first batch, and the budget ends it behind that.
+        # The seeds are the search's first batch, and the budget ends the search after it.
         first = min(size, most)
         if first in (size, len(ids)):
             yield retrieve("retrieve", first, budget=np.int64(max(first, 1)))
-        else:  # Not so many fit into a request: its second batch is as large, where the seeds' neighbours are so many.
+        else:  # A request holds fewer seeds: let the second batch be so large, if the seeds have as many neighbours.
             yield retrieve("retrieve", first, budget=np.int64(first + size), frontier=np.int32(size))
         if size >= len(ids):
             break

@@ -1,3 +1,3 @@
-"""Graphs of scorers for people to look at: read from a SavedModel, costed node by node, laid out and drawn."""
+"""Graphs of scorers: read from a SavedModel, with the cost of every node, laid out and drawn."""
 
 __all__ = ["draw", "explanation", "layout", "report", "scorers", "tables"]

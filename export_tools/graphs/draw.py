@@ -15,14 +15,14 @@ SVG = 'xmlns="http://www.w3.org/2000/svg" '
 MARGIN, HEADING, LEGEND, LEGEND_WIDTH = 16.0, 34.0, 150.0, 430.0
 LABEL_LENGTH = 25
 ROLES = {
-    "user": "of the user alone",
-    "item": "of the item alone",
-    "both": "of user and item",
-    "weights": "of weights alone",
+    "user": "depends on the user alone",
+    "item": "depends on the item alone",
+    "both": "depends on user and item",
+    "weights": "depends on weights alone",
 }
-DASHED = "dashed: taken out of the batch, that is run once per request or at export"
+DASHED = "dashed: taken out of the batch, so it runs once per request or at export"
 BAR = "bar: share of a request's multiply-adds"
-NUMBERS = "n: items of a batch. Numbers in boxes: multiply-adds per item or user."
+NUMBERS = "n: items in a batch. Numbers in boxes: multiply-adds per item or user."
 
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1f2937; --soft: #6b7280; --line: #9ca3af;
@@ -131,7 +131,7 @@ def _heading(name: str) -> str:
 
 
 def _late(nodes: Sequence[Node]) -> set[str]:
-    """What is prepared stands beside what takes it; items flow from the top."""
+    """Returns the nodes to place next to their consumers: those of the user. Nodes of the items follow their inputs."""
     return {node.name for node in nodes if not node.of_items}
 
 
@@ -202,7 +202,7 @@ def _node(found: Explanation, node: Node, nodes: Sequence[Node], place: Point, l
 
 
 def _legend() -> list[tuple[str, str]]:
-    """Swatches, 28 by 13, with what they mean."""
+    """Returns the entries of the legend: swatches of 28 by 13 pixels, each with its meaning."""
     entries = [*ROLES.items(), ("both once", DASHED), ("both", BAR)]
     bar = '<rect class="bar" y="9" width="20" height="4"/>'
     return [

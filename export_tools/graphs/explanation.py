@@ -1,4 +1,4 @@
-"""An explanation of a scorer: both graphs, what the passes did between them, and the sums of costs."""
+"""The explanation of a scorer: its graphs before and after the passes, what each pass did, and the total costs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,20 @@ from export_tools.graphs.report import Node
 from tfserving_ext.errors import NannError
 from tfserving_ext.ops._scorer import PassReport
 
-# What the example request is, by which nodes that run at different times are compared.
+# The example request. Its costs make nodes comparable that run at different times.
 ITEMS, BATCH = 4096, 256
 
 
 class Costs(NamedTuple):
-    """Sums over a scorer's graph, of multiply-adds but for the first.
+    """Total costs of a scorer's graph.
 
     Attributes:
-      nodes_per_batch: nodes that depend on items and run for every batch.
-      per_item: of them, per item.
-      per_user: of what depends on the user alone; `user_runs` says how often.
+      nodes_per_batch: number of nodes that depend on items and run for every batch.
+      per_item: multiply-adds of these nodes per item.
+      per_user: multiply-adds of the nodes that depend on the user alone; `user_runs` says how often they run.
       user_runs: "batch" or "request".
-      at_export: of what is folded, once per item of the index.
-      request: of the example request.
+      at_export: multiply-adds of the folded nodes, which run once per item of the index.
+      request: multiply-adds of the example request.
     """
 
     nodes_per_batch: int
@@ -33,16 +33,16 @@ class Costs(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What `explain` found.
+    """The result of `explain`.
 
     Attributes:
-      at_export: whether the passes ran at export, so that `after` is what the SavedModel holds.
-      note: where `after` is from, or why there is none.
-      report: what each pass did, in order; empty where that was not kept.
-      before: nodes of the model's own scorer, inputs first; None where the SavedModel does not hold it.
-      after: nodes of what searches run, and of what was folded at export; None where nothing was rewritten.
-      items: items scored by the example request.
-      batch: items of one batch.
+      at_export: whether the passes ran at export; if so, `after` is what the SavedModel holds.
+      note: where `after` comes from, or why there is none.
+      report: what each pass did, in order; empty if no record of it was kept.
+      before: nodes of the model's own scorer, inputs first; None if the SavedModel does not hold it.
+      after: nodes of the scorer that searches run, and those folded at export; None if nothing was rewritten.
+      items: number of items that the example request scores.
+      batch: number of items in one batch.
     """
 
     at_export: bool
@@ -54,11 +54,11 @@ class Explanation(NamedTuple):
     batch: int = BATCH
 
     def graphs(self) -> dict[str, list[Node]]:
-        """The graphs that there are, `before` first."""
+        """Returns the nodes of the graphs that exist, by "before" and "after", in this order."""
         return {name: nodes for name, nodes in (("before", self.before), ("after", self.after)) if nodes is not None}
 
     def request_cost(self, node: Node) -> float:
-        """Multiply-adds of a node in the example request."""
+        """Returns the multiply-adds of a node in the example request."""
         if node.runs == "export":
             return 0.0
         if node.of_items:
@@ -66,7 +66,7 @@ class Explanation(NamedTuple):
         return node.multiply_adds * (1 if node.runs == "request" else math.ceil(self.items / self.batch))
 
     def costs(self, nodes: Sequence[Node]) -> Costs:
-        """Sums over one of the graphs."""
+        """Returns the total costs of one of the graphs."""
         batched = [node for node in nodes if node.computes and node.runs == "batch" and node.of_items]
         user = [node for node in nodes if node.computes and not node.of_items]
         return Costs(
@@ -79,12 +79,12 @@ class Explanation(NamedTuple):
         )
 
     def expensive(self, nodes: Sequence[Node]) -> list[Node]:
-        """Nodes that compute, most multiply-adds of the example request first, then most elements."""
+        """Returns the nodes that compute, by multiply-adds in the example request and then elements, largest first."""
         found = [node for node in nodes if node.computes and node.runs != "export"]
         return sorted(found, key=lambda node: (self.request_cost(node), node.of_items, node.elements), reverse=True)
 
     def facts(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Returns the whole explanation as values that JSON can hold."""
         found: dict[str, Any] = {
             "at_export": self.at_export,
             "note": self.note,
@@ -105,31 +105,33 @@ class Explanation(NamedTuple):
         return found
 
     def share(self, node: Node, nodes: Sequence[Node]) -> float:
-        """A node's part of the example request's multiply-adds."""
+        """Returns the part, 0 to 1, that a node has of the example request's multiply-adds."""
         return self.request_cost(node) / (self.costs(nodes).request or 1.0)
 
 
 def recorded_report(scorer: Mapping[str, Any]) -> tuple[PassReport, ...]:
-    """The report in a manifest's entry `scorer`.
+    """Reads the report of the passes from a manifest's entry `scorer`.
 
     Raises:
-      NannError: it is not as `nann export` writes it.
+      NannError: the entry is not in the form that `nann export` writes.
     """
     try:
         report = tuple(PassReport(**entry) for entry in scorer["report"])
         numbers = [number for entry in report for number in entry[1:6]]
         if not report or not all(isinstance(number, (int, float)) for number in numbers):
-            raise ValueError("no report, or one without figures")
+            raise ValueError("there is no report, or one of its counts is not a number")
         if not all(isinstance(word, str) for entry in report for word in (entry.name, entry.reason)):
-            raise TypeError("a name that is no text")
+            raise TypeError("a name is not text")
         int(scorer["row_dim"])
     except (KeyError, TypeError, ValueError) as error:
-        raise NannError("the manifest's entry `scorer` is not as `nann export` writes it; export again") from error
+        raise NannError(
+            "the manifest's entry `scorer` is not in the form that `nann export` writes; export again"
+        ) from error
     return report
 
 
 def one_line(scorer: Mapping[str, Any]) -> str:
-    """What a manifest's entry `scorer` says, for `nann inspect`."""
+    """Returns a manifest's entry `scorer` as one line, for `nann inspect`."""
     report = recorded_report(scorer)
     first, last = report[0], report[-1]
     folded = f", rows of {scorer['row_dim']} in the index" if scorer.get("folded") else ""

@@ -1,7 +1,7 @@
-"""Places for the nodes of a graph, layer under layer, so that edges go down and cross little.
+"""Lays out a graph in layers, one below the other, so that edges point down and cross little.
 
-Packages for this exist, but a scorer takes twice the width in theirs: grandalf and fast-sugiyama know of no nodes that
-give way to others, such as those of the user beside the spine of the items, and networkx does not look at crossings.
+Existing packages draw a scorer twice as wide: in grandalf and fast-sugiyama no node can give way to another, as the
+user's nodes here give way to the spine of item nodes, and networkx does not reduce crossings.
 """
 
 import itertools
@@ -10,23 +10,23 @@ from typing import NamedTuple
 
 NODE_WIDTH, NODE_HEIGHT = 178.0, 38.0
 LAYER_GAP, GAP = 34.0, 14.0
-BEND_WIDTH = 10.0  # Room for an edge that passes a layer.
+BEND_WIDTH = 10.0  # Room for an edge that passes through a layer.
 ORDER_SWEEPS, PLACE_SWEEPS = 12, 60
-SPINE = 20.0
+SPINE = 20.0  # Weight of a spine node's wish for a place; another node's is 1.
 
-# A node, or (node, layer): where the edges that leave it pass a layer.
+# (node, layer): the node itself in its own layer; in a lower layer, the bend where edges from it pass through.
 _Key = tuple[str, int]
 Point = tuple[float, float]
 
 
 class Layout(NamedTuple):
-    """Where everything goes.
+    """The positions of all nodes and edges, in pixels.
 
     Attributes:
-      places: top left corner of every node.
-      bends: for every edge, (source, target), the tops of the layers that it passes.
-      width: of all.
-      height: of all.
+      places: the top left corner of every node.
+      bends: for every edge, (source, target), the points at the tops of the layers that it passes through.
+      width: of the whole drawing.
+      height: of the whole drawing.
     """
 
     places: dict[str, Point]
@@ -39,8 +39,11 @@ def layered(inputs: Mapping[str, Sequence[str]], late: Collection[str]) -> Layou
     """Lays out an acyclic graph.
 
     Args:
-      inputs: what every node takes; a node comes after those that it takes.
-      late: nodes that stand as near above what takes them as possible; the others stand right below what they take.
+      inputs: the inputs of every node, by node. A node comes after all its inputs.
+      late: nodes to place as close above their consumers as possible; others are placed right below their inputs.
+
+    Returns:
+      The positions.
     """
     layer = _layers(inputs, late)
     above: dict[_Key, list[_Key]] = {(name, layer[name]): [] for name in inputs}
@@ -53,7 +56,7 @@ def layered(inputs: Mapping[str, Sequence[str]], late: Collection[str]) -> Layou
                 above.setdefault((source, passed), [])
                 below.setdefault((source, passed), []).append(lower)
                 above[lower].append((source, passed))
-                if known:  # Edges of one node share their way.
+                if known:  # Edges that leave the same node share their bends.
                     break
                 lower = (source, passed)
             else:
@@ -97,14 +100,14 @@ def _layers(inputs: Mapping[str, Sequence[str]], late: Collection[str]) -> dict[
 
 
 def _order(rows: list[list[_Key]], above: Mapping[_Key, Sequence[_Key]], below: Mapping[_Key, Sequence[_Key]]) -> None:
-    """Sorts every layer by the mean place of its neighbours in the layer before, downwards and upwards in turn."""
+    """Sorts every layer by the mean place of the neighbours in the adjacent layer, sweeping down and up in turn."""
     place = {key: float(index) for row in rows for index, key in enumerate(row)}
     for sweep in range(ORDER_SWEEPS):
         neighbours = above if sweep % 2 == 0 else below
         for row in rows if sweep % 2 == 0 else reversed(rows):
             wanted = {key: _mean([place[each] for each in neighbours[key]], place[key]) for key in row}
             row.sort(key=wanted.__getitem__)
-            # In the middle of the layer's width, so that short layers do not pull all to the left.
+            # Places are counted from the middle of the layer, so that short layers do not pull the others to the left.
             for index, key in enumerate(row):
                 place[key] = index - (len(row) - 1) / 2
 
@@ -116,9 +119,10 @@ def _place(
     widths: Mapping[_Key, float],
     late: Collection[str],
 ) -> dict[_Key, float]:
-    """Centres: as near as possible to the mean of the neighbours, in order and without overlap.
+    """Returns the x of every centre: as near as possible to its neighbours' mean, in order and without overlap.
 
-    What is not late is the spine: it looks at its like alone, and the rest gives way to it.
+    Nodes that are not late form the spine: only their neighbours in the spine count for them, and the late nodes give
+    way to them.
     """
     centre: dict[_Key, float] = dict.fromkeys(above, 0.0)
     near = {key: [*above[key], *below[key]] for key in above}
@@ -140,7 +144,7 @@ def _place(
 
 
 def _increasing(wanted: Sequence[tuple[float, float]]) -> list[float]:
-    """The non-decreasing numbers nearest to those that are wanted, by weighted squares."""
+    """Returns the non-decreasing sequence nearest to `wanted`, pairs of value and weight, in weighted least squares."""
     blocks: list[tuple[float, float, int]] = []
     for value, weight in wanted:
         total, count = value * weight, 1

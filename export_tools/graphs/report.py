@@ -1,4 +1,4 @@
-"""The nodes of a scorer and what each costs, as the reader of scorers in `grappler_passes/` reports them."""
+"""The nodes of a scorer and the cost of each, as the reader of scorers in `grappler_passes/` reports them."""
 
 import math
 import re
@@ -13,12 +13,17 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.ops._library import load
 from tfserving_ext.ops._scorer import PassReport, pass_reports
 
-# When the nodes of a part run: they are named after it, as grappler_passes/scorer_report.h says.
+# When the nodes of each part run. A node's name begins with that of its part (grappler_passes/scorer_report.h).
 RUNS = {"fold": "export", "prepare": "request", "score": "batch"}
 
 
 class Edge(NamedTuple):
-    """What a node takes of another: `source` is its name, `shape` for people."""
+    """An input of a node.
+
+    Attributes:
+      source: name of the node whose output it is.
+      shape: the output's shape as text, or "control".
+    """
 
     source: str
     shape: str
@@ -29,17 +34,17 @@ class Node(NamedTuple):
 
     Attributes:
       name: unique in the graph.
-      label: for people.
-      op: TensorFlow's; "argument" and "result" for what goes in and comes out.
-      inputs: from other nodes that are shown.
-      weights: variables and constants among the inputs, for people.
-      shape: of the first output, as "[n, 128]".
-      depends: "weights", "user", "item" or "both": what it is computed from.
-      runs: "batch", "request" or "export", that is once per item.
-      multiply_adds: of matrix products; per item where it depends on items, else per user.
-      elements: of the outputs, likewise.
-      known: False for a product whose shapes are not known, such as behind a loop; its multiply-adds are left out.
-      added_by: the pass that added it, "" for a node of the model's own.
+      label: a readable name.
+      op: the TensorFlow op; "argument" and "result" for the scorer's inputs and outputs.
+      inputs: the inputs that come from other nodes shown.
+      weights: the variables and constants among the inputs, as readable text.
+      shape: shape of the first output, such as "[n, 128]".
+      depends: what the node is computed from: "weights", "user", "item" or "both".
+      runs: when it runs: for every "batch", once per "request", or at "export", once per item.
+      multiply_adds: multiply-adds of matrix products, per item if the node depends on items, else per user.
+      elements: number of elements in the outputs, per item or user likewise.
+      known: False for a product whose shapes are unknown, such as after a loop; its multiply-adds are then 0.
+      added_by: the pass that added the node; "" for a node of the model itself.
     """
 
     name: str
@@ -67,7 +72,7 @@ class Node(NamedTuple):
 
 
 class _Calls:
-    """A graph that calls the parts of a scorer: what one prepares or folds is what another takes."""
+    """Builds a graph that calls the parts of a scorer, one part taking what another prepares or folds."""
 
     def __init__(self, library: Library) -> None:
         self.graph = graph_pb2.GraphDef()
@@ -78,13 +83,13 @@ class _Calls:
         self._library = library
 
     def call(self, name: str, part: Part, given: Mapping[str, str]) -> list[str]:
-        """Calls a part; `given` are tensors for arguments, by their names. Returns what the part returns."""
+        """Adds a call of a part and returns the names of its results; `given` maps argument names to tensors."""
         inputs = [given.get(one.name) or self._argument(one) for one in part.arguments]
         self.graph.node.add(name=name, op=part.function, input=inputs)
         return [f"{name}:{number}" for number in range(len(self._results(part)))]
 
     def finish(self, score: Part, given: Mapping[str, str]) -> None:
-        """Calls `score`, the part whose results are those of the scorer."""
+        """Adds a call of `score`, the part whose results are the scorer's."""
         results = zip(self._results(score), self.call("score", score, given), strict=True)
         for number, (result, tensor) in enumerate(results):
             node = self.graph.node.add(name=f"result_{number}", op="_Retval", input=[tensor])
@@ -95,7 +100,7 @@ class _Calls:
         return self._library[part.function].signature.output_arg
 
     def _argument(self, argument: Argument) -> str:
-        # Parts share the user and the items; many variables may have the same name.
+        # Parts share the user's tensors and the items. Variables are not shared, as several may have the same name.
         shared = argument.name if argument.kind != "model" else None
         name = self._made.get(shared) if shared else None
         if name is None:
@@ -114,12 +119,12 @@ class _Calls:
 
 
 def described(library: Library, score: Part, prepare: Part | None = None, fold: Part | None = None) -> list[Node]:
-    """The nodes of a scorer, inputs first, with what each costs.
+    """Returns the nodes of a scorer, inputs first, with the cost of each.
 
     Args:
-      library: of all functions.
-      score: (user..., prepared..., items or rows, captured...) -> scores; what runs per batch.
-      prepare: (user..., captured...) -> prepared..., in the order of `score`.
+      library: all functions, by name.
+      score: (user..., prepared..., items or rows, captured...) -> scores; runs for every batch.
+      prepare: (user..., captured...) -> prepared..., in the order in which `score` takes them.
       fold: (items, captured...) -> rows.
 
     Raises:
@@ -140,10 +145,10 @@ def described(library: Library, score: Part, prepare: Part | None = None, fold: 
 
 
 def rewritten(library: Library, score: Part, fold_items: bool) -> tuple[tuple[PassReport, ...], list[Node]]:
-    """What each pass does to a scorer, and the nodes of what they make of it.
+    """Runs the passes on a scorer; returns what each of them did, and the nodes of the rewritten scorer.
 
     Raises:
-      tf.errors.OpError: they leave it as it is.
+      tf.errors.OpError: the scorer cannot be rewritten.
     """
     calls = _Calls(library)
     calls.finish(score, {})
@@ -152,10 +157,10 @@ def rewritten(library: Library, score: Part, fold_items: bool) -> tuple[tuple[Pa
 
 
 def _nodes(made: Any, arguments: Mapping[str, Argument], scope: str = "") -> list[Node]:
-    """Nodes for people; the model's own names stand behind that of the part and `scope`."""
+    """Makes the nodes to show; the model's own name of a node follows that of its part and `scope`."""
     nodes = graph_pb2.GraphDef.FromString(made.nodes.numpy()).node
     shapes = {node.name: [shape.decode() for shape in node.attr["shapes"].list.s] for node in nodes}
-    hidden: dict[str, str] = {}  # Constants and variables: in a label of what takes them, not nodes of their own.
+    hidden: dict[str, str] = {}  # Constants and variables: listed as weights of their consumers, not shown as nodes.
     found: list[Node] = []
     results = [node.name for node in nodes if node.op == "_Retval"]
     for node, (multiply_adds, elements) in zip(nodes, made.costs.numpy().tolist(), strict=True):
@@ -169,7 +174,7 @@ def _nodes(made: Any, arguments: Mapping[str, Argument], scope: str = "") -> lis
             for name, output in sources
             if name not in hidden
         ]
-        part, _, name = node.name.removeprefix("Func/").partition("/")  # Where calls' inputs were inlined.
+        part, _, name = node.name.removeprefix("Func/").partition("/")  # Inputs of inlined calls are named "Func/...".
         own, op, runs, label = shapes[node.name], node.op, RUNS.get(part, "batch"), _label(name.removeprefix(scope))
         if node.op == "_Arg":
             op, label, runs = "argument", arguments[node.name].name, "request"
@@ -187,7 +192,7 @@ def _nodes(made: Any, arguments: Mapping[str, Argument], scope: str = "") -> lis
                 depends=node.attr["depends"].s.decode(),
                 runs=runs,
                 multiply_adds=0.0 if math.isnan(multiply_adds) else multiply_adds,
-                elements=round(elements, 3),  # A shape has none per item.
+                elements=round(elements, 3),  # A node that gives a shape has close to none per item.
                 known=not math.isnan(multiply_adds),
                 added_by=node.attr["pass"].s.decode(),
             )
@@ -198,7 +203,7 @@ def _nodes(made: Any, arguments: Mapping[str, Argument], scope: str = "") -> lis
 def _weight(
     node: node_def_pb2.NodeDef, arguments: Mapping[str, Argument], shapes: Mapping[str, Sequence[str]]
 ) -> str | None:
-    """A constant, a variable or the reading of one, for people."""
+    """Returns a readable name for a constant, a variable or the read of one; None for any other node."""
     if node.op == "Const":
         return f"constant {shapes[node.name][0]}"
     argument = arguments.get(_split(node.input[0])[0] if node.op == "ReadVariableOp" else node.name)
@@ -210,7 +215,7 @@ def _weight(
 
 
 def _split(tensor: str) -> tuple[str, int]:
-    """("node", 1) of "node:1"; the output of a control input is -1."""
+    """Splits "node:1" into ("node", 1); a control input gets output -1."""
     if tensor.startswith("^"):
         return tensor[1:], -1
     name, _, output = tensor.partition(":")
@@ -218,5 +223,5 @@ def _split(tensor: str) -> tuple[str, int]:
 
 
 def _label(name: str) -> str:
-    """A node's name as the model has it: without the calls that were inlined."""
+    """Returns a node's name as the model gave it, without the names of inlined calls."""
     return re.sub(r"(^|/)(Stateful)?PartitionedCall(_\d+)?(?=/)", "", name).lstrip("/")

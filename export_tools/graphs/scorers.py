@@ -1,4 +1,4 @@
-"""The scorers in a SavedModel: the model's own, and what its searches run; read from the protos alone."""
+"""Finds the scorers in a SavedModel, the model's own and the one its searches run, by reading only the protos."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +16,20 @@ from tfserving_ext.ops._library import load
 
 Library = Mapping[str, function_pb2.FunctionDef]
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-MAX_STEPS = 64  # From the use of a variable's handle to its making.
+MAX_STEPS = 64  # Most nodes to follow from the use of a variable's handle back to the op that makes it.
 
 SEARCHES = ("Nann>BestFirstSearch", "Nann>RoundsSearch", "Nann>DeployedSearch")
 
 
 class Argument(NamedTuple):
-    """What a scorer, or a part of one, takes.
+    """An argument of a scorer or of a part of one.
 
     Attributes:
-      kind: "user", "prepared", "item" or "model", that is captured.
-      name: of the variable where it is one, else "user 0", "items" and so on.
-      dtype: of a variable, that of its values.
-      shape: [1, ...] of users' and items', -1 for an extent that may be any; None where the rank is not known.
+      kind: "user", "prepared", "item", or "model" for a captured tensor.
+      name: the variable's name if it is a variable, else "user 0", "items" and so on.
+      dtype: the type as a DataType enum; for a variable, the type of its values.
+      shape: [1, ...] for tensors of users and items, with -1 for an extent that is not fixed; None if the rank is
+        unknown.
       variable: whether it is a variable's handle.
     """
 
@@ -44,7 +45,7 @@ class Part(NamedTuple):
 
     Attributes:
       function: its name in the library.
-      arguments: in order.
+      arguments: its arguments, in order.
     """
 
     function: str
@@ -52,12 +53,12 @@ class Part(NamedTuple):
 
 
 class Scorers(NamedTuple):
-    """What a SavedModel holds.
+    """The scorers that a SavedModel holds.
 
     Attributes:
       original: the function `score` (user..., items, captured...), or None.
       searched: what the search runs per batch, (user..., prepared..., items or rows, captured...), or None.
-      prepare: what it runs per user, (user..., captured...), or None.
+      prepare: what it runs once per user, (user..., captured...), or None.
       fold: the function `fold` (items, captured...), or None.
       library: all functions, by name.
     """
@@ -70,10 +71,10 @@ class Scorers(NamedTuple):
 
 
 def read_meta_graph(saved_model: str | os.PathLike[str]) -> Any:
-    """The first MetaGraphDef of a SavedModel.
+    """Reads the first MetaGraphDef of a SavedModel.
 
     Raises:
-      NannError: it is no SavedModel, or damaged.
+      NannError: the folder is not a SavedModel, or it is damaged.
     """
     path = Path(saved_model) / "saved_model.pb"
     if not path.exists():
@@ -88,12 +89,12 @@ def read_meta_graph(saved_model: str | os.PathLike[str]) -> Any:
 
 
 def read_scorers(meta_graph: Any) -> Scorers:
-    """Finds the scorers.
+    """Finds the scorers in a MetaGraphDef.
 
     Raises:
-      NannError: there is none, or the functions contradict each other.
+      NannError: there is no scorer, or the functions contradict each other.
     """
-    load()  # Registers the search ops, whose inputs have to be known.
+    load()  # Registers the search ops, so that their inputs can be looked up.
     library = {function.signature.name: function for function in meta_graph.graph_def.library.function}
     objects = meta_graph.object_graph_def
     named = {name: _function_of(objects, name, library) for name in ("score", "fold")}
@@ -113,7 +114,7 @@ def _part(
     captured: Sequence[Argument],
     kinds: Callable[[Sequence[Argument]], list[str] | None],
 ) -> Part | None:
-    """A function with its arguments; None where they are not what is looked for."""
+    """Returns a function with its arguments; None if `kinds` does not recognise its own ones, before `captured`."""
     count = len(function.signature.input_arg) - len(captured)
     if count < 0:
         raise NannError(f"function {function.signature.name} captures more than it takes")
@@ -125,7 +126,7 @@ def _part(
         one._replace(kind=kind, name="items" if kind == "item" else f"{kind} {found[:index].count(kind)}")
         for index, (one, kind) in enumerate(zip(own, found, strict=True))
     ]
-    # The object graph does not say what a captured constant is of, such as the default of a lookup table.
+    # The object graph does not give the type of a captured constant, such as the default value of a lookup table.
     taken = function.signature.input_arg[count:]
     typed = [
         one if one.variable else one._replace(dtype=given.type) for one, given in zip(captured, taken, strict=True)
@@ -141,7 +142,7 @@ def _user_and_items(own: Sequence[Argument]) -> list[str] | None:
 
 
 def _argument(function: function_pb2.FunctionDef, index: int) -> Argument:
-    """An argument as it is traced for one user; its kind and name are to be filled in."""
+    """Returns an argument, traced for one user, whose kind and name are still to be filled in."""
     given = function.signature.input_arg[index]
     shape: tuple[int, ...] | None = None
     attributes = function.arg_attr[index].attr if index in function.arg_attr else {}
@@ -155,7 +156,7 @@ def _extents(shape: Any) -> tuple[int, ...] | None:
 
 
 def _function_of(objects: Any, name: str, library: Library) -> tuple[function_pb2.FunctionDef, list[Argument]] | None:
-    """A function that is saved beside the signatures, and what it captured."""
+    """Returns a function that is saved beside the signatures and its captured arguments; None if there is none."""
     children = {child.local_name: child.node_id for child in objects.nodes[0].children} if objects.nodes else {}
     try:
         concrete = list(objects.nodes[children[name]].function.concrete_functions)
@@ -174,7 +175,7 @@ def _captured(held: Any, number: int) -> Argument:
 
 
 def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | None]:
-    """What the first search runs of a scorer, and what it runs of it once per user."""
+    """Returns the functions that the first search in the graph runs per batch and per user; None for what it lacks."""
     found = _first_search(graph_def, library)
     if found is None:
         return None, None
@@ -183,7 +184,7 @@ def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | Non
     types = search.attr["Tcaptured"].list.type
     inputs = [tensor for tensor in search.input if not tensor.startswith("^")][_inputs_before_user(search.op) + users :]
     if len(inputs) != len(types):
-        raise NannError(f"{search.name} has {len(inputs)} captured tensors and {len(types)} types of them")
+        raise NannError(f"{search.name} has {len(inputs)} captured tensors, but types for {len(types)}")
     captured = [
         _source(body, tensor, dtype, number) for number, (tensor, dtype) in enumerate(zip(inputs, types, strict=True))
     ]
@@ -207,7 +208,7 @@ def _searched(graph_def: Any, library: Library) -> tuple[Part | None, Part | Non
 
 
 def _scores(node: node_def_pb2.NodeDef) -> bool:
-    """Whether a node is a search under a function; a metric is no scorer that could be read."""
+    """Returns whether a node is a search whose scorer is a function; a search under a metric has none to read."""
     return node.op in SEARCHES and "scorer" in node.attr and len(node.attr["scorer"].list.func) > 0
 
 
@@ -216,11 +217,11 @@ def _inputs_before_user(op: str) -> int:
 
 
 class _Body(NamedTuple):
-    """The nodes of a graph, or of a function that a node of another body calls.
+    """The nodes of the graph, or of a function that a node in another body calls.
 
     Attributes:
-      nodes: by name.
-      given: what is passed for each argument, by name: tensors of `caller`.
+      nodes: the nodes, by name.
+      given: for each argument of the function, by name, the tensor of `caller` that is passed.
       caller: the body that calls this one; None for the graph itself.
     """
 
@@ -230,7 +231,7 @@ class _Body(NamedTuple):
 
 
 def _first_search(graph_def: Any, library: Library) -> tuple[node_def_pb2.NodeDef, _Body] | None:
-    """A search that the graph runs; not one in the body of a loop, or in a function that no signature calls."""
+    """Finds a search that the graph runs, with its body; searches in loops and in functions not called do not count."""
     bodies, seen = [_Body({node.name: node for node in graph_def.node}, {}, None)], set()
     for body in bodies:
         for node in body.nodes.values():
@@ -246,7 +247,7 @@ def _first_search(graph_def: Any, library: Library) -> tuple[node_def_pb2.NodeDe
 
 
 def _source(body: _Body | None, tensor: str, dtype: int, number: int) -> Argument:
-    """Where a captured tensor comes from: a variable, mostly."""
+    """Follows a captured tensor to where it comes from, in most cases a variable."""
     node = None
     for _ in range(MAX_STEPS):
         name = tensor.partition(":")[0]

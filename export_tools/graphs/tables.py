@@ -1,4 +1,4 @@
-"""The figures of an explanation as rows, for the terminal and for HTML alike."""
+"""The numbers of an explanation as tables, for both the terminal and HTML."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ RUNS = {"batch": "every batch", "request": "once per request", "export": "at exp
 
 
 class Table(NamedTuple):
-    """A title, the heads of the columns, and rows; a column whose head ends in a space is of words."""
+    """A table: its title, column heads and rows. A column whose head ends in a space holds words, aligned left."""
 
     title: str
     heads: tuple[str, ...]
@@ -20,12 +20,12 @@ class Table(NamedTuple):
 
 
 def clean(text: str) -> str:
-    """`text` without what a terminal or XML does not take: names and reasons may be a stranger's."""
+    """Replaces characters that a terminal or XML does not take; names and reasons may come from an untrusted model."""
     return re.sub(r"[^\t\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def tables(found: Explanation, top: int = TOP) -> list[Table]:
-    """All tables: sums, passes, and the most expensive nodes before and after."""
+    """Returns all tables: sums, passes, and the most expensive nodes before and after."""
     made = [_sums(found)]
     if found.report:
         made.append(_passes(found))
@@ -94,7 +94,7 @@ def _number(value: float) -> str:
 
 
 def summary(found: Explanation, top: int = TOP) -> str:
-    """The tables, as lines for people."""
+    """Returns the tables as text for the terminal."""
     lines = [clean(found.note)]
     for table in tables(found, top):
         lines += ["", table.title]
@@ -110,7 +110,7 @@ def summary(found: Explanation, top: int = TOP) -> str:
 
 
 def notes(found: Explanation) -> list[str]:
-    """What the figures leave out."""
+    """Returns notes on what the numbers leave out."""
     nodes = [node for nodes in found.graphs().values() for node in nodes]
     unknown = list(dict.fromkeys(clean(node.label) for node in nodes if not node.known))
-    return [f"left out everywhere, as their shapes are not known: {', '.join(unknown)}"] if unknown else []
+    return [f"left out of all numbers, as their shapes are not known: {', '.join(unknown)}"] if unknown else []

@@ -1,4 +1,4 @@
-"""The signatures of an export: what requests carry, and what they are answered."""
+"""The signatures of an export: the inputs that requests carry, and the outputs that answer them."""
 
 from export_tools.signatures.build import LEVEL_TOPN_LENGTH, signatures
 from export_tools.signatures.request import Defaults

@@ -12,11 +12,10 @@ _LOWEST, _HIGHEST = tf.float32.min, tf.float32.max
 
 
 def answer(found: SearchResult) -> dict[str, tf.Tensor]:
-    """The answer of every signature that takes raw features (docs/signatures.md).
+    """Makes the answer of every signature that takes raw features (docs/signatures.md).
 
-    Every number in it is finite, as JSON knows no others. The op marks places without an item, and items whose score is
-    NaN, with a score of -inf; here they have the lowest float32, and `num_results` and `nan_scores` say how many they
-    are.
+    Every number in it is finite, as JSON has no others. The op gives a score of -inf to places without an item and to
+    items whose score is NaN; here they get the lowest float32, and `num_results` and `nan_scores` give their counts.
     """
     return {
         "item_ids": found.item_ids,
@@ -32,21 +31,21 @@ def answer(found: SearchResult) -> dict[str, tf.Tensor]:
 def timed(
     user_tensors: Callable[[dict[str, tf.Tensor]], UserTensors], features: dict[str, tf.Tensor]
 ) -> tuple[UserTensors, tf.Tensor]:
-    """User tensors, and the microseconds that they took, int64 [].
+    """Computes the user tensors; returns them and the microseconds that this took, int64 [].
 
-    Reads of the clock have a state for TensorFlow: no pass folds or merges them. What lies between them is held there
-    by control dependencies, which passes keep.
+    For TensorFlow a read of the clock is stateful, so that no pass folds or merges two of them. The computation is kept
+    between the two reads by control dependencies, which passes preserve.
     """
     with tf.control_dependencies(list(features.values())):
         begin = tf.timestamp()
     with tf.control_dependencies([begin]):
         tensors = user_tensors({name: tf.identity(value) for name, value in features.items()})
-    # On the processor, where the search reads them: a GPU's kernel is done for its dependents once it is launched.
+    # On the CPU, where the search reads them: a GPU kernel counts as done for its dependents once it is launched.
     with tf.device("CPU:0"):
         tensors = tuple(tf.identity(tensor) for tensor in tensors)
     with tf.control_dependencies(list(tensors)):
         end = tf.timestamp()
-    with tf.control_dependencies([end]):  # The search would else begin beside it.
+    with tf.control_dependencies([end]):  # Otherwise the search could begin before the clock is read.
         tensors = tuple(tf.identity(tensor) for tensor in tensors)
-    # The clock of a machine may be set back.
+    # The machine's clock may have been set back in between.
     return tensors, tf.cast(tf.maximum(end - begin, 0) * 1e6, tf.int64)

@@ -1,4 +1,4 @@
-"""The signatures that are exported, as TensorFlow functions."""
+"""Builds the signatures that are exported, as TensorFlow functions."""
 
 import inspect
 from collections.abc import Callable, Container, Mapping
@@ -15,20 +15,20 @@ from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
 from tfserving_ext.retrieval import NeuralTopK
 
-# level_topn of the original: beams of layers 2 and 1, picks of three ground rounds, k.
+# level_topn of alibaba/nann: the beams of layers 2 and 1, the picks of three rounds at the ground layer, and k.
 LEVEL_TOPN_LENGTH = 6
 
 
 def signatures(
     source: Source, search: NeuralTopK, defaults: Defaults, non_finite: Container[str] = ()
 ) -> dict[str, Any]:
-    """The functions to export, by signature name (docs/export.md).
+    """Returns the functions to export, by signature name (docs/export.md).
 
     Args:
       source: the model.
-      search: what searches the index under the model's score.
-      defaults: what a request may leave out.
-      non_finite: features in which the model wants NaN or infinity; others are refused with them.
+      search: searches the index by the model's score.
+      defaults: values for the parameters that a request may leave out.
+      non_finite: features in which the model expects NaN or infinity; in all others they are refused.
     """
     once = {"budget": tf.constant(0, tf.int64), "deadline_ms": tf.constant(0)}
     best_first = {
@@ -64,7 +64,8 @@ def signatures(
         }
 
     def retrieve_rounds(request: Request) -> dict[str, tf.Tensor]:
-        # The paper's search starts at the entry points; `seeds` of the request's own join, a history does not.
+        # The paper's search starts at the entry points. Ids that the request gives as `seeds` join them; a history does
+        # not.
         seeds = request.seeds if source.seeds is None else None
         user = source.user_tensors(request.features)
         return answer(search.rounds(user, seeds=seeds, exclude=request.exclude, **request.parameters))
@@ -84,10 +85,10 @@ def _signature(
     non_finite: Container[str],
     reply: Callable[[Request], dict[str, tf.Tensor]],
 ) -> Any:
-    """A signature from raw features, with what may be left out as its defaults; so are all `parameters`."""
+    """Returns a signature that takes raw features; `parameters`, and features that have a default, may be left out."""
     ids, none = tf.TensorSpec([None, None], tf.int64), tf.zeros([0, 0], tf.int64)
     inputs = {key: (spec, source.defaults.get(key)) for key, spec in source.features.items()}
-    # Python wants parameters with a default last.
+    # In Python, parameters with a default come last.
     inputs = dict(sorted(inputs.items(), key=lambda one: one[1][1] is not None))
     inputs.update({key: (spec_of(default), default) for key, default in parameters.items()})
     if source.seeds is None:
@@ -97,7 +98,7 @@ def _signature(
     def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
         return reply(read(source, parameters, non_finite, {**dict(zip(inputs, arguments, strict=False)), **named}))
 
-    # TensorFlow reads names and defaults of a signature from the Python function; here they are the model's.
+    # TensorFlow takes the names and defaults of a signature from the Python function; here they come from the model.
     run.__name__ = reply.__name__
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
@@ -113,7 +114,7 @@ def _signature(
 
 
 def _deployed(sequence: Sequence, search: NeuralTopK) -> Any:
-    """The original's signature."""
+    """Returns the signature of alibaba/nann."""
 
     @tf.function(
         input_signature=[

@@ -1,8 +1,8 @@
-"""Parameters of a search, which a request has once, in column form and in row form.
+"""Search parameters, of which a request has one value for all its users, in column form and in row form.
 
-Row form of REST (`instances`) gives every user a value of its own: a number comes as [B], a list of numbers as [B, n].
-The search takes one for all users of a request, so they must be equal. Shapes are left open in the signatures, as
-TensorFlow Serving leaves their check to the graph.
+REST's row form (`instances`) carries a value for every user: a number arrives as [B], a list of numbers as [B, n]. The
+search takes one value for all users of a request, so the rows must be equal. The signatures leave the shapes open,
+because TensorFlow Serving leaves it to the graph to check them.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,17 @@ def spec_of(default: tf.Tensor) -> tf.TensorSpec:
 def for_all_users(
     parameters: Mapping[str, tf.Tensor], defaults: Mapping[str, tf.Tensor], users: tf.Tensor
 ) -> tuple[dict[str, tf.Tensor], list[tf.Operation]]:
-    """The one value of every parameter, and the checks that there is one.
+    """Returns the one value of every parameter, and the checks that there is one.
 
     Args:
-      parameters: by name, as they came: of their default's shape, or with one row per user before it.
-      defaults: by name, [] or [n]; they stand where there are no users, and so no values.
-      users: int32 [], how many users the request has.
+      parameters: the parameters as they arrived, by name: in their default's shape, or with a leading dimension of one
+        row per user.
+      defaults: the defaults by name, [] or [n]; used if there are no users, and therefore no values.
+      users: int32 [], the number of users in the request.
 
     Returns:
-      Values by name, [] or [n]; and checks, which fail with InvalidArgument where the rows of a parameter differ or are
-      neither one nor one per user. Values mean nothing where a check fails.
+      Values by name, [] or [n]; and checks, which fail with InvalidArgument if the rows of a parameter differ, or are
+      neither one nor one per user. The values are meaningless if a check fails.
     """
     values, checks = {}, []
     for name, default in defaults.items():
@@ -41,13 +42,13 @@ def for_all_users(
 
 
 def _rows(value: tf.Tensor, rank: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """`value` as rows of `rank` dimensions, and whether it is such a value or rows of such.
+    """Returns `value` as rows of `rank` dimensions, and whether its shape is that of one such value or of rows of them.
 
-    A number that row form put into a list of its own, [B, 1], is a number too.
+    A number that the row form wraps in a list of its own, [B, 1], counts as a number too.
     """
     if rank == 0:
         return tf.reshape(value, [-1]), tf.constant(True)
     known = (tf.rank(value) == 1) | (tf.rank(value) == 2)
-    # Of [n] that is [1, n]; of anything else whatever can be reshaped, for the check to refuse.
+    # [n] becomes [1, n]; any other shape becomes one that the reshape takes, and the check refuses it.
     shape = tf.reshape(tf.concat([[1, 1], tf.shape(value)], axis=0)[-2:], [2])
     return tf.reshape(value, tf.where(known, shape, [1, tf.size(value)])), known

@@ -1,4 +1,4 @@
-"""What a request carries: its checks, and what of it the model and the search take."""
+"""Checks the inputs of a request, and gives the model and the search what they take of them."""
 
 import dataclasses
 from collections.abc import Container, Mapping
@@ -10,18 +10,18 @@ from export_tools.signatures.parameters import for_all_users
 from export_tools.sources import Source
 from tfserving_ext.retrieval import BestFirst, Rounds
 
-# A request of more users than this is refused before anything is computed: what it makes us allocate is bounded.
+# A request with more users is refused before anything is computed, so that a request's memory is bounded.
 MAX_USERS = 1024
-# So is a row of ids for all users of which each would get a copy, of more entries than this together.
+# A row of ids for all users is copied for each of them; it is refused if the copies together have more ids than this.
 MAX_COPIED_IDS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-    """What a request may leave out.
+    """Values for the parameters that a request may leave out.
 
     Attributes:
-      k: items wanted.
+      k: how many items to return.
       best_first: parameters of `retrieve`.
       rounds: parameters of `retrieve_rounds`.
     """
@@ -35,10 +35,10 @@ class Request(NamedTuple):
     """A request that passed the checks.
 
     Attributes:
-      features: what the model's `user` takes.
-      seeds: int64 [B, s], ids to start from.
-      exclude: int64 [B, x], ids never to return.
-      parameters: of the search, by name, one value for all users.
+      features: the features that the model's `user` takes, by name.
+      seeds: int64 [B, s], ids from which the search starts.
+      exclude: int64 [B, x], ids that are never returned.
+      parameters: the search's parameters by name, one value for all users.
     """
 
     features: dict[str, tf.Tensor]
@@ -57,19 +57,19 @@ def read(
 
     Args:
       source: the model.
-      parameters: the search's, by name, with their defaults.
-      non_finite: features in which the model wants NaN or infinity.
-      inputs: all that came, by name.
+      parameters: defaults of the search's parameters, by name.
+      non_finite: features in which the model expects NaN or infinity.
+      inputs: all inputs as they arrived, by name.
 
     Returns:
-      The request. Whatever is computed from it fails with InvalidArgument where an input has another shape than its
-      spec, too many users or not as many as the others, a number that is not finite, or different parameters for
-      different users.
+      The request. Everything computed from it fails with InvalidArgument if an input does not have the shape of its
+      spec, has too many users or not as many as the others, or holds a number that is not finite, or if users have
+      different parameters.
     """
     shared = ["exclude", *(["seeds"] if source.seeds is None else [])]
     shapes = [shaped(name, inputs[name], spec.shape) for name, spec in source.features.items()]
     shapes += [shaped(name, inputs[name], tf.TensorShape([None, None]), or_no_rows=True) for name in shared]
-    with tf.control_dependencies(shapes):  # Whatever reads a row must not fail first, in TensorFlow's own words.
+    with tf.control_dependencies(shapes):  # Otherwise an op that reads a row could fail first, with another message.
         inputs = {name: tf.identity(value) for name, value in inputs.items()}
     features = {name: inputs[name] for name in source.features}
     required = [name for name in features if name not in source.defaults]
@@ -87,10 +87,10 @@ def read(
         words = [f"{name} must have one row per user, or one row for all; rows got", rows]
         checks.append(tf.debugging.Assert((rows == users) | (rows <= 1), words))
         copied = tf.size(inputs[name], tf.int64) * tf.cast(users, tf.int64)
-        words = [f"one row of {name} for all has too many ids, times users at most {MAX_COPIED_IDS}; got", copied]
+        words = [f"one row of {name} for all has too many ids: times users, at most {MAX_COPIED_IDS}; got", copied]
         checks.append(tf.debugging.Assert((rows == users) | (copied <= MAX_COPIED_IDS), words))
     values, equal = for_all_users(inputs, parameters, users)
-    with tf.control_dependencies(checks + equal):  # Whatever follows must not fail first, with a message of its own.
+    with tf.control_dependencies(checks + equal):  # Otherwise a later op could fail first, with another message.
         features = {name: tf.identity(value) for name, value in features.items()}
         rows_of = {name: _for_all(tf.identity(inputs[name]), users) for name in shared}
         values = {name: tf.identity(value) for name, value in values.items()}
@@ -99,19 +99,19 @@ def read(
 
 
 def shaped(name: str, value: tf.Tensor, shape: tf.TensorShape, or_no_rows: bool = False) -> tf.Operation:
-    """A check that an input has the rank and the fixed extents of its spec; nobody before the graph looks at them.
+    """Returns a check that an input has the rank and fixed extents of its spec, which nothing before the graph checks.
 
     Args:
-      name: of the input.
-      value: as it came.
-      shape: of its spec.
-      or_no_rows: take any input whose first extent is 0 as well.
+      name: the input's name.
+      value: the input as it arrived.
+      shape: the shape of its spec.
+      or_no_rows: also accept any input whose first extent is 0.
     """
     wanted = [-1 if size is None else size for size in shape]
-    # TensorFlow takes the spec for true and folds what follows from it, the rank above all; what it is told to be of an
-    # unknown shape it looks at.
+    # TensorFlow believes the spec and folds what follows from it, the rank above all. It reads the actual shape only of
+    # a tensor that is declared to have an unknown one.
     got = tf.shape(tf.raw_ops.PlaceholderWithDefault(input=value, shape=None))
-    # As many extents as the spec has, whatever came.
+    # Padded or cut to as many extents as the spec has.
     extents = tf.concat([got, [-1] * len(wanted)], axis=0)[: len(wanted)]
     fits = tf.reduce_all((extents == wanted) | (tf.constant(wanted) == -1)) & (tf.size(got) == len(wanted))
     if or_no_rows:
@@ -121,14 +121,14 @@ def shaped(name: str, value: tf.Tensor, shape: tf.TensorShape, or_no_rows: bool 
 
 
 def finite(name: str, values: tf.Tensor) -> tf.Operation:
-    """A check that an input holds neither NaN nor infinity, of which most models make scores that order nothing."""
+    """Returns a check that an input holds no NaN or infinity: most models would turn them into scores without order."""
     wrong = tf.math.count_nonzero(~tf.math.is_finite(values))
     words = f"{name} holds NaN or infinity, allowed are finite numbers only; values that are not finite:"
     return tf.debugging.Assert(wrong == 0, [words, wrong])
 
 
 def _for_all(ids: tf.Tensor, users: tf.Tensor) -> tf.Tensor:
-    """`ids` with a row for every user: [users, x], of [users, x], [1, x] or [0, x]."""
+    """Returns `ids`, which are [users, x], [1, x] or [0, x], with a row for every user: [users, x] or [users, 0]."""
     return tf.cond(
         tf.shape(ids)[0] == 0,
         lambda: tf.zeros([users, 0], tf.int64),

@@ -1,4 +1,4 @@
-"""Where an exported model comes from: one file a kind, each making the same `Source`."""
+"""Opens the model to export: one file for every kind of model, each of which makes the same `Source`."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ __all__ = ["Source", "module_source", "open_source"]
 KINDS = """a folder that `nann train` wrote (model.json),
 a SavedModel with functions `user` and `score` (saved_model.pb),
 a Keras archive of a ranking model (.keras),
-the original's folder (frozen_graph.pb),
+a folder of alibaba/nann (frozen_graph.pb),
 or MODULE:NAME, an object of yours with `user` and `score`"""
 
 
@@ -37,14 +37,18 @@ def open_source(
 
     Args:
       model: a path, `MODULE:NAME`, or an object with the functions of `tfserving_ext.models.RetrievalModel`.
-      features: the raw features of an object's `user`; where it does not say them itself.
-      seeds: the feature that holds the user's own item ids, from which the search starts.
-      item_input: the input of a Keras archive that takes the item embedding; found where there is one candidate.
-      output: which of several outputs is the score.
-      rename: what the model calls its features, by what requests shall call them.
+      features: the raw features that an object's `user` takes, if the object does not declare them.
+      seeds: the feature, int64 or int32 [B, L], that holds the user's own item ids, from which the search starts.
+      item_input: the input of a Keras archive that takes the item embedding; by default, the one whose name begins with
+        `item_emb`.
+      output: the output that is the score, if there are several.
+      rename: the model's names of its features, keyed by the names that requests will use.
+
+    Returns:
+      The model in the form that is exported.
 
     Raises:
-      NannError: it is none of the kinds, or a broken one.
+      NannError: the model is of no known kind, is damaged or cannot be exported.
     """
     rename = rename or {}
     source = _opened(model, features, seeds and rename.get(seeds, seeds), item_input, output).renamed(rename)
@@ -57,7 +61,7 @@ def _opened(
 ) -> Source:
     path = Path(model) if isinstance(model, (str, os.PathLike)) else None
     if item_input and (path is None or path.suffix != ".keras"):
-        raise NannError(f"--item-input is {item_input!r}, which only a Keras archive has; {model} is none")
+        raise NannError(f"--item-input is {item_input!r}, which only a Keras archive has; {model} is not one")
     if path is None:
         return module_source(model, features, seeds, output)
     text = os.fspath(model)
@@ -69,9 +73,9 @@ def _opened(
     if not path.exists() and ":" in text:
         return import_module_source(text, features, seeds, output)
     if output:
-        raise NannError(f"--output is {output!r}, but {text} has one output only")
+        raise NannError(f"--output is {output!r}, but {text} has only one output")
     if (path / "model.json").exists():
         return checkpoint_source(path)
     if (path / "frozen_graph.pb").exists():
         return original_source(path)
-    raise NannError(f"{text} is no model; allowed are {KINDS}")
+    raise NannError(f"{text} is not a model; allowed are {KINDS}")

@@ -1,4 +1,4 @@
-"""A model that `nann train` wrote."""
+"""The source of a model that `nann train` wrote."""
 
 from pathlib import Path
 
@@ -10,15 +10,17 @@ from tfserving_ext.artifacts import sha256
 from tfserving_ext.models import SequenceModel, UserTensors
 from tfserving_ext.models.checkpoint import item_categories, item_function, load_model
 
-# As many as a request of the original carries; a model of longer histories sees padding before them.
+# How many behaviours a request of alibaba/nann carries; a model of longer histories gets padding before them.
 ORIGINAL_BEHAVIORS = 50
 
 
 def checkpoint_source(folder: Path) -> Source:
-    """The source of a trained model; categories that a request leaves out are those that the items had in training.
+    """Makes the source of a trained model.
+
+    If a request leaves out the categories, each item gets the category that it had in training.
 
     Raises:
-      NannError: the folder holds no model, or a broken one.
+      NannError: the folder holds no model, or a damaged one.
     """
     trained = load_model(folder)
     model = trained.model
@@ -26,13 +28,13 @@ def checkpoint_source(folder: Path) -> Source:
 
     def user(features: dict[str, tf.Tensor]) -> UserTensors:
         history, categories = features["item_history"], features["category_history"]
-        # By REST every input has to be sent: [[]] is how one is left out there.
+        # REST requires every input to be sent; there, [[]] stands for one that is left out.
         left_out = tf.equal(tf.size(categories), 0)
         check = tf.debugging.Assert(
             tf.reduce_all(tf.shape(categories) == tf.shape(history)) | left_out,
             ["category_history must have the shape of item_history or be empty; got", tf.shape(categories)],
         )
-        with tf.control_dependencies([check]):  # Whatever follows must not fail first, with a message of its own.
+        with tf.control_dependencies([check]):  # Otherwise a later op could fail first, with another message.
             history, categories = tf.identity(history), tf.identity(categories)
         known = known_categories(history)
         categories = tf.cond(left_out, lambda: known, lambda: categories)
@@ -53,7 +55,7 @@ def checkpoint_source(folder: Path) -> Source:
         features={"item_history": ids, "category_history": ids},
         defaults={"category_history": tf.zeros([0, 0], tf.int64)},
         seeds="item_history",
-        # The original's signature carries behaviours embedded as our own models embed them.
+        # alibaba/nann's signature carries behaviours embedded in the same way as sequence models embed them here.
         sequence=Sequence(sent * model.item_dim, user_of_sequence) if isinstance(model, SequenceModel) else None,
         inputs={path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
         description=trained.manifest,

@@ -1,4 +1,4 @@
-"""A model's `item` as a function of ids alone, which is what an index can be held against."""
+"""Turns a model's `item` into a function of ids alone, so that an index can be compared with it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,10 +11,10 @@ ItemFunction = Callable[[tf.Tensor], tf.Tensor]
 
 
 def item_of_ids(item: Any) -> ItemFunction | None:
-    """Embeddings [n, d] of int64 ids [n] by `item(features)`; None where there is no such function.
+    """Returns a function from int64 ids [n] to embeddings [n, d] that calls `item(features)`; None if there is none.
 
-    It is called with its one feature, which is `item_id` where it does not say its features. One that wants more than
-    ids cannot be asked; the log says so.
+    `item` is called with its one feature, which is taken to be `item_id` if it does not declare any. An `item` that
+    takes more than ids cannot be called, and the log says so.
     """
     if not callable(item):
         return None
@@ -25,7 +25,7 @@ def item_of_ids(item: Any) -> ItemFunction | None:
     if spec is not None:
         if not isinstance(spec, Mapping) or len(spec) != 1:
             listed = ", ".join(spec) if isinstance(spec, Mapping) else repr(spec)
-            outcome("export", f"`item` takes {listed}: without ids alone the index is not held against it")
+            outcome("export", f"`item` takes {listed}: the index is not compared with it, as it takes more than ids")
             return None
         ((name, one),) = spec.items()
         dtype = one.dtype
@@ -33,7 +33,7 @@ def item_of_ids(item: Any) -> ItemFunction | None:
 
 
 def item_of_signature(signature: Any) -> ItemFunction | None:
-    """The same of a SavedModel's signature."""
+    """Returns the same function for the signature `item` of a SavedModel; None if it takes more than one input."""
     takes = signature.structured_input_signature[1]
     if len(takes) != 1:
         return None
@@ -42,7 +42,7 @@ def item_of_signature(signature: Any) -> ItemFunction | None:
 
 
 def _spec_of(item: Any) -> Any:
-    """What a tf.function, or a restored one, takes as its one argument; None where it does not say."""
+    """Returns the spec of the one argument of a tf.function, restored or not; None if it has none."""
     signature = getattr(item, "input_signature", None)
     for concrete in getattr(item, "concrete_functions", None) or []:
         signature = signature or concrete.structured_input_signature[0]

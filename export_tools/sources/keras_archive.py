@@ -1,4 +1,4 @@
-"""A Keras archive of a ranking model: user features and one item embedding in, one score out."""
+"""The source of a Keras archive with a ranking model that takes user features and one item embedding."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ from tfserving_ext.models import UserTensors
 
 
 def keras_source(path: Path, seeds: str | None, item_input: str = "", output: str = "") -> Source:
-    """The source of a functional Keras model that ranks one item for one user.
+    """Makes the source of a functional Keras model that scores one item for one user.
 
     Its inputs, however they are nested, are user features, each [B, ...], and an item embedding [B, d]; its output is
-    one score per row. Every candidate becomes a row, beside which the user's features are repeated. The model is called
-    as it was built. An input's name is its key where the inputs are a dict, else the one that it was made with.
+    one score per row. Every candidate becomes a row, next to a copy of the user's features. The model is called with
+    inputs nested as it was built. An input's name is its key if the inputs are a dict, else the name it was made with.
 
     Args:
-      path: a .keras archive; code in it is refused.
+      path: a .keras archive; one that contains code is refused.
       seeds: the feature that holds the user's own item ids.
       item_input: the input that takes the item embedding; by default the one whose name begins with `item_emb`.
-      output: which of several outputs is the score.
+      output: the output that is the score, if there are several.
 
     Raises:
-      NannError: it does not load, or is not such a model.
+      NannError: the archive does not load, or holds another kind of model.
     """
     model, taken, given = _functional(path)
     inputs = _by_name(taken)
@@ -37,8 +37,11 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
     item_name = _item_input(path, model, inputs, item_input)
     for name, tensor in inputs.items():
         if tensor.sparse or tensor.shape[0] is not None:
-            wrong = "is sparse" if tensor.sparse else f"has a fixed batch, of {tensor.shape[0]}"
-            raise NannError(f"input {name} of {path} {wrong}; requests carry dense tensors of any batch: build it anew")
+            wrong = "is sparse" if tensor.sparse else f"has a fixed batch size of {tensor.shape[0]}"
+            raise NannError(
+                f"input {name} of {path} {wrong}; requests carry dense tensors of any batch size: build the model anew "
+                "with such an input"
+            )
     if output and output not in outputs:
         raise NannError(f"{path} has no output {output!r}; its outputs are {_listed(outputs)}")
     if not output and len(outputs) != 1:
@@ -46,7 +49,7 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
     score_name = output or next(iter(outputs))
     if tuple(outputs[score_name].shape[1:]) not in ((), (1,)):
         raise NannError(
-            f"output {score_name} of {path} has shape {list(outputs[score_name].shape)}, a score has [None] or "
+            f"output {score_name} of {path} has shape {list(outputs[score_name].shape)}, a score must have [None] or "
             f"[None, 1]; its outputs are {_listed(outputs)}"
         )
     place = list(outputs).index(score_name)
@@ -73,7 +76,7 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
 
 
 def _functional(path: Path) -> tuple[Any, Any, Any]:
-    """The model, its inputs and its outputs, as they are nested."""
+    """Loads the model; returns it with its inputs and outputs, nested as it has them."""
     try:
         # Safe mode refuses archives that carry Python code.
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -83,8 +86,8 @@ def _functional(path: Path) -> tuple[Any, Any, Any]:
         return model, model.input, model.output
     except AttributeError as error:
         raise NannError(
-            f"{path} is a {type(model).__name__}, it must be a functional model, keras.Model(inputs, outputs), "
-            "of user features and an item embedding; export others as MODULE:NAME, with functions `user` and `score`"
+            f"{path} is a {type(model).__name__}, it must be a functional model, keras.Model(inputs, outputs), that "
+            "takes user features and an item embedding; export others as MODULE:NAME, with functions `user` and `score`"
         ) from error
 
 
@@ -93,15 +96,15 @@ def _flat(structure: Any) -> list[Any]:
 
 
 def _by_name(structure: Any, names: Sequence[str] = ()) -> dict[str, Any]:
-    """The tensors of a structure, in its order, by the last key on their way, or else by `names` or their own names."""
-    ways = keras.tree.flatten_with_path(structure)
+    """Names the tensors of a structure, in its order, by the last key on their path, else by `names` or their own."""
+    paths = keras.tree.flatten_with_path(structure)
     found = []
-    for place, (way, tensor) in enumerate(ways):
-        keys = [part for part in way if isinstance(part, str)]
+    for place, (path, tensor) in enumerate(paths):
+        keys = [part for part in path if isinstance(part, str)]
         found.append(keys[-1] if keys else names[place] if names else tensor.name)
-    if len(set(found)) < len(found):  # Nested, or one layer used twice.
-        found = ["/".join(map(str, way)) for way, _ in ways]
-    return {name: tensor for name, (_, tensor) in zip(found, ways, strict=True)}
+    if len(set(found)) < len(found):  # Keys repeat where dicts are nested, and names where a layer is used twice.
+        found = ["/".join(map(str, path)) for path, _ in paths]
+    return {name: tensor for name, (_, tensor) in zip(found, paths, strict=True)}
 
 
 def _listed(tensors: Mapping[str, Any]) -> str:
@@ -109,10 +112,10 @@ def _listed(tensors: Mapping[str, Any]) -> str:
 
 
 def _item_input(path: Path, model: Any, inputs: Mapping[str, Any], wanted: str) -> str:
-    """The name of the input that takes the item embedding.
+    """Returns the name of the input that takes the item embedding.
 
     Raises:
-      NannError: it is not clear which, or it takes something else.
+      NannError: it is not clear which input that is, or the input takes something else.
     """
     found = [wanted] if wanted else [name for name in inputs if name.startswith("item_emb")]
     if len(found) != 1 or found[0] not in inputs:
@@ -125,7 +128,7 @@ def _item_input(path: Path, model: Any, inputs: Mapping[str, Any], wanted: str) 
         return found[0]
     kind = f"input {found[0]} of {path} takes {tensor.dtype} {list(tensor.shape)}"
     if tensor.dtype.startswith("float"):
-        raise NannError(f"{kind}, an item embedding is [None, d]; its inputs are {_listed(inputs)}")
+        raise NannError(f"{kind}, an item embedding must be [None, d]; its inputs are {_listed(inputs)}")
     raise NannError(
         f"{kind}, which are ids; the search hands the scorer embeddings, float32 [None, d]. "
         f"{_how_to_split(model, tensor)}"
@@ -133,10 +136,10 @@ def _item_input(path: Path, model: Any, inputs: Mapping[str, Any], wanted: str) 
 
 
 def _how_to_split(model: Any, tensor: Any) -> str:
-    """What to do with a model that takes item ids: the lines that split it where they have become vectors."""
+    """Returns the lines that split a model that takes item ids, at the layer that turns these into vectors."""
     layer = _embedding_layer(model, tensor)
-    words = f"behind {layer!r}" if layer else "behind the layer that makes a vector of them, here THE_LAYER"
-    return f"""Split the model {words}: index what the first half gives, export the second.
+    words = f"after {layer!r}" if layer else "after the layer that turns ids into vectors, here THE_LAYER"
+    return f"""Split the model {words}: index the output of the first half, export the second.
     item = model.get_layer({layer or "THE_LAYER"!r}).output
     ids = [tensor for tensor in model.inputs if tensor.name == {tensor.name!r}]
     users = [tensor for tensor in model.inputs if tensor.name != {tensor.name!r}]
@@ -146,7 +149,7 @@ def _how_to_split(model: Any, tensor: Any) -> str:
 
 
 def _embedding_layer(model: Any, tensor: Any) -> str:
-    """The layer that makes one vector of the input `tensor`, going by what takes it alone; "" where there is none."""
+    """Returns the first layer that makes one vector of the input `tensor` and nothing else; "" if there is none."""
     behind, embedded = {id(tensor)}, False
     for layer in model.layers:
         try:

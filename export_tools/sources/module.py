@@ -1,4 +1,4 @@
-"""An object with `user` and `score`: a tf.Module, a Keras model, anything."""
+"""The source of any Python object with `user` and `score`, such as a tf.Module or a Keras model."""
 
 import contextlib
 import importlib
@@ -19,18 +19,19 @@ from tfserving_ext.errors import NannError
 def import_module_source(
     text: str, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None, output: str = ""
 ) -> Source:
-    """The source of `MODULE:NAME`, an object, or a class or function without arguments that makes one.
+    """Makes the source of `MODULE:NAME`, an object, or a class or function without arguments that makes one.
 
     Raises:
-      NannError: there is no such module or name, it fails or wants arguments, or what it makes is no retrieval model.
+      NannError: there is no such module or name, the class or function fails or takes arguments, or the object is not a
+        retrieval model.
     """
     module_name, _, name = text.partition(":")
-    # As `python -m` does: what lies in the current folder can be imported.
+    # Modules in the current folder can be imported, as with `python -m`.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # Whatever code that is not ours raises.
+    except Exception as error:  # The model's own code may raise anything.
         raise NannError(f"cannot import {text}: {type(error).__name__}: {error}") from error
     if inspect.isclass(found) or (callable(found) and not hasattr(found, "score")):
         found = _made(text, found)
@@ -38,20 +39,20 @@ def import_module_source(
 
 
 def _made(text: str, maker: Any) -> Any:
-    """What a class or function makes without arguments.
+    """Calls a class or function without arguments and returns the object that it makes.
 
     Raises:
-      NannError: it wants some, or fails.
+      NannError: it takes arguments, or fails.
     """
-    with contextlib.suppress(ValueError, TypeError):  # Of what has no signature.
+    with contextlib.suppress(ValueError, TypeError):  # Some callables have no signature to read.
         parameters = inspect.signature(maker).parameters.values()
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         wanted = [one.name for one in parameters if one.default is one.empty and one.kind not in variable]
         if wanted:
             raise NannError(
-                f"{text} wants arguments, {', '.join(wanted)}; name an object, or a function without arguments that "
-                f"makes one: def make(): return {text.partition(':')[2]}(...). What `nann train` trained is exported "
-                "by its folder"
+                f"{text} takes arguments, {', '.join(wanted)}; name an object, or a function without arguments that "
+                f"makes one: def make(): return {text.partition(':')[2]}(...). To export a model that `nann train` "
+                "trained, give its folder"
             )
     try:
         return maker()
@@ -64,20 +65,20 @@ def _made(text: str, maker: Any) -> Any:
 def module_source(
     model: Any, features: Mapping[str, tf.TensorSpec] | None = None, seeds: str | None = None, output: str = ""
 ) -> Source:
-    """The source of an object with the functions of `tfserving_ext.models.RetrievalModel`.
+    """Makes the source of an object with the functions of `tfserving_ext.models.RetrievalModel`.
 
     Args:
-      model: a tf.Module or Keras model. What its functions read must be among its variables.
-      features: what its `user` takes; by default its attribute `features`, or the input signature of its `user` where
-        that is a tf.function.
-      seeds: which feature holds the user's own item ids; by default its attribute `seeds`, or none.
-      output: the key of the scores where its `score` returns a dict of several.
+      model: the object, such as a tf.Module or a Keras model.
+      features: the features that its `user` takes; by default its attribute `features`, or the input signature of its
+        `user` if that is a tf.function.
+      seeds: the feature that holds the user's own item ids; by default its attribute `seeds`, or none.
+      output: the key of the scores, if its `score` returns a dict of several outputs.
 
     Raises:
-      NannError: it has no `user` or `score`, or does not say its features.
+      NannError: the object has no `user` or `score`, or does not declare its features.
     """
     if inspect.isclass(model):
-        raise NannError(f"{model.__name__} is a class; give an object of it, {model.__name__}()")
+        raise NannError(f"{model.__name__} is a class; give an instance of it, {model.__name__}()")
     for name in ("user", "score"):
         if not callable(getattr(model, name, None)):
             raise NannError(

@@ -1,7 +1,7 @@
-"""The artefacts of alibaba/nann: a frozen scorer, and the signature of its deployed graph.
+"""The source of a model of alibaba/nann: its frozen scorer, and the signature of its deployed graph.
 
-`convert_meta.py` wrote frozen_graph.pb, `build_opt_graph.py` exec.meta.pb or .pbtxt. The search of that deployed graph
-is this project's own op; of exec.meta only the signature is read.
+There, `convert_meta.py` writes frozen_graph.pb, and `build_opt_graph.py` exec.meta.pb or .pbtxt. This project's own op
+does the search of that deployed graph, so only the signature is read from exec.meta.
 """
 
 from pathlib import Path
@@ -25,15 +25,16 @@ USER, ITEMS, LOGITS = (
     "inference_feed_inputs/item_emb",
     "inference_fetch_outputs/logits",
 )
-# A frozen scorer computes. What reads files is refused, though TensorFlow counts it as free of side effects.
+# Ops that read files are refused, although TensorFlow counts them as stateless: a frozen scorer only computes.
 _REFUSED = ("ReadFile", "MatchingFiles")
 
 
 def original_source(folder: Path) -> Source:
-    """The source of a folder with frozen_graph.pb and, where it is there, exec.meta.pb or exec.meta.pbtxt.
+    """Makes the source of a folder with frozen_graph.pb and, optionally, exec.meta.pb or exec.meta.pbtxt.
 
     Raises:
-      NannError: a file is broken, the graph is not the original's scorer, or uses an op that TensorFlow does not have.
+      NannError: a file is damaged, the graph is not a scorer of alibaba/nann, or it uses an op that is not in this
+        TensorFlow or that a frozen scorer may not use.
     """
     path = folder / "frozen_graph.pb"
     graph = _read(path, graph_pb2.GraphDef())
@@ -59,7 +60,7 @@ def original_source(folder: Path) -> Source:
     scorer = imported.prune([f"{USER}:0", f"{ITEMS}:0"], f"{LOGITS}:0")
 
     def score(user: UserTensors, items: tf.Tensor) -> tf.Tensor:
-        logits = scorer(tf.cast(user[0], types[0]), tf.cast(items[0], types[1]))  # Of one user, so of shape [N, 1].
+        logits = scorer(tf.cast(user[0], types[0]), tf.cast(items[0], types[1]))  # [N, 1], as there is one user.
         return tf.reshape(tf.cast(logits, tf.float32), [1, -1])
 
     return Source(
@@ -76,14 +77,14 @@ def original_source(folder: Path) -> Source:
 
 
 def _read(path: Path, proto: Any) -> Any:
-    """Reads a binary proto, or a text one by its suffix .pbtxt.
+    """Reads a proto, as text if the suffix is .pbtxt, else as binary.
 
     Raises:
-      NannError: it is none.
+      NannError: the file does not hold such a proto.
     """
     try:
         if path.suffix == ".pbtxt":
-            # Ops of the original's TensorFlow stand in it: nothing is imported, so that they may.
+            # It may use ops that this TensorFlow does not have, as the graph is only read and never imported.
             return text_format.Parse(path.read_text(), proto, allow_unknown_field=True)
         proto.ParseFromString(path.read_bytes())
     except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
@@ -109,10 +110,10 @@ def _shape(path: Path, node: Any) -> list[int]:
 
 
 def _check_signature(path: Path, width: int) -> None:
-    """Checks that clients of the deployed graph can go on with the new model.
+    """Checks that clients of the deployed graph can use the new model without a change.
 
     Raises:
-      NannError: its signature is not the one that this project serves.
+      NannError: the graph's signature is not the one that this project serves.
     """
     signatures = _read(path, meta_graph_pb2.MetaGraphDef()).signature_def
     if "predict" not in signatures:

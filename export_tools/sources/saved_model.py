@@ -1,4 +1,4 @@
-"""A SavedModel with functions `user` and `score`, as `tf.saved_model.save` of a tf.Module writes it."""
+"""The source of a SavedModel with `user` and `score`, such as `tf.saved_model.save` of a tf.Module writes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +16,18 @@ from tfserving_ext.models import UserTensors
 
 
 def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Source:
-    """The source of a SavedModel whose object has the functions `user` and `score`, or that has signatures so named.
+    """Makes the source of a SavedModel whose object has the functions `user` and `score`, or signatures of these names.
 
     As functions they are those of `tfserving_ext.models.RetrievalModel`. As signatures, `user` returns the user tensors
     by name, and `score` takes them by the same names and the items as `items`.
 
+    Args:
+      folder: the SavedModel's folder.
+      seeds: the feature that holds the user's own item ids; by default, that of a model that `nann export` wrote.
+      output: the key of the scores, if the function `score` returns a dict of several outputs.
+
     Raises:
-      NannError: it does not load, or has no such functions.
+      NannError: the SavedModel does not load, or has no such functions.
     """
     try:
         loaded = tf.saved_model.load(str(folder))
@@ -57,7 +62,7 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
 
 
 def _of_an_export(folder: Path, features: Mapping[str, tf.TensorSpec]) -> tuple[str | None, dict[str, tf.Tensor]]:
-    """The seeds of a model that `nann export` wrote, and its features that may be left out; else none."""
+    """Returns the seeds and the features' defaults of a model that `nann export` wrote; none for any other model."""
     if not (folder / FILE).exists():
         return None, {}
     graph = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0]
@@ -68,7 +73,7 @@ def _of_an_export(folder: Path, features: Mapping[str, tf.TensorSpec]) -> tuple[
 
 
 def _features(folder: Path, user: Any) -> dict[str, tf.TensorSpec]:
-    """The features that a restored function takes: a dict as its one argument."""
+    """Returns the features that a restored function takes as a dict, its first argument."""
     for concrete in getattr(user, "concrete_functions", []):
         arguments, _ = concrete.structured_input_signature
         if arguments and isinstance(arguments[0], dict):
@@ -93,6 +98,6 @@ def _from_signatures(loaded: Any) -> tuple[Any, Any, dict[str, tf.TensorSpec]]:
     taken = set(score_signature.structured_input_signature[1])
     if taken != wanted:
         raise NannError(
-            f"signature score takes {sorted(taken)}, it must take what user returns, and items: {sorted(wanted)}"
+            f"signature score takes {sorted(taken)}, it must take the outputs of user, and items: {sorted(wanted)}"
         )
     return user, score, dict(user_signature.structured_input_signature[1])

@@ -1,4 +1,4 @@
-"""What must hold of `nann explain` and `nann inspect` on any export."""
+"""Checks of `nann explain` and `nann inspect` that must hold for every export."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -11,7 +11,7 @@ from export_tools.manifest import read_manifest
 
 
 def sums_agree_with_the_report(found: Explanation) -> None:
-    """The sums over the nodes that are shown are those that the passes count."""
+    """Checks that the sums over the nodes shown are those that the passes report."""
     assert found.before is not None
     assert found.after is not None
     before, after = found.costs(found.before), found.costs(found.after)
@@ -21,12 +21,12 @@ def sums_agree_with_the_report(found: Explanation) -> None:
 
 
 def check_explained(saved_model: Path, folder: Path, exact: bool = True) -> Explanation:
-    """The tables and the drawing of an export as it stands, and its line in `nann inspect`.
+    """Checks the tables and the drawing of an export, and its line in `nann inspect`.
 
     Args:
-      saved_model: what `nann export` wrote.
-      folder: for the drawing.
-      exact: False where searches ask for the shapes of a user's tensors, for which the sums may count other nodes.
+      saved_model: the folder that `nann export` wrote.
+      folder: a folder for the drawing.
+      exact: False if the scorer uses the shapes of a user's tensors; the sums may then count other nodes.
     """
     drawing = folder / "explained.svg"
     found = explain(saved_model, drawing)

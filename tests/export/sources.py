@@ -1,4 +1,4 @@
-"""Small real models of every kind that can be exported, over one index of trained embeddings."""
+"""Small working models of every kind that can be exported, all for one index of trained embeddings."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ class Ranker(tf.Module):
 
 
 def keras_ranker(world: SimpleNamespace, path: Path) -> keras.Model:
-    """A functional model, fitted to tell what a user bought next from what others did, in a .keras archive."""
+    """Writes a .keras archive with a functional model, fitted to tell a user's next purchase from those of others."""
     keras.utils.set_random_seed(5)
     user = keras.Input([DIM], name="user_vector")
     age = keras.Input([1], name="age")
@@ -70,7 +70,7 @@ def keras_ranker(world: SimpleNamespace, path: Path) -> keras.Model:
 
 
 def original_artefacts(world: SimpleNamespace, folder: Path) -> None:
-    """What the scripts of alibaba/nann leave behind, here of the world's trained model and index."""
+    """Writes the files that the scripts of alibaba/nann write, for the trained model and index of `world`."""
     model = load_model(world.model).model
 
     @tf.function(
@@ -87,7 +87,7 @@ def original_artefacts(world: SimpleNamespace, folder: Path) -> None:
         sequence = tf.compat.v1.placeholder(tf.float16, [1, model.config.history_length, DIM], USER)
         items = tf.compat.v1.placeholder(tf.float16, [None, DIM], ITEMS)
         feeds = [tensor.name.split(":")[0] for tensor in frozen.inputs]
-        # The original feeds half precision and casts behind the placeholders.
+        # alibaba/nann feeds half precision and casts after the placeholders.
         casts = [tf.cast(sequence, tf.float32), tf.cast(items, tf.float32)]
         (found,) = tf.graph_util.import_graph_def(
             frozen.graph.as_graph_def(), dict(zip(feeds, casts, strict=True)), [frozen.outputs[0].name], name="scorer"
@@ -98,7 +98,7 @@ def original_artefacts(world: SimpleNamespace, folder: Path) -> None:
     (folder / "frozen_graph.pb").write_bytes(graph_def.SerializeToString())
 
     meta = meta_graph_pb2.MetaGraphDef()
-    meta.graph_def.node.add(name="blaze", op="BlazeXlaOp")  # Of the original's TensorFlow; nobody can run it today.
+    meta.graph_def.node.add(name="blaze", op="BlazeXlaOp")  # An op that only alibaba/nann's TensorFlow has.
     signature = meta.signature_def["predict"]
     for name, dtype, shape in (
         ("comm_seq", tf.float16, [1, model.config.history_length * DIM]),

@@ -1,4 +1,4 @@
-"""A drawing is well-formed whatever the names are, and its nodes stand apart."""
+"""A drawing is well-formed whatever the names of nodes, and its nodes do not overlap."""
 
 import random
 import xml.etree.ElementTree as ET
@@ -36,7 +36,7 @@ def test_nodes_do_not_overlap_and_edges_go_down(seed):
         name: rng.choices(names[:index], k=rng.randrange(min(index, 3) + 1)) if index else []
         for index, name in enumerate(names)
     }
-    # What is late may hang on nothing that is not.
+    # A late node takes only late nodes.
     late: set[str] = set()
     for name in names:
         if set(inputs[name]) <= late and rng.random() < 0.5:

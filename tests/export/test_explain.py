@@ -1,4 +1,4 @@
-"""What `nann explain` says of a scorer is what the passes say, and it says it of any SavedModel."""
+"""`nann explain` agrees with the passes' own reports, and reads the scorer of any SavedModel."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def nann(*arguments):
 
 @pytest.fixture(scope="module")
 def plain(world, tmp_path_factory):
-    """An export whose scorer is the model's own."""
+    """An export whose scorer was not rewritten."""
     target = tmp_path_factory.mktemp("plain") / "nann" / "1"
     return export(world.model, world.index, target, Defaults(k=20), options=ExportOptions(rewrite=False))
 
@@ -49,8 +49,8 @@ def folded(world, tmp_path_factory):
 
 
 def rewritten(saved_model, fold_items):
-    """The passes' own report on the function `score` of a SavedModel."""
-    loaded = tf.saved_model.load(str(saved_model))  # Keeps the variables.
+    """Returns the passes' own report on the function `score` of a SavedModel."""
+    loaded = tf.saved_model.load(str(saved_model))  # Kept in a local, so that the variables stay alive.
     score = loaded.score
     *user, items = tf.nest.flatten(score.concrete_functions[0].structured_input_signature[0])
     user = [tf.TensorSpec([1, *spec.shape[1:]], spec.dtype) for spec in user]
@@ -117,7 +117,7 @@ def test_a_drawing_has_every_node_and_needs_nothing_else(folded, tmp_path, suffi
 
 
 class Scaled(tf.Module):
-    """A network whose variables have every rank from 0 to 3, and a history of any length."""
+    """A network with variables of every rank from 0 to 3, for a history of any length."""
 
     def __init__(self):
         super().__init__()
@@ -135,7 +135,7 @@ class Scaled(tf.Module):
 
 @pytest.mark.parametrize("fold_items", [False, True])
 def test_variables_of_any_rank(tmp_path, fold_items):
-    """First contact, line 13: a scalar among them, and the demo's own model could not be explained."""
+    """A scalar variable once made `explain` fail, also on the demo's own model."""
     tf.saved_model.save(Scaled(), str(tmp_path / "model"))
     found = explain(tmp_path / "model", tmp_path / "x.svg", fold_items=fold_items)
     assert found.report == rewritten(tmp_path / "model", fold_items).report
@@ -144,7 +144,7 @@ def test_variables_of_any_rank(tmp_path, fold_items):
 
 
 class Counted(tf.Module):
-    """Every kind of dependence and of product, small enough to count by hand."""
+    """A scorer with every kind of dependence and product, small enough to count its costs by hand."""
 
     def __init__(self):
         super().__init__()
@@ -161,7 +161,7 @@ class Counted(tf.Module):
         return tf.add(tf.reduce_sum(both, -1)[None, :], dots, name="total")
 
 
-# op, shape, depends on, multiply-adds and elements per item or user.
+# For each node: op, shape, what it depends on, and multiply-adds and elements per item or user.
 COUNTED = {
     "item": ("MatMul", "[n, 8]", "item", DIM * 8, 8),
     "taste": ("MatMul", "[1, 8]", "user", 6 * 8, 8),
@@ -187,7 +187,7 @@ def test_nodes_are_costed_as_by_hand(tmp_path):
         (before["joined"].name, "[n, 8]"),
         (before["weights"].name, "[8, 5]"),
     ]
-    # What does not depend on the items runs once per request, as it is.
+    # Nodes that do not depend on items run once per request.
     assert {"taste", "weights"} <= {node.label for node in found.after if node.runs == "request"}
     assert "item" in {node.label for node in found.after if node.runs == "batch"}
 
@@ -224,7 +224,7 @@ class Scripted(tf.Module):
 
 
 def test_exports_with_and_without_passes(plain, folded, tmp_path):
-    """First contact, line 13: every kind of export is explained as it stands; see also the tests that export others."""
+    """Tests of other kinds of models explain their exports as well (`explained.py`)."""
     assert check_explained(folded, tmp_path).at_export
     assert not check_explained(plain, tmp_path).at_export
 
@@ -245,7 +245,7 @@ def test_a_scorer_of_anything_is_read(tmp_path):
     products = sum(node.multiply_adds for node in found.before)
     assert products == DIM * 8 + 8 * 4 + 4
     assert not found.report or products == found.report[0].multiply_adds_before
-    # What comes out of the loop has a shape that nobody knows.
+    # The output of the loop has an unknown shape.
     (unknown,) = [node for node in found.before if not node.known]
     assert unknown.op == "BatchMatMulV2"
     assert f"shapes are not known: {unknown.label}" in summary(found)
@@ -253,7 +253,7 @@ def test_a_scorer_of_anything_is_read(tmp_path):
 
 
 class Other(tf.Module):
-    """No scorer."""
+    """Makes a model without a scorer."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, 4])])
     def score(self, numbers):
@@ -273,12 +273,12 @@ def empty(folded, tmp_path):
 
 
 def contradicting(folded, tmp_path):
-    """The search's scorer is a function that is not there."""
+    """Makes the search's scorer a function that does not exist."""
     (tmp_path / "saved_model.pb").write_bytes(changed(folded, "function"))
 
 
 def endless(folded, tmp_path):
-    """A scorer that calls itself."""
+    """Makes a scorer that calls itself."""
     saved = saved_model_pb2.SavedModel.FromString((folded / "saved_model.pb").read_bytes())
     functions = {each.signature.name: each for each in saved.meta_graphs[0].graph_def.library.function}
     nodes = [node for function in functions.values() for node in function.node_def]
@@ -317,7 +317,7 @@ def changed(folded, name):
         (other, "it has no scorer"),
         (contradicting, "which is not in its library"),
         (endless, "nested more than 50 deep"),
-        (strange_manifest, "is not as `nann export` writes it"),
+        (strange_manifest, "is not in the form that `nann export` writes"),
     ],
 )
 def test_what_is_no_scorer_is_refused_in_one_line(folded, tmp_path, make, words):

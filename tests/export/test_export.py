@@ -30,7 +30,7 @@ print(json.dumps({key: value.numpy().tolist() for key, value in answer.items()})
 """
 
 
-# What a signature's function has to be given; a server fills it in.
+# The inputs that a signature's function needs when it is called directly; a server fills them in from the defaults.
 PARAMETERS = {"frontier": 16, "pool": 200, "max_steps": 1000, "budget": 0, "deadline_ms": 0}
 PARAMETER_TENSORS = {
     key: tf.constant(value, tf.int64 if key == "budget" else tf.int32) for key, value in PARAMETERS.items()
@@ -39,7 +39,7 @@ PARAMETER_TENSORS = {
 
 @pytest.fixture(scope="module")
 def request_and_answer(world):
-    """A request for three users, and what the search in this process answers."""
+    """A request for three users, and the answer of the search in this process."""
     trained, index = load_model(world.model), Index.open(world.index)
     cases = world.sequences.cases("test")
     user = tuple(part[:3] for part in user_tensors(trained, world.sequences, cases))
@@ -75,7 +75,7 @@ def test_answers_in_a_fresh_process_from_another_directory(world, tmp_path, requ
     request, expected = request_and_answer
     moved = tmp_path / "elsewhere" / "7"
     shutil.copytree(world.saved_model, moved)
-    hidden = world.index.rename(world.root / "hidden_index")  # The model must live on its own assets.
+    hidden = world.index.rename(world.root / "hidden_index")  # The export must use only its own assets.
     try:
         answer = ask(moved, request)
     finally:
@@ -114,7 +114,7 @@ WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
 def flip(path):
-    """Changes one byte in the middle and leaves the size as it is."""
+    """Changes one byte in the middle; the size stays the same."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -146,7 +146,7 @@ def without_manifest(break_it):
         (lambda folder: (folder / "assets" / "neighbors_0.bin").unlink(), "neighbors_0.bin is missing"),
         (lambda folder: flip(folder / "assets" / "neighbors_0.bin"), "neighbors_0.bin does not have the checksum"),
         (lambda folder: flip(folder / "variables" / "variables.data-00000-of-00001"), "does not have the checksum"),
-        (lambda folder: (folder / "assets" / "more.bin").touch(), "more.bin is not of this export"),
+        (lambda folder: (folder / "assets" / "more.bin").touch(), "more.bin is not part of this export"),
         (lambda folder: (folder / MANIFEST).write_text("[]"), "does not describe an export"),
         (lambda folder: write_manifest(folder, format_version=99), "format version 99, this release reads 1"),
         (lambda folder: write_manifest(folder, files=[1]), "files must be an object"),
@@ -182,7 +182,7 @@ def test_verify_takes_a_model_of_others(tmp_path):
 
 @pytest.mark.slow
 def test_verify_refuses_a_graph_that_does_not_find(world, tmp_path):
-    """An index whose edges lead nowhere loads and answers; only its answers are bad."""
+    """An index whose edges lead nowhere loads and answers, but its answers are bad."""
     opened = Index.open(world.index)
     n = len(opened.item_ids)
     loops = [Layer(np.arange(n + 1), np.arange(n, dtype=np.int32))] * 2
@@ -199,7 +199,7 @@ def test_verify_refuses_a_graph_that_does_not_find(world, tmp_path):
 
 
 def test_a_broken_index_inside_an_export_is_named_by_its_own_files(world, tmp_path):
-    """First contact, line 4: messages named files of a temporary folder."""
+    """Errors name the export's files, not those of a temporary folder."""
     copy = shutil.copytree(world.saved_model, tmp_path / "1")
     path = copy / "assets" / "item_ids.bin"
     ids = np.fromfile(path, "<i8")
@@ -264,7 +264,7 @@ def test_requests_are_checked(world):
         with pytest.raises(tf.errors.InvalidArgumentError) as error:
             retrieve(**{**good, name: value})
         assert words in str(error.value)
-    assert retrieve(**good)["item_ids"].shape == (2, 3)  # And it goes on answering.
+    assert retrieve(**good)["item_ids"].shape == (2, 3)  # Requests after a refused one are answered.
 
 
 def test_no_users_no_answers(world):
@@ -306,7 +306,7 @@ print(resident("RssAnon") - anonymous, resident("RssFile") - file, mapped // 102
 
 
 def test_a_loaded_model_maps_its_tables(world, tmp_path):
-    """200 MB of tables: mapped whole, resident hardly at all, neither as anonymous nor as file-backed pages."""
+    """200 MB of tables are mapped whole, but almost none of it is resident, as anonymous or file-backed pages."""
     big = shutil.copytree(world.saved_model, tmp_path / "big")
     with exported_index(world.saved_model, read_manifest(world.saved_model)) as opened:
         n = 200_000_000 // (4 * opened.dim)

@@ -1,4 +1,4 @@
-"""First contact, line 16: features of fixed extents, as most rankers are written, are exported, checked and served."""
+"""Models whose features have fixed extents, as those of most rankers have, are exported, checked and served."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ TABLE = np.random.default_rng(5).normal(size=[ITEMS, DIM]).astype(np.float32)
 
 
 class Pooled(tf.Module):
-    """The dot product with the mean of the history's vectors, beside features that are read and count for nothing."""
+    """Scores by the dot product with the mean of the history's vectors; reads other features without using them."""
 
     def __init__(self, length, dtype, others=None):
         super().__init__()
@@ -34,7 +34,7 @@ class Pooled(tf.Module):
         self.table = tf.Variable(TABLE)
 
     def user(self, features):
-        # Only of so many ids is this a mean of each user's own.
+        # This is the mean of each user's own ids only if the history has exactly this length.
         rows = tf.gather(self.table, tf.reshape(features["history"], [-1, self.length]))
         read = [tf.strings.length(f) if f.dtype == tf.string else f for f in features.values()]
         nothing = sum(tf.cast(tf.reduce_sum(f), tf.float32) for f in read) * 0
@@ -63,7 +63,7 @@ OTHERS = {
     "tags": tf.TensorSpec([None, 5], tf.string),
     "grid": tf.TensorSpec([None, 2, 3], tf.float32),
 }
-# Name, number of ids, and how the model is made.
+# For each model: its name, the number of ids it takes, and how it is made.
 MODELS = {
     "beside_others": (50, lambda root: Pooled(50, tf.int64, OTHERS)),
     "short_of_int32": (3, lambda root: Pooled(3, tf.int32)),
@@ -88,7 +88,7 @@ def exported(request, index, tmp_path_factory):
 
 
 def request_of(exported, users, rng):
-    """Histories of as many ids as the model takes, and ones for all else."""
+    """Returns histories of as many ids as the model takes, and ones for all other features."""
     spec = exported.servable.signature("retrieve").proto
     inputs = {}
     for name, info in spec.inputs.items():
@@ -117,14 +117,14 @@ def test_every_tool_knows_the_length(exported, index, tmp_path):
     assert checked["coverage"] >= 0.9
     assert f"[?, {exported.length}]" in inspect(exported.path)["signatures"]["retrieve"]["inputs"]["history"]["type"]
     assert explain(exported.path).before is not None
-    renewed = load_servable(reuse(exported.path, index, tmp_path / "2"))  # Its records are answered here.
+    renewed = load_servable(reuse(exported.path, index, tmp_path / "2"))  # Loading runs its warm-up records.
     signature = renewed.signature("retrieve")
     for inputs in make_inputs(ModelSpec(name="m", signature="retrieve", requests=3), renewed.signature_defs, 0):
         assert signature.run(inputs)["num_results"].tolist() == [10]
 
 
 def test_warm_up_grows_batches_beyond_the_length(exported):
-    """A request cannot carry 256 ids where the model takes 3, yet the scorer should have seen such a batch."""
+    """A request cannot carry 256 ids if the model takes 3, but the warm-up must still run a batch of that size."""
     scored, most = [], min(exported.length, ITEMS)
     for record in predict_requests(exported.path):
         inputs = {name: tf.make_ndarray(value) for name, value in record.inputs.items()}
@@ -157,7 +157,7 @@ def test_an_empty_list_of_exclusions_has_any_rank(exported):
 
 
 class One(Pooled):
-    """Traced for one user: of several it would make one, the mean of all."""
+    """A model traced for one user; given several, it would return the mean of all."""
 
     @tf.function(input_signature=[{"history": tf.TensorSpec([1, 50], tf.int64)}])
     def user(self, features):

@@ -1,4 +1,4 @@
-"""An index of other embeddings than the model's, or of ids in another order, is refused; new items are not."""
+"""An index with other embeddings than the model's, or with ids in another order, is refused; new items are not."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ PERMUTED = np.random.default_rng(1).permutation(ITEMS)
 
 
 class Dot(tf.Module):
-    """A model with `item`; one vector stands for all items that it does not know."""
+    """A model with `item`, which returns one and the same vector for all items that the model does not know."""
 
     features = {"vector": tf.TensorSpec([None, DIM])}  # noqa: RUF012
 
@@ -48,7 +48,7 @@ def made(path, ids=IDS, embeddings=EMBEDDINGS, dtype="float32"):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_ids_in_another_order_than_their_embeddings_are_refused(tmp_path, dtype):
-    """First contact, line 18: it exported and verified, and every answer was the wrong product."""
+    """Such a model would load and answer, but every answer would be a wrong item."""
     index = made(tmp_path / "index", IDS[PERMUTED], dtype=dtype)
     with pytest.raises(NannError) as error:
         export(Dot(), index, tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
@@ -67,7 +67,7 @@ def test_ids_in_another_order_than_their_embeddings_are_refused(tmp_path, dtype)
 @pytest.mark.medium
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
-    """First contact, line 18: rounding is no other embedding, at export and when the sample is checked again."""
+    """Rounding does not count as another embedding, at export or when `verify` checks the sample again."""
     target = export(
         Dot(),
         made(tmp_path / "index", dtype=dtype),
@@ -88,7 +88,6 @@ def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
     ],
 )
 def test_embeddings_that_were_changed_on_the_way_are_refused(tmp_path, change):
-    """First contact, line 18."""
     with pytest.raises(NannError, match=r"256 of 256 sampled items differ. Perhaps it belongs to another training"):
         export(
             Dot(),
@@ -108,45 +107,45 @@ def test_another_width_and_an_item_that_cannot_be_asked(tmp_path, capsys):
         input_signature=[{name: tf.TensorSpec([None], tf.int64) for name in ("item_id", "category_id")}],
     )
     export(model, made(tmp_path / "index"), tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
-    assert "`item` takes item_id, category_id: without ids alone" in capsys.readouterr().out
+    assert "`item` takes item_id, category_id: the index is not compared with it" in capsys.readouterr().out
     assert not (tmp_path / "1" / FILES[0]).exists()
 
 
 def with_new(ids, embeddings, new=40):
-    """The items, but for some, and some that are new."""
+    """An index without some of the items, and with some new ones."""
     more = np.random.default_rng(5).normal(size=(new, embeddings.shape[1])).astype(np.float32)
     return np.concatenate([ids[50:], np.arange(new) + 10**7]), np.concatenate([embeddings[50:], more])
 
 
 def test_new_items_are_found_after_an_export_and_after_a_swap(world, tmp_path, capsys):
-    """First contact, line 19: one rule for both; what the model does not know is scored by what the index holds."""
+    """In both cases, items that the model does not know are scored by the embeddings in the index."""
     opened = Index.open(world.index)
     ids, embeddings = with_new(np.asarray(opened.item_ids), np.asarray(opened.embeddings()))
     index = made(tmp_path / "index", ids, embeddings)
     exported = export(world.model, index, tmp_path / "1", Defaults(k=len(ids)))
     swapped = reuse(world.saved_model, index, tmp_path / "2")
     said = capsys.readouterr().out
-    for known_to in ("the model", "the exported index"):  # A model that was exported is not asked what it knows.
+    for known_to in ("the model", "the exported index"):  # A swap cannot ask the model which items it knows.
         assert said.count(f"40 of {len(ids)} items are new to {known_to}:") == 1
     request = {"item_history": ids[None, :9], "k": np.int32(len(ids)), "pool": np.int32(len(ids))}
     one, two = (load_servable(each).signature("retrieve").run(request) for each in (exported, swapped))
     np.testing.assert_array_equal(one["item_ids"], two["item_ids"])
-    assert np.isin(np.arange(40) + 10**7, one["item_ids"]).mean() > 0.9  # But for those that no walk meets.
+    assert np.isin(np.arange(40) + 10**7, one["item_ids"]).mean() > 0.9  # The rest cannot be reached in the graph.
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("fails", [lambda features: 1 // 0, lambda features: {}["item_id"]])
 def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails):
-    """First contact, line 18: whoever inherits a stub of `item` exports as whoever has none."""
+    """A model that inherits a stub of `item` is exported like one without `item`."""
     model = Dot()
     model.item = fails
     export(model, made(tmp_path / "index"), tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
-    assert "the index is not held against `item`, which fails: " in capsys.readouterr().out
+    assert "the index is not compared with `item`, which fails: " in capsys.readouterr().out
 
 
 @pytest.mark.medium
 def test_the_only_new_item_of_a_sample_is_new(tmp_path):
-    """First contact, line 19: no other item has its vector then; one wrong item of a model that knows it is refused."""
+    """No other item then has the same vector; a single wrong item that the model knows is still refused."""
     new = [10**7]
     index = made(tmp_path / "index", *with_new(IDS[:250], EMBEDDINGS[:250], new=1))
     target = export(Dot(), index, tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
@@ -161,7 +160,7 @@ def test_the_only_new_item_of_a_sample_is_new(tmp_path):
 
 @pytest.mark.medium
 def test_new_items_of_a_module(tmp_path):
-    """First contact, line 19: a module does not say what it knows; the one vector of all others tells."""
+    """A module does not declare which items it knows; those it does not know all get the same vector."""
     ids, embeddings = with_new(IDS, EMBEDDINGS)
     target = export(
         Dot(),
@@ -182,7 +181,7 @@ def test_new_items_of_a_module(tmp_path):
 
 
 def test_verify_holds_the_index_against_what_the_model_said(world, tmp_path):
-    """First contact, line 18: also where the index holds rows of a folded scorer; all checksums are right."""
+    """The comparison also covers an index with rows of a folded scorer; here all checksums are right."""
     folder = shutil.copytree(world.saved_model, tmp_path / "1")
     manifest = read_manifest(folder)
     assert manifest["scorer"]["folded"]

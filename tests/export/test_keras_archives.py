@@ -1,4 +1,4 @@
-"""Keras archives as their users build them: any structure of inputs and outputs, any names."""
+"""Keras archives with any structure and names of inputs and outputs."""
 
 import re
 
@@ -31,7 +31,7 @@ def index(tmp_path_factory):
 
 
 def archive(path, struct, several=None):
-    """A model of the inputs that `struct` arranges; `several` arranges two outputs."""
+    """Builds a model whose inputs `struct` arranges; `several`, if given, arranges two outputs."""
     taste, age = keras.Input([DIM], name="taste"), keras.Input([1], name="age")
     item = keras.Input([DIM], name="item_embedding")
     hidden = layers.Dense(16, activation="relu")(layers.Concatenate()([taste, age, item]))
@@ -60,13 +60,13 @@ def answers(target, names):
 
 
 def scores_of(model, struct, user, place=0):
-    """Scores [ITEMS] of one user by the model, called as it was built."""
+    """Returns the scores [ITEMS] of one user, by the model called with its inputs nested as built."""
     rows = [np.repeat(VALUES[name][user : user + 1], ITEMS, axis=0) for name in ("taste", "age")]
     return keras.tree.flatten(model.predict(struct(*rows, EMBEDDINGS), verbose=0, batch_size=ITEMS))[place][:, 0]
 
 
 def check(source, model, struct, names, place=0):
-    """The source scores as the model does, called as its user would."""
+    """Checks that the source's scores are those of the model."""
     features = {new: tf.constant(VALUES[old]) for new, old in names.items()}
     scores = source.score(source.user_tensors(features), tf.repeat(EMBEDDINGS[None], 2, axis=0))
     wanted = [scores_of(model, struct, user, place) for user in range(2)]
@@ -77,7 +77,7 @@ def check(source, model, struct, names, place=0):
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 @pytest.mark.parametrize("kind", STRUCTURES)
 def test_a_model_is_called_as_it_was_built(tmp_path, kind):
-    """First contact, line 15: dict inputs in any order, nested ones, keys that no input of a SavedModel can have."""
+    """Covers dict inputs in any order, nested ones, and keys that an input of a SavedModel cannot have."""
     struct = STRUCTURES[kind]
     model = archive(tmp_path / "ranker.keras", struct)
     renamed = {"years": "user/age", "user_taste": "z"} if "not the names" in kind else {}
@@ -94,7 +94,7 @@ def test_a_model_is_called_as_it_was_built(tmp_path, kind):
     ],
 )
 def test_one_of_several_outputs_is_the_score(tmp_path, several, output, place):
-    """First contact, line 15: an output by its layer's name, or by its key in a dict."""
+    """An output is named by its layer, or by its key in a dict."""
     struct = STRUCTURES["a list"]
     model = archive(tmp_path / "ranker.keras", struct, several)
     source = open_source(tmp_path / "ranker.keras", output=output)
@@ -103,7 +103,7 @@ def test_one_of_several_outputs_is_the_score(tmp_path, several, output, place):
 
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_a_dict_model_is_served(index, tmp_path):
-    """First contact, line 15: in and out by dicts, a feature and an output by other names."""
+    """Inputs and outputs are dicts, and a feature and an output are renamed."""
     struct = STRUCTURES["a dict whose keys are not the names"]
     model = archive(tmp_path / "ranker.keras", struct, lambda click, buy: {"click": click, "buy": buy})
     names = {"years": "user/age", "user_taste": "z"}
@@ -128,8 +128,8 @@ def named(*names):
 NAMES = ("k", "SEEDS", "exclude", "item id", "class", "_hidden", "2nd")
 
 
-def test_a_name_that_no_request_can_carry_is_told_with_the_way_out(index, tmp_path):
-    """First contact, line 15: what each error says to do is done, and the model is served under these names."""
+def test_the_error_for_a_name_that_no_request_can_carry_gives_a_cure_that_works(index, tmp_path):
+    """The test follows the advice of each error, and the model is served under the new names."""
     named(*NAMES)(tmp_path / "ranker.keras")
     rename = {}
     for _ in NAMES:
@@ -175,7 +175,7 @@ def no_inputs(path):
         ),
         (named("taste"), {"rename": {"a": "b"}}, "no feature 'b'; its features are taste float32 (None, 8)"),
         (named("taste", "age"), {"rename": {"age": "taste"}}, "--feature gives one name to two features"),
-        (named("Taste", "taste"), {}, "a feature is called 'taste', which, its case aside, is the feature 'Taste'"),
+        (named("Taste", "taste"), {}, "a feature is called 'taste', which, except for case, is the feature 'Taste'"),
         (
             lambda path: archive(path, STRUCTURES["a list"], lambda click, buy: [click, buy]),
             {},
@@ -186,7 +186,6 @@ def no_inputs(path):
     ],
 )
 def test_errors_list_what_the_archive_has(index, tmp_path, make, options, words):
-    """First contact, line 15."""
     path = tmp_path / "ranker.keras"
     make(path)
     with pytest.raises(NannError) as error:
@@ -197,8 +196,8 @@ def test_errors_list_what_the_archive_has(index, tmp_path, make, options, words)
 
 @pytest.mark.medium
 @pytest.mark.parametrize("shape", [[], [1]])
-def test_what_is_said_of_a_model_of_item_ids_works(tmp_path, shape):
-    """First contact, line 15: the lines that split a model at its item embedding are run as they stand."""
+def test_the_error_for_a_model_of_item_ids_gives_lines_that_work(tmp_path, shape):
+    """The lines that split a model at its item embedding are run exactly as the error prints them."""
     path = tmp_path / "whole.keras"
     of_ids(shape)(path)
     with pytest.raises(NannError) as error:
@@ -222,7 +221,7 @@ def test_what_is_said_of_a_model_of_item_ids_works(tmp_path, shape):
 
 
 class Two(tf.Module):
-    """A module with two outputs, one of them called like an input of ours."""
+    """A module with two outputs and a feature that has the name of an input of every signature."""
 
     features = {"k": tf.TensorSpec([None, DIM])}  # noqa: RUF012
 
@@ -236,7 +235,6 @@ class Two(tf.Module):
 
 
 def test_a_module_and_a_saved_model_have_outputs_and_names_too(index, tmp_path):
-    """First contact, line 15."""
     model = Two()
     saved = tf.Module()
     saved.user, saved.score = tf.function(model.user, input_signature=[model.features]), model.score

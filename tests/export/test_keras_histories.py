@@ -1,4 +1,4 @@
-"""Keras rankers over what is of any length: pooled, masked, recurrent, several values; the passes leave the scores."""
+"""Keras rankers over features of any length, pooled, masked, recurrent or with several values, keep their scores."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def index(tmp_path_factory):
 
 
 def ranker(*features):
-    """The user's vectors beside the item's, and a layer with a bias behind them."""
+    """Concatenates the user's vectors and the item's, and adds a layer with a bias."""
     item = keras.Input([DIM], name="item_embedding")
     hidden = layers.Dense(16, activation="relu", bias_initializer="random_normal")(
         layers.Concatenate()([*(vector for _, vector in features), item])
@@ -78,12 +78,12 @@ RANKERS = {made.__name__: made for made in (pooled, masked, largest, recurrent, 
 @pytest.mark.parametrize("fold_items", [False, True])
 @pytest.mark.parametrize("name", RANKERS)
 def test_the_passes_leave_the_scores(index, tmp_path, name, fold_items):
-    """First contact, line 12: extents that nobody knows, of any kind, end neither the process nor the export."""
+    """Unknown extents of any kind make neither the process nor the export fail."""
     keras.utils.set_random_seed(3)
     RANKERS[name]().save(tmp_path / "ranker.keras")
     source = open_source(tmp_path / "ranker.keras", None)
     checked = rewrite_and_check(source, Index.open(index), fold_items)
-    assert checked is not None  # Held against the model's own scores there, on random users as well.
+    assert checked is not None  # It was compared with the model's own scores, on random users as well.
     assert [row.reason for row in checked.rewritten.report if row.name != "item_fold" and row.reason] == []
     for values in HISTORIES:
         user = source.user_tensors({name: tf.constant(values, spec.dtype) for name, spec in source.features.items()})
@@ -92,7 +92,7 @@ def test_the_passes_leave_the_scores(index, tmp_path, name, fold_items):
 
 @pytest.mark.parametrize("rewrite", [True, False])
 def test_an_export_of_one_answers_and_is_explained(index, tmp_path, rewrite):
-    """First contact, lines 12 and 13: by whole exports."""
+    """The same models, through a whole export."""
     model = masked()
     model.save(tmp_path / "ranker.keras")
     defaults = Defaults(k=ITEMS, best_first=BestFirst(pool=ITEMS))

@@ -1,4 +1,4 @@
-"""What is no feature that a request can carry, and what is named but has to be made, is told with the way out."""
+"""Errors for features that no request can carry, and for classes given in place of objects, say what to do."""
 
 import sys
 
@@ -17,7 +17,7 @@ TABLE = np.random.default_rng(0).normal(size=(50, DIM)).astype(np.float32)
 
 
 class Pooled(tf.Module):
-    """The mean of a history's vectors, of a ragged, sparse or dense history."""
+    """Scores by the mean of the vectors of a ragged, sparse or dense history."""
 
     def __init__(self, spec, ragged):
         super().__init__()
@@ -34,22 +34,22 @@ class Pooled(tf.Module):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (tf.RaggedTensorSpec([None, None], tf.int64), "'history' is a RaggedTensorSpec, of int64 (None, None)"),
-        (tf.SparseTensorSpec([None, 30], tf.string), "'history' is a SparseTensorSpec, of string (None, 30)"),
+        (tf.RaggedTensorSpec([None, None], tf.int64), "'history' is a RaggedTensorSpec, int64 (None, None)"),
+        (tf.SparseTensorSpec([None, 30], tf.string), "'history' is a SparseTensorSpec, string (None, 30)"),
         (tf.data.DatasetSpec(tf.TensorSpec([])), "allowed is a tf.TensorSpec"),
         ({"inner": tf.TensorSpec([None])}, "allowed is a tf.TensorSpec"),
         (tf.TensorSpec([None], tf.variant), "allowed is a tf.TensorSpec"),
     ],
 )
 def test_features_that_are_not_dense_are_refused(spec, words):
-    """First contact, line 17: they became dense in silence, and the answers others."""
+    """If they became dense silently, the answers would change."""
     with pytest.raises(NannError) as error:
         open_source(Pooled(spec, None))
     assert words in str(error.value)
 
 
 def test_a_restored_model_with_a_ragged_feature_is_refused(tmp_path):
-    """First contact, line 17: what a SavedModel says of its function counts as well."""
+    """The features are then those of the SavedModel's function."""
     model = Pooled(tf.RaggedTensorSpec([None, None], tf.int64), lambda features: features["history"])
     saved = tf.Module()
     saved.user = tf.function(model.user, input_signature=[model.features])
@@ -62,8 +62,8 @@ def test_a_restored_model_with_a_ragged_feature_is_refused(tmp_path):
 
 
 @pytest.mark.medium
-def test_the_way_out_of_a_ragged_feature_gives_its_answers(tmp_path):
-    """First contact, line 17: what the error says to write is written, and served."""
+def test_the_cure_for_a_ragged_feature_gives_the_same_answers(tmp_path):
+    """The test writes what the error advises, and serves the model."""
     ragged = tf.ragged.constant([[3, 4, 9], [7], [1, 2]], tf.int64)
     model = Pooled(tf.RaggedTensorSpec([None, None], tf.int64), lambda features: features["history"])
     wanted = model.user({"history": ragged})[0].numpy() @ TABLE.T
@@ -79,7 +79,7 @@ def test_the_way_out_of_a_ragged_feature_gives_its_answers(tmp_path):
 
 
 def test_users_that_are_not_dense_are_refused():
-    """First contact, line 17."""
+
     model = Pooled(tf.TensorSpec([None, None], tf.int64), tf.RaggedTensor.from_tensor)
     model.user = lambda features: (tf.RaggedTensor.from_tensor(features["history"]),)
     with pytest.raises(NannError, match="`user` returned a RaggedTensor at place 0"):
@@ -106,8 +106,7 @@ made = Dot()
 """
 
 
-def test_a_class_is_made_and_one_that_wants_arguments_says_which(tmp_path, monkeypatch):
-    """First contact, line 19: an error of the index's width is no answer to a class."""
+def test_a_class_is_called_and_the_error_for_one_that_takes_arguments_lists_them(tmp_path, monkeypatch):
     (tmp_path / "some_models.py").write_text(MODULE)
     (tmp_path / "broken_module.py").write_text("raise RuntimeError('not today')")
     monkeypatch.chdir(tmp_path)
@@ -119,12 +118,12 @@ def test_a_class_is_made_and_one_that_wants_arguments_says_which(tmp_path, monke
         scores = source.score(source.user_tensors({"vector": vector}), TABLE[None])
         np.testing.assert_allclose(scores, TABLE[:1] @ TABLE.T, rtol=1e-4, atol=1e-5)
     for text, words in (
-        ("some_models:Sized", r"some_models:Sized wants arguments, width, depth, scale; .* return Sized\(...\)"),
-        ("some_models:sized", "some_models:sized wants arguments, width;"),
+        ("some_models:Sized", r"some_models:Sized takes arguments, width, depth, scale; .* return Sized\(...\)"),
+        ("some_models:sized", "some_models:sized takes arguments, width;"),
         ("some_models:Broken", "some_models:Broken failed: RuntimeError: no weights here"),
         ("broken_module:Model", "cannot import broken_module:Model: RuntimeError: not today"),
     ):
         with pytest.raises(NannError, match=words):
             open_source(text)
-    with pytest.raises(NannError, match=r"Pooled is a class; give an object of it, Pooled\(\)"):
+    with pytest.raises(NannError, match=r"Pooled is a class; give an instance of it, Pooled\(\)"):
         open_source(Pooled)

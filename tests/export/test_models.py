@@ -1,4 +1,4 @@
-"""Any model of behaviour sequences exports, whatever its user is made of."""
+"""Any model of behaviour sequences can be exported, whatever its user tensors are."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tfserving_ext.training import Recipe, TrainingConfig, extract, fit, load_mo
 
 
 def retrieve(served, history, pool):
-    """The best ten; of a pool of all items nothing is cut off, the walk meets all that is connected."""
+    """Returns the best ten; the pool holds all items, so that the walk meets everything that is connected."""
     return served.signatures["retrieve"](
         item_history=tf.constant(history),
         category_history=tf.zeros([0, 0], tf.int64),
@@ -55,7 +55,7 @@ def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path
 
 @pytest.mark.slow
 def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
-    """With matches and pools, as `nann train` makes it; the original's request carries fewer behaviours."""
+    """The model is as `nann train` makes it; a request of alibaba/nann carries fewer behaviours."""
     quick = TrainingConfig(steps=10, batch_size=16, negatives=20)
     sizes = NannAttentionConfig(history_length=80, attention_length=40, matches=3, pools=8)
     train(world.data, tmp_path / "model", Recipe(sizes, quick, quick))

@@ -1,4 +1,4 @@
-"""A daily index for a model that stays: what is linked, what is checked, and that the answers are the new index's."""
+"""A daily index for an unchanged model: files are linked and checked, and answers come from the new index."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def arrays(world):
 
 @pytest.fixture(scope="module")
 def fewer(world, arrays, tmp_path_factory):
-    """Today's index: a third of the items is gone, and the rest in another order."""
+    """Today's index, in which a third of the items is gone and the rest is in another order."""
     order = np.random.default_rng(2).permutation(len(arrays[0]))[: len(arrays[0]) * 2 // 3]
     return build_index(arrays[0][order], arrays[1][order], tmp_path_factory.mktemp("fewer") / "index", Hnsw(threads=1))
 
@@ -48,7 +48,7 @@ def test_the_model_s_files_are_shared_and_the_old_export_stays(world, fewer, tmp
     check_files(old, read_manifest(old))
     for name in ("saved_model.pb", "variables/variables.data-00000-of-00001"):
         assert (old / name).read_bytes() == (new / name).read_bytes()
-    # One file by two names, but where the file system gives each name blocks that are shared.
+    # Hard links are one file with two names; reflinks are two files whose blocks are shared.
     shared = [(old / "saved_model.pb").samefile(new / "saved_model.pb"), (old / "saved_model.pb").stat().st_nlink == 1]
     assert any(shared)
     before = (new / "assets" / "item_ids.bin").read_bytes()
@@ -96,7 +96,7 @@ def test_an_index_of_another_kind_is_refused(world, arrays, tmp_path):
 
 @pytest.mark.slow
 def test_an_export_without_a_signature_is_not_warmed_up_in_it(world, fewer, tmp_path, monkeypatch):
-    """One that is older than the signature; TensorFlow Serving refuses a version where a record fails."""
+    """The export is older than the signature; TensorFlow Serving refuses a version if a warm-up record fails."""
     signatures = ServedModel.signatures
     monkeypatch.setattr(
         ServedModel,
@@ -110,14 +110,14 @@ def test_an_export_without_a_signature_is_not_warmed_up_in_it(world, fewer, tmp_
 
 
 def flipped(path):
-    """Changes one byte in the middle; returns what changes it back."""
+    """Changes one byte in the middle; returns a function that changes it back."""
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
     return lambda: path.write_bytes(data)
 
 
 def test_a_flipped_byte_anywhere_in_the_old_export_is_refused(world, fewer, tmp_path):
-    """First contact, line 27: a daily swap must not hand a damaged model on, whichever of its files it is in."""
+    """A daily swap must not pass on a damaged model, whichever file the damage is in."""
     old = shutil.copytree(world.saved_model, tmp_path / "1")
     names = sorted(read_manifest(old)["files"])
     kinds = {name.split("/")[0] for name in names}
@@ -139,7 +139,7 @@ def test_a_flipped_byte_anywhere_in_the_old_export_is_refused(world, fewer, tmp_
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_a_flipped_byte_anywhere_in_the_new_index_is_refused(world, arrays, tmp_path, dtype):
-    """First contact, line 27: a flipped bit of an embedding or a neighbour is within all bounds."""
+    """Only checksums can show this: an embedding or a neighbour with a flipped bit is within all bounds."""
     new = build_index(*arrays, tmp_path / "index", Hnsw(threads=1), dtype=dtype)
     for path in new.files:
         back = flipped(path)
@@ -150,8 +150,7 @@ def test_a_flipped_byte_anywhere_in_the_new_index_is_refused(world, arrays, tmp_
     assert not (tmp_path / "new").exists()
 
 
-def test_figures_of_the_old_index_do_not_stand_beside_the_new_one(world, fewer, tmp_path):
-    """First contact, line 27: what was measured on another index is no figure of this one."""
+def test_metrics_of_the_old_index_are_not_kept_for_the_new_one(world, fewer, tmp_path):
     (tmp_path / "figures.json").write_text('{"recall": 0.75}')
     old = reuse(world.saved_model, world.index, tmp_path / "1", tmp_path / "figures.json")
     assert inspect(old)["manifest"]["evaluation"] == {"recall": 0.75}

@@ -1,4 +1,4 @@
-"""Every kind of model is exported, moved, verified in a fresh process, and answers what its own scorer says."""
+"""Every kind of model is exported, moved and verified in a fresh process, and answers with its own scorer's scores."""
 
 import gc
 import json
@@ -33,7 +33,7 @@ def index(world):
 
 
 def moved(exported, tmp_path):
-    """The export in another place, verified there; the first one is gone."""
+    """Moves the export to another place and verifies it there."""
     target = tmp_path / "elsewhere" / "3"
     shutil.move(exported, target)
     check_explained(target, tmp_path)
@@ -44,12 +44,12 @@ def moved(exported, tmp_path):
 
 
 def top(index, scores, k):
-    """Ids of the best items, by scores [B, n]."""
+    """Returns the ids of the best items by scores [B, n]."""
     return np.asarray(index.item_ids)[np.argsort(-scores, axis=1, kind="stable")[:, :k]]
 
 
 def numpy_ranker(model, history, index):
-    """Scores [B, n] of `Ranker`, in NumPy."""
+    """Computes the scores [B, n] of `Ranker` in NumPy."""
     ids, table = np.asarray(index.item_ids), index.embeddings()
     rows = np.clip(np.searchsorted(ids, history), 0, len(ids) - 1)
     users = (table[rows] * (ids[rows] == history)[..., None]).sum(axis=1)
@@ -62,7 +62,7 @@ HISTORY_ROWS = np.array([[5, 17, 200], [0, 299, 44]])
 
 def check_ranker(servable, model, index):
     history = np.asarray(index.item_ids)[HISTORY_ROWS]
-    history[1, 0] = 7  # No item.
+    history[1, 0] = 7  # This id is not an item.
     scores = numpy_ranker(model, history, index)
     answer = servable.signature("retrieve").run({"item_history": history})
     np.testing.assert_array_equal(answer["item_ids"], top(index, scores, 10))
@@ -180,14 +180,14 @@ def test_the_original_s_artefacts(world, original, tmp_path):
     exported = export(original, original, tmp_path / "1", Defaults(k=20, best_first=BestFirst(pool=600)))
     servable, found = moved(exported, tmp_path)
     assert found["signatures"]["serving_default"]["top_k"]["dtype"] == "int64"
-    # The same weights by the other road; the original's table and requests are half as precise.
+    # The same weights by the usual export; alibaba/nann's table and requests have half precision.
     ours = load_servable(world.saved_model)
     rng = np.random.default_rng(4)
     comm_seq = rng.normal(size=[1, 3200]).astype(np.float16)
     request = {"comm_seq": comm_seq, "level_topn": np.array([100, 200, 200, 200, 200, 50], np.int32)}
     wanted, got = (one.signature("serving_default").run(request)["top_k"][0] for one in (ours, servable))
     assert len(set(wanted) & set(got)) >= 48
-    # By REST: no half precision, and any number of users.
+    # `retrieve`, for REST, takes single precision and any number of users.
     both = np.concatenate([comm_seq, comm_seq[:, ::-1]]).astype(np.float32)
     answer = servable.signature("retrieve").run({"comm_seq": both})
     single = servable.signature("retrieve").run({"comm_seq": both[1:]})
@@ -250,7 +250,7 @@ def test_broken_artefacts_of_the_original_are_refused(original, tmp_path, change
 
 
 class Wrong(tf.Module):
-    """A model one of whose parts is not as it has to be."""
+    """A model of which one part is wrong."""
 
     def __init__(self, features=None, user=None, score=None):
         super().__init__()
@@ -262,7 +262,7 @@ class Wrong(tf.Module):
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
-        ("nowhere", {}, "nowhere is no model; allowed are"),
+        ("nowhere", {}, "nowhere is not a model; allowed are"),
         ("no_such_module:model", {}, "cannot import no_such_module:model"),
         ("json:no_such_name", {}, "cannot import json:no_such_name"),
         (object(), {}, "object has no function 'user'"),
@@ -319,7 +319,7 @@ def test_code_in_a_keras_archive_is_not_run(world, tmp_path):
 
 @pytest.mark.slow
 def test_a_module_by_its_name_on_the_command_line(tmp_path):
-    """The example's model, from another folder, by the command."""
+    """Exports the example's model from another folder, by the command."""
     rng = np.random.default_rng(1)
     index = build_index(
         np.arange(500), rng.normal(size=(500, 8)).astype(np.float32), tmp_path / "index", Hnsw(threads=1)
@@ -362,7 +362,7 @@ def test_defaults_must_fit(world, index, tmp_path):
 
 
 class Conditional(tf.Module):
-    """A scorer with what TensorFlow keeps in functions of its own: a condition and an assertion."""
+    """A scorer with ops that TensorFlow puts into functions of their own: a condition and an assertion."""
 
     features: ClassVar = {"x": tf.TensorSpec([None, 4])}
 

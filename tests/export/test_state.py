@@ -1,4 +1,4 @@
-"""Whatever holds the state of a model, an export carries it or says that it cannot; what does not load is not kept."""
+"""An export carries the state of a model, whatever holds it, or is refused; one that does not load is not kept."""
 
 import functools
 import shutil
@@ -19,7 +19,7 @@ from tfserving_ext.serving.models import load_servable
 DIM, ITEMS = 8, 120
 WIDE = Defaults(
     k=ITEMS, best_first=BestFirst(pool=ITEMS)
-)  # All items, so that every score is held against the model's.
+)  # All items, so that every score is compared with the model's.
 EMBEDDINGS = np.random.default_rng(0).normal(size=(ITEMS, DIM)).astype(np.float32)
 
 
@@ -31,7 +31,7 @@ def index(tmp_path_factory):
 
 
 def check(model, index, tmp_path, request, wanted):
-    """The export answers `wanted` [B, ITEMS] from another folder; what it was made of is gone."""
+    """Checks that the export answers `wanted` [B, ITEMS] from another folder, after its model is gone."""
     exported = export(model, index, tmp_path / "models" / "1", WIDE)
     moved = shutil.move(exported, tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "files", ignore_errors=True)
@@ -39,14 +39,14 @@ def check(model, index, tmp_path, request, wanted):
     scores = np.take_along_axis(wanted, answer["item_ids"] - 7, axis=1)
     np.testing.assert_allclose(answer["scores"], scores, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(answer["scores"], -np.sort(-wanted, axis=1), rtol=1e-4, atol=1e-5)
-    explained = explain(moved)  # Reads the captured tables and constants by what the functions say of them.
+    explained = explain(moved)  # It reads captured tables and constants by the types that the functions give.
     for nodes in (explained.before, explained.after):
         assert [node.op for node in nodes].count("result") == 1
         assert any(node.depends == "both" for node in nodes)
 
 
 def test_tables_of_preprocessing_layers_in_a_keras_archive(index, tmp_path):
-    """First contact, line 14: StringLookup, IntegerLookup and TextVectorization, on the user's side of the score."""
+    """Covers StringLookup, IntegerLookup and TextVectorization, on the user's side of the score."""
     keras.utils.set_random_seed(1)
     country = keras.Input([], dtype="string", name="country")
     store = keras.Input([], dtype="int64", name="store")
@@ -83,7 +83,7 @@ def test_tables_of_preprocessing_layers_in_a_keras_archive(index, tmp_path):
 
 
 class Scattered(tf.Module):
-    """State where users have it: a Keras model, a plain list and dict, a closure, files, tables of every kind."""
+    """A model with state in a Keras model, a plain list and dict, a closure, files, and tables of every kind."""
 
     features: ClassVar = {"word": tf.TensorSpec([None], tf.string)}
 
@@ -115,7 +115,7 @@ class Scattered(tf.Module):
             rows *= tf.ensure_shape(counts.lookup(word), [None])[:, None] + tf.strings.to_number(
                 tf.io.read_file(weight.asset_path)
             )
-            # Randomness that changes nothing, but whose state must be there.
+            # The random numbers change nothing, but their generator's state is needed.
             return (self.tower(rows) + 0 * keras.random.uniform([DIM], seed=self.noise),)
 
         self.user = user
@@ -125,8 +125,8 @@ class Scattered(tf.Module):
         return tf.einsum("bd,bnd->bn", user[0] * self.scale(), tf.tanh(items * self.scale()))
 
 
-def test_state_that_hangs_on_nothing(index, tmp_path):
-    """First contact, line 14: no attribute that TensorFlow walks leads to most of this model's state."""
+def test_state_that_tensorflow_cannot_reach(index, tmp_path):
+    """TensorFlow does not reach most of this model's state through its attributes."""
     model = Scattered(tmp_path / "files")
     words = np.array([b"one", b"two", b"three", b"four"], object)
     (user,) = model.user({"word": tf.constant(words)})
@@ -136,7 +136,7 @@ def test_state_that_hangs_on_nothing(index, tmp_path):
 
 
 class With(tf.Module):
-    """A model that does something to its users."""
+    """A model whose `user` applies a given function."""
 
     features: ClassVar = {"vector": tf.TensorSpec([None, DIM])}
 
@@ -171,7 +171,7 @@ def of_python():
 
 
 def of_this_process():
-    """A table that only this process has filled: what is exported makes an empty one of the same name."""
+    """Uses a table that only this process has filled; the export would make an empty one of the same name."""
 
     def table():
         return tf.raw_ops.HashTableV2(key_dtype=tf.int64, value_dtype=tf.float32, shared_name="of_this_process")
@@ -200,7 +200,7 @@ def of_this_process():
 )
 @pytest.mark.parametrize("rewrite", [False, True])
 def test_what_cannot_be_exported_is_named_and_leaves_nothing(index, tmp_path, make, words, rewrite):
-    """First contact, line 14: an export loads and answers in a session of its own before its folder gets its name."""
+    """An export is loaded and answers in a session of its own before its folder gets its name."""
     with pytest.raises(NannError) as error:
         export(With(make()), index, tmp_path / "models" / "1", Defaults(k=5), options=ExportOptions(rewrite=rewrite))
     assert words in str(error.value)

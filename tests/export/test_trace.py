@@ -1,4 +1,4 @@
-"""`retrieve_trace`: the answer of `retrieve`, and where its time went; parts are compared with each other alone."""
+"""`retrieve_trace` gives the answer of `retrieve` and where its time went; times are compared only with each other."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ RUNS = 5
 
 
 class Slow(tf.Module):
-    """A dot product; its tower, or its scorer, multiplies matrices first.
+    """Scores by a dot product, after its tower or its scorer has multiplied matrices.
 
-    What takes the tower's time hangs on no input of a request: only the trace itself can keep it behind the first read
-    of the clock.
+    The tower's slow part depends on no input of a request, so only the trace itself can keep it after the first read of
+    the clock.
     """
 
     features = {"vector": tf.TensorSpec([None, 8], tf.float32)}  # noqa: RUF012
@@ -55,7 +55,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def traced(vectors, root):
-    """Three users' traces by model: the least of each part in several runs."""
+    """Traces of three users by model, with the least time of each part over several runs."""
     build_index(np.arange(3000) * 3, vectors, root / "index", Hnsw(threads=1))
     found = {}
     for name, model in {"fast": Slow(), "tower": Slow(tower=True), "scorer": Slow(scorer=True)}.items():
@@ -81,7 +81,7 @@ def test_what_is_slow_is_seen_where_it_is_and_nowhere_else(traced, model, part):
 
 
 def optimized(path):
-    """A function's graph as Grappler leaves it: what each node waits for, directly or not, and the nodes by op."""
+    """Returns a function's graph after Grappler: the nodes each node waits for, directly or not, and nodes by op."""
     graph_def = graph_pb2.GraphDef.FromString(path.read_bytes())
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
@@ -116,7 +116,7 @@ def test_grappler_leaves_the_tower_between_the_reads_of_the_clock(traced, root):
         assert begin in waits[work]
         assert work in waits[end]
     assert end in waits[by_op["Nann>BestFirstSearch"][0]]
-    # What a request is checked for is done before.
+    # The checks of the request run before the first read of the clock.
     assert set(by_op["Assert"]) <= waits[begin]
 
 

@@ -1,4 +1,4 @@
-"""Warm-up records: as TensorFlow Serving wants them, one for every batch size that the scorer is called with."""
+"""Warm-up records are in TensorFlow Serving's format, and cover every batch size that the scorer is called with."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SIGNATURES = {"retrieve", "retrieve_rounds", "retrieve_trace", "serving_default"
 
 
 class Dot(tf.Module):
-    """A dot product, over an index large enough for the whole grid."""
+    """Scores by a dot product; its index is large enough for all batch sizes of the grid."""
 
     features = {"vector": tf.TensorSpec([None, 8], tf.float32), "tags": tf.TensorSpec([None, None], tf.string)}  # noqa: RUF012
 

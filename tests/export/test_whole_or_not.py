@@ -1,4 +1,4 @@
-"""An export appears whole or not at all, whenever it is killed, and is the same every time."""
+"""An export appears whole or not at all, whenever it is killed, and has the same bytes every time."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from export_tools import Defaults, export
 export(sys.argv[1], sys.argv[2], sys.argv[3], Defaults(k=7))
 """
 
-# One process that has imported everything; its children export and are killed, so that no import is waited for.
+# One process imports everything; its children export and are killed, so that no time is lost on imports.
 KILLED = """
 import os, signal, sys, time
 from export_tools import ExportOptions, Defaults, export
@@ -80,7 +80,7 @@ def test_a_killed_export_leaves_the_old_model_or_the_new_one(world, tmp_path):
     def run(k, delay):
         process.stdin.write(f"{k} {delay}\n")
         process.stdin.flush()
-        for line in process.stdout:  # The export has lines of its own.
+        for line in process.stdout:  # Lines of the export itself are skipped.
             outcome, _, seconds = line.partition(" ")
             if outcome in ("ended", "killed"):
                 return outcome, float(seconds)
@@ -97,7 +97,7 @@ def test_a_killed_export_leaves_the_old_model_or_the_new_one(world, tmp_path):
             outcome, seconds = run(k, share * whole)
             killed += outcome == "killed"
             if outcome == "ended":
-                whole = min(whole, seconds)  # The machine is busy at times.
+                whole = min(whole, seconds)  # The least time seen, as the machine may be busy at times.
             manifest = read_manifest(target)
             check_files(target, manifest)
             assert manifest["defaults"]["k"] in ((k,) if outcome == "ended" else (held, k))
@@ -106,7 +106,7 @@ def test_a_killed_export_leaves_the_old_model_or_the_new_one(world, tmp_path):
     finally:
         process.stdin.close()
         process.wait()
-    # What the killed left behind is hidden from a server, and goes once it is old.
+    # The folders of killed exports are hidden from a server, and are removed once they are old.
     left = [path for path in target.parent.iterdir() if path != target]
     assert all(path.name.startswith(".1.") for path in left)
     for path in left:
@@ -153,7 +153,7 @@ def test_the_manifest_says_what_went_in(world, tmp_path):
     assert manifest["evaluation"] == {"recall_all": 0.5}
     assert set(manifest["source"]["files"]) == {path.name for path in world.model.iterdir()}
     given, held = read_json(world.index / "manifest.json"), manifest["index"]
-    # The index holds rows for the scorer in place of the embeddings; all else is as it was given.
+    # The index holds rows for the scorer in place of the embeddings; everything else is unchanged.
     assert (given.pop("dim"), held.pop("dim")) == (64, manifest["scorer"]["row_dim"])
     assert given["files"].pop("item_embeddings.bin") != held["files"].pop("item_embeddings.bin")
     assert held == given
