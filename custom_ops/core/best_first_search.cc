@@ -13,11 +13,11 @@
 namespace nann {
 namespace {
 
-// The best items of a walk through one layer, `workspace.results`, and which of them are expanded.
-// It has room for `room` items beside the excluded ones.
+// The best items of a walk through one layer, kept in `workspace.results`, and which of them are
+// expanded. It has room for `room` items, not counting excluded ones.
 class Pool {
  public:
-  // Starts from `workspace.results`, which there is room for; none of it is expanded.
+  // Starts from `workspace.results`, which must fit, with none of them expanded.
   Pool(size_t room, const Excluded& excluded, Workspace& workspace)
       : room_(room),
         excluded_(excluded),
@@ -26,7 +26,7 @@ class Pool {
     w_.expanded.assign(w_.results.size(), false);
   }
 
-  // candidates = the best `frontier` items that are not expanded; they count as expanded then.
+  // Moves the best `frontier` items that are not expanded to `candidates` and marks them expanded.
   void TakeFrontier(size_t frontier) {
     w_.candidates.clear();
     for (; next_ < w_.results.size() && w_.candidates.size() < frontier; ++next_) {
@@ -36,11 +36,11 @@ class Pool {
     }
   }
 
-  // The item that is likely to be expanded next, or null.
+  // Returns the item that is likely to be expanded next, or null.
   const Scored* next() const { return next_ < w_.results.size() ? &w_.results[next_] : nullptr; }
 
-  // Takes the fresh items that there is room for. A walk's later steps bring little that is good
-  // enough: what lies before the best of it is not touched.
+  // Takes the fresh items that fit. In later steps of a walk few are good enough, and the results
+  // that are better than the best of them are not touched.
   void TakeFresh() {
     std::vector<Scored>&results = w_.results, &found = w_.fresh;
     if (others_ >= room_) {
@@ -52,7 +52,7 @@ class Pool {
     excluded_.KeepBest(room_, found);
     others_ += excluded_.CountOthers(found);
     size_t old = results.size(), fresh = found.size();
-    while (old + fresh > 0) {  // Drop the worst, until the last is the last that there is room for.
+    while (old + fresh > 0) {  // Drop the worst item until the rest fits.
       const bool is_fresh = old == 0 || (fresh > 0 && Better(results[old - 1], found[fresh - 1]));
       const bool takes_room = !excluded_.Has((is_fresh ? found[fresh - 1] : results[old - 1]).item);
       if (others_ < room_ || (others_ == room_ && takes_room)) break;
@@ -63,7 +63,7 @@ class Pool {
   }
 
  private:
-  // results = the first `old` of results and the first `fresh` of fresh, best first.
+  // Merges the first `old` of results and the first `fresh` of fresh into results, best first.
   void Merge(size_t old, size_t fresh) {
     size_t place = old + fresh;
     w_.results.resize(place);
@@ -86,11 +86,11 @@ class Pool {
   const size_t room_;
   const Excluded& excluded_;
   Workspace& w_;
-  size_t others_;    // Of `results`, those that take room.
-  size_t next_ = 0;  // All before it are expanded.
+  size_t others_;    // How many of `results` are not excluded, and so take room.
+  size_t next_ = 0;  // All results before this place are expanded.
 };
 
-// Walks the current layer from `results`; sets `cut` where a step more would have expanded something.
+// Walks the current layer from `results`; sets `cut` if one more step would have expanded something.
 absl::Status WalkLayer(int32_t frontier, int32_t max_steps, Pool pool, Walk& walk,
                        Workspace& workspace, SearchStatistics& statistics, bool& cut) {
   for (int32_t step = 0; !walk.stopped(); ++step) {
@@ -139,7 +139,7 @@ absl::Status BestFirstSearch::WalkGraph(const IndexView& index, const SearchRequ
       const ScopedTimer timer(statistics.merging);
       excluded.KeepBest(room, workspace.results);
     }
-    // All seeds are visited already, those that the pool has no room for too.
+    // With seeds there is no layer to enter: all of them are visited, also those that do not fit.
     if (!seeded) walk.EnterLayer(layer, workspace.results);
     status = WalkLayer(frontier_, max_steps_, Pool(room, excluded, workspace), walk, workspace,
                        statistics, cut);

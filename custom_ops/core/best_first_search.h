@@ -8,19 +8,19 @@
 
 namespace nann {
 
-// The walk of HNSW under a model's score, in batches: a pool keeps the best `pool` scored items, not
-// counting excluded ones; each step takes the best `frontier` of them that were not expanded yet
-// and scores all their neighbours that were not visited in one batch. It ends when every item of
-// the pool is expanded, or after `max_steps` steps in a layer; `stopped` tells where these were too
-// few.
+// The walk of HNSW under a model's score, in batches. A pool keeps the best `pool` scored items, not
+// counting excluded ones. Each step takes the best `frontier` of them that are not yet expanded and
+// scores all their unvisited neighbours in one batch. The walk ends when every item of the pool is
+// expanded, or after `max_steps` steps in a layer; in the second case `stopped` is kSteps if there
+// was more to expand.
 //
-// With seeds it starts from these at the ground layer and reads no other layer: what the user chose
-// before lies nearer to the answer than the hierarchy leads. Without, every upper layer is walked
-// in the same way with a pool of `frontier`, from the entry points down.
+// With seeds, the walk starts from them in the ground layer and reads no other layer: the user's own
+// items are closer to the answer than the hierarchy can lead. Without seeds, every upper layer is
+// walked in the same way, with a pool of `frontier`, from the entry points down.
 class BestFirstSearch : public Search {
  public:
-  // `max_steps` 0 is no limit: every step expands an item, so that the walk ends by itself.
-  // InvalidArgument names the parameter that is out of its range.
+  // A `max_steps` of 0 means no limit: the walk still ends, because every step expands an item.
+  // Returns InvalidArgument, naming the parameter, if one is out of its range.
   static absl::StatusOr<std::unique_ptr<Search>> Create(int32_t frontier, int32_t pool,
                                                         int32_t max_steps);
 

@@ -10,15 +10,16 @@
 
 namespace nann {
 
-// The search of the original's deployed graph. Upper layers are as in RoundsSearch with one round.
-// At the ground layer every round keeps its own best `width` of the freshly scored items, good or
-// bad, as the next candidates; the layer's entries and all rounds' picks are pooled, and the answer
-// is the best of the pool. Seeds join the pool when the ground layer is entered. No width counts
-// excluded items.
+// The search of alibaba/nann's deployed graph. Upper layers are walked as in RoundsSearch with one
+// round. In the ground layer, every round keeps the best `width` of the items it scored as the next
+// candidates, even if they are worse than earlier ones. The layer's entries and the picks of all
+// rounds are pooled, and the answer is the best of the pool. Seeds join the pool when the ground
+// layer is entered. Excluded items do not count towards a width.
 class DeployedSearch : public Search {
  public:
-  // `level_topn` is the original's: the beam of every layer above the ground, start layer first, then
-  // the picks of each ground round (at least one), then how many items are wanted of the answer.
+  // `level_topn` is as in alibaba/nann: the beam of every layer above the ground, start layer first,
+  // then the picks of each ground round (at least one), then the number of items to answer.
+  // Returns InvalidArgument if there are too few entries or one is out of its range.
   static absl::StatusOr<std::unique_ptr<Search>> Create(absl::Span<const int32_t> level_topn,
                                                         int num_layers);
 

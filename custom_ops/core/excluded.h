@@ -11,28 +11,28 @@
 
 namespace nann {
 
-// The items that a request wants no answer of. A walk goes through them as through others, for what
-// lies behind them; but they take no room: where the best `k` items are kept, these are kept beside
-// them as far as they are better than the k-th. So an answer is full wherever enough others are
-// reached, whatever is excluded.
+// The items that a request excludes from its answer. A walk still passes through them to reach the
+// items behind them, but they take no room: where the best `k` items are kept, excluded items are
+// kept in addition if they are better than the k-th. An answer is therefore full whenever enough
+// other items are reached, no matter how many are excluded.
 class Excluded {
  public:
-  // `items` ascend and outlive it.
+  // `items` must be in ascending order and outlive this object.
   explicit Excluded(absl::Span<const int32_t> items) : items_(items) {}
 
   bool Has(int32_t item) const {
     return !items_.empty() && std::binary_search(items_.begin(), items_.end(), item);
   }
 
-  // How many of `scored` take room.
+  // Returns how many of `scored` are not excluded.
   size_t CountOthers(const std::vector<Scored>& scored) const {
     if (items_.empty()) return scored.size();
     return std::count_if(scored.begin(), scored.end(),
                          [this](const Scored& one) { return !Has(one.item); });
   }
 
-  // Keeps of `scored` the best `k` others and the excluded that are better than the k-th, best
-  // first; k is at least 1.
+  // Keeps the best `k` of `scored` that are not excluded, and the excluded ones that are better than
+  // the k-th; best first. k must be at least 1.
   void KeepBest(size_t k, std::vector<Scored>& scored) const {
     const size_t own = scored.size() - CountOthers(scored);
     nann::KeepBest(k + own, scored);
@@ -44,7 +44,7 @@ class Excluded {
     scored.resize(kept);
   }
 
-  // Leaves the others.
+  // Removes the excluded items.
   void Drop(std::vector<Scored>& scored) const {
     if (items_.empty()) return;
     scored.erase(std::remove_if(scored.begin(), scored.end(),

@@ -1,7 +1,7 @@
-// A libFuzzer target. Whatever bytes the files of an index and a request are made of: Create or
-// Validate refuses the files or every search keeps its promises, and no memory but theirs is
-// touched. `make sanitize` runs it under the sanitizers; index_fuzz_test.cc runs it without
-// libFuzzer and writes the corpus it starts from, fuzz_corpus/.
+// A libFuzzer target. For any bytes in the files of an index and in a request, either Create or
+// Validate refuses the files, or every search keeps its promises; and no memory outside them is
+// touched. `make sanitize` runs it under the sanitizers. index_fuzz_test.cc runs it without libFuzzer
+// and writes the corpus from which it starts, fuzz_corpus/.
 
 #include <algorithm>
 #include <chrono>
@@ -21,10 +21,10 @@
 namespace nann {
 namespace {
 
-// How the files are made: as a valid index, as one with some bytes damaged, or freely.
+// How the files are made: as a valid index, as one with some bytes damaged, or from any bytes.
 enum Mode { kValid, kDamaged, kFree, kModes };
 
-// The fuzzer's bytes, one after the other; zeros after the last.
+// Reads the fuzzer's bytes one after the other, and zeros after the last.
 class Input {
  public:
   explicit Input(std::vector<uint8_t> bytes) : bytes_(std::move(bytes)) {}
@@ -32,7 +32,8 @@ class Input {
   uint8_t Byte() { return next_ == bytes_.size() ? 0 : bytes_[next_++]; }
   int Below(int n) { return Byte() % n; }
 
-  // Mostly a small number or one just below 0, so that it often fits; any other at more expense.
+  // Returns in most cases a small number or one just below 0, which often fits; any other number
+  // takes more bytes.
   template <typename T>
   T Number() {
     const int byte = Byte();
@@ -50,7 +51,7 @@ class Input {
   size_t next_ = 0;
 };
 
-// A file in memory of its own.
+// The bytes of one file, in its own memory.
 struct Bytes : std::vector<char> {
   template <typename T>
   void Append(T value) {
@@ -63,7 +64,7 @@ struct World {
   TableType type;
   int num_items, dim;
   Bytes item_ids, item_embeddings, item_scales, entry_points;
-  std::vector<std::pair<Bytes, Bytes>> layers;  // Row splits and neighbours.
+  std::vector<std::pair<Bytes, Bytes>> layers;  // Row splits and neighbours of each layer.
 
   IndexFiles Files() const {
     IndexFiles files{FileOf(item_ids),   FileOf(item_embeddings), FileOf(entry_points), {}, type,
@@ -94,7 +95,8 @@ void MakeValid(Input& input, World& world) {
       row_splits.Append(end += degree);
     }
   }
-  // Any bits are coordinates. A few repeated ones do: 13 of them begin a coordinate at every place.
+  // Any bits make valid coordinates. Repeating 13 bytes is enough, as every one of them then begins
+  // some coordinate.
   char bits[13];
   for (char& b : bits) b = static_cast<char>(input.Byte());
   for (int i = 0; i < n * world.dim * world.CoordinateSize(); ++i) {
@@ -105,7 +107,7 @@ void MakeValid(Input& input, World& world) {
   }
 }
 
-// One byte or one entry more or fewer.
+// Makes a file one byte or one entry longer or shorter.
 void ChangeSize(Input& input, Bytes& file) {
   const int changes[] = {1, 4, 8, -1, -4, -8};
   const int size = static_cast<int>(file.size()) + changes[input.Below(std::size(changes))];
@@ -127,7 +129,7 @@ void Damage(Input& input, World& world) {
   }
 }
 
-// Numbers without a care, nearly always as many as there should be.
+// Fills a file with arbitrary numbers, nearly always as many as there should be.
 template <typename T>
 void MakeFreely(Input& input, int64_t count, Bytes& file) {
   for (; count > 0; --count) file.Append(input.Number<T>());
@@ -186,7 +188,7 @@ std::vector<std::unique_ptr<Search>> Searches(Input& input, int num_layers) {
   return made;
 }
 
-// What a valid index says of itself: all of `world`.
+// Checks that a valid index gives back all of `world`.
 void CheckIndex(const World& world, const IndexView& view) {
   const ItemLookup lookup(view.item_ids());
   for (int64_t id : view.item_ids()) {
@@ -205,7 +207,7 @@ void CheckIndex(const World& world, const IndexView& view) {
   }
 }
 
-// Runs every search for one request. An index that is not valid may end a search by DataLoss.
+// Runs every search for one request. In an index that is not valid, a search may end with DataLoss.
 void RunSearches(Input& input, const IndexView& view, bool valid) {
   const int n = static_cast<int>(view.num_items());
   std::vector<int32_t> seeds;
@@ -254,7 +256,8 @@ void RunSearches(Input& input, const IndexView& view, bool valid) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  // The index from the front, the request from the back: neither waits for the other's bytes.
+  // The index is made from the front of the bytes, the request from the back, so that neither depends
+  // on how many bytes the other takes.
   Input input({data, data + size});
   Input request({std::reverse_iterator(data + size), std::reverse_iterator(data)});
   const int mode = input.Below(kModes);

@@ -1,6 +1,6 @@
-// Runs the target of index_fuzz.cc without libFuzzer, as a test for every compiler: over the files
-// of the folder that is its argument, fuzz_corpus/, and over random bytes. After a change of what
-// the bytes mean, this writes the folder anew:
+// Runs the target of index_fuzz.cc without libFuzzer, as a test for every compiler: on the files of
+// the folder given as its argument, fuzz_corpus/, and on random bytes. After a change of what the
+// bytes mean, write the folder anew by
 //   build/core_test/index_fuzz_test --write custom_ops/core/fuzz_corpus
 
 #include <algorithm>
@@ -15,14 +15,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace {
 
-// Input number `i`: each way to make the files with each type of table, up to 40 items. The
-// generator's own numbers are the same with every compiler, so the corpus is too.
+// Returns input number `i`. Together they combine each way to make the files with each type of table,
+// for up to 40 items. The random numbers are the same with every compiler, so the corpus is too.
 std::string Example(int i) {
   std::mt19937 random(i);
   const int way = i % 3, type = i / 3 % 3, items = (4 * i + 3) % 41;
   std::string bytes{static_cast<char>(way), static_cast<char>(type), static_cast<char>(items)};
   while (bytes.size() < 100u + 10 * items) bytes.push_back(static_cast<char>(random()));
-  // Files that are made freely are a valid index where all is 0, and hardly ever one by chance.
+  // Files made from any bytes are hardly ever a valid index by chance, but all zeros are one.
   if (way == 2 && i % 2 == 0) std::fill(bytes.begin() + 3, bytes.end() - 60, '\0');
   return bytes;
 }

@@ -35,7 +35,7 @@ absl::StatusOr<absl::Span<const T>> AsArray(const IndexFile& file, int64_t lengt
   return AsArray<T>(file);
 }
 
-// The bytes of `values`, which holds n x dim coordinates of T.
+// Sets the values of `table` to those of the file `values`, which must hold n x dim numbers of T.
 template <typename T>
 absl::Status AsTable(const IndexFile& values, int64_t n, RowTable& table) {
   auto array = AsArray<T>(values, n * table.dim);
@@ -104,8 +104,8 @@ absl::StatusOr<IndexView> IndexView::Create(const IndexFiles& files, int64_t dim
     auto row_splits = AsArray<int64_t>(layer.row_splits, n + 1);
     if (!row_splits.ok()) return row_splits.status();
     if (row_splits->back() < 0 || row_splits->back() > std::numeric_limits<int64_t>::max() / 8) {
-      return absl::InvalidArgumentError(absl::StrCat(layer.row_splits.name, "[", n, "] is ",
-                                                     row_splits->back(), ", which is no length"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          layer.row_splits.name, "[", n, "] is ", row_splits->back(), ", which is not a length"));
     }
     auto neighbors = AsArray<int32_t>(layer.neighbors, row_splits->back());
     if (!neighbors.ok()) return neighbors.status();

@@ -14,11 +14,12 @@
 
 namespace nann {
 
-// Far above any model and any graph; sizes in bytes that are computed from them cannot overflow.
+// Limits far above any real model and graph, so that sizes in bytes computed from them cannot
+// overflow.
 inline constexpr int64_t kMaxDim = int64_t{1} << 20;
 inline constexpr int kMaxLayers = 32;
 
-// The bytes of one file of an index, usually mapped; `name` is for error messages.
+// The bytes of one file of an index, usually memory-mapped; `name` is used in error messages.
 struct IndexFile {
   std::string name;
   absl::string_view bytes;
@@ -35,32 +36,32 @@ struct IndexFiles {
   IndexFile entry_points;     // int32 [e], the items of the start layer
   std::vector<Layer> layers;
   TableType type = TableType::kFloat32;
-  IndexFile item_scales = {};  // float32 [n] for kInt8, or else not read
+  IndexFile item_scales = {};  // float32 [n], read for kInt8 only
 };
 
 // A read-only view of an index: the item table and, per layer, the graph's edges as CSR rows.
-// Owns nothing: the bytes must outlive it. Thread-safe.
+// The view does not own the bytes of the files, which must outlive it. Thread-safe.
 class IndexView {
  public:
-  // Checks that the sizes of all files agree; O(layers).
-  // InvalidArgument names the file, the size it has and the size it should have.
+  // Checks that the sizes of all files agree. O(layers).
+  // Returns InvalidArgument otherwise, with the file, its size and the size expected.
   static absl::StatusOr<IndexView> Create(const IndexFiles& files, int64_t dim);
 
-  // Checks every offset, neighbour, entry point and scale against its bounds; O(edges).
-  // InvalidArgument names the file and the position.
+  // Checks every offset, neighbour, entry point and scale against its bounds. O(edges).
+  // Returns InvalidArgument, with the file and the position, if one is out of bounds.
   absl::Status Validate() const;
 
   int64_t num_items() const { return static_cast<int64_t>(item_ids_.size()); }
   int64_t dim() const { return table_.dim; }
-  // Layers with edges; the start layer above them is the entry points.
+  // Returns the number of layers with edges. The start layer above them consists of the entry points.
   int num_layers() const { return static_cast<int>(layers_.size()); }
   absl::Span<const int64_t> item_ids() const { return item_ids_; }
   TableType table_type() const { return type_; }
   const RowTable& table() const { return table_; }
   absl::Span<const int32_t> entry_points() const { return entry_points_; }
 
-  // The neighbours of `item` in `layer`; empty where the row lies outside the file, which a
-  // validated index never shows.
+  // Returns the neighbours of `item`, which must be in the index, in `layer`. Returns none if the row
+  // lies outside the file, which cannot happen in a validated index.
   absl::Span<const int32_t> Neighbors(int layer, int32_t item) const {
     const Layer& l = layers_[layer];
     const int64_t begin = l.row_splits[item], end = l.row_splits[item + 1];
@@ -68,19 +69,19 @@ class IndexView {
     return l.neighbors.subspan(begin, end - begin);
   }
 
-  // Fetches ahead what `Neighbors` will read first of all.
+  // Prefetches the offsets that `Neighbors` reads first.
   void PrefetchRow(int layer, int32_t item) const {
     __builtin_prefetch(&layers_[layer].row_splits[item]);
   }
-  // Fetches ahead the neighbours themselves.
+  // Prefetches the neighbours themselves.
   void PrefetchNeighbors(int layer, int32_t item) const {
     const absl::Span<const int32_t> neighbors = Neighbors(layer, item);
     for (size_t i = 0; i < neighbors.size(); i += kCacheLine / sizeof(int32_t)) {
       __builtin_prefetch(&neighbors[i]);
     }
   }
-  // Fetches ahead the embedding of `item`, which must be in the index, or a good part of a long
-  // one.
+  // Prefetches the embedding of `item`, which must be in the index; of a long one, only the first
+  // kMaxPrefetch bytes.
   void PrefetchEmbedding(int32_t item) const {
     const char* const row = static_cast<const char*>(table_.values) + item * row_bytes_;
     for (int64_t at = 0; at < row_bytes_ && at < kMaxPrefetch; at += kCacheLine) {
@@ -110,7 +111,7 @@ class IndexView {
   std::vector<Layer> layers_;
 };
 
-// Writes the embeddings of `items` as float32 [items, dim] to `rows`.
+// Writes the embeddings of `items`, which must be in the index, as float32 [items, dim] to `rows`.
 void Gather(const IndexView& index, absl::Span<const int32_t> items, float* rows);
 
 }  // namespace nann

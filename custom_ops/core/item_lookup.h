@@ -11,8 +11,9 @@
 
 namespace nann {
 
-// Dense indices of the data's own ids, by binary search: over the mapped ids themselves where they
-// ascend, or else over their order, four bytes an item. Thread-safe; the ids must outlive it.
+// Finds the dense index of an item by its id in the data, by binary search: over the ids themselves
+// if they ascend, else over their sorted order, which takes four bytes per item. Thread-safe. The
+// ids must outlive this object.
 class ItemLookup {
  public:
   explicit ItemLookup(absl::Span<const int64_t> item_ids) : item_ids_(item_ids) {
@@ -23,7 +24,7 @@ class ItemLookup {
               [item_ids](int32_t a, int32_t b) { return item_ids[a] < item_ids[b]; });
   }
 
-  // -1 where no item has the id.
+  // Returns the item's dense index, or -1 if no item has the id.
   int32_t Find(int64_t id) const {
     if (order_.empty()) {
       auto found = std::lower_bound(item_ids_.begin(), item_ids_.end(), id);

@@ -1,4 +1,4 @@
-// Tests that ItemLookup finds every id at its place and no other, in whatever order the ids are.
+// Tests that ItemLookup finds every id at its place, and no other id, whatever the order of ids.
 
 #include "custom_ops/core/item_lookup.h"
 

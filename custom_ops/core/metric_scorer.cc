@@ -10,7 +10,7 @@ MetricScorer::MetricScorer(const IndexView& index, Metric metric, absl::Span<con
       score_(kernels.score[static_cast<int>(metric)][static_cast<int>(index.table_type())]),
       query_(query.begin(), query.end()) {
   if (metric != Metric::kCosine) return;
-  // In double: the square of a float may be beyond a float.
+  // In double, because the square of a float may exceed the range of float.
   double square = 0;
   for (double x : query_) square += x * x;
   if (square > 0) {

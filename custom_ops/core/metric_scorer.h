@@ -10,8 +10,8 @@
 
 namespace nann {
 
-// Scores items by a metric of their embedding and a query, straight from the item table. Lives for
-// one request; the index must outlive it.
+// Scores items by a metric between their embedding and a query, reading the item table directly.
+// Used for one request; the index must outlive it.
 class MetricScorer {
  public:
   // `query` is [index.dim()].

@@ -1,5 +1,5 @@
-// Tests MetricScorer against plain arithmetic in double: every metric, table type and set of
-// kernels, and for the cosine queries of any length. row_kernels_test.cc has the kernels' corners.
+// Tests MetricScorer against plain arithmetic in double: every metric, table type and set of kernels,
+// and for the cosine, queries of any length. row_kernels_test.cc tests the kernels' edge cases.
 
 #include "custom_ops/core/metric_scorer.h"
 
@@ -11,8 +11,8 @@ namespace {
 constexpr int64_t kDim = 19;
 constexpr int kItems = 30;
 
-// An index of items without edges, whose coordinates are -4 to 3 in every table type; item 0 is
-// zeros.
+// An index of items without edges, whose coordinates are -4 to 3 in every table type. All coordinates
+// of item 0 are 0.
 struct World {
   std::vector<int64_t> item_ids = std::vector<int64_t>(kItems);
   std::vector<double> coordinates = std::vector<double>(kItems * kDim);
@@ -23,7 +23,7 @@ struct World {
   std::vector<int64_t> row_splits = std::vector<int64_t>(kItems + 1);
 
   explicit World(Random& random) {
-    // 0 to 4 in binary16.
+    // The numbers 0 to 4 in binary16.
     const uint16_t half[] = {0, 0x3c00, 0x4000, 0x4200, 0x4400};
     scales.assign(kItems, 0.25f);
     for (int i = 0; i < kItems * kDim; ++i) {
@@ -74,7 +74,7 @@ void ScoresAreTheMetric() {
     const RowKernelsList& kernels = SupportedRowKernels();
     for (int metric = 0; metric < kMetrics; ++metric) {
       const bool cosine = static_cast<Metric>(metric) == Metric::kCosine;
-      // A cosine does not depend on the query's length; its square may be beyond a float.
+      // A cosine does not depend on the query's length, whose square may exceed the range of float.
       const float length = cosine ? std::ldexp(1.0f, Draw(random, -120, 115)) : 1.0f;
       std::vector<float> query(kDim);
       for (float& q : query) q = example == 0 ? 0 : length * Draw(random, -999, 999) / 999;
@@ -85,7 +85,7 @@ void ScoresAreTheMetric() {
       for (size_t i = 0; i < items.size(); ++i) {
         const double exact =
             Exact(static_cast<Metric>(metric), &world.coordinates[items[i] * kDim], query);
-        // The largest a sum of kDim terms comes to, and a dozen roundings.
+        // The largest possible sum of kDim terms, with a dozen roundings.
         const double size = cosine ? 1 : kDim * 25;
         CHECK_THAT(std::abs(scores[i] - exact) <= 12 * 0x1p-24 * size);
       }

@@ -11,8 +11,8 @@
 namespace nann {
 namespace {
 
-// results = best `ef` of results and fresh; candidates = those of fresh among them.
-// Both `results` and `candidates` are best first afterwards.
+// Keeps the best `ef` of results and fresh in `results`, and puts those of fresh among them into
+// `candidates`. Both are best first afterwards.
 void Merge(size_t ef, const Excluded& excluded, Workspace& w) {
   excluded.KeepBest(ef, w.fresh);
   w.merged.clear();
@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<Search>> RoundsSearch::Create(absl::Span<const in
   for (size_t i = 0; i < wanted; ++i) {
     absl::Status status = CheckWidth(absl::StrCat("ef[", i, "]"), ef[i]);
     if (!status.ok()) return status;
-    // The start layer's items are all entry points: after one round nothing is left to visit.
+    // All items of the start layer are entry points, so that one round visits all of them.
     status = CheckWidth(absl::StrCat("rounds[", i, "]"), rounds[i], i == 0 ? 1 : kMaxRounds);
     if (!status.ok()) return status;
   }

@@ -10,16 +10,16 @@
 
 namespace nann {
 
-// The paper's search (arXiv 2202.10226, Algorithms 1 and 2). The start layer is scored whole; in
-// every layer l below it, for rounds[l] rounds,
+// The paper's search (arXiv 2202.10226, Algorithms 1 and 2). All items of the start layer are scored.
+// In every layer l below it, for rounds[l] rounds,
 //   N = neighbours of C minus visited, scored in one batch;
 //   W = best ef[l] of W and N;  C = those of N that are in W,
-// where W and C start as the layer above left W. The answer is W of the ground layer. Seeds join W
-// and C when the ground layer is entered. No beam counts excluded items.
+// where W and C both start as the W of the layer above. The answer is W of the ground layer. Seeds
+// join W and C when the ground layer is entered. Excluded items do not count towards a beam.
 class RoundsSearch : public Search {
  public:
   // `ef` and `rounds` hold one entry per layer, start layer first; the start layer has one round.
-  // InvalidArgument where a length or a value does not fit an index of `num_layers` layers.
+  // Returns InvalidArgument if a length or a value does not fit an index of `num_layers` layers.
   static absl::StatusOr<std::unique_ptr<Search>> Create(absl::Span<const int32_t> ef,
                                                         absl::Span<const int32_t> rounds,
                                                         int num_layers);

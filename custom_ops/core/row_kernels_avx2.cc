@@ -25,7 +25,8 @@ struct Isa {
     return _mm256_cvtepi32_ps(
         _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
   }
-  // Not by way of an array: a load of what was just stored piece by piece waits for all of it.
+  // Uses a mask rather than an array: a load from memory that was just written in pieces would have
+  // to wait for all these stores.
   static Vec LoadPart(const float* from, int64_t n) {
     const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i first = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), places);

@@ -2,7 +2,8 @@
 
 #if defined(__x86_64__)
 
-// GCC's own header starts what its intrinsics leave undefined as `__Y = __Y` (GCC bug 105593).
+// GCC's own header initialises the undefined operands of its intrinsics as `__Y = __Y`, which GCC
+// then warns about (GCC bug 105593).
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif

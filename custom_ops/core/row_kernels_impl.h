@@ -2,14 +2,15 @@
 // anonymous namespace. Included once by each of row_kernels_{plain,avx2,avx512}.cc and nowhere
 // else.
 //
-// Isa has a type Vec of kWidth floats and Zero(), Load(const T*), LoadPart(const T*, n) with zeros
-// after the first n, Store(float*, Vec), StorePart(float*, n, Vec), Set(float), Add, Sub, Mul,
-// MulAdd(a, b, c) = a * b + c, and Sum(Vec); T is float, Half or int8_t.
+// Isa must have a type Vec of kWidth floats and Zero(), Set(float), Load(const T*),
+// LoadPart(const T*, n), which gives zeros after the first n, Store(float*, Vec),
+// StorePart(float*, n, Vec), Add, Sub, Mul, MulAdd(a, b, c) = a * b + c, and Sum(Vec), where T is
+// float, Half or int8_t.
 
 namespace nann {
 namespace {
 
-// Rows that are fetched ahead of the one in work: enough to hide a miss behind the work on them.
+// How many rows to prefetch ahead of the current one: enough to hide a cache miss.
 constexpr int64_t kAhead = 6;
 
 template <typename T>
@@ -19,7 +20,7 @@ inline void Prefetch(const T* row, int64_t dim) {
   for (; begin < end; begin += 64) __builtin_prefetch(begin);
 }
 
-// Calls visit(i, row i, its scale) for each item, with rows fetched ahead.
+// Calls visit(i, row, scale) for each items[i], prefetching rows ahead.
 template <typename T, typename Visit>
 inline void ForEachRow(const RowTable& table, const int32_t* items, int64_t count, Visit visit) {
   const T* values = static_cast<const T*>(table.values);
@@ -47,8 +48,8 @@ void Gather(const RowTable& table, const int32_t* items, int64_t count, float* r
   });
 }
 
-// The sum of step(q, x, sum) over the coordinates; two sums, so that one addition need not wait for
-// the other.
+// Accumulates step(q, x, sum) over the coordinates in two independent sums, so that additions need
+// not wait for each other.
 template <typename T, typename Step>
 inline float Accumulate(const float* query, const T* row, int64_t dim, Step step) {
   Isa::Vec even = Isa::Zero(), odd = Isa::Zero();
@@ -96,12 +97,12 @@ void ScoreL2(const RowTable& table, const float* query, const int32_t* items, in
 template <typename T>
 void ScoreCosine(const RowTable& table, const float* query, const int32_t* items, int64_t count,
                  float* scores) {
-  // A scale is positive: the cosine does not see it.
+  // The cosine does not depend on the scale, which is positive.
   ForEachRow<T>(table, items, count, [&](int64_t i, const T* row, float) {
     const float square = Accumulate(query, row, table.dim, [](Isa::Vec, Isa::Vec x, Isa::Vec sum) {
       return Isa::MulAdd(x, x, sum);
     });
-    // A NaN is not 0 either: it comes out as NaN, as by the other metrics.
+    // A square of NaN is not 0, so that the score is NaN, as with the other metrics.
     scores[i] = square != 0 ? Dot(query, row, table.dim) / __builtin_sqrtf(square) : 0.0f;
   });
 }

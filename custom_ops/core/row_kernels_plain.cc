@@ -9,22 +9,23 @@ struct Half {
 
 inline float Widen(float value) { return value; }
 inline float Widen(int8_t value) { return value; }
-// IEEE 754 binary16 to binary32, without arithmetic on subnormal numbers: TensorFlow's threads take
-// those for zero.
+// Converts IEEE 754 binary16 to binary32 without arithmetic on subnormal floats, which TensorFlow's
+// threads treat as zero.
 inline float Widen(Half value) {
   const uint32_t magnitude = value.bits & 0x7fffu;
   float wide;
   if (magnitude < 0x400u) {
     wide = static_cast<float>(magnitude) * 0x1p-24f;
   } else {
-    const uint32_t bias = magnitude < 0x7c00u ? 112u << 23 : 224u << 23;  // Of infinity and NaN.
+    // The second is the bias of infinity and NaN.
+    const uint32_t bias = magnitude < 0x7c00u ? 112u << 23 : 224u << 23;
     const uint32_t bits = (magnitude << 13) + bias;
     __builtin_memcpy(&wide, &bits, sizeof(wide));
   }
   return value.bits & 0x8000u ? -wide : wide;
 }
 
-// Eight independent sums, which compilers turn into whatever vectors the target has.
+// Eight independent lanes, which compilers turn into the vectors that the target has.
 struct Isa {
   static constexpr int64_t kWidth = 8;
   struct Vec {
@@ -91,7 +92,7 @@ const RowKernelsList& SupportedRowKernels() {
         __builtin_cpu_supports("avx512vl")) {
       supported.sets[supported.count++] = &kAvx512RowKernels;
     }
-    // Every processor with AVX2 has F16C, which older compilers cannot ask for.
+    // Every processor with AVX2 also has F16C, for which older compilers have no test.
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       supported.sets[supported.count++] = &kAvx2RowKernels;
     }

@@ -1,7 +1,7 @@
 // Tests every set of row kernels that this processor can run against plain arithmetic in double:
-// Gather to the bit, the metrics as closely as float32 allows, for all widths around the vectors'
-// own. Every array ends where a page ends that nobody may touch, so that one byte read or written
-// beyond it ends the test: no sanitizer is needed, and masked loads are seen too.
+// Gather bit by bit, the metrics as closely as float32 allows, for all widths around those of the
+// vector registers. Every array ends right before a protected page, so that reading or writing one
+// byte beyond it ends the test. This needs no sanitizer, and also finds masked loads.
 
 #include "custom_ops/core/row_kernels.h"
 
@@ -22,10 +22,10 @@ namespace nann {
 namespace {
 
 constexpr double kUnit = 0x1p-24;  // Half the distance from 1 to the next float32.
-constexpr int kRows = 9;           // Few, so that items come repeatedly.
+constexpr int kRows = 9;           // So few that items are repeated.
 constexpr int kMaxCount = 20;
 
-// Memory before a page that may not be touched; an array at a time.
+// Memory that ends before a protected page, for one array at a time.
 class MemoryBeforeAWall {
  public:
   explicit MemoryBeforeAWall(size_t bytes) {
@@ -41,7 +41,7 @@ class MemoryBeforeAWall {
   ~MemoryBeforeAWall() { munmap(begin_, size_); }
   MemoryBeforeAWall(const MemoryBeforeAWall&) = delete;
 
-  // The last `n` values before the wall.
+  // Returns the last `n` values before the protected page.
   template <typename T>
   T* Last(int64_t n) {
     CHECK_THAT(n * static_cast<int64_t>(sizeof(T)) <= wall_ - begin_);
@@ -53,7 +53,7 @@ class MemoryBeforeAWall {
   char *begin_, *wall_;
 };
 
-// IEEE 754 binary16, by its definition.
+// Converts IEEE 754 binary16 by its definition.
 double FromHalf(uint16_t bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
   double value =
@@ -65,12 +65,12 @@ double FromHalf(uint16_t bits) {
   return bits & 0x8000 ? -value : value;
 }
 
-// Any two NaNs are the same; 0 and -0 are not.
+// Compares floats; any two NaNs are the same, but 0 and -0 are not.
 bool SameFloat(float a, float b) {
   return (std::isnan(a) && std::isnan(b)) || std::memcmp(&a, &b, sizeof(a)) == 0;
 }
 
-// A random table of any type. Row 0 is zeros.
+// A random table of any type. Row 0 consists of zeros.
 class Table {
  public:
   Table(TableType type, int64_t dim, Random& random)
@@ -103,7 +103,7 @@ class Table {
   }
 
   const RowTable& rows() const { return rows_; }
-  // A coordinate, which needs no rounding in double.
+  // Returns a coordinate, which a double holds exactly.
   double At(int32_t item, int64_t d) const { return exact_[item * rows_.dim + d]; }
 
  private:
@@ -121,7 +121,7 @@ class Table {
   std::vector<double> exact_;
 };
 
-// What a metric is, and how far a sum in float32 may be from it.
+// Computes a metric in double and checks that `got` is within the rounding errors of float32.
 void CheckScore(Metric metric, const Table& table, const float* query, int32_t item, float got) {
   const int64_t dim = table.rows().dim;
   double dot = 0, distance = 0, square = 0, dot_size = 0, distance_size = 0;
@@ -133,8 +133,8 @@ void CheckScore(Metric metric, const Table& table, const float* query, int32_t i
     distance += (q - x) * (q - x);
     distance_size += (std::abs(q) + std::abs(x)) * (std::abs(q) + std::abs(x));
   }
-  // The longest chain of roundings: an eighth of the terms one after the other in a lane, then the
-  // lanes, then what the metric does with the sum.
+  // The longest chain of roundings: an eighth of the terms one after the other in a lane, then the sum
+  // of the lanes, then what the metric does with the sum.
   const double roundings = 16 + dim / 8;
   switch (metric) {
     case Metric::kDot:
@@ -153,7 +153,7 @@ void CheckScore(Metric metric, const Table& table, const float* query, int32_t i
   }
 }
 
-// All items lists of `count` from a table of `type` and `dim`, through one set of kernels.
+// Checks one set of kernels on a table of `type` and `dim`, for item lists of every length.
 void CheckKernels(const RowKernels& kernels, TableType type, int64_t dim, Random& random) {
   static MemoryBeforeAWall item_memory(kMaxCount * sizeof(int32_t));
   static MemoryBeforeAWall query_memory(1024 * sizeof(float));
@@ -165,7 +165,8 @@ void CheckKernels(const RowKernels& kernels, TableType type, int64_t dim, Random
   for (int count = 0; count <= kMaxCount; count += dim <= 70 ? 1 : 5) {
     int32_t* items = item_memory.Last<int32_t>(count);
     for (int i = 0; i < count; ++i) items[i] = Draw(random, 0, kRows - 1);
-    if (count > 0) items[Draw(random, 0, count - 1)] = kRows - 1;  // It ends at the wall.
+    // The last row ends at the protected page.
+    if (count > 0) items[Draw(random, 0, count - 1)] = kRows - 1;
 
     float* rows = row_memory.Last<float>(count * dim);
     kernels.gather[static_cast<int>(type)](table.rows(), items, count, rows);
@@ -193,8 +194,8 @@ void AllWidthsAgreeWithPlainArithmetic(const RowKernels& kernels) {
   }
 }
 
-// Subnormal numbers, infinities, NaN and -0 among them. Widths of 64 and of 1 take the whole
-// vectors and the rest.
+// The halves include subnormal numbers, infinities, NaN and -0. A width of 64 covers whole vectors, a
+// width of 1 the remainder.
 void EveryHalfIsGatheredExactly(const RowKernels& kernels) {
   std::vector<uint16_t> halves(1 << 16);
   for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
@@ -211,7 +212,7 @@ void EveryHalfIsGatheredExactly(const RowKernels& kernels) {
   }
 }
 
-// The same in a thread of TensorFlow, which takes subnormal float32 for 0.
+// The same under the settings of TensorFlow's threads, which treat subnormal float32 as 0.
 void EveryHalfIsGatheredExactlyWithoutSubnormalNumbers(const RowKernels& kernels) {
 #if defined(__x86_64__)
   const unsigned before = _mm_getcsr();
@@ -235,7 +236,7 @@ void SpecialFloatsAreGatheredAsTheyAre(const RowKernels& kernels) {
   }
 }
 
-// A damaged embedding must not pass as one that is merely far away.
+// A damaged embedding must not look like one that is only far away.
 void ANanInARowMakesItsScoreNan(const RowKernels& kernels) {
   constexpr int64_t kDim = 40;
   const std::vector<float> query(kDim, 0.5f);

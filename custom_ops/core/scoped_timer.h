@@ -5,7 +5,7 @@
 
 namespace nann {
 
-// Adds the time that it lives to a total. Two reads of the clock: for a round, not for an item.
+// Adds its lifetime to a total. It reads the clock twice, so time a round with it, not an item.
 class ScopedTimer {
  public:
   explicit ScopedTimer(std::chrono::nanoseconds& total)

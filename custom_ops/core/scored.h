@@ -15,9 +15,9 @@ struct Scored {
   int32_t item;
 };
 
-// The order of every answer: higher score first, NaN after every number, ties by lower item index,
-// so that results are reproducible whatever the order of evaluation. An object, not a function:
-// algorithms that are given it compile it into their loops.
+// The order of every answer: higher scores first, NaN after every number, ties by lower item index,
+// so that results do not depend on the order of evaluation. This is an object rather than a function
+// because algorithms then compile it into their loops.
 inline constexpr auto Better = [](const Scored& a, const Scored& b) {
   if (a.score > b.score) return true;
   if (a.score < b.score) return false;
@@ -34,7 +34,7 @@ inline void KeepBest(size_t k, std::vector<Scored>& items) {
   std::sort(items.begin(), items.end(), Better);
 }
 
-// Adds `more`, none of which is in `items`; best first afterwards.
+// Adds `more`, none of which may be in `items`, and sorts `items` best first.
 inline void Join(const std::vector<Scored>& more, std::vector<Scored>& items) {
   items.insert(items.end(), more.begin(), more.end());
   std::sort(items.begin(), items.end(), Better);

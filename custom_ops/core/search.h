@@ -15,7 +15,7 @@
 
 namespace nann {
 
-// No beam, k or level_topn entry may be above this: it bounds what a request can make us allocate.
+// The largest beam, k or entry of level_topn, which bounds the memory that a request can use.
 inline constexpr int32_t kMaxWidth = 1000000;
 inline constexpr int32_t kMaxRounds = 10000;
 
@@ -23,39 +23,41 @@ inline constexpr int32_t kMaxRounds = 10000;
 using ScoreBatch =
     absl::FunctionRef<absl::Status(absl::Span<const int32_t> items, absl::Span<float> scores)>;
 
-// What a request brings besides its user.
+// What a request says besides its user.
 struct SearchRequest {
-  // Items to start from as well, such as the user's own history; each at most once matters.
+  // Items to start from as well, such as the user's own history. Repeated items have no effect.
   absl::Span<const int32_t> seeds;
-  // Items that are walked through but no answer, ascending; they take no room in any beam or pool
-  // (excluded.h).
+  // Items that the walk may pass through but must not answer, ascending. They take no room in any
+  // beam or pool (excluded.h).
   absl::Span<const int32_t> excluded;
-  // After this many evaluations, or at this time, the best so far is the answer.
+  // The walk stops after this many evaluations, or at this time, and answers the best so far.
   int64_t budget = std::numeric_limits<int64_t>::max();
   static constexpr auto kNoDeadline = std::chrono::steady_clock::time_point::max();
   std::chrono::steady_clock::time_point deadline = kNoDeadline;
 };
 
-// Why a walk ended. It is complete where nothing was left that the search would have gone on with; a
-// number of rounds that is part of what a search is (RoundsSearch, DeployedSearch) cuts nothing.
+// Why a walk ended. It is complete if nothing was left with which the search would have continued.
+// The number of rounds of a RoundsSearch or DeployedSearch is a part of its definition, so a walk
+// that ends after it is complete too.
 enum class Stopped : int32_t { kComplete = 0, kBudget = 1, kDeadline = 2, kSteps = 3 };
 
 struct SearchStatistics {
-  int64_t items_scored = 0;  // Evaluations of the model; each item at most once per request.
-  int32_t rounds = 0;        // Batches of fresh items, the entry points' included.
-  int64_t nan_scores = 0;    // Scores that came back NaN; they are worse than every number.
+  int64_t items_scored = 0;  // Items that the model evaluated, each at most once per request.
+  int32_t rounds = 0;        // Batches of fresh items, including that of the entry points.
+  int64_t nan_scores = 0;    // Scores that are NaN, which count as worse than every number.
   Stopped stopped = Stopped::kComplete;
-  // Time spent in putting scored items in order: into the beam or pool, and the best of them kept.
+  // Time spent on merging scored items into the beam or pool in order.
   std::chrono::nanoseconds merging{0};
 };
 
-// The buffers of a walk. Kept between requests so that a round allocates nothing; one per worker.
+// The buffers of a walk, one per worker. They are kept between requests, so that a round allocates
+// nothing.
 struct Workspace {
   VisitedSet visited;
   std::vector<int32_t> batch;
   std::vector<float> batch_scores;
   std::vector<Scored> fresh, candidates, results, merged;
-  std::vector<char> expanded;  // Beside `results`.
+  std::vector<char> expanded;  // One entry for each of `results`.
 };
 
 // One way to walk the graph under a model's scores. Implementations are immutable and thread-safe.
@@ -63,20 +65,20 @@ class Search {
  public:
   virtual ~Search() = default;
 
-  // Walks `index` and leaves the items it would answer with in `workspace.results`, best first and
-  // none that is excluded: as many as the search is wide where so many others were reached. Errors
-  // of `score` are passed on.
+  // Walks `index` and leaves the items to answer in `workspace.results`, best first and without
+  // excluded ones: as many as the width of the search, if so many were reached. Errors of `score` are
+  // returned. `workspace` must not be used by another search at the same time.
   absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                    Workspace& workspace, SearchStatistics& statistics) const;
 
  private:
-  // `Run` without its end: excluded items may be left among the results.
+  // Does the work of `Run`, but may leave excluded items among the results.
   virtual absl::Status WalkGraph(const IndexView& index, const SearchRequest& request,
                                  ScoreBatch score, Workspace& workspace,
                                  SearchStatistics& statistics) const = 0;
 };
 
-// Checks that `value`, the parameter called `name`, is in 1..limit.
+// Checks that `value` of the parameter `name` is in 1..limit.
 absl::Status CheckWidth(absl::string_view name, int64_t value, int64_t limit = kMaxWidth);
 
 }  // namespace nann

@@ -1,7 +1,7 @@
-// Tests what no TensorFlow op can reach: memory safety under sanitizers on random graphs, errors in
-// the middle of a walk, and files that change after they were checked. What the searches answer is
-// compared with a reference in tests/ops/, and index_fuzz.cc has the damaged files. Prints the
-// first check that fails and aborts.
+// Tests what cannot be tested through the TensorFlow ops: memory safety under sanitizers on random
+// graphs, errors in the middle of a walk, and files that change after they were checked. tests/ops/
+// compares the answers of the searches with a reference, and index_fuzz.cc covers damaged files.
+// Prints the first check that fails and aborts.
 
 #include "custom_ops/core/search.h"
 
@@ -24,7 +24,7 @@
 namespace nann {
 namespace {
 
-// Arrays of an index and the view over them.
+// The arrays of an index and the view of them.
 struct World {
   std::vector<int64_t> item_ids;
   std::vector<float> embeddings;
@@ -81,7 +81,7 @@ std::unique_ptr<Search> RandomSearch(Random& random, int num_layers) {
   return *std::move(search);
 }
 
-// Ascending, some of them twice.
+// Returns random items in ascending order, some of them twice.
 std::vector<int32_t> RandomItems(Random& random, int num_items) {
   std::vector<int32_t> items;
   for (int i = Draw(random, -20, 40); i > 0; --i) items.push_back(Draw(random, 0, num_items - 1));
@@ -89,7 +89,7 @@ std::vector<int32_t> RandomItems(Random& random, int num_items) {
   return items;
 }
 
-// One workspace serves requests on indices of different sizes, as the op's workers do.
+// One workspace serves requests on indexes of different sizes, as the op's workers do.
 void SearchesKeepTheirPromises() {
   Random random(1);
   Workspace workspace;
@@ -130,7 +130,7 @@ void SearchesKeepTheirPromises() {
   }
 }
 
-// The items that a walk from `seeds` can come to.
+// Returns which items a walk from `seeds` can reach.
 std::vector<bool> Reached(const IndexView& index, std::vector<int32_t> seeds) {
   std::vector<bool> reached(index.num_items());
   while (!seeds.empty()) {
@@ -144,8 +144,7 @@ std::vector<bool> Reached(const IndexView& index, std::vector<int32_t> seeds) {
   return reached;
 }
 
-// First contact, line 7: a pool as wide as k holds k items that are not excluded wherever so many
-// can be reached.
+// A pool as wide as k holds k items that are not excluded whenever so many can be reached.
 void ExcludedItemsTakeNoRoom() {
   Random random(7);
   Workspace workspace;
@@ -176,7 +175,7 @@ void ExcludedItemsTakeNoRoom() {
   }
 }
 
-// Entries that were valid when they were checked and are not any more.
+// Entries may be valid when they are checked and invalid later.
 void ABrokenItemIsAnErrorAndABrokenRowIsEmpty() {
   const auto score = [](absl::Span<const int32_t>, absl::Span<float> scores) {
     for (float& s : scores) s = 0;
@@ -203,7 +202,7 @@ void ABrokenItemIsAnErrorAndABrokenRowIsEmpty() {
   }
 }
 
-// First contact, line 8: a line of items, one expanded a step; the last has nothing to expand to.
+// The items form a line, and each step expands one. The last one has no neighbours.
 void AWalkThatStepsCutSaysSo() {
   const World world{{7, 8, 9}, {0, 0, 0}, {0}, {{{0, 1, 2, 2}, {1, 2}}}};
   const auto score = [](absl::Span<const int32_t>, absl::Span<float> scores) {
@@ -228,13 +227,13 @@ void AWalkThatStepsCutSaysSo() {
   CHECK_THAT((*BestFirstSearch::Create(1, 3, 1))
                  ->Run(world.View(), request, score, workspace, statistics)
                  .ok());
-  CHECK_THAT(statistics.stopped == Stopped::kSteps);  // The budget was enough for what was met.
+  CHECK_THAT(statistics.stopped == Stopped::kSteps);  // The budget was enough for the items met.
   for (int32_t wrong : {-1, kMaxRounds + 1}) {
     CHECK_THAT(absl::IsInvalidArgument(BestFirstSearch::Create(1, 3, wrong).status()));
   }
 }
 
-// The time in the model is no part of `merging`, and neither is counted twice.
+// Time spent in the model is not counted as merging, and no time is counted twice.
 void MergingIsTimedWithoutTheScorer() {
   using Clock = std::chrono::steady_clock;
   Random random(4);
@@ -262,7 +261,7 @@ void MergingIsTimedWithoutTheScorer() {
   }
 }
 
-// A search and an index are shared; every thread has its own workspace.
+// Threads share a search and an index, but each has its own workspace.
 void ThreadsDoNotDisturbEachOther() {
   Random random(3);
   for (int example = 0; example < 50; ++example) {

@@ -1,5 +1,5 @@
-// What the core's tests and its fuzzer share: a check, random numbers, and what every search
-// promises. No part of the op library.
+// Shared by the core's tests and its fuzzer: a check, random numbers, and the promises that every
+// search keeps. Not a part of the op library.
 
 #ifndef CUSTOM_OPS_CORE_TESTING_H_
 #define CUSTOM_OPS_CORE_TESTING_H_
@@ -17,8 +17,8 @@
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/search.h"
 
-// Prints a condition that does not hold and ends the program, in every kind of build. Aborts, so
-// that a sanitizer or a debugger shows where.
+// Prints a condition that does not hold and aborts the program, in every kind of build. Aborting lets
+// a sanitizer or a debugger show where.
 #define CHECK_THAT(condition)                                              \
   do {                                                                     \
     if (!(condition)) {                                                    \
@@ -35,20 +35,20 @@ inline int Draw(Random& random, int low, int high) {
   return std::uniform_int_distribution<int>(low, high)(random);
 }
 
-// The bytes of `values`, which must outlive the file. CMakeLists.txt has the address sanitizer
-// watch the ends of vectors, so that a read beyond them is seen.
+// Returns a file of the bytes of `values`, which must outlive it. CMakeLists.txt makes the address
+// sanitizer watch the ends of vectors, so that a read beyond them is found.
 template <typename T>
 IndexFile FileOf(const std::vector<T>& values) {
   return {"file", {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)}};
 }
 
-// The scores that a search was given: each of its batches goes through `Add`, and its answer is
-// compared with them in the end.
+// Records the scores that a search was given, one `Add` per batch, and compares the answer with them
+// in the end.
 class ScoreLog {
  public:
   explicit ScoreLog(int64_t num_items) : scored_(num_items), scores_(num_items) {}
 
-  // No item lies outside the index or comes a second time.
+  // Records a batch; checks that no item lies outside the index or was scored before.
   void Add(absl::Span<const int32_t> items, absl::Span<const float> scores) {
     CHECK_THAT(!items.empty() && items.size() == scores.size());
     ++batches_;
@@ -62,7 +62,7 @@ class ScoreLog {
     }
   }
 
-  // What holds after every search that returned OK.
+  // Checks what must hold after every search that returned OK.
   void CheckAnswer(const SearchRequest& request, const SearchStatistics& statistics,
                    const std::vector<Scored>& results) const {
     CHECK_THAT(statistics.items_scored == items_ && statistics.nan_scores == nans_);

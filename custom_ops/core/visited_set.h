@@ -8,25 +8,26 @@
 
 namespace nann {
 
-// Which items the walk has met in the current layer, and the scores of those that were evaluated in
-// this request, so that an item which an upper layer rejected is not evaluated a second time when
-// the ground layer meets it again.
+// Remembers which items the walk has met in the current layer, and the scores of items evaluated in
+// this request, so that an item that an upper layer rejected is not evaluated again when the ground
+// layer meets it.
 //
-// Marks are epochs: starting a layer or a request is O(1) and touches no memory. Eight bytes an
-// item, one cache line a look-up. Not thread-safe; every worker owns one.
+// Items are marked with epochs, so that starting a layer or a request is O(1) and touches no other
+// memory. Eight bytes per item, one cache line per look-up. Not thread-safe; every worker owns one.
 template <typename Epoch>
 class BasicVisitedSet {
  public:
-  // Far above the layers of any HNSW graph: a request never wraps half way through.
+  // Far above the layers of any HNSW graph. Epochs wrap around only between two requests, never in
+  // the middle of one.
   static constexpr Epoch kMaxLayers = 64;
 
   enum class State {
-    kNew,      // Not met in this request: must be evaluated.
-    kScored,   // Met in an upper layer: `*score` is its score.
-    kVisited,  // Met in this layer already.
+    kNew,      // Not met in this request; it must be evaluated.
+    kScored,   // Met in an upper layer; `*score` is its score.
+    kVisited,  // Already met in this layer.
   };
 
-  // Forgets everything; room for items 0..num_items-1.
+  // Forgets everything, and makes room for items 0..num_items-1.
   void StartRequest(size_t num_items) {
     if (entries_.size() != num_items ||
         layer_epoch_ > std::numeric_limits<Epoch>::max() - kMaxLayers) {
@@ -36,10 +37,10 @@ class BasicVisitedSet {
     request_epoch_ = ++layer_epoch_;
   }
 
-  // No item is visited in the new layer; scores of this request are kept.
+  // Starts a layer in which no item is visited; keeps the scores of this request.
   void StartLayer() { ++layer_epoch_; }
 
-  // Marks `item` visited and tells what was known of it.
+  // Marks `item` as visited and returns the state that it had before.
   State Visit(int32_t item, float* score) {
     Entry& entry = entries_[item];
     const Epoch met = entry.epoch;
@@ -50,7 +51,7 @@ class BasicVisitedSet {
     return State::kScored;
   }
 
-  // Fetches ahead what `Visit` will read; an address outside the set does no harm.
+  // Prefetches the entry that `Visit` reads. An item outside the set does no harm.
   void Prefetch(int32_t item) const {
     const auto begin = reinterpret_cast<uintptr_t>(entries_.data());
     __builtin_prefetch(

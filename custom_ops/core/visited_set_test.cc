@@ -1,5 +1,5 @@
-// Tests VisitedSet where its epochs end and start again, with epochs of 16 bits instead of 32: the
-// code is the same and the end is near.
+// Tests VisitedSet where its epochs wrap around, with epochs of 16 bits in place of 32: the code is
+// the same, and they wrap around soon.
 
 #include "custom_ops/core/visited_set.h"
 
@@ -8,7 +8,7 @@
 namespace nann {
 namespace {
 
-// Items of the first epochs must not count as known when these come again.
+// Items marked in the first epochs must not count as known when the epochs start again.
 void EpochsMayWrapAround() {
   using Visited = BasicVisitedSet<uint16_t>;
   Visited visited;
@@ -27,7 +27,7 @@ void EpochsMayWrapAround() {
       CHECK_THAT(visited.Visit(1, &score) == Visited::State::kScored && score == 3);
       CHECK_THAT(visited.Visit(1, &score) == Visited::State::kVisited);
     }
-    // Every epoch after the wrap must find item 0 unknown, and it is the first one to visit it.
+    // Item 0 must be unknown in every epoch after the wrap, as this is its first visit.
     if (request % 1000 == 999) CHECK_THAT(visited.Visit(0, &score) == Visited::State::kNew);
   }
 }

@@ -7,32 +7,32 @@
 
 namespace nann {
 
-// The steps that all searches share: entering the graph, entering a layer, and scoring in one batch
-// the neighbours that were not met before (Algorithm 2, lines "N = neighbours minus visited").
-// Lives for one request; the results of a step are in `fresh()` until the next.
+// The steps that all searches share: entering the graph, entering a layer, and scoring the unvisited
+// neighbours in one batch (Algorithm 2, lines "N = neighbours minus visited"). Used for one request;
+// the results of a step are in `fresh()` until the next step.
 class Walk {
  public:
   Walk(const IndexView& index, const SearchRequest& request, ScoreBatch score, Workspace& workspace,
        SearchStatistics& statistics);
 
-  // Scores the entry points. DataLoss where one is outside the index, as in `Expand`: an index may
-  // be opened unchecked, and a mapped file can change after the check.
+  // Scores the entry points. Returns DataLoss if one is outside the index, as does `Expand`: an index
+  // may be opened unchecked, and a mapped file can change after the check.
   absl::Status Enter();
-  // Visits the request's seeds in the current layer (a new walk is in the ground layer) and scores
-  // those that are not known.
+  // Visits the request's seeds in the current layer, the ground layer in a new walk, and scores those
+  // without a known score.
   absl::Status MeetSeeds();
-  // Starts `layer`, in which only `entries` are visited.
+  // Starts `layer`, with only `entries` visited.
   void EnterLayer(int layer, absl::Span<const Scored> entries);
-  // Scores the neighbours of `candidates` in the layer that are not visited, and visits them.
-  // DataLoss where one is outside the index.
+  // Visits and scores the neighbours of `candidates` in the layer that are not visited yet.
+  // Returns DataLoss if one is outside the index.
   absl::Status Expand(absl::Span<const Scored> candidates);
-  // Says that `item` is likely to be expanded in the step after the next.
+  // Hints that `item` is likely to be expanded in the step after the next.
   void Prefetch(int32_t item) const { index_.PrefetchRow(layer_, item); }
 
-  // The items met in the last step, in no particular order; the caller may reorder them.
+  // Returns the items met in the last step, in no particular order. The caller may reorder them.
   std::vector<Scored>& fresh() { return workspace_.fresh; }
-  // Whether the request's budget or time is spent: the last step may have left items unscored, and
-  // there must be no other.
+  // Returns whether the request's budget or time is spent. If so, the last step may have left items
+  // unscored, and no further step may be taken.
   bool stopped() const { return statistics_.stopped != Stopped::kComplete; }
 
  private:

@@ -24,7 +24,8 @@ FunctionScorer::FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions,
       captured_(std::move(captured)),
       batches_(batches) {}
 
-// Once per user, at the first batch: a search can end before it scores anything.
+// Called once per user, at the first batch rather than earlier: a search can end before it scores
+// anything.
 absl::Status FunctionScorer::Prepare() {
   args_ = user_;
   if (functions_.prepare != kInvalidHandle) {
@@ -94,7 +95,7 @@ absl::Status FunctionScorer::Call(std::vector<Tensor>* results) {
   if (compiled.ok() || absl::IsCancelled(compiled)) return compiled;
   results->clear();
   const absl::Status plain = RunPlain(results);
-  // Where the model itself fails, compiling is not to blame.
+  // If the plain function fails too, compiling is not the reason.
   if (plain.ok() && functions_.compiles.exchange(false)) {
     LOG(WARNING) << "The scorer runs without XLA from now on: " << compiled.message();
   }
@@ -106,8 +107,8 @@ absl::Status FunctionScorer::RunPlain(std::vector<Tensor>* results) {
 }
 
 absl::Status FunctionScorer::RunCompiled(std::vector<Tensor>* results) {
-  // A function that fails cancels its request. This one may fail and the request go on, so it gets
-  // a manager of its own; it is still cancelled with the request.
+  // A function that fails cancels its request. If this one fails, the request must continue, so it
+  // gets a cancellation manager of its own, which is still cancelled with the request.
   CancellationManager* const request = ctx_->cancellation_manager();
   if (request == nullptr) return Run(functions_.compiled, nullptr, args_, results);
   CancellationManager own(request);
@@ -117,16 +118,16 @@ absl::Status FunctionScorer::RunCompiled(std::vector<Tensor>* results) {
 absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
                                  CancellationManager* cancellation_manager,
                                  absl::Span<const Tensor> args, std::vector<Tensor>* results) {
-  // The scorer's kernels run on this very thread (they still share the intra-op pool): nothing
-  // waits for a free inter-op thread, so the search cannot deadlock with one thread only, and no
-  // time goes to handing work over.
+  // The scorer's kernels run on this very thread (but still share the intra-op pool). Nothing waits
+  // for a free inter-op thread, so that the search cannot deadlock with a single thread, and no time
+  // is lost in passing work to other threads.
   std::function<void(std::function<void()>)> inline_runner = [](std::function<void()> run) {
     run();
   };
   FunctionLibraryRuntime::Options options(ctx_->step_id());
-  // Tensors that a function sends from one device to another meet in a rendezvous, by names that
-  // are the same in every call. The step's is shared by the calls for all users, who would get each
-  // other's; and a call that fails aborts it.
+  // Tensors that a function sends from one device to another are exchanged in a rendezvous, by names
+  // that are the same in every call. With the step's rendezvous, the calls for different users would
+  // get each other's tensors, and a call that fails would abort it for all.
   options.create_rendezvous = true;
   options.cancellation_manager = cancellation_manager;
   options.collective_executor = ctx_->collective_executor();

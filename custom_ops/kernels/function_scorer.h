@@ -20,27 +20,28 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// The scorer in one function library, as instantiated. Thread-safe.
+// The scorer's functions, instantiated in one function library. Thread-safe.
 struct ScorerFunctions {
   FunctionLibraryRuntime* library;
-  // The functions that the passes made of the scorer at its first call; the handles below lean on
-  // it. Null where they are the model's own.
+  // Holds the functions that the passes made from the scorer at its first call, which the handles
+  // below need. Null if the handles are of the model's own functions.
   std::unique_ptr<FunctionLibraryDefinition> rewritten;
-  FunctionLibraryRuntime::Handle prepare = kInvalidHandle;  // Once per user; absent in many models.
+  FunctionLibraryRuntime::Handle prepare = kInvalidHandle;  // Run once per user; often absent.
   FunctionLibraryRuntime::Handle plain = kInvalidHandle;
-  FunctionLibraryRuntime::Handle compiled = kInvalidHandle;  // By XLA; the same function.
-  // Whether `compiled` is to be called. Cleared for good where that fails: in a server that runs
-  // without XLA, and for models that XLA cannot compile.
+  FunctionLibraryRuntime::Handle compiled = kInvalidHandle;  // `plain`, compiled by XLA.
+  // Whether to call `compiled`. Cleared for good when such a call fails: in a server without XLA, or
+  // for a model that XLA cannot compile.
   std::atomic<bool> compiles{false};
 };
 
-// Scores items for one user by calling a TensorFlow function in batches padded to a grid of sizes.
-// Lives for one request; used from one thread.
+// Scores items for one user by calling a TensorFlow function on batches, padded to a grid of sizes.
+// Used for one request, from one thread.
 class FunctionScorer : public Scorer {
  public:
-  // The function is called as f(user..., prepared..., items, captured...), where `user` are tensors
-  // [1, ...] and `prepared` what the preparing function, if there is one, makes of (user...,
-  // captured...).
+  // Calls the function as f(user..., prepared..., items, captured...), where `user` holds tensors
+  // [1, ...] and `prepared` are the results of the preparing function, if there is one, for (user...,
+  // captured...). `batches` holds the buffers for padded batches, by size; no other scorer may use
+  // them at the same time.
   FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions, const nann::IndexView& index,
                  absl::Span<const int64_t> batch_sizes, std::vector<Tensor> user,
                  std::vector<Tensor> captured, BatchTensors& batches);
@@ -56,7 +57,7 @@ class FunctionScorer : public Scorer {
   absl::Status Call(std::vector<Tensor>* results);
   absl::Status RunPlain(std::vector<Tensor>* results);
   absl::Status RunCompiled(std::vector<Tensor>* results);
-  // In a rendezvous of its own.
+  // Runs a function with a rendezvous of its own.
   absl::Status Run(FunctionLibraryRuntime::Handle function,
                    CancellationManager* cancellation_manager, absl::Span<const Tensor> args,
                    std::vector<Tensor>* results);
@@ -67,7 +68,7 @@ class FunctionScorer : public Scorer {
   const absl::Span<const int64_t> batch_sizes_;
   std::vector<Tensor> user_, captured_;
   bool prepared_ = false;
-  std::vector<Tensor> args_;  // Of the scorer; the items' place holds the current batch.
+  std::vector<Tensor> args_;  // The scorer's arguments, with the current batch at `items_arg_`.
   size_t items_arg_ = 0;
   BatchTensors& batches_;
   std::chrono::nanoseconds gathering_{0}, scoring_{0};

@@ -49,14 +49,15 @@ class IndexOpenOp : public OpKernel {
   nann::TableType type_;
 };
 
-// Lets a tensor look into a mapping: the buffer keeps the index open and frees nothing itself.
+// A buffer that lets a tensor view mapped memory. It keeps the index open and frees no memory itself.
 class MappedBuffer : public TensorBuffer {
  public:
   MappedBuffer(const void* data, size_t size, std::shared_ptr<const OpenIndex> index)
       : TensorBuffer(const_cast<void*>(data)), size_(size), index_(std::move(index)) {}
   size_t size() const override { return size_; }
   TensorBuffer* root_buffer() override { return this; }
-  // Owning memory could be forwarded and written by another op; the mapping is read-only.
+  // A buffer that owns its memory could be forwarded to another op and written; the mapping is
+  // read-only.
   bool OwnsMemory() const override { return false; }
   void FillAllocationDescription(AllocationDescription* description) const override {
     description->set_allocator_name("nann_index");

@@ -17,9 +17,9 @@ namespace tensorflow {
 namespace nann_ops {
 namespace {
 
-// Validation reads all edges once; those pages need not stay resident. Mappings of a local file
-// start on a page; of a copy on the heap the call would drop data, so only file-backed regions come
-// here.
+// Lets the system drop pages that validation, which reads all edges once, has made resident. The
+// region must be mapped from a local file, so that it starts on a page: on a heap copy, the call
+// would lose data.
 void DropPages(const void* begin, size_t length) {
   madvise(const_cast<void*>(begin), length, MADV_DONTNEED);
 }
@@ -28,10 +28,11 @@ bool IsLocal(const std::string& path) {
   return path.find("://") == std::string::npos || absl::StartsWith(path, "file://");
 }
 
-constexpr size_t kAlignment = 64;        // As docs/format.md promises of the arrays.
-constexpr size_t kReadAtOnce = 1 << 26;  // Bytes; what a remote file system is asked for at a time.
+constexpr size_t kAlignment = 64;        // Of the arrays, as docs/format.md promises.
+constexpr size_t kReadAtOnce = 1 << 26;  // Bytes per read from a remote file system.
 
-// A file of a file system that cannot map, or maps without alignment, such as s3:// and gs://.
+// A copy in memory of a file from a file system that cannot map files, or maps them without
+// alignment, such as s3:// and gs://.
 class CopiedFile : public ReadOnlyMemoryRegion {
  public:
   // Reads the `size` bytes of `path`.
@@ -43,8 +44,8 @@ class CopiedFile : public ReadOnlyMemoryRegion {
         new CopiedFile(static_cast<char*>(std::aligned_alloc(kAlignment, room)), size));
     if (made->data_ == nullptr) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("no memory for a copy of ", path, ", of ", size,
-                       " bytes; files on a local file system are mapped and need none"));
+          absl::StrCat("no memory for a copy of ", path, ", ", size,
+                       " bytes; files on a local file system are mapped and need no copy"));
     }
     std::unique_ptr<RandomAccessFile> file;
     TF_RETURN_IF_ERROR(env->NewRandomAccessFile(path, &file));
@@ -54,7 +55,7 @@ class CopiedFile : public ReadOnlyMemoryRegion {
       TF_RETURN_IF_ERROR(file->Read(at, bytes, absl::MakeSpan(made->data_ + at, length)));
       if (bytes.size() != length) {
         return absl::DataLossError(
-            absl::StrCat(path, " ends at ", at + bytes.size(), " of its ", size, " bytes"));
+            absl::StrCat(path, " ends after ", at + bytes.size(), " of ", size, " bytes"));
       }
       if (bytes.data() != made->data_ + at) std::memcpy(made->data_ + at, bytes.data(), length);
     }
@@ -72,7 +73,7 @@ class CopiedFile : public ReadOnlyMemoryRegion {
   const size_t size_;
 };
 
-// Maps a file, or copies it where it is not of the local file system.
+// Maps a file, or copies it if it is not on a local file system.
 absl::StatusOr<std::unique_ptr<ReadOnlyMemoryRegion>> Open(Env* env, const std::string& path,
                                                            size_t size) {
   if (!IsLocal(path)) return CopiedFile::Read(env, path, size);
@@ -81,7 +82,7 @@ absl::StatusOr<std::unique_ptr<ReadOnlyMemoryRegion>> Open(Env* env, const std::
   return region;
 }
 
-// Errors of file systems do not always say which file they are of, or why at all.
+// Adds the path, and a reason if there is none, to an error of a file system.
 absl::Status Named(const absl::Status& status, const std::string& path) {
   if (status.ok()) return status;
   return absl::Status(

@@ -17,11 +17,12 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// An open index, the mappings it looks into, and the workers that search it. Thread-safe; shared by
-// the searches that use it.
+// An open index with its mapped files and the workers that search it. Thread-safe; shared by the
+// searches that use it.
 class OpenIndex {
  public:
-  // Maps `files` (in the order that Nann>IndexOpen documents) read-only through `env`.
+  // Maps `files`, in the order that Nann>IndexOpen documents, read-only through `env`; reads those of
+  // a remote file system into memory. Checks the index's sizes and, with `validate`, its contents.
   static absl::StatusOr<std::shared_ptr<const OpenIndex>> Map(Env* env,
                                                               const std::vector<std::string>& files,
                                                               nann::TableType type, int64_t dim,
@@ -40,13 +41,13 @@ class OpenIndex {
   mutable WorkerPool workers_;
 };
 
-// The resource behind Nann>IndexHandle: empty until Nann>IndexOpen. Thread-safe.
+// The resource behind Nann>IndexHandle, which is empty until Nann>IndexOpen. Thread-safe.
 class IndexResource : public ResourceBase {
  public:
   std::string DebugString() const override;
 
   void Set(std::shared_ptr<const OpenIndex> index);
-  // FailedPrecondition where nothing was opened yet.
+  // Returns FailedPrecondition if no index has been opened yet.
   absl::StatusOr<std::shared_ptr<const OpenIndex>> Get() const;
 
  private:

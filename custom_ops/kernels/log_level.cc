@@ -1,7 +1,8 @@
-// TF_CPP_MIN_LOG_LEVEL for the messages of Abseil.
+// Applies TF_CPP_MIN_LOG_LEVEL to messages logged through Abseil.
 //
-// TensorFlow 2.20 obeys the variable in its own LOG only; what its files, and ours, log through Abseil is told whatever
-// it says. Warnings stay: that a scorer runs without XLA or without the passes is why a search is slow.
+// TensorFlow 2.20 obeys the variable only in its own LOG; messages that its files and ours log through Abseil are
+// printed whatever its value. Warnings are always kept, because a scorer that runs without XLA or without the passes
+// explains a slow search.
 
 #include <cstdlib>
 

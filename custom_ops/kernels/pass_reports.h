@@ -9,7 +9,8 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// Sets the last three outputs of an op: what each pass did, in order.
+// Sets the last three outputs of an op, `passes`, `reasons` and `figures`, to what each pass did, in
+// order.
 inline absl::Status SetPassReports(OpKernelContext* ctx,
                                    const std::vector<nann_passes::PassReport>& reports) {
   const int first = ctx->num_outputs() - 3;

@@ -12,9 +12,9 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// Describes the arguments of a scorer, f(user..., items, captured...), to the passes. `user` holds the
-// types and shapes of the user tensors; their first extent, the batch, is not read. Captured
-// variables are looked up for their shapes.
+// Describes the arguments of a scorer, f(user..., items, captured...), for the passes. `user` holds
+// the types and shapes of the user tensors; their first extent, the batch, is not read. `dim` is the
+// width of an item. The shapes of captured variables are looked up.
 std::vector<nann_passes::Argument> ScorerArguments(
     OpKernelContext* ctx, absl::Span<const std::pair<DataType, PartialTensorShape>> user,
     int64_t dim, const OpInputList& captured);

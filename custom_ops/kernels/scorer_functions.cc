@@ -19,8 +19,8 @@ absl::Status CheckOne(absl::string_view name, const std::vector<NameAttrList>& f
       absl::StrCat(name, " holds ", functions.size(), " functions, allowed are 0 and 1"));
 }
 
-// A function that has XLA compile `function`. What calls a function that is marked so is compiled,
-// not the function itself where it is an attribute.
+// Returns a function that calls `function` so that XLA compiles it. The mark for XLA has to be on a
+// node that calls: it has no effect on a function that is named by an attribute of an op.
 absl::StatusOr<FunctionDef> ForXla(const FunctionDef& function, const std::string& name) {
   GraphDef graph;
   NodeDef call;
@@ -52,8 +52,8 @@ absl::StatusOr<FunctionDef> ForXla(const FunctionDef& function, const std::strin
   return nann_passes::ToFunction(graph, name);
 }
 
-// The shape that argument `index` of a function was traced with. Extents of a call's tensors are no
-// help: the next call's may be others.
+// Returns the shape with which argument `index` of a function was traced. The shapes of a call's
+// tensors cannot be used, because those of the next call may differ.
 PartialTensorShape TracedShape(const FunctionDef& function, int index) {
   const auto attributes = function.arg_attr().find(index);
   if (attributes == function.arg_attr().end()) return {};
@@ -156,7 +156,7 @@ absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
   if (definition.rewrite && definition.prepare.empty()) {
     const absl::Status rewritten = Rewrite(ctx, definition, functions.get());
     if (rewritten.ok()) return functions;
-    LOG(WARNING) << "The scorer runs as it is, without the passes: " << rewritten.message();
+    LOG(WARNING) << "The scorer runs unchanged, without the passes: " << rewritten.message();
   }
   if (!definition.prepare.empty()) {
     LOG(INFO) << "The scorer " << definition.scorer.name() << " was rewritten by passes before.";

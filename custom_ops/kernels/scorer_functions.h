@@ -12,7 +12,7 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// The attributes of a search that say what its scorer is.
+// The attributes of a search op that define its scorer.
 struct ScorerDefinition {
   NameAttrList scorer;
   // Zero or one function: attributes have no optional functions.
@@ -22,8 +22,8 @@ struct ScorerDefinition {
 
 absl::Status ReadScorerDefinition(OpKernelConstruction* ctx, ScorerDefinition* definition);
 
-// Instantiates the scorer for a call's function library, rewritten by the passes where the
-// definition asks for it. A scorer that the passes cannot read runs as it is; the log says why.
+// Instantiates the scorer in the function library of a call, rewritten by the passes if the
+// definition asks for it. A scorer that the passes cannot read runs unchanged, and the log says why.
 absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
     OpKernelContext* ctx, const ScorerDefinition& definition);
 

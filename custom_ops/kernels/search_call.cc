@@ -13,13 +13,13 @@ namespace tensorflow {
 namespace nann_ops {
 namespace {
 
-// An answer of more entries than this is refused before anything is allocated.
+// A call whose answer would have more entries than this is refused before anything is allocated.
 constexpr int64_t kMaxAnswerEntries = int64_t{1} << 26;
 
-// What an answer holds for NaN, and where there is no item.
+// The score in an answer for NaN, and for places without an item.
 constexpr float kWorst = -std::numeric_limits<float>::infinity();
 
-// Rounded down, so that a search's parts never add up to more than it.
+// Rounds down, so that the parts of a search never add up to more than its total.
 int64_t Microseconds(std::chrono::nanoseconds time) {
   return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
 }
@@ -93,7 +93,7 @@ void SearchCall::Start(std::unique_ptr<SearchCall> call, AsyncOpKernel::DoneCall
   self->SearchFor(0);
 }
 
-// 0 stands for no limit.
+// A value of 0 means no limit.
 absl::Status SearchCall::SetLimits(int64_t budget, int32_t deadline_ms) {
   if (budget < 0 || deadline_ms < 0) {
     return absl::InvalidArgumentError(absl::StrCat("budget is ", budget, " and deadline_ms is ",
@@ -107,7 +107,7 @@ absl::Status SearchCall::SetLimits(int64_t budget, int32_t deadline_ms) {
   return absl::OkStatus();
 }
 
-// A user's row of ids as dense indices, ascending; counts the ids that no item has.
+// Returns a user's row of ids as dense indices, ascending; adds the ids that no item has to `unknown`.
 std::vector<int32_t> SearchCall::Items(const Tensor& ids, int64_t user, int64_t& unknown) const {
   const auto row = ids.matrix<int64_t>();
   std::vector<int32_t> items;
@@ -127,7 +127,7 @@ void SearchCall::SearchFor(int64_t user) {
   bool last;
   {
     absl::MutexLock lock(&mu_);
-    // A failing scorer cancels the other users' calls: its error is the reason, not theirs.
+    // A scorer that fails cancels the calls for other users. Keep its error rather than theirs.
     if (status_.ok() || (absl::IsCancelled(status_) && !status.ok())) status_ = status;
     last = --left_ == 0;
   }

@@ -26,26 +26,27 @@ class Scorer {
  public:
   virtual ~Scorer() = default;
   virtual absl::Status Score(absl::Span<const int32_t> items, absl::Span<float> scores) = 0;
-  // Time spent in collecting the items' rows, and then in what scores them. None where the items are
-  // scored in their table.
+  // Time spent on copying the items' rows into batches, and on scoring these. Zero for a scorer that
+  // reads the items in their table.
   virtual std::chrono::nanoseconds gathering() const { return {}; }
   virtual std::chrono::nanoseconds scoring() const { return {}; }
 };
 
-// A search and the number of items per user that it answers, as a call asks for them.
+// The search that a call asks for, and the number of items to answer per user.
 struct SearchPlan {
   int32_t k;
   std::unique_ptr<nann::Search> search;
 };
 
-// The part in which one search op differs from the others: its parameters, and the search that they
-// describe over an index of `num_layers` layers.
+// What differs between the search ops: their own inputs, and how to make a search from these for an
+// index of `num_layers` layers.
 struct SearchKind {
   absl::Span<const SearchArg> inputs;
   absl::StatusOr<SearchPlan> (*plan)(OpKernelContext* ctx, int num_layers);
 };
 
-// One call of a search op: what its users' searches share. Subclasses differ in what scores.
+// One call of a search op, with everything that the searches for its users share. Subclasses differ
+// in the scorer.
 class SearchCall {
  public:
   explicit SearchCall(OpKernelContext* ctx) : ctx_(ctx) {}
@@ -54,12 +55,12 @@ class SearchCall {
   // Reads and checks all inputs and allocates the outputs.
   absl::Status Prepare(const SearchKind& kind);
 
-  // Searches for every user, the first on this thread, and calls `done` after the last. `call` must
-  // be prepared.
+  // Searches for every user, for the first one on this thread, and calls `done` after the last search
+  // ends. `call` must have been prepared.
   static void Start(std::unique_ptr<SearchCall> call, AsyncOpKernel::DoneCallback done);
 
  protected:
-  // Reads and checks the lists of inputs; index() and batch() are known.
+  // Reads and checks the inputs that the scorers take. Called when index() and batch() are known.
   virtual absl::Status PrepareScorers() = 0;
   virtual std::unique_ptr<Scorer> MakeScorer(int64_t user, Worker& worker) = 0;
 
@@ -82,7 +83,7 @@ class SearchCall {
   std::shared_ptr<const OpenIndex> index_;
   std::unique_ptr<nann::Search> search_;
   Tensor exclude_, seeds_;
-  nann::SearchRequest limits_;  // Without seeds, which are each user's own.
+  nann::SearchRequest limits_;  // The budget and deadline; ids differ from user to user.
   int32_t k_ = 0;
   int64_t batch_ = 0;
   std::array<Tensor*, kNumSearchOutputs> outputs_{};

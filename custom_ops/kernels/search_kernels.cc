@@ -55,8 +55,8 @@ absl::StatusOr<SearchPlan> PlanDeployed(OpKernelContext* ctx, int num_layers) {
   return SearchPlan{level_topn.back(), *std::move(search)};
 }
 
-// One user's part of a tensor [B, ...], as [1, ...]. A slice in the middle of a buffer need not be
-// aligned as kernels expect, so it is copied; user tensors are small.
+// Returns one user's row of a tensor [B, ...], as [1, ...]. A row in the middle of a buffer may not be
+// aligned as kernels expect; it is then copied, as user tensors are small.
 Tensor UserRow(const Tensor& tensor, int64_t user) {
   Tensor row = tensor.Slice(user, user + 1);
   return row.IsAligned() ? row : tensor::DeepCopy(row);
@@ -98,7 +98,7 @@ class FunctionCall : public SearchCall {
   std::vector<Tensor> user_, captured_;
 };
 
-// A user whose scorer is a metric of its query and the items' embeddings.
+// Scores items for one user by a metric between the user's query and their embeddings.
 class QueryScorer : public Scorer {
  public:
   QueryScorer(const nann::IndexView& index, nann::Metric metric, absl::Span<const float> query)
@@ -124,9 +124,9 @@ class MetricCall : public SearchCall {
     TF_RETURN_IF_ERROR(ctx()->input_list("user", &user));
     queries_ = user[0];
     if (queries_.shape() == TensorShape({batch(), index().dim()})) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat("the queries in user have shape ",
-                                                   queries_.shape().DebugString(), ", it must be [",
-                                                   batch(), ",", index().dim(), "]"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the queries in user have shape ", queries_.shape().DebugString(),
+                     ", they must be [", batch(), ",", index().dim(), "]"));
   }
 
   std::unique_ptr<Scorer> MakeScorer(int64_t user, Worker& worker) override {
@@ -140,7 +140,7 @@ class MetricCall : public SearchCall {
   Tensor queries_;
 };
 
-// Null where a function scores.
+// Returns the metric, or nothing if a function is the scorer.
 absl::StatusOr<std::optional<nann::Metric>> ReadMetric(OpKernelConstruction* ctx) {
   std::string metric;
   TF_RETURN_IF_ERROR(ctx->GetAttr("metric", &metric));
@@ -178,7 +178,7 @@ absl::Status CheckNoFilters(OpKernelConstruction* ctx) {
                    "that wrote it, or a later one"));
 }
 
-// One search of a graph, under a function or a metric.
+// The kernel of a search op, whose scorer is a function or a metric.
 class SearchOp : public AsyncOpKernel {
  public:
   SearchOp(OpKernelConstruction* ctx, const SearchKind& kind) : AsyncOpKernel(ctx), kind_(kind) {
@@ -206,7 +206,7 @@ class SearchOp : public AsyncOpKernel {
   }
 
  private:
-  // The scorer's handles, instantiated at the first call in each function library.
+  // Returns the scorer's functions, instantiated at the first call in each function library.
   absl::StatusOr<ScorerFunctions*> Scorer(OpKernelContext* ctx) {
     FunctionLibraryRuntime* const library = ctx->function_library();
     if (library == nullptr) return absl::InternalError("no function library is available");

@@ -15,17 +15,17 @@
 namespace tensorflow {
 namespace nann_ops {
 
-// The padded inputs of the scorer, one tensor a batch size, kept between rounds and requests.
+// The padded inputs of the scorer, one tensor per batch size, kept between rounds and requests.
 using BatchTensors = std::map<int64_t, Tensor>;
 
-// What one search at a time writes to; kept, so that a search allocates nothing.
+// The memory that one search at a time writes to, kept so that a search allocates nothing.
 struct Worker {
   nann::Workspace workspace;
   BatchTensors batches;
 };
 
-// The workers that no request uses at the moment: of all that are ever made, as many as searches of
-// one index ran at once, which is at most the inter-op threads. Thread-safe.
+// The workers that no request uses at the moment. At most as many are ever made as searches of one
+// index run at the same time, which is at most the number of inter-op threads. Thread-safe.
 class WorkerPool {
  public:
   std::unique_ptr<Worker> Take() {

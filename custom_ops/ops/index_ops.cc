@@ -2,9 +2,9 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
-// An index lives in the resource manager: IndexHandle names it, IndexOpen maps its files into it.
-// A SavedModel's initialisation runs IndexOpen with the paths of its assets; searches take the
-// handle. See docs/format.md for the files.
+// An index lives in the resource manager: IndexHandle names it, and IndexOpen maps its files into it.
+// A SavedModel's initialisation runs IndexOpen with the paths of its assets, and searches take the
+// handle. docs/format.md describes the files.
 
 namespace tensorflow {
 namespace {
@@ -22,8 +22,8 @@ REGISTER_OP("Nann>IndexHandle")
 Returns a handle to an index; `Nann>IndexOpen` fills it.
 
 index: the handle.
-container: the resource container; the default one where empty.
-shared_name: the name under which the index is shared; the node's name where empty.
+container: the resource container; if empty, the default one.
+shared_name: the name under which the index is shared; if empty, the node's name.
 )doc");
 
 REGISTER_OP("Nann>IndexOpen")
@@ -39,19 +39,19 @@ REGISTER_OP("Nann>IndexOpen")
       return c->WithRank(c->input(1), 1, &unused);
     })
     .Doc(R"doc(
-Maps the files of an index, without copying them, into the resource `index`. Those of a remote file
+Maps the files of an index, without copying them, into the resource `index`. Files of a remote file
 system (s3://, gs://), which cannot be mapped, are read into memory.
 
-Opening again replaces the index; searches that run keep the old one. InvalidArgument where sizes
-disagree or, with `validate`, an offset, neighbour or entry point is out of its bounds; the message
-names the file and the position.
+Opening again replaces the index, while searches that are running keep the old one. Fails with
+InvalidArgument if sizes disagree or, with `validate`, an offset, neighbour or entry point is out of
+bounds; the message names the file and the position.
 
 index: a handle from `Nann>IndexHandle`.
 files: string [3 + 2 * layers], paths in this order: item_ids, item_embeddings, entry_points, then
   row_splits and neighbors of every layer, ground layer first; for int8 one more, item_scales.
 dim: the width of an item embedding.
 validate: whether to read all edges once and check them.
-dtype: of item_embeddings; a coordinate of int8 is the value times its item's scale.
+dtype: the type of item_embeddings; a coordinate in int8 is the value times the item's scale.
 )doc");
 
 REGISTER_OP("Nann>IndexItems")
@@ -63,7 +63,7 @@ REGISTER_OP("Nann>IndexItems")
       return absl::OkStatus();
     })
     .Doc(R"doc(
-The item ids of an open index, as a view of the mapped file: nothing is copied.
+Returns the item ids of an open index, as a view of the mapped file: nothing is copied.
 
 index: an open index.
 item_ids: int64 [n], the data's own ids.
@@ -84,12 +84,12 @@ REGISTER_OP("Nann>IndexGather")
       return absl::OkStatus();
     })
     .Doc(R"doc(
-Embeddings of items of an open index, as float32 whatever the type of the table.
+Returns embeddings of items of an open index, as float32 whatever the type of the table.
 
 index: an open index.
-items: int32 [m], dense indices; InvalidArgument where one is out of bounds.
+items: int32 [m], dense indices; fails with InvalidArgument if one is out of bounds.
 item_embeddings: float32 [m, dim].
-dim: the width of an item embedding; InvalidArgument where the index has another.
+dim: the width of an item embedding; fails with InvalidArgument if the index has another.
 )doc");
 
 }  // namespace

@@ -3,14 +3,14 @@
 
 #include "absl/types/span.h"
 
-// The interface of the search ops, version 1: their inputs and outputs in order. The ops are
-// registered from these lists and the kernels read by the positions beside them. SavedModels hold
-// this interface for good: docs/compatibility.md says what may still be added.
+// The interface of the search ops, version 1: their inputs and outputs, in order. The ops are
+// registered from these lists, and the kernels read inputs by the positions in the enums beside
+// them. SavedModels hold this interface for good; docs/compatibility.md says what may still be added.
 
 namespace tensorflow {
 namespace nann_ops {
 
-// One tensor that a search op takes or answers.
+// One input or output tensor of a search op.
 struct SearchArg {
   const char* name;
   const char* type;
@@ -24,7 +24,7 @@ inline constexpr SearchArg kSharedInputs[kFirstOwnInput] = {
     {"budget", "int64", 0},   {"deadline_ms", "int32", 0},
 };
 
-// Then come the parameters of the search itself, which begin with k, or have it as their last entry.
+// The parameters of the search itself come next. The first of them is k, or has k as its last entry.
 enum BestFirstInput { kBestFirstK = kFirstOwnInput, kFrontier, kPool, kMaxSteps };
 inline constexpr SearchArg kBestFirstInputs[] = {
     {"k", "int32", 0}, {"frontier", "int32", 0}, {"pool", "int32", 0}, {"max_steps", "int32", 0}};
@@ -36,11 +36,13 @@ inline constexpr SearchArg kRoundsInputs[] = {
 enum DeployedInput { kLevelTopn = kFirstOwnInput };
 inline constexpr SearchArg kDeployedInputs[] = {{"level_topn", "int32", 1}};
 
-// Last come lists of any number of tensors. A later version may add lists that may be empty.
+// The last inputs are lists of any number of tensors. A later version may add lists that can be
+// empty.
 inline constexpr const char* kListInputs[] = {"user: Tuser", "captured: Tcaptured",
                                               "filters: Tfilters"};
 
-// All searches answer these outputs, which have a row per user: rank 2 is [B, k], rank 1 is [B]. A later version may add lists of outputs, which are empty unless an attribute asks for them.
+// All searches have these outputs, with one row per user: rank 2 is [B, k], rank 1 is [B]. A later
+// version may add lists of outputs, which are empty unless an attribute asks for them.
 enum SearchOutput {
   kItemIds,
   kScores,

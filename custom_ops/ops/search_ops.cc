@@ -15,7 +15,7 @@ using shape_inference::DimensionHandle;
 using shape_inference::InferenceContext;
 using shape_inference::ShapeHandle;
 
-// The number of items in an answer, where the graph has it as a constant.
+// Returns the number of items in an answer, if it is a constant in the graph.
 DimensionHandle AnswerSize(InferenceContext* c) {
   const Tensor* given = c->input_tensor(kFirstOwnInput);
   if (given == nullptr || given->NumElements() == 0) return c->UnknownDim();
@@ -51,53 +51,55 @@ absl::Status SearchShape(InferenceContext* c, const SearchInterface& search) {
 }
 
 constexpr char kDescription[] = R"doc(
-Users are searched independently of each other, in parallel, and an item is scored at most once per
-user. Answers are ordered by score, ties by lower item index. NaN comes after every number and is
-returned as minus infinity. A row with fewer than k reachable items is padded with id -1 and score
--inf.
+The searches for different users are independent and run in parallel, and an item is scored at most
+once per user. Answers are ordered by score, ties by lower item index. NaN comes after every number
+and is returned as minus infinity. A row with fewer than k reachable items is padded with id -1 and
+score -inf.
 
 Items are scored by `metric`, or else by `scorer`, which is called as scorer(user..., prepared...,
 items, captured...) with the tensors of one user, each [1, ...], and `items` float32 [1, N, dim],
 where N is one of `batch_sizes`; it returns float32 [1, N]. Rows beyond the items of a batch are
-padding and may hold anything: it must treat rows independently.
+padding and may hold anything, so the scorer must treat rows independently.
 
 )doc";
 
 constexpr char kSharedArguments[] = R"doc(index: an open index.
-exclude: int64 [B, x], ids that are walked through but never returned, and take no room in any beam
-  or pool. Unknown ids do nothing.
-seeds: int64 [B, s], ids to start from as well, such as the user's history; unknown ids do nothing.
+exclude: int64 [B, x], ids that the walk may pass through but that are never returned, and that take
+  no room in any beam or pool. Unknown ids have no effect.
+seeds: int64 [B, s], ids from which the search starts as well, such as the user's history. Unknown
+  ids have no effect.
 budget: int64 [], evaluations after which the best so far is the answer; 0 for no limit.
 deadline_ms: int32 [], milliseconds after which no further batch is begun; 0 for no limit.
 user: the user tensors, each [B, ...]; for a metric one float32 [B, dim], the queries.
-captured: what the scorer captured, variables for the most part.
+captured: the tensors that the scorer captured, most of them variables.
 filters: reserved; must be empty in this version.
 item_ids: int64 [B, k], the data's own ids.
 scores: float32 [B, k], higher is better.
 items_scored: int64 [B], evaluations of the model.
-rounds_run: int32 [B], batches of fresh items, the entry points' included.
+rounds_run: int32 [B], batches of fresh items, including that of the entry points.
 nan_scores: int64 [B], evaluations that gave NaN.
 unknown_ids: int64 [B], entries of `seeds` and `exclude` that the index does not know.
 stopped: int32 [B], why the walk ended: 0 it was complete, 1 the budget, 2 the deadline, 3 best-first
   had more to expand after `max_steps` steps in a layer.
 search_us: int64 [B], microseconds that the user's search took.
-scorer_us: int64 [B], microseconds of these in the scorer; 0 for a metric, which is part of the walk.
-gather_us: int64 [B], microseconds of these in copying the items' rows into the scorer's batches; 0
-  for a metric, which reads them in their table.
-merge_us: int64 [B], microseconds of these in putting scored items in order and writing the answer.
-  The rest of `search_us` is the walk: neighbours, visited items, and what lies between.
+scorer_us: int64 [B], the part of `search_us` in the scorer; 0 for a metric, which counts as walk.
+gather_us: int64 [B], the part of `search_us` for copying the items' rows into the scorer's batches;
+  0 for a metric, which reads the rows in their table.
+merge_us: int64 [B], the part of `search_us` for putting scored items in order and writing the answer.
+  The rest of `search_us` is the walk: neighbours, visited items, and everything between.
 index_sequence: int64 [B], the sequence number of the last update that the searched index holds; 0 for
-  an index as it was built, which is every index in this version.
-scorer: the score function; none where a metric scores.
-metric: a built-in score of the query and an item's embedding: the dot product, minus the squared L2
-  distance, or the cosine.
+  an index without updates, which is every index in this version.
+scorer: the score function; none if a metric scores.
+metric: a built-in score of the query and an item's embedding: the dot product, the negative of the
+  squared L2 distance, or the cosine.
 compiled_scorer: zero or one function, the same as `scorer` and with the same captures, that XLA
-  compiles. It is called instead; where that fails, for a runtime without XLA or a model that XLA
-  cannot compile, `scorer` is from then on.
+  compiles. It is called in place of `scorer`. If that fails, in a runtime without XLA or for a model
+  that XLA cannot compile, `scorer` is called from then on.
 prepare: zero or one function (user..., captured...) -> prepared..., run once per user.
-rewrite: without `prepare`, let the passes of grappler_passes/ rewrite the scorer at the first call.
-batch_sizes: the sizes that scorer batches are padded to, increasing; none for a metric.
-placement: where the scorer runs: on the CPU that searches, which is all that this version knows.
+rewrite: if there is no `prepare`, let the passes of grappler_passes/ rewrite the scorer at the first
+  call.
+batch_sizes: the sizes to which scorer batches are padded, increasing; none for a metric.
+placement: where the scorer runs; this version only knows the CPU that searches.
 )doc";
 
 bool RegisterSearch(const SearchInterface& search, const char* summary, const char* arguments) {
@@ -128,30 +130,30 @@ bool RegisterSearch(const SearchInterface& search, const char* summary, const ch
 
 [[maybe_unused]] const bool kBestFirstRegistered =
     RegisterSearch(kBestFirstSearch, R"doc(
-Top-k items of an index under a model's scores, by best-first search over its graph: the walk of HNSW
-in batches. A pool keeps the best items that were scored; each step scores the neighbours of the best
-of them that were not expanded yet. With seeds it starts at these, without at the entry points.
+Finds the top k items of an index under a model's scores by best-first search over its graph: the walk
+of HNSW in batches. A pool keeps the best scored items; each step scores the neighbours of the best of
+them that are not expanded yet. The search starts at the seeds or, without any, at the entry points.
 )doc",
-                   R"doc(k: int32 [], items wanted per user.
+                   R"doc(k: int32 [], items to answer per user.
 frontier: int32 [], items expanded per step.
-pool: int32 [], scored items that are kept, `k` at least. The walk ends when all are expanded.
-max_steps: int32 [], steps in a layer after which the walk ends as well; 0 for no limit.
+pool: int32 [], scored items that are kept, at least `k`. The walk ends when all are expanded.
+max_steps: int32 [], steps in a layer after which the walk ends in any case; 0 for no limit.
 )doc");
 
 [[maybe_unused]] const bool kRoundsRegistered =
     RegisterSearch(kRoundsSearch, R"doc(
-Top-k items of an index under a model's scores, by the paper's search over its graph (arXiv
+Finds the top k items of an index under a model's scores by the paper's search over its graph (arXiv
 2202.10226, Algorithms 1 and 2). Seeds join when the ground layer is entered.
 )doc",
-                   R"doc(k: int32 [], items wanted per user.
+                   R"doc(k: int32 [], items to answer per user.
 ef: int32 [layers + 1], the beam widths, start layer first.
 rounds: int32 [layers + 1], the rounds per layer, start layer first, which has one.
 )doc");
 
 [[maybe_unused]] const bool kDeployedRegistered = RegisterSearch(
     kDeployedSearch, R"doc(
-Top-k items of an index under a model's scores, by the search of the original's deployed graph. Seeds
-join when the ground layer is entered.
+Finds the top k items of an index under a model's scores by the search of alibaba/nann's deployed
+graph. Seeds join when the ground layer is entered.
 )doc",
     R"doc(level_topn: int32 [layers + rounds + 1]: the beam of every layer above the ground, start layer first,
   the picks of every round at the ground, and k.

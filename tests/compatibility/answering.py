@@ -14,12 +14,12 @@ import tensorflow as tf
 
 import tfserving_ext.ops  # noqa: F401 - registers the ops.
 
-# They say how long something took.
+# These outputs are times, which differ from run to run.
 TIMES = ("search_us", "scorer_us", "gather_us", "merge_us", "user_us", "walk_us")
 
 
 def answers(folder: Path, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One dict a request: outputs by name, but for times, under "loaded" and under "session"."""
+    """Returns a dict per request, with the outputs by name, except times, under "loaded" and under "session"."""
     found = []
     for request in requests:
         path, signature = str(folder / request["model"]), request["signature"]

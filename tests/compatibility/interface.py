@@ -1,10 +1,10 @@
-"""The interface of the ops, and which of its changes leave every saved graph loadable.
+"""The interface of the ops, and which of its changes keep every saved graph loadable.
 
-The rule (docs/compatibility.md) is TensorFlow's own for graphs that were saved before a change: a node holds its inputs
-by position, and attributes that it does not name have their defaults. So:
+The rule (docs/compatibility.md) follows from how TensorFlow loads graphs saved before a change: a node holds its inputs
+by position, and attributes that it does not name get their defaults. Therefore:
 
 - an op keeps its name, its inputs and its outputs: names, types and order;
-- an attribute keeps its name, its type and its default; the values that it allows may become more;
+- an attribute keeps its name, its type and its default; it may come to allow more values;
 - a new attribute has a default;
 - a new input or output is a list, whose length or types are a new attribute with an empty default.
 """
@@ -17,29 +17,29 @@ from tensorflow.python.framework import op_def_registry
 
 from tfserving_ext.ops import load
 
-# It runs at export; no SavedModel holds it.
+# Ops that run at export, which no SavedModel holds.
 NOT_SAVED = {"Nann>DescribeScorer", "Nann>RewriteScorer"}
 
 
 def registered() -> dict[str, op_def_pb2.OpDef]:
-    """The ops that SavedModels hold, by name."""
+    """Returns the registered ops that SavedModels may hold, by name."""
     functions = [name for name in dir(load()) if name.startswith("nann_") and not name.endswith("_eager_fallback")]
     names = {"Nann>" + name.removeprefix("nann_").title().replace("_", "") for name in functions}
     return {name: op_def_registry.get(name) for name in sorted(names - NOT_SAVED)}
 
 
 def described() -> dict[str, Any]:
-    """The registered ops as JSON holds them."""
+    """Returns these ops in a form that JSON can hold."""
     return {name: json_format.MessageToDict(op) for name, op in registered().items()}
 
 
 def recorded(interface: dict[str, Any]) -> dict[str, op_def_pb2.OpDef]:
-    """The ops that `described` wrote, by name."""
+    """Returns the ops that `described` gave, by name."""
     return {name: json_format.ParseDict(op, op_def_pb2.OpDef()) for name, op in interface.items()}
 
 
 def breaking_changes(old: op_def_pb2.OpDef, new: op_def_pb2.OpDef) -> list[str]:
-    """What in `new` keeps a graph that was saved with `old` from loading, or changes its meaning."""
+    """Lists the changes in `new` that keep a graph saved with `old` from loading, or that change its meaning."""
     before, after = ({attr.name: attr for attr in op.attr} for op in (old, new))
     added = {name: attr for name, attr in after.items() if name not in before}
     found = [f"attribute {name} is gone" for name in before if name not in after]
@@ -85,6 +85,6 @@ def _signature(arg: op_def_pb2.OpDef.ArgDef) -> str:
 
 
 def _is_empty_list(arg: op_def_pb2.OpDef.ArgDef, added: dict[str, op_def_pb2.OpDef.AttrDef]) -> bool:
-    """Whether a graph that does not know this list has none of it."""
+    """Returns whether an argument is a new list, which is empty in a graph that does not know it."""
     attr = added.get(arg.type_list_attr or arg.number_attr)
     return attr is not None and _has_default(attr) and not attr.default_value.list.type and attr.default_value.i == 0

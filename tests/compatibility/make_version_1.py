@@ -1,7 +1,7 @@
-"""Made what lies in `version_1/`: `python -m tests.compatibility.make_version_1`.
+"""The script that made the files in `version_1/`, by `python -m tests.compatibility.make_version_1`.
 
-It was run once, when version 1 of the op interface was frozen. It stays for those who want to know what is in there, or
-who keep a later version in the same way. It replaces nothing that was recorded.
+It was run once, when version 1 of the op interface was frozen. It is kept to show what these files hold, and as a model
+for recording a later version. It never replaces recorded files.
 """
 
 import json
@@ -43,7 +43,7 @@ class Network(tf.Module):
 
 
 class Searches(tf.Module):
-    """Every search op: under a scorer as it was traced, under a rewritten one, by XLA, and under a metric."""
+    """Every search op, with a scorer as traced, a rewritten one, one compiled by XLA, and a metric."""
 
     def __init__(self, index: Index, network: Network) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Searches(tf.Module):
 
 
 def requests(index: Index) -> list[dict]:
-    """Two users, in all the ways to ask."""
+    """Returns requests for two users, in all ways to ask."""
     ids, layers = index.item_ids, len(index.layers)
     vector = np.random.default_rng(2).normal(size=[2, DIM]).round(3).tolist()
     seeded = {"vector": vector, "seeds": [[int(ids[7]), -1]] * 2, "exclude": [[int(ids[3])], [int(ids[5])]]}
@@ -102,7 +102,7 @@ _UNSEEDED = ("rounds", "deployed", "metric")
 def main() -> None:
     """Writes the models, the requests with their answers, and the interface of the ops."""
     if any(FOLDER.iterdir()):
-        raise SystemExit(f"{FOLDER} is not empty; what was recorded stays as it is")
+        raise SystemExit(f"{FOLDER} is not empty; recorded files are never replaced")
     with tempfile.TemporaryDirectory() as made:
         work = Path(made)
         vectors = np.random.default_rng(0).normal(size=(ITEMS, DIM)).astype(np.float32)

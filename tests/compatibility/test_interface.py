@@ -1,4 +1,4 @@
-"""The ops are those that saved models hold: no change of them may keep a model from loading."""
+"""Saved models hold these ops, so no change of them may keep a model from loading."""
 
 import json
 
@@ -64,7 +64,7 @@ def add_type_list(op):
         lambda op: setattr(attribute(op, "Tuser"), "minimum", 0),
     ],
 )
-def test_what_leaves_saved_models_as_they_are_is_allowed(change):
+def test_changes_that_keep_saved_models_loadable_are_allowed(change):
     assert breaking_changes(VERSION_1["Nann>BestFirstSearch"], changed(change)) == []
 
 
@@ -92,6 +92,6 @@ def test_what_leaves_saved_models_as_they_are_is_allowed(change):
         (lambda op: setattr(op, "is_stateful", False), "stateful"),
     ],
 )
-def test_what_breaks_saved_models_is_found(change, words):
+def test_changes_that_break_saved_models_are_found(change, words):
     found = breaking_changes(VERSION_1["Nann>BestFirstSearch"], changed(change))
     assert any(words in each for each in found), found

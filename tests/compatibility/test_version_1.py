@@ -1,4 +1,4 @@
-"""Models and an index that version 1 of the op interface wrote load, and answer as they did."""
+"""Models and an index saved with version 1 of the op interface load, and answer as they did."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answered(models):
-    """What a fresh process answers: nothing that made the models is in it."""
+    """The answers of a fresh process, which holds nothing of the one that made the models."""
     command = [sys.executable, "-m", "tests.compatibility.answering", models, FOLDER / "answers.json"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 """The Bazel files name every source, and `bazel/add_to_serving.sh` links the ops into a checkout of TensorFlow Serving.
 
-The checkout is a small likeness: the two files that the script touches. buildozer is the real one where it is on the
-PATH, and always a stand-in that keeps to its arguments, its effect and its exit status.
+The checkout is a small imitation with the two files that the script touches. The tests run with the real buildozer, if
+it is on the PATH, and always with a stand-in that has its arguments, its effect and its exit status.
 """
 
 import os
@@ -48,7 +48,7 @@ esac
 
 @pytest.fixture(params=["stand-in", "real"])
 def buildozer(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The path of a buildozer."""
+    """The path of a buildozer, the real one or the stand-in."""
     if request.param == "real":
         found = shutil.which("buildozer")
         if found is None:
@@ -80,9 +80,9 @@ def add(*arguments: str | Path, buildozer: str = "buildozer") -> subprocess.Comp
 
 def test_build_names_every_source():
     named = set(re.findall(r'"([^"]+)"', (ROOT / "BUILD").read_text()))
-    # What is preloaded is for a server that Bazel has built already.
+    # Preloaded sources are for a server that Bazel has built already.
     sources = [path for path in (ROOT / "custom_ops").rglob("*.cc") if path.parent.name != "preload"]
-    # Tests are named without folder and suffix, in the list that makes a target of each.
+    # Tests are named without folder and suffix, in the list that makes a target for each.
     missing = [str(path) for path in sources if not {str(path.relative_to(ROOT)), path.stem} & named]
     assert sources
     assert not missing

@@ -1,10 +1,10 @@
 """Every C++ source compiles without a warning, by GCC with the standard library's old and new ABI, and by Clang.
 
-TensorFlow Serving builds with the old ABI, the wheel with the new one. Clang's warnings do not depend on it, so Clang
-reads the sources once, with the old one. The flags are CMake's own; `-Werror` is added
-here, not there, so that a user's newer compiler cannot break an installation. For Clang there is clang-tidy, which
-pip installs, for Clang's own warnings: a machine without Clang has it too, and it reads GCC's standard library.
-It generates no code; `make fuzz` compiles the core by a whole Clang.
+TensorFlow Serving is built with the old ABI, the wheel with the new one. Clang's warnings do not depend on the ABI, so
+Clang reads the sources once, with the old one. The flags are CMake's own; `-Werror` is added here, not there, so that a
+user's newer compiler cannot break an installation. Clang's warnings come from clang-tidy, which pip installs, so that a
+machine without Clang has it too; it reads GCC's standard library. It generates no code; `make fuzz` compiles the core
+with a complete Clang.
 
 Nearly all the time goes into TensorFlow's headers, so GCC reads them once. Clang reads them for each source, and finds
 an `#include` that a source lacks.
@@ -29,31 +29,31 @@ BIN = Path(sys.executable).parent
 SOURCE_FOLDERS = ("custom_ops", "grappler_passes", "tests/native")
 PROCESSES = min(2, os.cpu_count() or 1)  # Each takes 400 MB to 1.2 GB of memory where TensorFlow is included.
 
-# clang-tidy refuses to run without a check of its own. This one looks at `#include` lines alone, so it costs no time.
+# clang-tidy refuses to run without a check of its own. This one reads only `#include` lines, so it costs no time.
 CLANG = [BIN / "clang-tidy", "--quiet", "--checks=-*,clang-diagnostic-*,readability-duplicate-include",
          "--warnings-as-errors=*", "--header-filter=.*"]  # fmt: skip
 
 
 class Source(NamedTuple):
-    """A C++ file, and the compiler's arguments without the file, the output and the ABI."""
+    """A C++ file, and the compiler's arguments except the file, the output and the ABI."""
 
     path: Path
     arguments: tuple[str, ...]
 
     @property
     def in_core(self) -> bool:
-        """Whether no header of TensorFlow is needed: in the core, in the tests of shapes, and in what is preloaded."""
+        """Whether the file needs no header of TensorFlow: the core, the tests of shapes, and preloaded sources."""
         return bool({"core", "preload"} & set(self.path.parts)) or self.path.stem.endswith("_test")
 
 
 def output(*command: str | Path) -> str:
-    """What the command says; empty where it succeeds."""
+    """Returns the output of a command; empty if the command succeeds."""
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     return run.stdout + run.stderr if run.returncode else ""
 
 
 class Gcc:
-    """GCC; the headers of others that sources outside the core include are compiled first, into `folder`."""
+    """GCC. The third-party headers that sources outside the core include are compiled first, into `folder`."""
 
     def __init__(self, abi: int, folder: Path) -> None:
         self.flags = (f"-D_GLIBCXX_USE_CXX11_ABI={abi}", "-Werror")
@@ -88,14 +88,14 @@ class Clang:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that goes with the test, unlike pytest's: GCC's headers are 400 MB."""
+    """A folder that is removed after the tests, unlike pytest's, as GCC's headers take 400 MB."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
-    """All sources that CMake builds, each once."""
+    """All sources that CMake builds, each one once."""
     build = tmp_path_factory.mktemp("cmake")
     said = output(BIN / "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_CXX_COMPILER=g++", "-DCCACHE=",
                   "-DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON",
@@ -107,7 +107,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
         arguments = arguments[: arguments.index("-o")]
         path = Path(entry["file"])
         if path in found and "-fPIC" not in arguments:
-            continue  # What the library and a test share is compiled as the library has it.
+            continue  # A file that the library and a test share is compiled with the library's arguments.
         found[path] = Source(path, tuple(flag for flag in arguments if "_GLIBCXX_USE_CXX11_ABI" not in flag))
     return list(found.values())
 
@@ -126,7 +126,7 @@ def test_every_source_compiles_without_a_warning(
     core = [source for source in sources if source.in_core]
     others = [source for source in sources if not source.in_core]
     with ThreadPoolExecutor(PROCESSES) as pool:
-        prepared = pool.submit(tool.prepare, sources)  # Beside it, what does not wait for it.
+        prepared = pool.submit(tool.prepare, sources)  # Meanwhile, compile the sources that do not need it.
         errors = list(pool.map(tool.errors, core))
         assert not prepared.result(), prepared.result()
         errors += pool.map(tool.errors, others)

@@ -9,15 +9,15 @@ from tests.ops.reference import Graph
 from tests.ops.searching import any_search
 from tfserving_ext import ops
 
-# The user tensor is a table of this many scores, one an item; a row of floats as long as this is no multiple of a
-# kernel's alignment, so the second user's slice is a copy and the first one's a view.
+# The user tensor is a table of this many scores, one per item. The length of such a row is not a multiple of a kernel's
+# alignment, so the second user's slice is a copy and the first one's is a view.
 ITEMS = 43
-# What a scorer says of rows that are no items. It wins whatever a random graph holds.
+# The score of padding rows, which are not items. It is higher than any score in a random graph.
 GARBAGE = 1e30
 
 
 def table_score(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Exact: the embedding of item i is [i + 1, 0], its score for a user entry i of the user's table."""
+    """Looks scores up exactly: the embedding of item i is [i + 1, 0], its score is entry i of the user's table."""
     index = tf.cast(items[..., 0], tf.int32) - 1
     scores = tf.gather(user, tf.clip_by_value(index, 0, ITEMS - 1), axis=1, batch_dims=1)
     return tf.where(index < 0, GARBAGE, scores)
@@ -28,7 +28,7 @@ def table_embeddings(n: int) -> np.ndarray:
 
 
 class Searcher:
-    """An index resource that is opened again and again, and searches over it that are traced once."""
+    """An index resource that is opened repeatedly, and searches over it that are traced only once."""
 
     def __init__(self, folder: Path, score: Callable[..., tf.Tensor] = table_score, dim: int = 2) -> None:
         self.folder, self.score, self.dim = folder, score, dim
@@ -53,7 +53,7 @@ class Searcher:
         budget: int = 0,
         deadline_ms: int = 0,
     ) -> ops.SearchResult:
-        """Searches for the users whose scores are `scores` float32 [B, up to ITEMS]."""
+        """Searches for users with the given `scores`, float32 [B, up to ITEMS]."""
         table = np.zeros([len(scores), ITEMS], np.float32)
         table[:, : scores.shape[1]] = scores
         none = np.zeros([len(scores), 0], np.int64)
@@ -71,7 +71,7 @@ class Searcher:
         return ops.SearchResult(*(part.numpy() for part in found))
 
     def traced(self, algorithm: str, batch_sizes: tuple[int, ...]) -> Callable:
-        """The search as a tf.function of scores [B, ITEMS] and its parameters; traced at its first use."""
+        """Returns the search as a tf.function of scores [B, ITEMS] and its parameters, traced at its first use."""
 
         def search(user, k, ef, rounds, exclude, seeds, budget, deadline_ms):
             given = {"exclude": exclude, "seeds": seeds, "budget": budget, "deadline_ms": deadline_ms}
@@ -95,7 +95,7 @@ class Searcher:
 
 
 def timeless(found: ops.SearchResult) -> tuple:
-    """All that two searches of the same must agree in: everything but how long they took."""
+    """Returns the outputs in which two equal searches must agree: all but how long they took."""
     parts = found._asdict()
     for name in ("search_us", "scorer_us", "gather_us", "merge_us"):
         del parts[name]

@@ -1,6 +1,6 @@
-"""The searches, slowly, from the paper's words and the op's documentation; sets and NumPy only.
+"""Slow reference searches, written from the paper and the op's documentation with sets and NumPy only.
 
-A graph here is plain Python: `layers[l][item]` is the list of the neighbours of `item`, layer 0 the ground.
+A graph here is plain Python: `layers[l][item]` is the list of the neighbours of `item`; layer 0 is the ground layer.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ NEGATIVE_INFINITY = np.float32(-np.inf)
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """A corpus: `ids` int64 [n], `entry_points` dense indices, `layers` adjacency lists, ground layer first."""
+    """A corpus: `ids` int64 [n], dense indices `entry_points`, and `layers` of adjacency lists, ground layer first."""
 
     ids: np.ndarray
     entry_points: list[int]
@@ -39,7 +39,7 @@ class Graph:
         paths = []
         for name, array in arrays.items():
             path = folder / f"{name}.bin"
-            path.unlink(missing_ok=True)  # Whoever has the old file mapped keeps it whole.
+            path.unlink(missing_ok=True)  # A process that has mapped the old file keeps it intact.
             path.write_bytes(array.tobytes())
             paths.append(str(path))
         return paths
@@ -58,9 +58,9 @@ class Answer:
 
 
 class Scores:
-    """One user's scores, that remembers whose were asked for and how many rounds had something to ask for.
+    """One user's scores; counts the items scored, and the rounds in which there was something to score.
 
-    `excluded` are the items that are no answer: they take no room among the best.
+    Items in `excluded` are never answered, and take no room among the best.
     """
 
     def __init__(self, scores: np.ndarray, excluded: set[int]) -> None:
@@ -71,12 +71,12 @@ class Scores:
         self.rounds = 0
 
     def round(self, items: set[int]) -> None:
-        """The items of a round are scored; those that were scored before cost nothing."""
+        """Scores the items of a round; those that were scored before do not count again."""
         self.evaluated |= items
         self.rounds += bool(items)
 
     def top(self, count: int, items: set[int]) -> set[int]:
-        """The best `count` that are not excluded, and the excluded that are better than the last of these."""
+        """Returns the best `count` that are not excluded, and the excluded ones better than the last of these."""
         kept: set[int] = set()
         for item in self.ranked(items):
             if len(kept - self.excluded) == count:
@@ -85,7 +85,7 @@ class Scores:
         return kept
 
     def ranked(self, items: set[int]) -> list[int]:
-        """Best first; NaN after every number, minus infinity included."""
+        """Sorts best first, with NaN after every number, even minus infinity."""
         return sorted(items, key=lambda item: (self.is_nan[item], -self.values[item], item))
 
 
@@ -98,7 +98,7 @@ def rounds_search(
     exclude: list[int],
     seeds: set[int] = frozenset(),
 ) -> Answer:
-    """Algorithms 1 and 2 of the paper: `rounds[l]` times in layer l, N, W and C as its lines say.
+    """Searches by Algorithms 1 and 2 of the paper: `rounds[l]` times in layer l, with its N, W and C.
 
     Seeds join W and C when the ground layer is entered.
     """
@@ -125,7 +125,7 @@ def rounds_search(
 def deployed_search(
     graph: Graph, scores: np.ndarray, k: int, widths: list[int], exclude: list[int], seeds: set[int] = frozenset()
 ) -> Answer:
-    """The original's deployed graph: `widths` is its level_topn without the last entry, which is k."""
+    """Searches as alibaba/nann's deployed graph does; `widths` is its level_topn without the last entry, which is k."""
     user = _scores(graph, scores, exclude)
     best = set(graph.entry_points)
     user.round(best)
@@ -157,11 +157,10 @@ def best_first_search(
     exclude: list[int],
     seeds: set[int] = frozenset(),
 ) -> Answer:
-    """A pool of the best items; its best `frontier` that were not expanded are, until none is left.
+    """Keeps a pool of the best items, and expands the best `frontier` of those not yet expanded until none is left.
 
-    `stopped` is 3 where `max_steps` end it before.
-
-    From the seeds in the ground layer; without any from the entry points, through all layers.
+    The search starts at the seeds in the ground layer or, without any, at the entry points, and then passes through all
+    layers. `stopped` is 3 if `max_steps` ends it earlier.
     """
     user = _scores(graph, scores, exclude)
     best = set(seeds) or set(graph.entry_points)
@@ -171,7 +170,7 @@ def best_first_search(
         layer = graph.layers[number]
         width = max(pool, k) if number == 0 else frontier
         best = user.top(width, best)
-        visited, expanded = set(seeds) or set(best), set()  # All seeds, those without room in the pool too.
+        visited, expanded = set(seeds) or set(best), set()  # All seeds, including those for which the pool has no room.
         for step in itertools.count(1):
             candidates = set(user.ranked(best - expanded)[:frontier])
             if not candidates:

@@ -1,4 +1,4 @@
-"""One function for all searches, so that a test runs them by the parameters of a case."""
+"""One function for all searches, so that tests can be parametrized by the search."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,20 +21,20 @@ def any_search(
     xla: bool = False,
     **options: Any,
 ) -> ops.SearchResult:
-    """Searches by "rounds", "deployed" or "best_first".
+    """Runs one of the searches.
 
     Args:
       index: resource [], an open index.
       user: the user tensors.
-      score: a function, which is traced here; a `Scorer`; or the name of a metric.
+      score: a function, which is traced here, a `Scorer`, or the name of a metric.
       dim: width of an item embedding.
       k: int32 [].
       ef: beam widths; for "deployed" `level_topn` without its last entry, which is k; for "best_first"
         [frontier, pool].
       rounds: rounds per layer; for "best_first" [max_steps].
       exclude: int64 [B, x].
-      algorithm: which search.
-      xla: trace a function for XLA.
+      algorithm: the search, "rounds", "deployed" or "best_first".
+      xla: let XLA compile the function.
       **options: see `ops.SearchOptions`.
     """
     scorer = score if isinstance(score, (ops.Scorer, str)) else ops.trace_scorer(score, user, dim, xla)

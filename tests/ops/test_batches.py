@@ -1,4 +1,4 @@
-"""Users are searched independently of each other, items are scored independently of their batch."""
+"""The answer for a user does not depend on other users, nor an item's score on its batch."""
 
 import time
 
@@ -24,13 +24,13 @@ def random_graph(seed: int, n: int = 40, degree: int = 4) -> Graph:
 
 
 def chain(n: int, start: int = 3) -> Graph:
-    """Each round meets one item more: the first `start` are the entry points."""
+    """Makes a graph in which each round meets one more item; the first `start` items are the entry points."""
     return Graph(np.arange(n) + 100, list(range(start)), [[[i + 1] if i + 1 < n else [] for i in range(n)]])
 
 
 @pytest.mark.parametrize("algorithm", PARAMETERS)
 def test_an_answer_does_not_depend_on_batch_mates(searcher, algorithm):
-    """Nor on the place in the batch: the first user's tensors are a view, the others' are copied."""
+    """It does not depend on the place in the batch either: the first user's tensors are views, the others' copies."""
     searcher.open(random_graph(0))
     rng = np.random.default_rng(1)
     scores = rng.integers(-5, 6, [64, 40]).astype(np.float32)
@@ -71,7 +71,7 @@ def test_an_excluded_item_is_walked_through(searcher):
 
 @pytest.mark.parametrize("algorithm", PARAMETERS)
 def test_the_grid_of_batch_sizes_does_not_show(searcher, algorithm):
-    """Grids that split a round, that fit it, and that are mostly padding."""
+    """Covers grids that split a round, that fit it, and that consist mostly of padding."""
     searcher.open(random_graph(4))
     scores = np.random.default_rng(5).integers(-5, 6, [16, 40]).astype(np.float32)
     expected = searcher(scores, 9, **PARAMETERS[algorithm], batch_sizes=DEFAULT_BATCH_SIZES)
@@ -82,7 +82,7 @@ def test_the_grid_of_batch_sizes_does_not_show(searcher, algorithm):
 
 
 def test_scores_of_padding_rows_are_never_read(tmp_path):
-    """The grid has one size, 4; three entry points and then one item a round leave rows 3 and 1, 2, 3 to padding."""
+    """The grid has one size, 4: the batch of three entry points has one row of padding, later batches have three."""
     seen = []
 
     def score(user, items):
@@ -128,7 +128,7 @@ def test_a_round_above_the_largest_batch_size_is_split(tmp_path):
     ("items", "wanted"), [(3, [4]), (4, [4]), (5, [10]), (10, [10]), (14, [10, 4]), (20, [10, 10]), (21, [10, 10, 4])]
 )
 def test_a_batch_of_exactly_a_grid_size_is_not_padded(tmp_path, items, wanted):
-    """First contact, line 27: each batch is padded to the least size that holds it, which may be its own."""
+    """Each batch is padded to the smallest size that holds it, which may be its own size."""
     sizes = []
 
     def score(user, items):
@@ -143,10 +143,10 @@ def test_a_batch_of_exactly_a_grid_size_is_not_padded(tmp_path, items, wanted):
     assert sizes == wanted
 
 
-def test_the_error_that_is_told_is_the_one_that_cancelled_the_others(tmp_path):
-    """First contact, line 27: one user's error cancels the others' searches, which end before its own call does.
+def test_the_error_reported_is_the_one_that_cancelled_the_other_searches(tmp_path):
+    """One user's error cancels the other users' searches, which then end before the failing call does.
 
-    Its call waits for what another thread has begun; the searches of the others do not.
+    The failing call waits for work in another thread; the searches of the others do not.
     """
 
     def wait(user):
@@ -161,7 +161,7 @@ def test_the_error_that_is_told_is_the_one_that_cancelled_the_others(tmp_path):
 
     def score(user, items):
         begun = on_another_thread(user)
-        later = tf.numpy_function(lambda user: user, [user], tf.float32)  # The other thread has begun by then.
+        later = tf.numpy_function(lambda user: user, [user], tf.float32)  # By then, the other thread has begun.
         with tf.control_dependencies([tf.debugging.Assert(later[0, 0] != 9, ["this user is refused"])]):
             return table_score(tf.ensure_shape(begun, [1, ITEMS]), items)
 
@@ -179,7 +179,7 @@ def test_no_users_are_an_empty_answer(searcher):
 
 
 def test_an_item_is_evaluated_once_and_met_in_every_layer(tmp_path):
-    """Item 1 falls out of the beam above the ground, is met again below and belongs to the answer there."""
+    """Item 1 falls out of the beam above the ground layer, is met again in it, and belongs to the answer there."""
     evaluated = []
 
     def score(user, items):

@@ -1,4 +1,4 @@
-"""The searches against the reference, number for number, on random graphs."""
+"""The searches give exactly the reference's numbers on random graphs."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ SCORES = {
     "ties": [-1, 0, 1],
     "integers": list(range(-9, 10)),
     "no numbers": [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0],
-    "wide": [-3e38, -1e-30, 0, 1e-30, 1e-3, 0.5, 2, 3e38],  # No subnormal numbers: TensorFlow flushes them to 0.
+    "wide": [-3e38, -1e-30, 0, 1e-30, 1e-3, 0.5, 2, 3e38],  # Without subnormal numbers, which TensorFlow flushes to 0.
     "nothing": [np.nan, -np.inf],
 }
 many = settings(
@@ -27,7 +27,7 @@ many = settings(
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """1 to 40 items in 1 to 4 layers: empty rows, self loops, duplicates, islands, entry points given twice."""
+    """Draws 1 to 40 items in 1 to 4 layers, with empty rows, self loops, duplicates, islands, repeated entry points."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32), label="graph"))
     n = draw(st.integers(1, 12) | st.integers(13, 40), label="items")
     layers = []
@@ -47,7 +47,7 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[Graph, np.ndarray, int, np.ndarray, np.ndarray]:
-    """A graph, scores [B, n], k, exclusions [B, x] and seeds [B, s]: own ids, unknown ones and repeated ones."""
+    """Draws a graph, scores [B, n], k, exclusions [B, x] and seeds [B, s], with unknown and repeated ids."""
     graph = draw(graphs())
     users = draw(st.integers(1, 4), label="users")
     rng = np.random.default_rng(draw(st.integers(0, 2**32), label="scores"))
@@ -60,12 +60,12 @@ def requests(draw: st.DrawFn) -> tuple[Graph, np.ndarray, int, np.ndarray, np.nd
 
 
 def widths(n: int) -> st.SearchStrategy[int]:
-    """Beams, narrow ones and ones wider than the corpus."""
+    """Draws beam widths, from narrow ones to ones wider than the corpus."""
     return st.integers(1, 4) | st.integers(1, n + 3)
 
 
 def check(found: SearchResult, request: tuple, search: Callable[..., Answer], *parameters: object) -> None:
-    """Each user's answer is the reference's, statistics included."""
+    """Checks that each user's answer is the reference's, including the statistics."""
     graph, scores, k, exclude, seeds = request
     places = {int(item_id): place for place, item_id in enumerate(graph.ids)}
     expected, unknown = [], []
@@ -116,10 +116,10 @@ def test_best_first_search_expands_the_best_of_its_pool(searcher, data, request,
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=requests(), best=st.integers(0, 40), algorithm=st.sampled_from(["rounds", "deployed", "best_first"]))
 def test_whatever_is_excluded_the_answer_is_full(searcher, request, best, algorithm):
-    """First contact, line 7: exclusions, of the best items above all, took the room of the others.
+    """Excluded items, above all if they are the best, must not take the room of others.
 
-    A ring joins all items. Beams as wide as k answer with k others wherever there are so many; beams as wide as the
-    corpus with the best of them, as brute force does.
+    A ring joins all items. With beams as wide as k, the answer has k other items whenever there are so many; with beams
+    as wide as the corpus, it has the best of them, as brute force does.
     """
     graph, scores, k, exclude, _ = request
     n = len(graph)
@@ -175,7 +175,7 @@ def test_a_budget_bounds_the_evaluations_and_is_all_that_it_changes(searcher, re
 
 
 def test_at_the_deadline_the_best_so_far_is_the_answer(tmp_path):
-    """A ring, walked one item a step; the first batch alone outlasts the deadline."""
+    """The graph is a ring, walked one item per step; the first batch alone takes longer than the deadline."""
 
     def slowly(user, items):
         def wait(scores):

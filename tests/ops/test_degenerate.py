@@ -1,4 +1,4 @@
-"""What is small, empty, broken or too much, for every search, against the reference."""
+"""Every search against the reference on inputs that are small, empty, odd or too large."""
 
 import time
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def compare(
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_degenerate_graphs(searcher, kind, algorithm):
-    """From entry points and from seeds, beams narrow and wide, k up to far above the corpus."""
+    """Covers starts at entry points and at seeds, narrow and wide beams, and k up to far above the corpus."""
     graph = GRAPHS[kind]
     n = len(graph)
     scores = np.random.default_rng(n).integers(-2, 3, [3, n]).astype(np.float32)
@@ -94,7 +94,7 @@ def test_degenerate_graphs(searcher, kind, algorithm):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("kind", SCORES)
 def test_degenerate_scores(searcher, kind, algorithm):
-    """Ties go to the lower index, and NaN to the end: behind minus infinity, which is a number."""
+    """Ties go to the lower index, and NaN to the end, after minus infinity, which is a number."""
     graph = GRAPHS["all are neighbours and entry points"]
     scores = np.resize(np.array(SCORES[kind], np.float32), [1, 8])
     for width in (1, 3, 8):
@@ -107,7 +107,7 @@ def test_degenerate_scores(searcher, kind, algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_nan_item_is_walked_through(searcher, algorithm):
-    """It has room in the beam only where nothing else wants it; beyond it lies the best item."""
+    """The NaN item gets room in the beam only if nothing else takes it; behind it lies the best item."""
     graph = Graph(ids(4), [0], [line(4)])
     found = compare(searcher, graph, np.array([[NAN, NAN, NAN, 1]], np.float32), 4, algorithm, width=4)
     assert found.item_ids.tolist() == [[130, 100, 110, 120]]
@@ -116,7 +116,7 @@ def test_a_nan_item_is_walked_through(searcher, algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_ids_that_the_index_does_not_know(searcher, algorithm):
-    """They do nothing, and are counted, each time that they are given; known ones may be given again and again."""
+    """Unknown ids have no effect and are counted each time they are given; known ones may be repeated."""
     graph = GRAPHS["self loops and duplicates"]
     scores = np.arange(10, dtype=np.float32).reshape(2, 5)
     strangers = np.array([[-1, 0, 2**63 - 1, -(2**63)], [101, 101, 99, 150]])
@@ -165,7 +165,7 @@ def test_no_users(searcher, algorithm, limits):
 @pytest.mark.parametrize("algorithm", ["rounds", "deployed"])
 @pytest.mark.parametrize("deadline_ms", [1000, 1])
 def test_at_the_deadline_the_entry_points_are_the_answer(tmp_path, algorithm, deadline_ms):
-    """The first batch alone outlasts the deadline. (best_first: test_beam_search.py.)"""
+    """The first batch alone takes longer than the deadline. (test_beam_search.py tests best_first.)"""
 
     def slowly(user, items):
         def wait(scores):
@@ -179,7 +179,7 @@ def test_at_the_deadline_the_entry_points_are_the_answer(tmp_path, algorithm, de
     ef, rounds = {"rounds": ([9] * 3, [1, 1, 9]), "deployed": ([9] * 9, ())}[algorithm]
     found = search(np.arange(9, dtype=np.float32)[None], 3, ef, rounds, algorithm=algorithm, deadline_ms=deadline_ms)
     assert found.stopped.tolist() == [2]
-    if deadline_ms == 1000:  # A millisecond may be over before the first batch.
+    if deadline_ms == 1000:  # A deadline of a millisecond may pass before the first batch.
         assert found.item_ids.tolist() == [[120, 100, -1]]
         assert found.items_scored.tolist() == [2]
 
@@ -187,7 +187,7 @@ def test_at_the_deadline_the_entry_points_are_the_answer(tmp_path, algorithm, de
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("budget", [1, 2, 3])
 def test_a_budget_below_the_entry_points(searcher, algorithm, budget):
-    """The first entry points in their order are scored, each once however often it is given."""
+    """The first entry points in their order are scored, each once even if it is repeated."""
     graph = Graph(ids(5), [3, 3, 1, 4, 1], [line(5)])
     scores = np.arange(5, dtype=np.float32)[None]
     ef, rounds = {"rounds": ([5] * 2, [1, 9]), "deployed": ([5] * 5, ()), "best_first": ([5, 5], [9])}[algorithm]
@@ -200,7 +200,7 @@ def test_a_budget_below_the_entry_points(searcher, algorithm, budget):
 
 @pytest.mark.parametrize("metric", ["dot", "l2", "cosine"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_queries_that_are_no_numbers(tmp_path, metric, value):
+def test_queries_that_are_not_finite(tmp_path, metric, value):
     """Every metric of such a query is NaN or infinite, as in NumPy."""
     rows = np.array([[1, 1], [-1, 1], [0, 0], [2, -1]], np.float32)
     query = np.array([value, 1], np.float32)

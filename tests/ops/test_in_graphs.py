@@ -155,7 +155,7 @@ def test_in_a_session_as_serving_loads_it(index, users, expected, tmp_path):
 
 
 def test_many_threads_at_once(index, users, expected):
-    """Workers are lent to one search at a time, whoever asks."""
+    """Each worker serves only one search at a time, whichever thread asks."""
     module = Searching(index)
 
     def call(number):
@@ -168,7 +168,7 @@ def test_many_threads_at_once(index, users, expected):
 
 
 def test_an_index_is_replaced_under_running_searches(index, graph, users, expected, tmp_path):
-    """Each answer is of one of the two indices, whole."""
+    """Each answer comes wholly from one of the two indexes."""
     handle = ops.index_handle(shared_name=str(tmp_path))
     other = Graph(graph.ids + 10**6, graph.entry_points, graph.layers)
     both = []
@@ -215,7 +215,7 @@ with tf.compat.v1.Session(graph=tf.Graph(), config=config) as session:
             return session.run(signature.outputs["item_ids"].name, dict(zip(names, (users, 5))))
         answers += list(pool.map(call, range(64)))
 
-# Many searches in one graph that all want the one thread.
+# Many searches in one graph that all need the one thread.
 module = tf.saved_model.load(path)
 
 @tf.function
@@ -232,7 +232,7 @@ np.save(sys.argv[3], answers[0])
 
 
 def test_one_thread_suffices(index, users, expected, tmp_path):
-    """A search that waited for a free inter-op thread would wait for itself."""
+    """A search that needed a free inter-op thread would wait for itself."""
     module = Searching(index)
     tf.saved_model.save(module, str(tmp_path / "saved"), signatures={"search": module.search})
     np.save(tmp_path / "users.npy", users)
@@ -243,7 +243,7 @@ def test_one_thread_suffices(index, users, expected, tmp_path):
 
 
 def test_a_cancelled_request_stops_between_rounds(tmp_path, graph, users):
-    """The scorer cancels its own request: there is no second round."""
+    """The scorer cancels its own request, so that there must be no second round."""
     handle = ops.index_handle(shared_name=str(tmp_path))
     ops.index_open(handle, graph.write(tmp_path, table_embeddings(N)), dim=2)
     manager = cancellation.CancellationManager()

@@ -21,12 +21,12 @@ def numpy_scores(metric: str, query: np.ndarray, rows: np.ndarray) -> np.ndarray
         return -((rows - query) ** 2).sum(axis=1)
     lengths = np.linalg.norm(rows, axis=1)
     length = np.linalg.norm(query)
-    # A vector of zeros has no direction: its cosine with anything is 0.
+    # A vector of zeros has no direction; its cosine with any vector counts as 0.
     return np.divide(rows @ query, lengths * length, out=np.zeros(len(rows)), where=(lengths != 0) & (length != 0))
 
 
 class MetricIndex:
-    """An index resource that is opened again and again."""
+    """An index resource that is opened repeatedly."""
 
     def __init__(self, folder) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ def index(tmp_path_factory) -> MetricIndex:
 
 @st.composite
 def worlds(draw):
-    """Small whole coordinates: every metric but the cosine is exact in float32, and ties are many."""
+    """Draws small whole coordinates, so that all metrics but the cosine are exact in float32, with many ties."""
     n, dim = draw(st.integers(1, 30)), draw(st.sampled_from([1, 3, 8, 17, 33]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     degree = draw(st.integers(0, 4))

@@ -66,8 +66,8 @@ def python(wrap: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     return score
 
 
-# All of them the same score. (A `tf.function` inside a `tf.py_function` is left out: with as many of them as threads
-# TensorFlow waits for itself without us.)
+# All of them compute the same score. (A `tf.function` inside a `tf.py_function` is left out: with as many of them as
+# threads, TensorFlow waits for itself even without a search.)
 SCORERS = {
     "nested": nested,
     "loop": loop,
@@ -80,7 +80,7 @@ SCORERS = {
 PYTHON_SCORERS = {
     "numpy_function": python(tf.numpy_function),
     "py_function": python(tf.py_function),
-}  # Not to be saved.
+}  # These cannot be saved.
 
 
 class Searching(tf.Module):
@@ -96,9 +96,9 @@ class Searching(tf.Module):
 
 
 def run() -> None:
-    """Searches in every way; what is printed last is what hangs."""
+    """Searches in every way; if one hangs, it is the one printed last."""
     faulthandler.dump_traceback_later(200, exit=True)
-    tf.config.threading.set_inter_op_parallelism_threads(1)  # A session without a configuration takes these too.
+    tf.config.threading.set_inter_op_parallelism_threads(1)  # They also hold for a session without a configuration.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     rng = np.random.default_rng(11)
     graph = Graph(rng.permutation(N) + 500, [0, 1, 2], [rng.integers(0, N, [N, 3]).tolist() for _ in range(2)])

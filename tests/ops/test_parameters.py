@@ -123,7 +123,7 @@ def test_best_first_parameters_out_of_range(small, change, message):
 )
 @pytest.mark.parametrize("known", [True, False])
 def test_wrong_ranks(small, name, value, message, known):
-    """Refused when the graph is built, where shapes are known, and by the kernel, where they are not."""
+    """They are refused when the graph is built if the shapes are known, and else by the kernel."""
     none = np.zeros([1, 0], np.int64)
     inputs = {"k": 3, "ef": [2, 3, 4], "rounds": [1, 1, 2], "exclude": none, "seeds": none, "user": ONE_USER}
     inputs |= {"budget": 0, "deadline_ms": 0}
@@ -146,7 +146,7 @@ def test_wrong_ranks(small, name, value, message, known):
 
 
 def best_first(index, **changed):
-    """The op itself, for what the Python functions never ask of it."""
+    """Calls the op itself, with attributes that the Python functions never use."""
     none = tf.zeros([1, 0], tf.int64)
     shared = {"index": index, "exclude": none, "seeds": none, "budget": 0, "deadline_ms": 0}
     own = {"k": 3, "frontier": 2, "pool": 5, "max_steps": 9}

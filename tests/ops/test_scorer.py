@@ -19,7 +19,7 @@ def line(tmp_path):
 
 
 def test_users_of_any_types_and_ranks_reach_the_scorer_one_at_a_time(line):
-    """In their order, followed by items; int8 and string tensors have no aligned second row."""
+    """They are passed in order, followed by the items; the second row of int8 and string tensors is not aligned."""
     users = [
         tf.constant([[1.0, 2.0], [3.0, -4.0]]),
         tf.constant([1, 100], tf.int8),
@@ -81,7 +81,7 @@ def test_a_scorer_may_call_functions_loops_and_conditions(line):
 
 @pytest.mark.parametrize("bad_user", [0, 1, 7])
 def test_a_failing_scorer_fails_the_request_and_not_the_next(line, bad_user):
-    """The assertion fails in the third round of one user of eight."""
+    """The assertion fails in the third round of one of eight users."""
 
     def score(user, items):
         limit = tf.debugging.assert_less(items[..., 0] * user, 4.0, "the model met an item that it cannot stand")
@@ -130,6 +130,6 @@ def test_a_scorer_that_expects_another_width_fails_with_tensorflow_s_error(line)
 
 
 def test_a_dim_that_is_not_the_index_s_is_refused(line):
-    """The scorer was traced for items of width 3, the index holds 2: nothing is read beyond an item's embedding."""
+    """The scorer was traced for items of width 3, but the index has width 2; reading beyond an embedding is refused."""
     with pytest.raises(tf.errors.InvalidArgumentError):
         any_search(line.index, [tf.zeros([1, 3])], lambda user, items: tf.linalg.matvec(items, user[0]), 3, **ROUNDS)

@@ -1,6 +1,6 @@
-"""Where a search says that its time went. Parts are compared with each other within one run, never with a clock.
+"""The parts of a search's time. They are compared with each other within one run, never with a clock.
 
-Of each part the least of several runs counts: a machine with other work makes some of them longer, none shorter.
+The least time of each part over several runs counts, because other work on the machine can only make runs longer.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def dot(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
 
 
 def slow_dot(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Some hundred million multiply-adds a batch before the same scores."""
+    """Returns the same scores after some hundred million multiply-adds per batch."""
     square = tf.fill([400, 400], user[0, 0] / 400)
     for _ in range(4):
         square = square @ square
@@ -36,19 +36,19 @@ def slow_dot(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
 
 
 def parts_of(found: ops.SearchResult) -> np.ndarray:
-    """Microseconds [4, B], in the order of PARTS."""
+    """Returns microseconds [4, B], in the order of PARTS."""
     gather, scorer, merge = (part.numpy() for part in (found.gather_us, found.scorer_us, found.merge_us))
     return np.stack([found.search_us.numpy() - gather - scorer - merge, gather, scorer, merge])
 
 
 def least(search: Callable[[], ops.SearchResult]) -> dict[str, int]:
-    """The parts of one user's search."""
+    """Returns the parts of one user's search."""
     found = np.min([parts_of(search())[:, 0] for _ in range(RUNS)], axis=0)
     return dict(zip(PARTS, found.tolist(), strict=True))
 
 
 def only_one_grew(name: str, before: dict[str, int], after: dict[str, int], times: float = 3) -> None:
-    """One part grew by more than `times` what all others together did."""
+    """Checks that one part grew by more than `times` as much as all others together."""
     grew = {part: max(after[part] - before[part], 0) for part in PARTS}
     assert grew[name] > times * (sum(grew.values()) - grew[name]), (before, after)
 
@@ -132,7 +132,7 @@ BEAMS = {
 @pytest.mark.parametrize("algorithm", SEARCHES)
 @pytest.mark.parametrize("metric", [False, True])
 def test_a_wide_beam_is_seen_in_merging_alone(users, tmp_path, algorithm, metric):
-    """All items are entry points and none has a neighbour: nothing but what is kept of them differs."""
+    """All items are entry points without neighbours, so that only the number of items kept differs."""
     n = 100_000
     index = opened(tmp_path, Graph(np.arange(n), list(range(n)), [[[]] * n]))
 

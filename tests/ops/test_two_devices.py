@@ -1,7 +1,7 @@
-"""First contact, line 11: what a scorer sends from one device to another reaches the user that it was sent for.
+"""Tensors that a scorer sends from one device to another stay with their user.
 
-The tensors between the devices of a function meet in a rendezvous, by names that are the same in every call. Where the
-calls for all users shared the step's, users got each other's.
+A function's devices exchange tensors in a rendezvous, by names that are the same in every call. If the calls for all
+users shared that of the step, users would get each other's tensors.
 """
 
 import os
@@ -25,7 +25,7 @@ K, EF, ROUNDS = 5, [4, 6, 8], [1, 2, 3]
 
 
 def later(tensor):
-    """The same a moment later: other users' tensors are under way meanwhile."""
+    """Returns its input a moment later, so that other users' tensors are sent in the meantime."""
 
     def wait(values):
         time.sleep(0.0005)
@@ -35,10 +35,10 @@ def later(tensor):
 
 
 def on_devices(function):
-    """A function that a scorer calls and that runs on the devices that it names, in its caller's rendezvous.
+    """Makes a function that runs on the devices it names, in the rendezvous of the scorer that calls it.
 
-    What is inlined runs where the search runs, whatever it names; and most functions that are called have a rendezvous
-    of their own.
+    An inlined function would run where the search runs, whatever devices it names, and most functions that are called
+    get a rendezvous of their own.
     """
     made = tf.function(function, experimental_attributes={"_noinline": True})
     made._shared_rendezvous = True
@@ -47,7 +47,7 @@ def on_devices(function):
 
 @on_devices
 def elsewhere(user, items):
-    """`table_score`, on the other device."""
+    """Computes `table_score` on the other device."""
     with tf.device("CPU:0"):
         sent = later(user)
     with tf.device("CPU:1"):
@@ -78,7 +78,7 @@ def search(searcher, scorer, users):
 
 
 def run() -> None:
-    """Searches for 64 users at once, again and again, on two logical devices of the one CPU."""
+    """Searches repeatedly for 64 users at once, on two logical devices of the one CPU."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     tf.config.threading.set_inter_op_parallelism_threads(16)
@@ -105,7 +105,7 @@ def run() -> None:
         for name, scorer in scorers.items():
             wrong = sum(search(searcher, scorer, users).tolist() != expected for _ in range(10))
             print(f"{name}: {wrong} of 10 answers are wrong", flush=True)
-        # Whose rendezvous a failing call aborts is its own: the next request is none the wiser.
+        # A failing call aborts only its own rendezvous, so that the next request is not affected.
         scorer = ops.trace_scorer(failing, specs[:1], 2)
         bad = users.copy()
         bad[8, 0] = 9

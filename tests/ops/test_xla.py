@@ -1,7 +1,7 @@
-"""With `xla=True` the scorer is compiled, once per batch size; where it cannot be, it runs as it is.
+"""With `xla=True` the scorer is compiled, once per batch size; if it cannot be, it runs without XLA.
 
-One fresh process does it all, for XLA reads its flags once: it is told to write down every module that it compiles, and
-those are counted. The process notes facts, the tests look at them.
+One fresh process runs all searches, because XLA reads its flags only once: these make it write every module that it
+compiles to a file, and the files are counted. The process records facts, and the tests check them.
 """
 
 import json
@@ -27,7 +27,7 @@ from tfserving_ext.retrieval import NeuralTopK
 N, DIM, USERS = 40, 2, 3
 GRID = (4, 8, 16, 32)
 FALLBACK = "The scorer runs without XLA from now on"
-# What XLA cannot compile.
+# Functions that XLA cannot compile.
 PLAIN_ONLY = {
     "numpy_function": lambda scores: tf.numpy_function(lambda values: values, [scores], tf.float32),
     "strings": lambda scores: tf.strings.to_number(tf.as_string(scores)),
@@ -39,7 +39,7 @@ def tables() -> np.ndarray:
 
 
 class Network(tf.Module):
-    """Two dense layers on a user vector and an item; its weights are captured."""
+    """Two dense layers on a user vector and an item, with captured weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Network(tf.Module):
         return tf.linalg.matvec(tf.tanh(tf.concat([user, items / 10], axis=-1) @ self.hidden), self.out)
 
     def numpy(self, user: np.ndarray) -> np.ndarray:
-        """Scores of all items, [N]."""
+        """Returns the scores of all items, [N]."""
         rows = np.concatenate([np.tile(user, [N, 1]), table_embeddings(N) / 10], axis=1).astype(np.float64)
         return np.tanh(rows @ self.hidden.numpy()) @ self.out.numpy()
 
@@ -72,7 +72,7 @@ class Searching(tf.Module):
 
 
 class Facts:
-    """What happened, by what was done."""
+    """The recorded facts, by the step that they belong to."""
 
     def __init__(self, scratch: Path, graph: Graph) -> None:
         self.scratch = scratch
@@ -86,11 +86,11 @@ class Facts:
         self.noted: dict[str, Any] = {}
 
     def compiled(self) -> int:
-        """Modules compiled so far."""
+        """Returns how many modules have been compiled so far."""
         return len(list((self.scratch / "modules").glob("*before_optimizations.txt")))
 
     def note(self, name: str, searches: Sequence[Callable[[], Any]]) -> None:
-        """Runs searches; notes their answers and how many modules each had compiled."""
+        """Runs searches, and records their answers and how many modules each of them compiled."""
         print(f"== {name}", file=sys.stderr, flush=True)
         answers, modules = [], []
         for search in searches:
@@ -166,7 +166,7 @@ def run(scratch: Path) -> None:
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory) -> dict[str, Any]:
-    """What the process noted, and its log."""
+    """The facts that the process recorded, and its log."""
     scratch = tmp_path_factory.mktemp("xla")
     flags = f"--xla_dump_to={scratch / 'modules'} --xla_dump_hlo_as_text"
     done = subprocess.run(
@@ -183,7 +183,7 @@ def facts(tmp_path_factory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("algorithm", PARAMETERS)
 def test_the_scorer_is_compiled_once_per_batch_size(facts, algorithm):
-    """And never without `xla`, which shows that what is counted comes from it. Exact scores leave exact answers."""
+    """Nothing is compiled without `xla`, so that the count is that of the scorer. Exact scores give exact answers."""
     plain, xla = facts[f"{algorithm}, plain"], facts[f"{algorithm}, XLA"]
     sizes = facts[f"{algorithm}, sizes"]
     assert set(sizes) <= set(GRID)
@@ -193,7 +193,7 @@ def test_the_scorer_is_compiled_once_per_batch_size(facts, algorithm):
 
 
 def test_scores_are_those_of_numpy(facts):
-    """Within what another order of additions may change."""
+    """The tolerance is what another order of additions may change."""
     ids = random_graph(5, N).ids.tolist()
     assert facts["network, XLA"]["modules"][0] > 0
     for name in ("network, plain", "network, XLA"):
@@ -207,8 +207,8 @@ def test_scores_are_those_of_numpy(facts):
 
 
 @pytest.mark.parametrize("name", PLAIN_ONLY)
-def test_what_xla_cannot_compile_runs_as_it_is(facts, name):
-    """XLA is tried once; after that the log is silent."""
+def test_a_scorer_that_xla_cannot_compile_runs_without_it(facts, name):
+    """XLA is tried once, and the log mentions it once."""
     fallback = facts[f"fallback, {name}"]
     assert fallback["modules"] == [0, 0, 0]
     assert fallback["answers"] == [facts["best_first, plain"]["answers"][0]] * 3
@@ -223,7 +223,7 @@ def test_in_a_session_as_serving_loads_it(facts):
 
 
 def test_after_warm_up_nothing_is_compiled(facts):
-    """Sizes up to 64, the first with room for all items, and whichever search comes then."""
+    """Warm-up compiles sizes up to 64, the first that holds all items, so that no later search compiles."""
     assert facts["warm_up, XLA"]["modules"] == [5, 0, 0, 0, 0]
     assert facts["warm_up, plain"]["modules"] == [0, 0, 0, 0, 0]
     assert facts["warm_up, XLA"]["answers"] == facts["warm_up, plain"]["answers"]
