@@ -1,4 +1,4 @@
-"""Runs `nann` commands and modules in processes of their own, and measures them."""
+"""Runs `nann` commands and modules in separate processes, and measures their time and memory."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ from tfserving_ext.errors import NannError
 
 
 class Spent(NamedTuple):
-    """What a process took.
+    """The time and memory that a process used.
 
     Attributes:
-      seconds: from its start to its end.
-      peak_gb: its largest resident set, mapped files included, in units of 2^30 bytes.
+      seconds: time from its start to its end.
+      peak_gb: its largest resident set, including mapped files, in units of 2^30 bytes.
     """
 
     seconds: float
@@ -33,21 +33,21 @@ def run_nann(
 
     Args:
       *arguments: the command and its arguments.
-      log: file that its output is added to; None where it goes where this process' goes.
-      environment: variables besides this process'.
+      log: file to which its output is appended; None to share this process' output.
+      environment: variables to set besides this process' own.
 
     Raises:
-      NannError: it failed.
+      NannError: the command failed.
     """
     command = [str(Path(sys.executable).with_name("nann")), *map(str, arguments)]
     return _run(command, f"nann {arguments[0]}", log, environment)
 
 
 def run_module(module: str, *arguments: object, log: Path | None = None) -> Spent:
-    """Runs `python -m` with a benchmark's module, such as "data.index_builders"; else as `run_nann`.
+    """Runs a module of the benchmarks, such as "data.index_builders", by `python -m`; otherwise like `run_nann`.
 
     Raises:
-      NannError: it failed.
+      NannError: the module failed.
     """
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     return _run(command, f"python -m benchmarks.{module}", log, {})
@@ -61,23 +61,26 @@ def _run(command: list[str], name: str, log: Path | None, environment: Mapping[s
     seconds = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        words = "" if log is None else f"; its own words are in {log}"
+        words = "" if log is None else f"; its output is in {log}"
         raise NannError(f"`{name}` ended with exit code {process.returncode}{words}")
     return Spent(seconds, usage.ru_maxrss / 2**20)
 
 
 class OtherWork:
-    """How much of all cores is taken, from now on, by what this process has not started.
+    """Measures how much of all cores is used, from now on, by processes that this process has not started.
 
-    Ratios bear little of it where one side of them uses more threads than the other.
+    Such work distorts a ratio if one of its sides uses more threads than the other.
     """
 
     def __init__(self) -> None:
-        """Starts to count."""
+        """Starts to measure."""
         self._begin, self._others = time.monotonic(), _others_seconds()
 
     def share(self) -> float | None:
-        """A part between 0 and 1; None where the system does not tell. Own processes count once they have ended."""
+        """Returns the share, 0 to 1, or None where the system does not give it.
+
+        Child processes must have ended, or their work counts as that of others.
+        """
         now = _others_seconds()
         if now is None or self._others is None:
             return None
@@ -86,7 +89,7 @@ class OtherWork:
 
 
 def _others_seconds() -> float | None:
-    """Processor time since the system's start that is not of this process and its ended children, the host's too."""
+    """Returns the CPU seconds since boot that this process and its ended children did not use, the host's included."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
         user, nice, system, _, _, irq, soft_irq, stolen = map(int, fields)

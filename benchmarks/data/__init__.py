@@ -1,1 +1,1 @@
-"""Conversion and index building, at scale."""
+"""Benchmarks of conversion and of building indexes, at scale."""

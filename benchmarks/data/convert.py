@@ -1,4 +1,4 @@
-"""`make bench-convert`: how fast `nann convert` is, in how much memory, against Python a row at a time."""
+"""Speed and memory of `nann convert`, compared with a row-by-row conversion in Python: `make bench-convert`."""
 
 import json
 import os
@@ -29,29 +29,30 @@ SAMPLE_ROWS = 100_000
 
 
 def bench_convert(folder: Path, rows: int, memory_gb: float, sample_rows: int = SAMPLE_ROWS) -> dict[str, Any]:
-    """Makes a corpus, converts it by `nann convert` in a process of its own, and a sample of it a row at a time.
+    """Makes a corpus, converts it by `nann convert` in a process of its own, and converts a sample of it row by row.
 
     Args:
-      folder: where the corpus and both results go; about 90 bytes a row.
-      rows: of the corpus.
-      memory_gb: the bound, `nann convert --memory`.
-      sample_rows: the first rows of the corpus, for the conversion a row at a time.
+      folder: where the corpus and both results are written, about 90 bytes per row.
+      rows: number of rows in the corpus.
+      memory_gb: the bound on memory, `nann convert --memory`.
+      sample_rows: how many of the first rows are converted row by row.
 
     Returns:
-      `rows`, `csv_bytes`, `seconds`, `rows_per_second`, `memory_bound_gb`, `peak_memory_gb` (the process's largest
-      resident set, mapped files included), `cores`, the manifest's `counts`; `rowwise` with its rows, records, seconds
-      and rows per second; and `speedup_vs_rowwise`, the ratio of rows per second.
+      A dict with `rows`, `csv_bytes`, `seconds`, `rows_per_second`, `memory_bound_gb`, `peak_memory_gb` (the process's
+      largest resident set, including mapped files), `cores`, the manifest's `counts`, and `data_bytes`; `rowwise`, with
+      the rows, records, seconds and rows per second of the other conversion; and `speedup_vs_rowwise`, the ratio of
+      rows per second.
 
     Raises:
       NannError: the conversion failed.
     """
     csv = folder / "UserBehavior.csv"
-    # In a process of its own: what starts another leaves its own peak in the other's.
+    # In a process of its own, because a process that is started inherits the peak memory of the one that starts it.
     run_nann("synth", "-o", csv, "--rows", rows)
     sample = folder / "sample.csv"
     with csv.open("rb") as source, sample.open("wb") as file:
         file.writelines(islice(source, sample_rows))
-    # Half before and half after: the machine may be slower at one time than at another.
+    # Once before and once after, because the machine may be slower at one time than at another.
     rowwise = [_rowwise(sample, folder / "sample.tfrecord")]
     kept = ["--time-range", f"{FIRST_TIME}..{LAST_TIME}", "--validation", 0.01, "--test", 0.01]
     spent = run_nann("convert", csv, "-o", folder / "data", "--memory", memory_gb, *kept)
@@ -79,8 +80,8 @@ def bench_convert(folder: Path, rows: int, memory_gb: float, sample_rows: int = 
 
 
 def _rowwise(source: Path, target: Path) -> tuple[int, int, float]:
-    """Rows, records and seconds."""
-    import tensorflow as tf  # noqa: F401 - not to be imported while the clock runs.
+    """Converts row by row; returns the numbers of rows and records, and the seconds."""
+    import tensorflow as tf  # noqa: F401 - must not be imported while time is measured.
 
     begin = time.perf_counter()
     rows, records = convert_rowwise(source, target)
@@ -89,7 +90,7 @@ def _rowwise(source: Path, target: Path) -> tuple[int, int, float]:
 
 def main(
     rows: Annotated[int | None, typer.Option(help="Rows of the corpus; 20 million by default.", min=1000)] = None,
-    memory: Annotated[float, typer.Option(help="The bound, in GB.", min=1)] = 4.0,
+    memory: Annotated[float, typer.Option(help="The bound on memory, in GB.", min=1)] = 4.0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/convert.json"),
     scratch: Annotated[Path | None, typer.Option(help="Where to work; a temporary folder by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Two million rows.")] = False,
@@ -112,7 +113,7 @@ def main(
     write_json(out, {**provenance(), "quick": quick, **figures, "summary": summary})
     console.print(
         f"{figures['rows']:,} rows in {figures['seconds']:.1f} s on {figures['cores']} cores, at most "
-        f"{figures['peak_memory_gb']:.2f} of {figures['memory_bound_gb']:g} GB; a row at a time "
+        f"{figures['peak_memory_gb']:.2f} of {figures['memory_bound_gb']:g} GB; row by row "
         f"{figures['rowwise']['rows_per_second']:,.0f} rows a second\nraw figures: {out}"
     )
     print(json.dumps(summary))

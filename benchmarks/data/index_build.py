@@ -1,9 +1,9 @@
-"""What `nann index` takes, in time and memory, and what of it is Faiss': `make bench-index`.
+"""Time and memory of `nann index`, and how much of them Faiss takes: `make bench-index`.
 
     python -m benchmarks.data.index_build --folder demo
 
-Faiss alone builds the graph with the same M and efConstruction and writes it; `nann index` also reads the layers out of
-it and writes them as arrays to be mapped. Both take turns, each in a process of its own.
+Faiss alone builds the graph with the same M and efConstruction, and writes it. `nann index` also reads the layers from
+the graph and writes them as arrays that can be mapped. Both take turns, each in a process of its own.
 """
 
 import json
@@ -20,7 +20,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, progress
 
-ITEMS, QUICK_ITEMS, DIM = 200_000, 100_000, 64  # Of the synthetic table.
+ITEMS, QUICK_ITEMS, DIM = 200_000, 100_000, 64  # The size of the synthetic table.
 REPEATS, QUICK_REPEATS = 5, 3
 _BUILDERS = "data.index_builders"
 
@@ -28,19 +28,20 @@ _BUILDERS = "data.index_builders"
 def bench_index_build(
     folder: Path | None, scratch: Path, log: Path, items: int = ITEMS, repeats: int = REPEATS
 ) -> dict[str, dict[str, Any]]:
-    """Builds the indexes of both tables, by turns.
+    """Builds indexes of the embeddings in both tables, with `nann index` and Faiss taking turns.
 
     Args:
       folder: a demo's folder, for its embeddings; None for the synthetic table alone.
-      scratch: an existing folder; about 1 kB an item is written to it.
-      log: file for what the builders say.
-      items: of the synthetic table.
-      repeats: turns on each table.
+      scratch: an existing folder, to which about 1 kB per item is written.
+      log: file for the output of the builders.
+      items: number of items in the synthetic table.
+      repeats: number of turns on each table.
 
     Returns:
-      `tables`, by name, with seconds and memory of every turn; and `summary`, by table: the least `seconds` of
-      `nann index`, its `items_per_second`, its largest `peak_gb`, and `seconds_vs_faiss` and `peak_vs_faiss`, over the
-      least and the largest of Faiss alone. All are of whole processes, their start of half a second included.
+      A dict with `tables`, by name, the seconds and memory of every turn; and `summary`, by table: the least `seconds`
+      of `nann index`, its `items_per_second`, its largest `peak_gb`, and `seconds_vs_faiss` and `peak_vs_faiss`, the
+      ratios to the least and the largest of Faiss alone. All are those of whole processes, including half a second to
+      start.
 
     Raises:
       NannError: the demo has no embeddings, or a build failed.
@@ -63,7 +64,7 @@ def bench_index_build(
 
 
 def _turn(table: Path, scratch: Path, log: Path) -> dict[str, dict[str, float]]:
-    """`nann index` and Faiss alone, once each."""
+    """Runs `nann index` and Faiss alone, once each."""
     ours = run_nann("index", table, "-o", scratch / "index", log=log)
     bare = run_module(_BUILDERS, "faiss", table, "--target", scratch / "faiss.index", log=log)
     return {"index": ours._asdict(), "faiss": bare._asdict()}
@@ -94,7 +95,9 @@ def _summarise(figures: dict[str, Any]) -> dict[str, float]:
 def main(
     folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/index_build.json"),
-    items: Annotated[int | None, typer.Option(help="Of the synthetic table; 200,000 by default.", min=100)] = None,
+    items: Annotated[
+        int | None, typer.Option(help="Items in the synthetic table; 200,000 by default.", min=100)
+    ] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="The synthetic table alone; no demo needed.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="100,000 items, in a minute or two.")] = False,
 ) -> None:

@@ -1,6 +1,6 @@
-"""What `bench.index_build` runs in processes of their own beside `nann index`: a made-up table, and Faiss alone.
+"""The processes that `index_build` runs besides `nann index`: one makes the synthetic table, one runs Faiss alone.
 
-No TensorFlow here: `nann index` does not import it either.
+TensorFlow is not imported here, as `nann index` does not import it either.
 """
 
 import os
@@ -18,7 +18,7 @@ CLUSTERS, SPREAD, CHUNK = 1000, 0.5, 1 << 14
 
 
 def make_table(target: Path, items: int, dim: int, seed: int = 0) -> None:
-    """Writes embeddings as `nann extract` does: normal clouds around normal centres, `SPREAD` as wide."""
+    """Writes embeddings in the form of `nann extract`: normal clusters, `SPREAD` wide, around normal centres."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=[CLUSTERS, dim]).astype(np.float32)
     target.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def make_table(target: Path, items: int, dim: int, seed: int = 0) -> None:
 
 
 def build(embeddings: Path, target: Path) -> None:
-    """Faiss' own index with the same M and efConstruction, written by Faiss."""
+    """Builds and writes Faiss' own index with the same M and efConstruction as `nann index`."""
     faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
     table = load_array(embeddings / "item_embs.npy")
     index = faiss.IndexHNSWFlat(table.shape[1], M)
@@ -43,10 +43,10 @@ def build(embeddings: Path, target: Path) -> None:
 
 def main(
     what: Annotated[Literal["table", "faiss"], typer.Argument(help="What to make.")],
-    embeddings: Annotated[Path, typer.Argument(help="The folder of embeddings: of the table, or to build from.")],
+    embeddings: Annotated[Path, typer.Argument(help="The folder of embeddings, to write or to build from.")],
     target: Annotated[Path, typer.Option(help="The index to write.")] = Path("faiss.index"),
-    items: Annotated[int, typer.Option(help="Of the table.")] = 200_000,
-    dim: Annotated[int, typer.Option(help="Of the table.")] = 64,
+    items: Annotated[int, typer.Option(help="Items in the table.")] = 200_000,
+    dim: Annotated[int, typer.Option(help="Width of the table.")] = 64,
 ) -> None:
     """Make one table or one index."""
     if what == "table":

@@ -1,7 +1,7 @@
-"""A straightforward conversion in Python, a row at a time and a record per training window, to compare with.
+"""A straightforward conversion in Python, for comparison: row by row, with one record per training window.
 
-What the original's `convert_UB_to_tfrecord.py` does: every behaviour of a user but the first ten and the last is the
-ground truth of a record, beside the fifty behaviours before it.
+It does what `convert_UB_to_tfrecord.py` of alibaba/nann does: every behaviour of a user, except the first ten and the
+last, is the ground truth of a record that also holds the fifty behaviours before it.
 """
 
 import csv
@@ -13,7 +13,7 @@ FIRST_TARGET = 10
 
 
 def convert_rowwise(source: Path, target: Path) -> tuple[int, int]:
-    """Writes a TFRecord of training windows; returns the rows that were read and the records that were written."""
+    """Writes a TFRecord of training windows; returns the numbers of rows read and of records written."""
     import tensorflow as tf
 
     users: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
@@ -37,7 +37,7 @@ def convert_rowwise(source: Path, target: Path) -> tuple[int, int]:
 
 
 def _window(tf, items: list[int], categories: list[int], place: int, weight: float) -> bytes:  # type: ignore[no-untyped-def]
-    """The record whose ground truth is the behaviour at `place`."""
+    """Returns the record whose ground truth is the behaviour at `place`."""
     begin = max(0, place - HISTORY_LENGTH)
     padding = [0] * (HISTORY_LENGTH - (place - begin))
 

@@ -1,6 +1,6 @@
-"""Conversion, training, extraction and index at the size of UserBehavior: seconds and memory of every stage.
+"""Time and memory of conversion, training, extraction and index building on a corpus of UserBehavior's size.
 
-Fifteen minutes and 25 GB of disk; run once, its figures are in benchmarks/results/scale.json.
+This takes fifteen minutes and 25 GB of disk. The results of one run are in benchmarks/results/scale.json.
 """
 
 import json
@@ -20,7 +20,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console
 
-# Some of the items that the corpus is drawn from never occur.
+# More than in UserBehavior, as some of the items from which the corpus is drawn never occur.
 DRAWN_ITEMS = round(1.04 * ITEMS)
 
 
@@ -28,14 +28,14 @@ def bench_scale(folder: Path, rows: int, items: int, memory_gb: float, steps: in
     """Runs every stage once, each in a process of its own.
 
     Args:
-      folder: where all goes.
-      rows: behaviours of the corpus.
-      items: items that it is drawn from.
-      memory_gb: the bound of the conversion.
-      steps: of the training; what it takes in memory does not depend on them.
+      folder: where everything is written.
+      rows: behaviours in the corpus.
+      items: number of items from which they are drawn.
+      memory_gb: the conversion's bound on memory.
+      steps: training steps; the training's memory does not depend on them.
 
     Returns:
-      `counts` of the conversion, and by stage its seconds and peak_gb.
+      A dict with `counts`, those of the conversion; `stages`, the seconds and peak_gb of each; and where it was run.
 
     Raises:
       NannError: a stage failed.
@@ -44,7 +44,7 @@ def bench_scale(folder: Path, rows: int, items: int, memory_gb: float, steps: in
         folder / name for name in ("UserBehavior.csv", "data", "model", "embeddings", "index")
     )
     sizes = ["--rows", rows, "--items", items]
-    # Items of one row stay, so that there are as many as in UserBehavior.
+    # Items that occur once are kept, so that there are as many as in UserBehavior.
     kept = ["--min-item-count", 1, "--time-range", f"{FIRST_TIME}..{LAST_TIME}", "--validation", 0.01, "--test", 0.01]
     stages: dict[str, list[Any]] = {
         "synth": ["synth", "-o", csv, *sizes],
@@ -69,9 +69,9 @@ def bench_scale(folder: Path, rows: int, items: int, memory_gb: float, steps: in
 
 def main(
     rows: Annotated[int, typer.Option(help="Behaviours of the corpus.", min=1000)] = ROWS,
-    items: Annotated[int, typer.Option(help="Items that it is drawn from.", min=1)] = DRAWN_ITEMS,
-    memory: Annotated[float, typer.Option(help="The conversion's bound, in GB.", min=1)] = 6.0,
-    steps: Annotated[int, typer.Option(help="Of the start and of the training.", min=1)] = 100,
+    items: Annotated[int, typer.Option(help="Items from which it is drawn.", min=1)] = DRAWN_ITEMS,
+    memory: Annotated[float, typer.Option(help="The conversion's bound on memory, in GB.", min=1)] = 6.0,
+    steps: Annotated[int, typer.Option(help="Steps of the start, and of the training itself.", min=1)] = 100,
     out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/scale.json"),
     scratch: Annotated[Path | None, typer.Option(help="Where to work; a temporary folder by default.")] = None,
 ) -> None:

@@ -1,6 +1,6 @@
-"""The paper's experiment on Complete Journey: its table, equal wall time over seeds, and the trend in epsilon.
+"""The paper's experiment on Complete Journey: its table, models of equal time over seeds, and the trend in epsilon.
 
-`make bench-paper` trains and evaluates all models (two hours on two cores; what is finished is not made again), and
+`make bench-paper` trains and evaluates all models (two hours on two cores; finished ones are not made again), and
 writes the tables of docs/paper.md to docs/paper_tables.md.
 """
 
@@ -23,27 +23,27 @@ from tfserving_ext.progress import console
 
 SEEDS = (0, 1, 2)
 EPSILONS = (0.0, 0.03, 0.1, 0.3, 1.0)
-EPSILON = 0.1  # Of the recipe.
-# As long as the start and the attention model together take, alone on two cores: 359 seconds, at 13 ms a step.
+EPSILON = 0.1  # The recipe's.
+# These take as long as the start and the attention model together, alone on two cores: 359 seconds, at 13 ms per step.
 EQUAL_STEPS = 28_000
-BUILDS = 2  # Graphs besides the first.
+BUILDS = 2  # Graphs built besides the first.
 POSITIONS, EPSILON_POSITIONS = 9, 3  # 2,198 cases, and 735 on three graphs each.
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One model, and what is measured of it.
+    """One model to train, and what to measure with it.
 
     Attributes:
-      name: of its folder.
-      model: its kind.
+      name: name of its folder.
+      model: kind of model.
       epsilon: length of the adversarial step.
-      seed: of the training.
-      start: name of the run whose model it starts with, or "".
-      steps: of the training; None for the recipe's.
-      searches: whether the searches are measured, or brute force alone.
-      by_epsilon: whether it is a point of the trend in epsilon, on several graphs.
-      in_full: whether it is evaluated on all cases.
+      seed: seed of the training.
+      start: name of the run whose model it starts from, or "".
+      steps: training steps; None for the recipe's.
+      searches: whether to measure the searches, or brute force alone.
+      by_epsilon: whether it is a point of the trend in epsilon, measured on several graphs.
+      in_full: whether to evaluate it on all cases.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Run:
 
 
 def plan() -> list[Run]:
-    """All runs; a start stands before what starts with it."""
+    """Returns all runs, each after the run from whose model it starts."""
     runs = [Run(f"two_sided_seed{seed}", "two_sided", 0.0, seed, searches=seed == 0) for seed in SEEDS]
     for seed in SEEDS:
         start = f"two_sided_seed{seed}"
@@ -81,10 +81,15 @@ def plan() -> list[Run]:
 
 
 class Experiment:
-    """The runs in a folder; what is finished is not made again."""
+    """The runs in a folder. Results that are finished are not made again."""
 
     def __init__(self, folder: Path, jobs: int) -> None:
-        """Takes the folder, and how many runs go on at once, each on its part of the cores."""
+        """Sets up the runs.
+
+        Args:
+          folder: where all runs are written.
+          jobs: how many runs to do at once, each on its share of the cores.
+        """
         self._folder, self._jobs = folder, jobs
         self._done: dict[str, concurrent.futures.Future[None]] = {}
 
@@ -93,13 +98,13 @@ class Experiment:
         return self._folder / "data"
 
     def measure(self) -> list[dict[str, Any]]:
-        """Trains and evaluates all of `plan`.
+        """Trains and evaluates all runs of `plan`.
 
         Returns:
-          What `figures_of` says of each run.
+          The result of `figures_of` for each run.
 
         Raises:
-          NannError: a command failed; its log is named.
+          NannError: a command failed; the message names its log.
         """
         if not (self._data / "manifest.json").exists():
             _convert(self._folder)
@@ -161,7 +166,7 @@ def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/paper.json"),
     docs: Annotated[Path, typer.Option(help="Markdown file for the tables.")] = Path("docs/paper_tables.md"),
     jobs: Annotated[
-        int, typer.Option(help="Runs at once; with more than one, seconds are not those of the machine.", min=1)
+        int, typer.Option(help="Runs at once; with more than one, each has only a share of the machine.", min=1)
     ] = 1,
 ) -> None:
     """Train and evaluate the paper's models on Complete Journey, and write its tables.

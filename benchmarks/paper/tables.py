@@ -1,4 +1,4 @@
-"""The tables of `bench.paper`, in Markdown, from what `nann evaluate` wrote."""
+"""The tables of the paper's experiment in Markdown, made from the results of `nann evaluate`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def figures_of(folder: Path) -> dict[str, Any]:
-    """What is kept of one run: its training, and its evaluations without their histograms and groups."""
+    """Reads what is kept of one run: its training, and its evaluations without histograms and groups."""
     model = read_json(folder / "model" / "model.json")
     training = model["training"]
     start = training.get("start_from", {}).get("training", {}).get("seconds", 0.0)
@@ -41,11 +41,11 @@ def figures_of(folder: Path) -> dict[str, Any]:
 
 
 def tables(folder: Path, runs: Sequence[dict[str, Any]]) -> str:
-    """All tables.
+    """Returns all tables, in Markdown.
 
     Args:
-      folder: of the runs' folders.
-      runs: what `figures_of` said of each.
+      folder: holds the folders of the runs.
+      runs: the result of `figures_of` for each run.
     """
     by_name = {run["name"]: run for run in runs}
     return HEAD + "\n".join(

@@ -1,1 +1,1 @@
-"""Reference models, before and after the passes over scorers."""
+"""Benchmarks of reference models, before and after the passes over scorers."""

@@ -1,4 +1,4 @@
-"""What `bench.scorer` times: loops inside TensorFlow, in which Python has no part, over rows of mapped indexes."""
+"""The loops that `benchmarks.scorer.run` times: inside TensorFlow, without Python, over rows of mapped indexes."""
 
 import dataclasses
 import time
@@ -15,10 +15,10 @@ from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.models.retrieval_model import UserTensors
 from tfserving_ext.ops import Scorer
 
-CHUNK = 20_000  # Rows that are made, or read, at a time.
-CALLS = 20  # Of `prepare`, in one loop.
+CHUNK = 20_000  # Rows to make, or read, at a time.
+CALLS = 20  # Calls of `prepare`, or of a gather, in one loop.
 PRODUCT = 1024  # Rows and columns of the matrices of a large product.
-BATCH, WIDTHS = 4096, (64, 256)  # Of the gather that is timed.
+BATCH, WIDTHS = 4096, (64, 256)  # Rows, and widths of rows, of the gathers that are timed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Contender:
     """One way to score.
 
     Attributes:
-      name: as the figures call it.
-      scorer: of the index's rows.
-      xla: run what XLA compiled of it.
-      index: holds rows.
+      name: its name in the results.
+      scorer: scores the rows of the index.
+      xla: run the scorer as compiled by XLA.
+      index: holds the rows.
       row_dim: width of a row.
     """
 
@@ -41,26 +41,26 @@ class Contender:
 
 
 class Rows:
-    """Indexes without edges, their rows random embeddings or what is folded of them.
+    """Indexes without edges, whose rows are random embeddings or are folded from them.
 
     Attributes:
-      count: of items.
+      count: number of items.
     """
 
     def __init__(self, folder: Path, items: int) -> None:
-        """Takes a folder to write to, and the number of items."""
+        """Sets up indexes of `items` items, to be written to `folder`."""
         self._folder, self.count = folder, items
         self._made: dict[int, tuple[np.ndarray, MappedIndex]] = {}
 
     def embeddings(self, dim: int) -> MappedIndex:
-        """Random embeddings [items, dim]; the same at every call."""
+        """Returns an index of random embeddings [items, dim], the same at every call."""
         if dim not in self._made:
             values = np.random.default_rng(dim).normal(size=[self.count, dim]).astype(np.float32)
             self._made[dim] = values, self._mapped(f"embeddings_{dim}", values)
         return self._made[dim][1]
 
     def folded(self, name: str, dim: int, fold: Callable[[tf.Tensor], tf.Tensor]) -> MappedIndex:
-        """`fold` of the embeddings of that width."""
+        """Returns an index of the rows that `fold` computes from the embeddings of width `dim`."""
         self.embeddings(dim)
         values = self._made[dim][0]
         parts = [fold(tf.constant(values[None, first : first + CHUNK]))[0] for first in range(0, len(values), CHUNK)]
@@ -70,16 +70,16 @@ class Rows:
         layer = Layer(np.zeros(len(values) + 1, np.int64), np.zeros(0, np.int32))
         ids = np.arange(len(values))
         index = MappedIndex(write_index(self._folder / name, ids, values, Graph(np.zeros(1, np.int32), [layer]), {}))
-        # Every page is mapped before anything is timed.
+        # Read everything once, so that every page is mapped before anything is timed.
         for first in range(0, len(values), CHUNK):
             index.embeddings(tf.range(first, min(first + CHUNK, len(values))))
         return index
 
 
 def loop_of(one: Contender, user: UserTensors) -> Any:
-    """A function of items int32 [iterations, n] that gathers and scores a row of it at a time; sums of scores [1, n].
+    """Makes a function that gathers and scores items, int32 [iterations, n], one row of them after the other.
 
-    `prepare` runs once, ahead of the loop, as it does once per request.
+    It returns the sums of scores [1, n]. `prepare` runs once, before the loop, as it does once per request.
     """
     scorer = one.scorer
     function = scorer.compiled if one.xla else scorer.plain
@@ -101,14 +101,14 @@ def loop_of(one: Contender, user: UserTensors) -> Any:
 
 
 def prepare_us(scorer: Scorer, user: UserTensors) -> float:
-    """Microseconds that `prepare` takes, once per request; 0 where nothing is prepared."""
+    """Returns the microseconds that `prepare` takes, once per request; 0 if nothing is prepared."""
     if scorer.prepare is None or not scorer.prepare.outputs:
         return 0.0
 
     @tf.function(autograph=False)
     def loop() -> tf.Tensor:
         def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            # One value of each, so that none can be left out.
+            # Use one value of each result, so that TensorFlow cannot leave any of them out.
             values = [tf.cast(tf.reshape(tensor, [-1])[0], tf.float32) for tensor in _prepared(scorer, user)]
             return i + 1, total + tf.add_n(values)
 
@@ -118,7 +118,11 @@ def prepare_us(scorer: Scorer, user: UserTensors) -> float:
 
 
 def nanoseconds(rows: Rows, repeats: int) -> dict[str, float]:
-    """What a multiply-add of a large product takes, and a byte of random rows that are gathered, and then cut."""
+    """Measures the nanoseconds per multiply-add of a large matrix product, and per byte of rows gathered at random.
+
+    Returns:
+      A dict with `multiply_add`, `byte_uncut` for gathering alone, and `byte` for rows that are then split into parts.
+    """
     rng = np.random.default_rng(6)
     matrices = [tf.constant(rng.normal(size=[PRODUCT, PRODUCT]), tf.float32) for _ in range(2)]
     product = tf.function(lambda a, b: tf.matmul(a, b)[0, 0], autograph=False)
@@ -142,7 +146,7 @@ def nanoseconds(rows: Rows, repeats: int) -> dict[str, float]:
 
 
 def _gather_loop(index: MappedIndex, dim: int, parts: int) -> Any:
-    """A function of items int32 [iterations, n] that gathers a row of it at a time, and cuts it into `parts`."""
+    """Makes a function that gathers items, int32 [iterations, n], a row of them at a time, and splits it in `parts`."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, BATCH], tf.int32)])
     def loop(items: tf.Tensor) -> tf.Tensor:
@@ -161,17 +165,17 @@ def _prepared(scorer: Scorer, user: UserTensors) -> list[tf.Tensor]:
     if scorer.prepare is None:
         return []
     prepared = scorer.prepare(*user, *scorer.captured)
-    return list(prepared) if isinstance(prepared, list | tuple) else [prepared]  # One tensor comes by itself.
+    return list(prepared) if isinstance(prepared, list | tuple) else [prepared]  # A single tensor is not in a list.
 
 
 def _called(function: Any, tensors: Sequence[tf.Tensor], scorer: Scorer) -> tf.Tensor:
-    """A function that Python traced brings what it captured; one that the passes made takes it as arguments."""
+    """Calls a scorer: one that was traced holds its captures, one made by the passes takes them as arguments."""
     captures = bool(function.captured_inputs)
     return function(*tensors) if captures else function(*tensors, *scorer.captured)
 
 
 def _best_seconds(functions: Mapping[str, Any], arguments: Sequence[tuple[Any, ...]]) -> dict[str, float]:
-    """The fastest call of each function, by turns, one of each of the arguments; a first one is not timed."""
+    """Returns the fastest call of each function over all arguments, taking turns, after one call that is not timed."""
     for function in functions.values():
         function(*arguments[0])
     best = dict.fromkeys(functions, float("inf"))

@@ -1,10 +1,10 @@
-"""Scorers before and after the passes (docs/scorer.md), on one thread, the gather of their rows included.
+"""Speed of scorers before and after the passes (docs/scorer.md), on one thread, including the gather of their rows.
 
     python -m benchmarks.scorer.run --folder demo
 
-Of every reference model of `bench.scorers`: the original, with XLA and without, and what `ops.rewrite_scorer` makes of
-it. All take turns on the same random items, a batch at a time, and the fastest time of each counts. Then the whole
-search of the demo's model, where there is one.
+For every reference model in `models`, the original, with and without XLA, is compared with the results of
+`ops.rewrite_scorer`. All take turns on the same random items, a batch at a time, and the fastest time of each counts.
+Then the whole search of the demo's model is measured, if there is a demo.
 """
 
 import os
@@ -35,10 +35,10 @@ from tfserving_ext.progress import console, outcome, progress
 
 BATCHES, QUICK_BATCHES = (256, 512, 1024, 2048, 4096), (512, 2048)
 REPEATS, QUICK_REPEATS = 9, 4
-ITEMS = 300_000  # Of which rows of 256 bytes are more than caches hold.
-ITERATIONS = (3, 20)  # Of one call: the fewest, and the most.
-CALL_SECONDS = 0.3  # What a call should take at most, so that turns follow each other while the machine is the same.
-LARGEST_ERROR = 1e-4  # Of contenders among each other, relative to the largest score.
+ITEMS = 300_000  # So many that their rows of 256 bytes do not fit into the caches.
+ITERATIONS = (3, 20)  # Fewest and most iterations of one call.
+CALL_SECONDS = 0.3  # Most seconds that a call should take, so that turns follow each other at the same machine speed.
+LARGEST_ERROR = 1e-4  # Largest difference between contenders, relative to the largest score.
 
 
 def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]:
@@ -46,19 +46,19 @@ def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
 
     Args:
       folder: a demo's folder; without a model in it, no search is measured.
-      out: raw JSON.
+      out: file for the raw results, JSON.
       quick: fewer batch sizes and repetitions.
 
     Returns:
-      Per `model` the speed-up of what an export ships, over XLA without passes, its least and its median over the batch
-      sizes; `speedup_min` and `speedup_median` of nann_attention, the lowest median of all, `search_speedup` of the
-      demo's search as an export ships it (None without a demo), and the two costs that
-      `grappler_passes/item_fold.cc` weighs folding by.
+      The summary: in `model`, for each model, the least and the median over batch sizes of the speed-up of the scorer
+      that an export ships, over XLA without passes; `speedup_min` and `speedup_median`, those of nann_attention; the
+      lowest median of all; `search_speedup`, that of the demo's search as an export ships it (None without a demo); and
+      the two costs by which `grappler_passes/item_fold.cc` decides whether to fold.
 
     Raises:
-      NannError: contenders disagree.
+      NannError: two contenders give different scores.
     """
-    tf.get_logger().setLevel("ERROR")  # It takes a loop per contender for one that is traced too often.
+    tf.get_logger().setLevel("ERROR")  # It would warn of retracing, taking all contenders' loops for one function.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     figures: dict[str, Any] = {**provenance(), "quick": quick, "items": ITEMS, "models": {}}
@@ -77,7 +77,7 @@ def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
 
 
 def _bench_model(model: ReferenceScorer, rows: Rows, quick: bool) -> dict[str, Any]:
-    """Microseconds per batch of every contender, and the speed-ups of what is shipped."""
+    """Measures the microseconds per batch of every contender, and the speed-ups of the one that an export ships."""
     scorer = ops.trace_scorer(model, model.user, model.dim, xla=True)
     embeddings = rows.embeddings(model.dim)
     contenders = [
@@ -117,9 +117,9 @@ def _bench_model(model: ReferenceScorer, rows: Rows, quick: bool) -> dict[str, A
 
 
 def _bench_search(folder: Path, quick: bool) -> dict[str, dict[str, float]] | None:
-    """See `scorer_search.bench_whole_search`; None where there is no demo."""
+    """Runs `bench_whole_search` and prints its table; returns None if there is no demo."""
     if not (folder / "evaluation.json").exists():
-        outcome("search", f"not measured: there is no demo's model in {folder}; make demo makes one")
+        outcome("search", f"not measured: there is no demo's model in {folder}; make one with `make demo`")
         return None
     measured = bench_whole_search(folder, quick)
     table = Table("scorer", *(key.replace("_", " ") for key in measured[AS_IT_IS]), title="The demo's search")
@@ -132,7 +132,7 @@ def _bench_search(folder: Path, quick: bool) -> dict[str, dict[str, float]] | No
 def _race(
     contenders: list[Contender], user: tuple[tf.Tensor, ...], quick: bool
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Microseconds per batch, by contender and batch size, of those that run; and why XLA refused the others."""
+    """Returns microseconds per batch, by contender and batch size, and why XLA refused those that do not run."""
     rng = np.random.default_rng(5)
     loops = {one.name: loop_of(one, user) for one in contenders}
     us: dict[str, list[float]] = {name: [] for name in loops}
@@ -142,7 +142,7 @@ def _race(
         for one in contenders:
             if one.name in refused:
                 continue
-            try:  # XLA compiles here.
+            try:  # The first call, in which XLA compiles.
                 scores[one.name] = loops[one.name](_items(np.random.default_rng(batch), 1, batch)).numpy()
             except tf.errors.OpError as error:
                 if not one.xla:
@@ -152,11 +152,11 @@ def _race(
         for name, found in scores.items():
             wrong = np.abs(found - scores["tensorflow"]).max() / np.abs(scores["tensorflow"]).max()
             if not wrong < LARGEST_ERROR:
-                raise NannError(f"{name} of batches of {batch} differs from the original by {wrong:.1e}")
+                raise NannError(f"scores of {name} in batches of {batch} differ from the original by {wrong:.1e}")
         iterations = _iterations(loops["tensorflow"], _items(rng, ITERATIONS[0], batch))
         best = dict.fromkeys(loops, float("inf"))
         for _ in range(QUICK_REPEATS if quick else REPEATS):
-            # Rows that were not read a moment ago, the same for all: a search meets an item once.
+            # The same rows for all, none of which was read a moment ago: a search meets an item only once.
             items = _items(rng, iterations, batch)
             for name, loop in loops.items():
                 begin = time.perf_counter()
@@ -207,7 +207,7 @@ def _summarise(figures: dict[str, Any]) -> dict[str, Any]:
 def _print_table(name: str, one: dict[str, Any]) -> None:
     """Prints the times of one model."""
     table = Table(
-        title=f"{name}: {one['multiply_adds_before']:,.0f} multiply-adds an item before, "
+        title=f"{name}: {one['multiply_adds_before']:,.0f} multiply-adds per item before, "
         f"{one['multiply_adds_after']:,.0f} after; microseconds per batch, one thread",
         title_justify="left",
     )

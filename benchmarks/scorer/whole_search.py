@@ -1,4 +1,4 @@
-"""The whole search of a demo's model with its scorer as it is, rewritten at load, and rewritten at export."""
+"""The whole search of a demo's model with its scorer unchanged, rewritten at load, and rewritten at export."""
 
 import tempfile
 from pathlib import Path
@@ -20,18 +20,18 @@ AS_IT_IS, AT_LOAD, SHIPPED = "as it is", "passes at load", "passes+fold at expor
 
 
 def bench_whole_search(folder: Path, quick: bool = False) -> dict[str, dict[str, float]]:
-    """Measures the default search, by turns, with the threads that the caller has given TensorFlow.
+    """Measures the default search with each scorer, taking turns, with the threads that the caller gave TensorFlow.
 
     Args:
       folder: a demo's folder, with `data`, `model` and `index` in it.
       quick: fewer cases and repetitions.
 
     Returns:
-      Per scorer `ms_per_query`, of the fastest of the turns, `coverage` of brute force, `speedup` over the scorer as
-      it is, and `same_answers`, the part of the cases with the same ids in the same order as that one.
+      For each scorer `ms_per_query`, that of the fastest turn; `coverage`, against brute force; `speedup`, over the
+      unchanged scorer; and `same_answers`, the part of the cases with the same ids in the same order as with that one.
 
     Raises:
-      NannError: an artefact is missing, or the passes made nothing to fold.
+      NannError: an artefact is missing, or the passes folded nothing.
     """
     cases, repeats = (QUICK_CASES, QUICK_REPEATS) if quick else (CASES, REPEATS)
     index = Index.open(folder / "index")
@@ -65,12 +65,12 @@ def bench_whole_search(folder: Path, quick: bool = False) -> dict[str, dict[str,
 
 
 def _folded(workload: Workload, folder: Path) -> NeuralTopK:
-    """The search over the rows that an export would write to `folder`."""
+    """Makes the search over rows, written to `folder`, as an export would."""
     score, dim = workload.trained.model.score, workload.index.dim
     user = [tensor[:1] for tensor in workload.user]
     scorer = ops.trace_scorer(lambda *tensors: score(tensors[:-1], tensors[-1]), user, dim)
     rewritten = ops.rewrite_scorer(scorer, user, dim, fold_items=True)
     if rewritten.fold is None:
-        raise NannError(f"nothing of the scorer of {workload.scratch.parent / 'model'} was folded into rows")
+        raise NannError(f"no part of the scorer of {workload.scratch.parent / 'model'} was folded into rows")
     index = write_rows(workload.index, rewritten.fold, rewritten.row_dim, folder)
     return NeuralTopK(index, score, scorer=rewritten.scorer)

@@ -1,1 +1,1 @@
-"""The searches against their peers, and the peers themselves."""
+"""Benchmarks of the searches against their peers, and the peers themselves."""

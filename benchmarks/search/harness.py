@@ -1,4 +1,4 @@
-"""Runs peers on one workload: the coverage and the time of each setting, and the fastest that covers enough."""
+"""Runs peers on one workload: measures coverage and time of each setting, and finds the fastest that covers enough."""
 
 import dataclasses
 import time
@@ -19,20 +19,20 @@ from tfserving_ext.retrieval.brute_force import BruteForce
 from tfserving_ext.retrieval.metrics import coverage, recall
 
 BATCH = 16  # Cases per call of a peer.
-LEAST_COVERAGE = 0.98  # What "at equal coverage" means.
-CLOSE = 1.25  # How much slower a setting may seem, in one pass, and yet be the fastest.
+LEAST_COVERAGE = 0.98  # The coverage that a setting must reach for comparisons "at equal coverage".
+CLOSE = 1.25  # A setting may seem so many times as slow in one pass, and yet be the fastest.
 
 
 @dataclasses.dataclass
 class Measured:
-    """One setting of one peer.
+    """The result of one setting of one peer.
 
     Attributes:
-      setting: as the peer takes it.
-      cases: cases that it answered.
+      setting: the setting, in the form that the peer takes.
+      cases: how many cases it answered.
       coverage: mean coverage@k against brute force.
-      recall: mean recall@k, recall-retrieval of a search.
-      ms_per_query: milliseconds, of a single pass.
+      recall: mean recall@k; for a search, this is recall-retrieval.
+      ms_per_query: milliseconds per query in a single pass.
     """
 
     setting: Any
@@ -43,15 +43,15 @@ class Measured:
 
 
 def make_workload(folder: Path, index: Index, cases: int, positions: int, k: int, threads: int) -> Workload:
-    """The held-out cases of a demo's folder, with brute force's answers.
+    """Makes a workload from the held-out cases of a demo's folder, with brute force's answers.
 
     Args:
-      folder: holds `data` and `model`.
-      index: over the model's embeddings.
-      cases: how many, drawn evenly.
+      folder: a folder with `data` and `model`.
+      index: an index of the model's embeddings.
+      cases: how many cases to draw, evenly.
       positions: cases per held-out user to draw from.
       k: length of an answer.
-      threads: what peers may use.
+      threads: threads that a peer may use.
 
     Raises:
       NannError: the folder lacks an artefact.
@@ -72,7 +72,7 @@ def make_workload(folder: Path, index: Index, cases: int, positions: int, k: int
 
 
 def exact_answers(index: Index, score: Any, user: tuple, k: int) -> np.ndarray:
-    """Brute force's answers, item ids int64 [N, k]."""
+    """Returns brute force's answers, item ids int64 [N, k]."""
     brute_force, parts = BruteForce(index, score), []
     count = len(user[0])
     with progress("brute force, for the coverage", count) as advance:
@@ -84,14 +84,14 @@ def exact_answers(index: Index, score: Any, user: tuple, k: int) -> np.ndarray:
 
 
 def answer(peer: Peer, setting: Any, cases: int) -> tuple[np.ndarray, float]:
-    """The answers to the first `cases` cases, int64 [cases, k], and the seconds that they took."""
+    """Returns a peer's answers to the first `cases` cases, int64 [cases, k], and the seconds that they took."""
     begin = time.perf_counter()
     answers = [peer(first, min(first + BATCH, cases), setting) for first in range(0, cases, BATCH)]
     return np.concatenate(answers), time.perf_counter() - begin
 
 
 def measure(peer: Peer, workload: Workload, setting: Any, cases: int) -> Measured:
-    """What a peer finds with a setting, and about how long it takes."""
+    """Measures what a peer finds with a setting, and about how long it takes."""
     cases = min(cases, len(workload.targets))
     found, seconds = answer(peer, setting, cases)
     covered = coverage(found, workload.exact[:cases]).mean()
@@ -102,10 +102,15 @@ def measure(peer: Peer, workload: Workload, setting: Any, cases: int) -> Measure
 def race(
     runners: Mapping[str, tuple[Peer, Sequence[Measured]]], cases: Mapping[str, int], repeats: int
 ) -> dict[str, tuple[Measured, float]]:
-    """Per runner the fastest of its settings and that setting's milliseconds per query.
+    """Returns, for each runner, its fastest setting and that setting's milliseconds per query.
 
-    All take turns, `repeats` times over, and the fastest time of each setting counts. A shared machine is slow for
-    seconds at a time: taking turns, and keeping the fastest, lets no runner suffer alone.
+    All settings take turns, `repeats` times, and the fastest time of each counts. A shared machine is slow for seconds
+    at a time; with turns and the fastest time, this does not put a single runner at a disadvantage.
+
+    Args:
+      runners: the peers by name, each with its measured settings.
+      cases: how many cases each of them answers in a turn.
+      repeats: number of turns.
     """
     best = {(name, place): float("inf") for name, (_, settings) in runners.items() for place in range(len(settings))}
     for _ in range(repeats):
@@ -121,10 +126,10 @@ def race(
 
 
 def contenders(measured: Sequence[Measured], least_coverage: float = LEAST_COVERAGE) -> list[Measured]:
-    """The settings of one peer that race: those that cover enough, at most `CLOSE` times as slow as the fastest.
+    """Returns the settings of a peer to race: those that cover enough and take at most `CLOSE` times the least time.
 
-    One pass of each is too noisy to name the fastest. Where none covers enough, as the rerank's may not, the one that
-    covers the most.
+    One pass of each is too noisy to tell which is the fastest. If none covers enough, as may happen with the rerank,
+    the one that covers the most is returned.
     """
     enough = [one for one in measured if one.coverage >= least_coverage]
     if not enough:

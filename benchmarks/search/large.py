@@ -1,6 +1,6 @@
-"""The best-first search on a corpus of 1.3 million items: against brute force, and what opening its index costs.
+"""The best-first search on 1.3 million items, compared with brute force, and the cost of opening such an index.
 
-The items are a trained model's, widened (widen.py), so that its own users and histories can ask for them:
+The items are those of a trained model and more drawn between them (widen.py), so that its users can ask for them:
 
     python -m benchmarks.search.large --folder demo -o large.json
 """
@@ -29,16 +29,17 @@ POSITIONS = 9
 
 
 def bench_large(folder: Path, items: int = ITEMS, cases: int = CASES) -> dict[str, Any]:
-    """Measures the best-first search against brute force, and the opening of the index.
+    """Measures the best-first search against brute force, and the cost of opening the index.
 
     Args:
       folder: a demo's folder, with `data`, `model`, `embeddings` and `index` in it.
       items: size of the corpus.
-      cases: test cases.
+      cases: number of test cases.
 
     Returns:
-      `settings`: what each setting of the search found; `best_first` (the fastest that covers at least 0.98) and
-      `brute_force` by its settings, with milliseconds per query in the race; and `map` (see `map_costs`).
+      A dict with `items` and `k`; `settings`, the result of each setting of the search; `best_first`, the fastest
+      setting that covers at least 0.98, and `brute_force_...` for each of its settings, with milliseconds per query in
+      the race; and `map`, the result of `map_costs`.
 
     Raises:
       NannError: an artefact is missing.
@@ -68,7 +69,7 @@ def bench_large(folder: Path, items: int = ITEMS, cases: int = CASES) -> dict[st
 
 
 def build_large(folder: Path, items: int) -> Any:
-    """The index of the widened corpus, built once; ids of the made items follow the largest real one."""
+    """Builds the index of the large corpus, or opens an earlier one; ids of made items follow the largest real one."""
     from benchmarks.search.widen import widen
     from tfserving_ext.index import Index, build_index
 
@@ -86,11 +87,11 @@ def build_large(folder: Path, items: int) -> Any:
 
 
 def map_costs(index: Path) -> dict[str, float]:
-    """What a fresh process spends to open an index by the op, every edge checked.
+    """Measures what it costs a fresh process to open an index by the op, with every edge checked.
 
     Returns:
-      `seconds` of the op, `seconds_with_python_checks` of `Index.open` too; `anonymous_mb`, growth of the memory that
-      is the process's own; `file_mb`, the size of the files.
+      A dict with `seconds`, those of the op; `seconds_with_python_checks`, including `Index.open`; `anonymous_mb`, how
+      much the process's own memory grew; `file_mb`, the size of the files; and `dim`.
     """
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.search.large", "--map", str(index)],
@@ -127,8 +128,8 @@ def _anonymous_mb() -> float:
 def main(
     folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file.")] = Path("large.json"),
-    quick: Annotated[bool, typer.Option("--quick", help="A corpus of a tenth.")] = False,
-    map_index: Annotated[Path | None, typer.Option("--map", help="Only open this index, and say what it cost.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the corpus.")] = False,
+    map_index: Annotated[Path | None, typer.Option("--map", help="Only open this index, and print its cost.")] = None,
 ) -> None:
     """Measure the best-first search on 1.3 million items, with one thread."""
     if map_index is not None:

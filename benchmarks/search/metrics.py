@@ -1,7 +1,7 @@
-"""The walk itself, without a model: the dot product in our engine, in Faiss and in hnswlib.
+"""The walk by itself, without a model: the dot product in our engine, in Faiss and in hnswlib.
 
-Ours runs on the very graph that Faiss built and searches; hnswlib builds its own with the same M and efConstruction.
-Each engine gets the cheapest setting that reaches recall@10 0.95, then they take turns on one thread:
+Ours runs on the same graph that Faiss built and searches; hnswlib builds its own with the same M and efConstruction.
+Each engine uses the cheapest setting that reaches a recall@10 of 0.95, and they take turns on one thread:
 
     python -m benchmarks.search.metrics --folder demo -o metrics.json
 """
@@ -27,14 +27,14 @@ K = 10
 LEAST_RECALL = 0.95
 QUERIES = 2000
 M, EF_CONSTRUCTION = 16, 200
-# Faiss draws about n / M^layer items into a layer; ours is entered at all of this one's.
+# Faiss draws about n / M^layer items into a layer; our search starts at all items of this one.
 START_LAYER = 3
 QUICK_ITEMS = 50_000
 REPEATS, QUICK_REPEATS = 15, 5
 FRONTIERS = (1, 2, 3, 4, 6, 8)
 MAX_EF = 4096
 
-# Item numbers [Q, K] of all queries, at a breadth.
+# Answers all queries with a given breadth (ef or pool); returns item numbers [Q, K].
 Engine = Callable[[int], np.ndarray]
 
 
@@ -42,15 +42,15 @@ def bench_metrics(folder: Path, quick: bool = False) -> dict[str, Any]:
     """Measures the three engines.
 
     Args:
-      folder: the vectors and the graphs are kept in `bench/glove` under it.
-      quick: the first 50,000 vectors only, and fewer repeats.
+      folder: a folder under which the vectors and graphs are kept, in `bench/glove`.
+      quick: use only the first 50,000 vectors, and fewer repeats.
 
     Returns:
-      `dot_qps_vs_faiss` and `dot_qps_vs_hnswlib`, medians over the repeats; per engine its setting, recall@10 and
-      the queries per second of its fastest repeat.
+      A dict with `dot_qps_vs_faiss` and `dot_qps_vs_hnswlib`, the medians over the repeats; `engines`, for each its
+      breadth, recall@10 and queries per second in its fastest repeat; and the parameters of the benchmark.
 
     Raises:
-      NannError: the vectors cannot be had, or an engine does not reach the recall.
+      NannError: the vectors cannot be downloaded, or an engine does not reach the recall.
     """
     items, queries = split(load_glove(folder / "bench" / "glove"), QUICK_ITEMS if quick else None)
     exact = exact_answers(items, queries)
@@ -80,7 +80,7 @@ def bench_metrics(folder: Path, quick: bool = False) -> dict[str, Any]:
 
 
 def split(vectors: np.ndarray, items: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """The items, and queries held out evenly among them."""
+    """Splits vectors into items and queries, which are spread evenly among the vectors."""
     vectors = np.ascontiguousarray(vectors[: None if items is None else items + QUERIES])
     held = np.zeros(len(vectors), bool)
     held[np.linspace(0, len(vectors) - 1, QUERIES).astype(int)] = True
@@ -88,24 +88,24 @@ def split(vectors: np.ndarray, items: int | None) -> tuple[np.ndarray, np.ndarra
 
 
 def exact_answers(items: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """The K items of the largest dot product, [Q, K]."""
+    """Returns the K items with the largest dot products, [Q, K]."""
     flat = faiss.IndexFlatIP(items.shape[1])
     flat.add(items)
     return flat.search(queries, K)[1]
 
 
 def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
-    """Mean part of the exact answers that was found; rows hold no item twice."""
+    """Returns the mean part of the exact answers that was found; a row must not hold an item twice."""
     return float((found[:, :, None] == exact[:, None, :]).any(axis=2).mean())
 
 
 def narrowest(engine: Engine, exact: np.ndarray) -> tuple[int, float]:
-    """The smallest breadth that reaches the recall, by bisection, and its recall.
+    """Finds the smallest breadth that reaches the recall, by bisection; returns it with its recall.
 
     Raises:
-      NannError: none does.
+      NannError: no breadth reaches the recall.
     """
-    low, high = K - 1, 2 * K  # `low` falls short.
+    low, high = K - 1, 2 * K  # `low` never reaches the recall.
     while (reached := recall_at_k(engine(high), exact)) < LEAST_RECALL:
         if high >= MAX_EF:
             raise NannError(f"recall@{K} is {reached:.4f} at a breadth of {high}, short of {LEAST_RECALL}")
@@ -121,7 +121,7 @@ def narrowest(engine: Engine, exact: np.ndarray) -> tuple[int, float]:
 
 
 def race(runners: dict[str, tuple[Engine, int]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each engine for all queries, in turn, `repeats` times over."""
+    """Returns the seconds that each engine takes for all queries, in `repeats` turns."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(repeats):
         for name, (engine, breadth) in runners.items():
@@ -132,12 +132,12 @@ def race(runners: dict[str, tuple[Engine, int]], repeats: int) -> dict[str, list
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
-    """How many times as many queries per second ours answers: the median over the turns, each by itself."""
+    """Returns how many times as many queries per second our engine answers: the median of the ratios of all turns."""
     return float(np.median(np.divide(theirs, ours)))
 
 
 def _engines(items: np.ndarray, queries: np.ndarray, cache: Path) -> Iterator[tuple[str, Engine]]:
-    """The engines by name, ready to answer."""
+    """Yields the engines with their names, ready to answer."""
     import hnswlib
     import tensorflow as tf
 
@@ -189,7 +189,7 @@ def _engines(items: np.ndarray, queries: np.ndarray, cache: Path) -> Iterator[tu
 
 
 def _faiss_graph(items: np.ndarray, file: Path) -> Any:
-    """Faiss' graph over the items by their dot product, built once."""
+    """Builds Faiss' graph over the items by their dot product, or reads an earlier one."""
     if file.exists():
         return faiss.read_index(str(file))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def _faiss_graph(items: np.ndarray, file: Path) -> Any:
 
 
 def _our_index(built: Any, items: np.ndarray, folder: Path) -> Index:
-    """The same graph, in our format."""
+    """Writes the same graph in our format, or opens an earlier one."""
     entry_points, layers = extract_graph(built.hnsw, START_LAYER)
     parameters = {"metric": "dot", "M": M, "efConstruction": EF_CONSTRUCTION}
     if (folder / "manifest.json").exists() and read_json(folder / "manifest.json")["num_items"] == len(items):
@@ -217,7 +217,7 @@ def _our_index(built: Any, items: np.ndarray, folder: Path) -> Index:
 def main(
     folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file.")] = Path("metrics.json"),
-    quick: Annotated[bool, typer.Option("--quick", help="A part of the vectors.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use only a part of the vectors.")] = False,
 ) -> None:
     """Measure the walk under the dot product against Faiss and hnswlib, with one thread."""
     import tensorflow as tf

@@ -1,6 +1,6 @@
-"""The searches under the neural model: ours, and the peers, on a trained model and its held-out users.
+"""The searches under a trained neural model, ours and the peers, for its held-out users.
 
-One process measures one number of threads, because TensorFlow fixes it at its start:
+One process measures one number of threads, because TensorFlow fixes this number at its start:
 
     python -m benchmarks.search.neural --folder demo --threads 1 -o neural.json
 """
@@ -20,7 +20,7 @@ from tfserving_ext.progress import console, progress
 
 K = 200
 POSITIONS = 9
-# Cases per peer: the slow ones get fewer. `recall` is a difference of small numbers and wants many.
+# Cases per peer. Slow peers get fewer; those whose recalls are compared get many, as their difference is small.
 CASES = {
     "best_first": 600,
     "rounds": 200,
@@ -45,7 +45,7 @@ REPEATS, QUICK_REPEATS = 6, 2
 
 
 def _peers() -> dict[str, type[Peer]]:
-    """The peers by name, our own first. Imported here: some need the `bench` extra."""
+    """Returns the peers by name, our own first. They are imported here because some need the `bench` extra."""
     try:
         from benchmarks.search.peers.usearch_numba import UsearchNumba
         from benchmarks.search.peers.usearch_tuned import UsearchTuned
@@ -67,13 +67,14 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
     Args:
       folder: a demo's folder, with `data`, `model` and `embeddings` in it.
       threads: threads of every peer.
-      builds: graphs to measure the coverage of our searches on; the peers run on the first.
+      builds: how many graphs to build; our searches are measured on each, the peers on the first.
       quick: fewer cases and repeats.
 
     Returns:
-      `settings`: per search what each of its settings found; `race`: milliseconds per query of the fastest setting that
-      covers at least 0.98, taking turns; `builds`: per graph what our searches found; `overhead_share`: the part of
-      the default search that is not the model; `model`: recall of the models by themselves.
+      A dict with `settings`, the result of each setting of each search; `race`, the milliseconds per query of the
+      fastest setting that covers at least 0.98, measured in turns; `builds`, the results of our searches on each graph;
+      `overhead_share`, the part of the default search's time outside the model; `model`, the recall of the models by
+      themselves; and the parameters of the benchmark.
 
     Raises:
       NannError: an artefact or a library is missing.
@@ -115,7 +116,7 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
 
 
 def _build(folder: Path, seed: int) -> Any:
-    """The graph of a seed, built once."""
+    """Builds the graph of a seed, or opens an earlier one."""
     from tfserving_ext.index import Hnsw, Index, build_index
     from tfserving_ext.index.original import load_array
 
@@ -129,7 +130,7 @@ def _build(folder: Path, seed: int) -> Any:
 
 
 def _our_figures(workload: Workload, cases: int) -> dict[str, Any]:
-    """Coverage and cost of the default search and of the paper's rounds on one graph."""
+    """Measures coverage and cost of the default search and of the paper's rounds on one graph."""
     from benchmarks.search.peers.ours import BestFirst, Rounds
     from tfserving_ext.retrieval import Rounds as PaperRounds
 
@@ -144,7 +145,7 @@ def _our_figures(workload: Workload, cases: int) -> dict[str, Any]:
 
 
 def _overhead_share(search: Any) -> float:
-    """The part of the default search's time that is not spent in the scorer."""
+    """Returns the part of the default search's time that is not spent in the scorer."""
     search.search(0, RACE_CASES, search.settings[0])
     result = search.search(0, RACE_CASES, search.settings[0])
     return float(1 - result.scorer_us.numpy().sum() / result.search_us.numpy().sum())

@@ -1,4 +1,4 @@
-"""Tables and the plot of `make bench-search`."""
+"""The tables and the plot of `make bench-search`."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ TITLES = {
 
 
 def print_tables(figures: dict[str, Any]) -> None:
-    """Prints what every setting found, and the race."""
+    """Prints the results of every setting, and of the race."""
     for name in ("neural", "neural_2_threads"):
         if name not in figures:
             continue
@@ -47,7 +47,7 @@ def print_tables(figures: dict[str, Any]) -> None:
 
 
 def plot(figures: dict[str, Any], target: Path) -> None:
-    """Draws coverage and recall over the time per query, a line a search, to an SVG file."""
+    """Draws coverage and recall over the time per query, one line per search, as an SVG file."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,9 +1,9 @@
-"""The search against its peers: `make bench-search` (benchmarks/README.md has what it said).
+"""The searches against their peers: `make bench-search` (benchmarks/README.md has the results).
 
     python -m benchmarks.search.run --folder demo
 
-Each part runs in a process of its own, because TensorFlow fixes its threads at its start. The figures to keep are
-ratios within one part: machines differ, and are shared.
+Each part runs in a process of its own, because TensorFlow fixes its threads at its start. Compare ratios within one
+part, as machines differ and are shared.
 """
 
 import json
@@ -26,8 +26,8 @@ def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
     """Runs all parts.
 
     Args:
-      folder: a demo's folder; what the parts build is kept in `bench` under it.
-      out: JSON file for the raw figures of all parts; a plot is drawn beside it.
+      folder: a demo's folder; files that the parts build are kept in its folder `bench`.
+      out: JSON file for the raw results of all parts; a plot is drawn next to it.
       quick: fewer cases, one number of threads, a tenth of the large corpora.
 
     Returns:
@@ -41,7 +41,7 @@ def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
             raise NannError(f"{folder / name} does not exist; make it with `nann demo --folder {folder}`")
     parts = {
         "neural": ("neural", "--threads", "1", "--builds", "3"),
-        "neural_2_threads": ("neural", "--threads", "2", "--builds", "1", "--quick"),  # The first part has the cases.
+        "neural_2_threads": ("neural", "--threads", "2", "--builds", "1", "--quick"),  # The first part has more cases.
         "large": ("large",),
         "metrics": ("metrics",),
     }
@@ -53,11 +53,11 @@ def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
         target = targets[name]
         command = [sys.executable, "-m", f"benchmarks.search.{module}", "--folder", str(folder), "-o", str(target)]
         if subprocess.run([*command, *options, *["--quick"] * quick], check=False).returncode != 0:
-            raise NannError(f"the part {name} failed; its own words are above")
+            raise NannError(f"the part {name} failed; its output is above")
         figures[name] = read_json(target)
     figures["summary"] = summarise(figures)
     write_json(out, figures)
-    for target in targets.values():  # Kept until here: a part that fails loses nothing of those before it.
+    for target in targets.values():  # Kept until here, so that a part that fails loses no results of earlier ones.
         target.unlink()
     print_tables(figures)
     plot(figures, out.with_suffix(".svg"))
@@ -65,21 +65,21 @@ def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
 
 
 def summarise(figures: dict[str, Any]) -> dict[str, float]:
-    """The figures that stand for the whole.
+    """Summarises the results of all parts.
 
     Returns:
-      coverage, coverage_lowest: of the default search at k 200, the mean and the lowest over graph builds.
-      rounds_coverage, scored_vs_rounds: of the paper's rounds; evaluations of the default search as a part of theirs.
+      coverage, coverage_lowest: coverage of the default search at k 200, the mean and the lowest over graph builds.
+      rounds_coverage, scored_vs_rounds: coverage of the paper's rounds; items that the default search scores, over
+        those that the rounds score.
       recall_default, recall_rerank, recall_lead_vs_rerank: recall-retrieval of the default search; of the two-sided
         model's top n reranked, for the largest n that takes no longer; and the first minus the second.
-      recall_brute_force, recall_two_sided: of the two models by themselves.
-      qps_vs_usearch, qps_vs_usearch_tuned: against the metric as USearch's documentation writes one, and against one
-        tuned by hand.
+      recall_brute_force, recall_two_sided: recall of the two models by themselves.
       qps_vs_*: queries per second of the best-first search over those of the peer, each at its fastest setting that
-        covers at least 0.98, on one thread.
-      overhead_share: the part of the default search's time that is not the model's.
-      dot_*: the walk under the dot product at recall@10 0.95, one thread.
-      map_seconds, map_anonymous_mb: what opening the large index costs.
+        covers at least 0.98, on one thread. USearch is measured with a metric written as its documentation shows, and
+        with one tuned by hand.
+      overhead_share: the part of the default search's time outside the model.
+      dot_*: results of the walk under the dot product at a recall@10 of 0.95, on one thread.
+      map_seconds, map_anonymous_mb: the cost of opening the large index.
     """
     neural, large = figures["neural"], figures["large"]
     builds, race = neural["builds"], neural["race"]
@@ -119,7 +119,7 @@ def _times(large: dict[str, Any]) -> dict[str, float]:
 
 
 def _rerank_at(settings: list[dict[str, Any]], ms_per_query: float) -> dict[str, Any]:
-    """The dearest setting that takes no longer; the cheapest where all do."""
+    """Returns the most expensive setting that takes no longer, or the cheapest if all take longer."""
     in_time = [one for one in settings if one["ms_per_query"] <= ms_per_query]
     return max(in_time, key=lambda one: one["setting"]) if in_time else settings[0]
 
@@ -127,7 +127,7 @@ def _rerank_at(settings: list[dict[str, Any]], ms_per_query: float) -> dict[str,
 def main(
     folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
     out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/search.json"),
-    quick: Annotated[bool, typer.Option("--quick", help="In a few minutes, with fewer cases.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer cases, in a few minutes.")] = False,
 ) -> None:
     """Measure the searches against their peers; the last line is the summary as JSON.
 

@@ -1,34 +1,33 @@
-"""A small corpus made large, seeded: for speed and memory at scale, never for claims of accuracy."""
+"""Makes a small corpus large, to measure speed and memory at scale; it must not be used to claim accuracy."""
 
 import numpy as np
 
 from tfserving_ext.errors import NannError
 
-# How far a made item lies off the segment that it is drawn from, relative to the segment's length.
+# How far a made item lies from the segment on which it is drawn, relative to the segment's length.
 JITTER = 0.1
 
 
 def widen(
     item_embeddings: np.ndarray, row_splits: np.ndarray, neighbors: np.ndarray, items: int, seed: int = 0
 ) -> np.ndarray:
-    """More items of the same distribution: between the real items and their neighbours.
+    """Adds items between the real items and their neighbours, so that they have about the same distribution.
 
-    A made item is a random point of the segment between a real item and one of its neighbours in the graph, plus a
-    little noise, so that it lies where the model has items: a large corpus that a model trained on a small one can
-    score.
+    A made item is a random point on the segment between a real item and one of its neighbours in the graph, plus a
+    little noise. It therefore lies where the model has items, and a model trained on the small corpus can score it.
 
     Args:
       item_embeddings: the real items, float32 [n, dim].
-      row_splits: int64 [n + 1], of the ground layer.
-      neighbors: int32 [row_splits[n]], of the ground layer.
+      row_splits: row splits of the ground layer, int64 [n + 1].
+      neighbors: neighbours in the ground layer, int32 [row_splits[n]].
       items: how many items to return, at least n.
-      seed: of the draws.
+      seed: seed of the draws.
 
     Returns:
       float32 [items, dim]; the first n are the real ones.
 
     Raises:
-      NannError: fewer items than there are.
+      NannError: `items` is below n, or no item has a neighbour.
     """
     n, dim = item_embeddings.shape
     if items < n:

@@ -1,1 +1,1 @@
-"""The local server and the client of `nann bench`: speed, swaps, soak, damaged requests."""
+"""Benchmarks of the local server and of the client of `nann bench`: speed, swaps, soak tests, damaged requests."""

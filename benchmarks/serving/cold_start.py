@@ -1,9 +1,9 @@
-"""How long a server is not there after its start, and how slow its first answers are: `make bench-cold`.
+"""How long a server takes to start, and how slow its first answers are: `make bench-cold`.
 
     python -m benchmarks.serving.cold_start --folder demo
 
-The demo's export as it is, and without its warm-up records; by turns, each start a new process. The files are in the
-page cache: what is cold is the process, not the disk.
+The demo's export is started with and without its warm-up records, in turns, each time in a new process. Its files are
+in the page cache, so that the process is cold, but not the disk.
 """
 
 import json
@@ -30,24 +30,25 @@ from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, progress
 
 REPEATS, QUICK_REPEATS = 7, 3
-LATER = 50  # Answers after the first, whose median the first is compared with.
+LATER = 50  # Answers after the first one, which is compared with their median.
 CONNECT_SECONDS, ANSWER_SECONDS = 30.0, 60.0
 WITH, WITHOUT = "with_warm_up", "without_warm_up"
 
 
 def bench_cold_start(folder: Path, scratch: Path, repeats: int = REPEATS) -> dict[str, Any]:
-    """Starts servers and processes, by turns, on the demo's export with and without its warm-up records.
+    """Starts servers and processes, in turns, on the demo's export with and without its warm-up records.
 
     Args:
       folder: a demo's folder, with `models/nann/1`.
       scratch: an existing folder, for the export without the records.
-      repeats: starts of each.
+      repeats: how often to start each.
 
     Returns:
-      `sizes_mb` of the SavedModel's parts; `turns`, the raw figures; and `summary`: of each export the medians of
-      `serving_seconds` (from the process' start until it says that it serves), `answered_seconds` (until the first
-      answer), `first_ms` of that answer, `later_ms` (the median of the next 50), `first_to_later`, and in process
-      `import_seconds` and `load_seconds`.
+      A dict with `repeats`; `sizes_mb`, those of the SavedModel's parts; `turns`, the raw results; and `summary`, for
+      each export the medians of `serving_seconds` (from the start of the process until it says that it serves),
+      `answered_seconds` (until the first answer), `first_ms` (the time of that answer), `later_ms` (the median of the
+      next 50), `first_to_later`, and the times in a process without a server, such as `import_seconds` and
+      `load_seconds`.
 
     Raises:
       NannError: the folder lacks the export or its records, a server does not start, or answers differ.
@@ -77,7 +78,7 @@ def bench_cold_start(folder: Path, scratch: Path, repeats: int = REPEATS) -> dic
 
 
 def sizes_mb(saved_model: Path) -> dict[str, float]:
-    """Megabytes (10^6) of a SavedModel: `graph`, `variables`, `assets` (the index), all else, and `total`."""
+    """Returns the megabytes (10^6) of a SavedModel: `graph`, `variables`, `assets` (the index), `other` and `total`."""
     found = {"graph": 0, "variables": 0, "assets": 0, "other": 0}
     for path in saved_model.rglob("*"):
         if path.is_file():
@@ -98,11 +99,11 @@ def _without_warm_up(saved_model: Path, target: Path) -> Path:
 
 
 def _start_server(base_path: Path, histories: np.ndarray) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Seconds and milliseconds of one server, and the `item_ids` of its answers."""
+    """Starts one server; returns the times of its start and answers, and the `item_ids` of the answers."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
-    requests = make_requests(histories)  # Before the clock starts: the client is there already.
+    requests = make_requests(histories)  # Made before the clock starts, as a client would exist already.
     latencies, found = [], []
     begin = time.perf_counter()
     with running(base_path) as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
@@ -125,7 +126,7 @@ def _start_server(base_path: Path, histories: np.ndarray) -> tuple[dict[str, flo
 
 
 def _first(seconds: list[float], prefix: str) -> dict[str, float]:
-    """Of the first answer, and of the median of the later ones."""
+    """Returns the time of the first answer, the median of the later ones, and their ratio."""
     later = statistics.median(seconds[1:])
     return {
         f"{prefix}first_ms": 1000 * seconds[0],
@@ -135,7 +136,7 @@ def _first(seconds: list[float], prefix: str) -> dict[str, float]:
 
 
 def _start_process(export: Path, histories: np.ndarray) -> dict[str, float]:
-    """The same in a new process without a server."""
+    """Measures the same in a new process without a server."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_load, args=(export, histories, sender), daemon=True)
@@ -144,7 +145,7 @@ def _start_process(export: Path, histories: np.ndarray) -> dict[str, float]:
     try:
         return receiver.recv()
     except EOFError:
-        raise NannError(f"a process that loads {export} ended without an answer; its words are above") from None
+        raise NannError(f"a process that loads {export} ended without an answer; its output is above") from None
     finally:
         process.join()
 

@@ -1,4 +1,4 @@
-"""Damaged requests for the local server: it refuses them in words, goes on serving, and does not grow.
+"""Damaged requests for the local server, which must refuse them with a message, keep serving, and not grow.
 
 python -m benchmarks.serving.fuzz --folder demo --requests 100000
 """
@@ -24,26 +24,26 @@ from tfserving_ext.progress import progress
 
 CLIENTS = 8
 SHOWN = 5
-# What a request may be answered with. 501 stands for what REST cannot carry, as in TensorFlow Serving.
+# The codes that may answer a request. 501 stands for values that REST cannot carry, as in TensorFlow Serving.
 _CODES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"}
 _CODES |= {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
 _STATUSES = {501, 503, 504}
 
 
 def fuzz_server(base_path: Path, requests: int, seed: int = 0) -> dict[str, Any]:
-    """Sends damaged requests, half by gRPC and half by REST, to a server of its own.
+    """Starts a server and sends it damaged requests, half by gRPC and half by REST.
 
     Args:
-      base_path: versions of a model that `nann export` wrote; served as `nann`.
-      requests: how many.
-      seed: of the draw.
+      base_path: a folder with versions of a model that `nann export` wrote; served as `nann`.
+      requests: how many to send.
+      seed: seed of the draw.
 
     Returns:
-      requests, `answers` by code, `memory_mb` in the second and in the last quarter.
+      A dict with `requests`, `answers` by code, and `memory_mb` in the second and in the last quarter of the time.
 
     Raises:
-      NannError: an answer that a server must not give, a wrong answer to a good request between them, growing memory,
-        or the server ended.
+      NannError: the server gave an answer that it must not give, answered a good request wrongly afterwards, grew in
+        memory, or ended.
     """
     newest = max((path for path in base_path.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     ids = np.fromfile(newest / "assets" / "item_ids.bin", "<i8").tolist()
@@ -78,7 +78,7 @@ def fuzz_server(base_path: Path, requests: int, seed: int = 0) -> dict[str, Any]
             for thread in threads:
                 thread.join()
         if server.process.poll() is None and _ask_well(server, ids) != good:
-            faults.append("a good request is answered otherwise than before")
+            faults.append("a good request gets another answer than before")
     if faults:
         raise NannError(f"{len(faults)} answers are wrong, such as: " + "; ".join(sorted(set(faults))[:SHOWN]))
     early, late = growth(memory)
@@ -118,7 +118,7 @@ def _ask_grpc(channel: grpc.Channel, request: Any, faults: list[str]) -> str:
         return "grpc OK"
     except grpc.RpcError as error:
         code = error.code().name
-        # The gRPC library's own answer to bytes that are no message.
+        # The gRPC library itself answers so if the bytes cannot be decoded as a message.
         undecodable = code == "INTERNAL" and "deserializing request" in (error.details() or "")
         if code not in _CODES and not undecodable:
             faults.append(f"gRPC {code}: {error.details()} for {request.method} {request.body[:200].hex()}")
@@ -152,10 +152,10 @@ def _ask_well(server: Process, ids: list[int]) -> list[int]:
 
 def main(
     folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
-    requests: Annotated[int, typer.Option(help="How many.", min=CLIENTS)] = 100_000,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    requests: Annotated[int, typer.Option(help="How many to send.", min=CLIENTS)] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:
-    """Send damaged requests to a local server of the demo's model; the last line is the outcome as JSON.
+    """Send damaged requests to a local server of the demo's model; the last line is the result as JSON.
 
     Example: python -m benchmarks.serving.fuzz --folder demo --requests 10000
     """

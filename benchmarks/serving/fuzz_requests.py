@@ -1,4 +1,4 @@
-"""Damaged requests for a server: valid ones whose bytes or values are changed at random, by gRPC and by REST."""
+"""Makes damaged requests for a server, by gRPC and REST: valid ones whose bytes or values are changed at random."""
 
 import json
 import random
@@ -24,14 +24,14 @@ _VERBS = ("POST", "POST", "POST", "GET", "PUT", "DELETE", "OPTIONS", "PATCH", "H
 
 
 class GrpcRequest(NamedTuple):
-    """Bytes for a method."""
+    """A gRPC method, and the bytes to send to it."""
 
     method: str
     body: bytes
 
 
 class RestRequest(NamedTuple):
-    """What goes over HTTP."""
+    """An HTTP request."""
 
     verb: str
     path: str
@@ -40,7 +40,7 @@ class RestRequest(NamedTuple):
 
 
 def grpc_request(rng: random.Random, name: str, ids: Sequence[int]) -> GrpcRequest:
-    """A damaged gRPC request for the model `name`, whose items are `ids`."""
+    """Makes a damaged gRPC request for the model `name`, whose items are `ids`."""
     method, message = rng.choice(_MESSAGES)(rng, name, ids)
     body = message.SerializeToString()
     if rng.random() < 0.4:
@@ -146,7 +146,7 @@ _MESSAGES = (
 
 
 def rest_request(rng: random.Random, name: str, ids: Sequence[int]) -> RestRequest:
-    """A damaged REST request for the model `name`, whose items are `ids`."""
+    """Makes a damaged REST request for the model `name`, whose items are `ids`."""
     path = f"/v1/models/{rng.choice((name, name, name, 'nope', 'a%00b'))}{rng.choice((':predict', *_PATHS))}"
     inputs: dict[str, Any] = {
         "item_history": [rng.choices(ids, k=rng.randrange(30))],

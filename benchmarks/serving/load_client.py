@@ -1,4 +1,4 @@
-"""How far the client of `nann bench` goes: against a stub that answers at once, and against known service times.
+"""The limits of the client of `nann bench`, measured with a stub that answers at once or after a known time.
 
 python -m benchmarks.serving.load_client
 """
@@ -26,7 +26,7 @@ RATES = (100, 1000)
 
 @contextlib.contextmanager
 def on_one_core() -> Iterator[None]:
-    """Keeps this process, all its threads and those that it starts, on one processor; only Linux can."""
+    """Keeps this process, its threads and the processes that it starts on one processor; does nothing outside Linux."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -40,7 +40,7 @@ def on_one_core() -> Iterator[None]:
 
 def _pin(cores: set[int]) -> None:
     for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
+        with contextlib.suppress(ProcessLookupError):  # The thread has ended in the meantime.
             os.sched_setaffinity(int(thread.name), cores)
 
 
@@ -48,13 +48,14 @@ def bench_client(out: Path, quick: bool = False) -> dict[str, float]:
     """Measures the client.
 
     Args:
-      out: raw JSON.
-      quick: shorter.
+      out: file for the raw results, JSON.
+      quick: measure for a shorter time.
 
     Returns:
-      `grpc_per_second` and `rest_per_second` against a stub that answers at once, of one client process on one core
-      that the stub may use too, and whether it said that it was the bottleneck; `overhead_ms`, the median latency less
-      a service time of 5 ms, by gRPC at two rates, on all cores: what sockets and both Pythons take.
+      A dict with `grpc_per_second` and `rest_per_second`, the rates of one client process with a stub that answers at
+      once, both on one core; `grpc_saturated` and `rest_saturated`, whether the client said that it was the bottleneck;
+      and `overhead_ms_at_...`, for two rates by gRPC on all cores, the median latency minus the service time of 5 ms,
+      which is the time that sockets and the Python code of both sides take.
     """
     seconds = QUICK_SECONDS if quick else SECONDS
     summary: dict[str, float] = {}
@@ -84,7 +85,7 @@ def bench_client(out: Path, quick: bool = False) -> dict[str, float]:
 
 def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/load_client.json"),
-    quick: Annotated[bool, typer.Option("--quick", help="Shorter.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure for a shorter time.")] = False,
 ) -> None:
     """Measure the client of `nann bench`."""
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A server of TensorFlow Serving's APIs that computes nothing: it waits, stalls and fails as told, and keeps a log.
+"""A server with TensorFlow Serving's APIs that computes nothing: it waits, stalls and fails as set, and keeps a log.
 
 python -m benchmarks.serving.load_stub --service fixed:5
 """
@@ -34,11 +34,12 @@ class Behaviour:
     """How requests are answered.
 
     Attributes:
-      service: "none" at once; "fixed:MS"; "bimodal:MS:MS:PART", the second for so many in a hundred.
-      stall: every 5 seconds nothing is answered for 200 ms.
-      errors: so many in a hundred fail.
-      lead: milliseconds that an answer leaves before its time, for what sockets and both sides' Python take.
-      seed: of what is drawn.
+      service: the time to answer: "none" for at once, "fixed:MS", or "bimodal:MS:MS:PART", which draws the second time
+        for PART percent of requests.
+      stall: answer nothing for 200 ms, every 5 seconds.
+      errors: percentage of requests that fail.
+      lead: how many milliseconds before its time an answer is sent, to make up for sockets and Python on both sides.
+      seed: seed of the draws.
     """
 
     service: str = "none"
@@ -57,7 +58,7 @@ class Behaviour:
         self._kind, self._numbers = kind, [float(number) for number in numbers]
 
     def seconds(self) -> float:
-        """How long the next request takes."""
+        """Returns how long the next request takes."""
         if self._kind == "none":
             return 0.0
         if self._kind == "fixed":
@@ -66,17 +67,17 @@ class Behaviour:
         return (second if self._random.random() < part / 100 else first) / 1000
 
     def fails(self) -> bool:
-        """Whether the next request does."""
+        """Returns whether the next request fails."""
         return self._random.random() < self.errors / 100
 
     def end_of_stall(self, now: float) -> float:
-        """When a request that would be answered at `now`, in seconds from the start, may be."""
+        """Returns when a request due at `now` can be answered, both in seconds from the start: after any stall."""
         inside = now % STALL_EVERY
         return now - inside + STALL_SECONDS if self.stall and now >= STALL_EVERY and inside < STALL_SECONDS else now
 
 
 def signatures() -> get_model_metadata_pb2.SignatureDefMap:
-    """Of the stub's model: `x`, float32 [batch, 4], to `y`."""
+    """Returns the signatures of the stub's model, which takes `x`, float32 [batch, 4], and returns `y`."""
     found = get_model_metadata_pb2.SignatureDefMap()
     signature: meta_graph_pb2.SignatureDef = found.signature_def["serving_default"]
     for name, info in (("x", signature.inputs["x"]), ("y", signature.outputs["y"])):
@@ -87,10 +88,10 @@ def signatures() -> get_model_metadata_pb2.SignatureDefMap:
 
 
 class Stub:
-    """Answers and keeps the log.
+    """Answers requests and logs them.
 
     Attributes:
-      log: [seconds from the start, seconds that it took, whether it failed] of each request.
+      log: for each request, the seconds from the start, the seconds it took, and whether it failed.
     """
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -103,7 +104,7 @@ class Stub:
         self._raw = self._answer.SerializeToString()
 
     async def serve(self) -> bool:
-        """Takes a request's time; returns whether it is answered with success."""
+        """Waits for the time that a request takes; returns whether it succeeds."""
         begin = time.monotonic() - self._zero
         until = self._behaviour.end_of_stall(begin + self._behaviour.seconds())
         failed = self._behaviour.fails()
@@ -114,14 +115,14 @@ class Stub:
         return not failed
 
     async def predict(self, raw: bytes, context: Any) -> bytes:
-        """GRPC's Predict."""
+        """Answers gRPC's Predict."""
         del raw
         if not await self.serve():
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "told to fail")
         return self._raw
 
     async def metadata(self, raw: bytes, context: Any) -> bytes:
-        """GRPC's GetModelMetadata."""
+        """Answers gRPC's GetModelMetadata."""
         request = get_model_metadata_pb2.GetModelMetadataRequest.FromString(raw)
         if request.model_spec.name != "stub":
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for {request.model_spec.name}")
@@ -130,28 +131,28 @@ class Stub:
         return get_model_metadata_pb2.GetModelMetadataResponse(metadata={"signature_def": packed}).SerializeToString()
 
     async def status(self, raw: bytes, context: Any) -> bytes:
-        """GRPC's GetModelStatus."""
+        """Answers gRPC's GetModelStatus."""
         del raw, context
         response = get_model_status_pb2.GetModelStatusResponse()
         response.model_version_status.add(version=1, state=get_model_status_pb2.ModelVersionStatus.AVAILABLE)
         return response.SerializeToString()
 
     async def rest_predict(self, request: web.Request) -> web.Response:
-        """REST's :predict."""
+        """Answers REST's :predict."""
         await request.read()
         if not await self.serve():
             return web.json_response({"error": "told to fail"}, status=503)
         return web.json_response({"outputs": [[0.0]]})
 
     async def rest_metadata(self, request: web.Request) -> web.Response:
-        """REST's metadata."""
+        """Answers REST's metadata."""
         if request.match_info["name"] != "stub":
             return web.json_response({"error": "Servable not found"}, status=404)
         found = json_format.MessageToDict(signatures(), preserving_proto_field_name=True)
         return web.json_response({"model_spec": {"name": "stub"}, "metadata": {"signature_def": found}})
 
     async def rest_log(self, request: web.Request) -> web.Response:
-        """What has been answered."""
+        """Answers with the log."""
         del request
         return web.json_response(self.log)
 
@@ -184,9 +185,9 @@ class RunningStub:
     """A stub in a process of its own.
 
     Attributes:
-      grpc: its target for `nann bench`.
-      rest: the same by REST.
-      process: it.
+      grpc: its gRPC target for `nann bench`.
+      rest: its REST target.
+      process: the process.
     """
 
     grpc: str
@@ -199,7 +200,7 @@ def running_stub(*flags: str) -> Iterator[RunningStub]:
     """Starts a stub with these flags, and stops it at the end.
 
     Raises:
-      NannError: it does not start.
+      NannError: the stub does not start.
     """
     command = [sys.executable, "-m", "benchmarks.serving.load_stub", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -214,10 +215,10 @@ def running_stub(*flags: str) -> Iterator[RunningStub]:
 
 
 def main(
-    service: Annotated[str, typer.Option(help="none, fixed:MS, bimodal:MS:MS:PART (in a hundred).")] = "none",
-    stall: Annotated[bool, typer.Option("--stall", help="200 ms without an answer every 5 seconds.")] = False,
-    errors: Annotated[float, typer.Option(help="So many in a hundred fail.", min=0, max=100)] = 0.0,
-    lead: Annotated[float, typer.Option(help="Answer so many milliseconds before the time.", min=0)] = 0.0,
+    service: Annotated[str, typer.Option(help="none, fixed:MS, or bimodal:MS:MS:PART (percent).")] = "none",
+    stall: Annotated[bool, typer.Option("--stall", help="Answer nothing for 200 ms, every 5 seconds.")] = False,
+    errors: Annotated[float, typer.Option(help="Percentage of requests that fail.", min=0, max=100)] = 0.0,
+    lead: Annotated[float, typer.Option(help="How many milliseconds early to answer.", min=0)] = 0.0,
     seed: int = 0,
 ) -> None:
     """Serve a stub until it is killed."""

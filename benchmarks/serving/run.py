@@ -1,4 +1,4 @@
-"""Measures the local server: its throughput against the same model in process, and versions swapped under load.
+"""The local server: its throughput compared with the same model in process, and versions swapped under load.
 
 python -m benchmarks.serving.run --folder demo
 """
@@ -32,13 +32,13 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
 
     Args:
       folder: a demo's folder, with `index` and `models/nann/1`.
-      out: raw JSON.
-      quick: fewer rounds, and a short time of swaps.
+      out: file for the raw results, JSON.
+      quick: fewer rounds, and a shorter time of swaps.
 
     Returns:
-      server_efficiency: requests per second of the server and 8 concurrent clients by gRPC, all on this machine, over
-      those of the same clients that call the same SavedModel in one process; both at TensorFlow's default threads. And
-      what `bench_swaps` says.
+      The summary: `server_efficiency`, the requests per second of the server with 8 concurrent gRPC clients, all on
+      this machine, over those of the same clients calling the same SavedModel in one process, both with TensorFlow's
+      default threads; the numbers from which it is computed; and those of `bench_swaps`, as `swap_...`.
 
     Raises:
       NannError: the folder lacks the export, or the server does not serve.
@@ -82,7 +82,7 @@ def bench_serve(folder: Path, out: Path, quick: bool = False) -> dict[str, float
 
 
 def _race(saved_model: Path, histories: np.ndarray, scratch: Path, rounds: int) -> list[dict[str, Any]]:
-    """Server and model in this process by turns; each idles while the other is measured."""
+    """Measures the server and the model in this process, in turns; each is idle while the other is measured."""
     model = asking(histories, scratch, path=saved_model)
     found = []
     with running(saved_model.parent) as server, progress("server and process by turns", rounds) as advance:

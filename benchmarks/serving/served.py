@@ -1,4 +1,4 @@
-"""A local server in a process of its own, and what it is asked; what the benchmarks of the server share."""
+"""Starts a local server in a separate process and makes requests for it; shared by the benchmarks of the server."""
 
 import contextlib
 import os
@@ -26,9 +26,9 @@ class Process:
     """A running `nann serve`.
 
     Attributes:
-      process: it.
-      grpc_port: where it listens.
-      rest_port: where it listens.
+      process: the process.
+      grpc_port: the port on which it listens for gRPC.
+      rest_port: the port on which it listens for REST.
     """
 
     process: subprocess.Popen
@@ -36,9 +36,13 @@ class Process:
     rest_port: int
 
     def memory_mb(self) -> dict[str, float]:
-        """`anonymous` memory, and of the files in a model's `assets` what is `mapped` and what of it is resident.
+        """Returns the process's memory in MB.
 
-        A page that is mapped twice, as where two versions share a file, counts once.
+        A page that is mapped twice, because two versions share a file, counts once.
+
+        Returns:
+          A dict with `anonymous`, the memory that is not of files; `mapped`, how much of models' `assets` is mapped;
+          and `assets`, how much of these is resident.
         """
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = {"anonymous": int(status.split("RssAnon:")[1].split()[0]) / 1024, "mapped": 0.0, "assets": 0.0}
@@ -56,10 +60,10 @@ class Process:
 
 @contextlib.contextmanager
 def running(base_path: Path, *flags: str) -> Iterator[Process]:
-    """Starts `nann serve` on free ports; it is told to stop at the end.
+    """Starts `nann serve` on free ports, and stops it at the end.
 
     Raises:
-      NannError: it does not start, or does not end well.
+      NannError: the server does not start, or ends by itself.
     """
     command = [sys.executable, "-c", "from tfserving_ext.cli import main; main()", "serve", str(base_path)]
     process = subprocess.Popen(
@@ -70,7 +74,7 @@ def running(base_path: Path, *flags: str) -> Iterator[Process]:
         env={**os.environ, "COLUMNS": "250", "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     errors: list[str] = []
-    # Read as they come, or a full pipe would stop the server.
+    # Read them as they arrive, or a full pipe would block the server.
     reader = threading.Thread(target=lambda: errors.extend(process.stderr or []), daemon=True)
     reader.start()
     lines: queue.Queue[str] = queue.Queue()
@@ -78,7 +82,7 @@ def running(base_path: Path, *flags: str) -> Iterator[Process]:
     def read_lines() -> None:
         for line in process.stdout or []:
             lines.put(line)
-        lines.put("")  # It ended.
+        lines.put("")  # The server has ended.
 
     threading.Thread(target=read_lines, daemon=True).start()
     try:
@@ -100,13 +104,13 @@ def running(base_path: Path, *flags: str) -> Iterator[Process]:
 
 
 def histories_of(saved_model: Path, count: int) -> np.ndarray:
-    """Histories of 20 items of an export, int64 [count, 20], the same every time."""
+    """Draws histories of 20 items of an export, int64 [count, 20], the same at every call."""
     ids = np.fromfile(saved_model / "assets" / "item_ids.bin", "<i8")
     return np.random.default_rng(3).choice(ids, [count, 20])
 
 
 def make_requests(histories: np.ndarray, name: str = "nann") -> list[bytes]:
-    """A `retrieve` request for every history, int64 [N, L]."""
+    """Makes a `retrieve` request for every history of int64 [N, L]."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
@@ -120,12 +124,12 @@ def make_requests(histories: np.ndarray, name: str = "nann") -> list[bytes]:
 
 
 def asking(histories: np.ndarray, folder: Path, **fields: Any) -> ModelSpec:
-    """Has `nann bench` ask for the items of these histories, by turns.
+    """Makes the model's specification for `nann bench`, with requests for these histories in turn.
 
     Args:
       histories: int64 [N, L].
-      folder: where they are written for it.
-      **fields: more of the model's.
+      folder: where the histories are written for `nann bench`.
+      **fields: further fields of the specification.
     """
     requests = folder / "histories.npz"
     np.savez(requests, item_history=histories)

@@ -1,10 +1,10 @@
-"""Many clients on one served model for a while: errors, wrong answers, deadlocks and growing memory.
+"""A soak test: many clients use one model for a while, to find errors, wrong answers, deadlocks and growing memory.
 
     python -m benchmarks.serving.soak --folder demo --seconds 60
 
 Every setting of TensorFlow's thread pools gets a fresh process that loads the SavedModel as the local server does. Its
-clients send requests of all signatures: of varying sizes, with exclusions, budgets and deadlines, some of them wrong.
-Each answer must be the one that the request alone got before, bit for bit.
+clients send requests of varying sizes to all signatures, with exclusions, budgets and deadlines, and some wrong ones.
+Each answer must be, bit for bit, the one that the same request got earlier when it was alone.
 """
 
 import collections
@@ -30,31 +30,31 @@ from tfserving_ext.progress import console
 
 CLIENTS = 64
 SETTINGS = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 4))  # Inter-op and intra-op threads.
-REQUESTS = 160  # Different ones.
+REQUESTS = 160  # Number of different requests.
 DEADLOCK_SECONDS = 30.0
 SHOWN_FAULTS = 5
-SAMPLES = 400  # Of memory.
-# Every search that runs at once keeps its buffers, and so does every arena of malloc: memory climbs to a plateau. From
-# the second quarter of the time to the last, its median may not rise by more than this.
+SAMPLES = 400  # How often to measure memory.
+# All searches that run at the same time keep their buffers, and so do the arenas of malloc, so that memory rises to a
+# plateau. From the second quarter of the time to the last, its median may not rise by more than this.
 ALLOWED_GROWTH = 0.05
 ALLOWED_GROWTH_MB = 8.0
-LOADING_SECONDS = 600.0  # For the process to start, to load the model and to answer each request once.
+LOADING_SECONDS = 600.0  # Time for the process to start, load the model and answer each request once.
 
 
 def resident_mb() -> float:
-    """This process's anonymous resident memory, in MB: what it allocated, without the files that it maps."""
+    """Returns this process's anonymous resident memory in MB: what it allocated, without the files that it maps."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
 def growth(memory: Sequence[float]) -> tuple[float, float]:
-    """The medians of the second and of the last quarter of evenly spaced samples."""
+    """Returns the medians of the second and of the last quarter of evenly spaced samples."""
     quarter = max(len(memory) // 4, 1)
     return float(np.median(memory[quarter : 2 * quarter])), float(np.median(memory[-quarter:]))
 
 
 class Clients:
-    """Threads that send requests until they are told to stop."""
+    """Threads that send requests until `stop` is called."""
 
     def __init__(self, servable: Any, requests: list[Request], expected: list[Any], clients: int) -> None:
         self._servable, self._requests, self._expected = servable, requests, expected
@@ -74,7 +74,7 @@ class Clients:
             request = self._requests[place]
             try:
                 found = fault(request, ask(self._servable, request), self._expected[place])
-            except Exception as error:  # A defect of ours, which must not end in a silent thread.
+            except Exception as error:  # A defect of ours, which must not end the thread silently.
                 found = f"{request.kind}: {type(error).__name__}: {error}"
             with self._lock:
                 self.last_answer = time.monotonic()
@@ -84,26 +84,26 @@ class Clients:
                     self.first_faults = [*self.first_faults, found][:SHOWN_FAULTS]
 
     def stop(self) -> None:
-        """Asks the clients to send nothing more."""
+        """Makes the clients stop after the requests that they have sent."""
         self._stop.set()
 
     def done(self) -> bool:
-        """Whether all clients have ended."""
+        """Returns whether all clients have ended."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def stuck(self) -> bool:
-        """Whether no request was answered for so long that none will be."""
+        """Returns whether no request has been answered for so long that none will be."""
         return time.monotonic() - self.last_answer > DEADLOCK_SECONDS
 
 
 def _soak_here(saved_model: Path, inter: int, intra: int, seconds: float, clients: int) -> dict[str, Any]:
-    """One setting, in this process, whose TensorFlow must not have run anything yet."""
+    """Tests one setting in this process, in which TensorFlow must not have run anything yet."""
     import tensorflow as tf
 
     from tfserving_ext.serving.models import load_servable
 
     tf.get_logger().setLevel("ERROR")
-    # A session without a configuration of its own takes these.
+    # A session without a configuration of its own uses these.
     tf.config.threading.set_inter_op_parallelism_threads(inter)
     tf.config.threading.set_intra_op_parallelism_threads(intra)
     servable = load_servable(saved_model)
@@ -141,7 +141,7 @@ def _child(sender: Connection, *arguments: Any) -> None:
         sender.send(error)
     sender.close()
     sys.stdout.flush()
-    os._exit(0)  # Whatever hangs, hangs no longer.
+    os._exit(0)  # End even if a thread hangs.
 
 
 def _soak_in_a_fresh_process(*arguments: Any, seconds: float) -> dict[str, Any]:
@@ -153,11 +153,11 @@ def _soak_in_a_fresh_process(*arguments: Any, seconds: float) -> dict[str, Any]:
     sender.close()
     try:
         if not receiver.poll(seconds + 2 * DEADLOCK_SECONDS + LOADING_SECONDS):
-            raise NannError(f"the process of {arguments[1:3]} threads is silent; it may be stuck where it loads")
+            raise NannError(f"the process with {arguments[1:3]} threads is silent; it may be stuck while it loads")
         found = receiver.recv()
     except EOFError:
         process.join()
-        raise NannError(f"the process of {arguments[1:3]} threads died, exit code {process.exitcode}") from None
+        raise NannError(f"the process with {arguments[1:3]} threads died, exit code {process.exitcode}") from None
     finally:
         process.kill()
         process.join()
@@ -176,15 +176,16 @@ def soak(
     """Sends requests from many threads to a SavedModel that `nann export` wrote.
 
     Args:
-      saved_model: its folder.
-      seconds: how long, per setting.
+      saved_model: the SavedModel's folder.
+      seconds: how long to test each setting.
       settings: inter-op and intra-op threads of each process.
-      clients: threads that send.
+      clients: number of threads that send.
 
     Returns:
-      Per setting: inter, intra; requests answered, and by kind; faults, wrong answers and errors, with the text of the
-      first few; deadlock, whether no request ended for 30 s; memory_mb, the medians of the second and the last quarter
-      of the time; flat, whether the second is not above the first.
+      For each setting, a dict with `inter` and `intra`; `requests`, how many were answered, and `by_kind`; `faults`,
+      how many answers were wrong or errors, and `first_faults`, the text of the first few; `deadlock`, whether no
+      request ended for 30 s; `memory_mb`, the medians of the second and the last quarter of the time; and `flat`,
+      whether the latter is not above the former by more than is allowed.
 
     Raises:
       NannError: `saved_model` does not load, or a process died.
@@ -199,7 +200,7 @@ def soak(
 
 
 def failures(found: Sequence[dict[str, Any]]) -> list[str]:
-    """What is wrong with the figures of `soak`, a line each."""
+    """Returns the faults in the results of `soak`, one line each."""
     lines = []
     for figures in found:
         where = f"inter-op {figures['inter']}, intra-op {figures['intra']}"

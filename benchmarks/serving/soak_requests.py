@@ -1,4 +1,4 @@
-"""Requests for a soak of a served model, and what makes an answer of theirs wrong."""
+"""Makes the requests of a soak test, and checks their answers."""
 
 import dataclasses
 from pathlib import Path
@@ -20,11 +20,11 @@ class Request:
     """One request.
 
     Attributes:
-      kind: what it is counted as.
-      signature: that it goes to.
-      inputs: by name; the signature's defaults fill the rest.
-      deadline_ms: above 0 the request is cut short wherever the time is up; its expected answer is the full one.
-      wrong: it must be refused.
+      kind: the name under which it is counted.
+      signature: the signature to which it is sent.
+      inputs: its inputs by name; for others, the signature's defaults are used.
+      deadline_ms: if above 0, the search ends when this time is up; the expected answer is that without a deadline.
+      wrong: whether it must be refused.
     """
 
     kind: str
@@ -35,13 +35,13 @@ class Request:
 
 
 def make_requests(servable: Any, saved_model: Path, count: int, seed: int = 1) -> list[Request]:
-    """Draws requests for a model as `nann export` writes it; every kind is among 16.
+    """Draws requests for a model that `nann export` wrote; any 16 successive ones include every kind.
 
     Args:
       servable: the loaded model.
-      saved_model: its folder, for the ids of its items.
-      count: how many.
-      seed: of the draw.
+      saved_model: its folder, from which the ids of its items are read.
+      count: how many requests to draw.
+      seed: seed of the draw.
     """
     rng = np.random.default_rng(seed)
     ids = np.fromfile(saved_model / "assets" / "item_ids.bin", "<i8")
@@ -100,7 +100,7 @@ def make_requests(servable: Any, saved_model: Path, count: int, seed: int = 1) -
 
 
 def ask(servable: Any, request: Request, alone: bool = False) -> Outcome:
-    """Sends a request; a refusal is an outcome too. `alone` leaves the deadline out."""
+    """Sends a request and returns its outputs or the text of its refusal; `alone` leaves the deadline out."""
     from tfserving_ext.serving.models import ServingError
 
     inputs = dict(request.inputs)
@@ -113,34 +113,34 @@ def ask(servable: Any, request: Request, alone: bool = False) -> Outcome:
 
 
 def fault(request: Request, found: Outcome, expected: Outcome) -> str:
-    """What is wrong with an outcome, "" where nothing is.
+    """Says what is wrong with an outcome; returns "" if nothing is.
 
     Args:
-      request: that was sent.
+      request: the request that was sent.
       found: its outcome.
-      expected: its outcome alone, without its deadline.
+      expected: its outcome when it was sent alone and without its deadline.
     """
     name = f"{request.kind} {request.signature}"
     if request.wrong:
         if not isinstance(found, str):
             return f"{name}: answered"
         refused = found.startswith("INVALID_ARGUMENT") and found == expected
-        return "" if refused else f"{name}: refused by {found!r}, which is not what it was alone or no INVALID_ARGUMENT"
+        return "" if refused else f"{name}: refused by {found!r}; must be INVALID_ARGUMENT, alone it was {expected!r}"
     if isinstance(found, str) or isinstance(expected, str):
         return f"{name}: refused by {found if isinstance(found, str) else expected!r}"
     rows: Any = slice(None)
     if request.deadline_ms:
         rows = found["stopped"] != STOPPED_BY_DEADLINE
         if _cut_short_badly({output: part[~rows] for output, part in found.items()}, expected["items_scored"][~rows]):
-            return f"{name}: what the deadline left is no answer"
+            return f"{name}: the answer that the deadline cut short is wrong"
     for output, part in found.items():
         if part[rows].tobytes() != expected[output][rows].tobytes():
-            return f"{name}: {output} is not what it was alone"
+            return f"{name}: {output} differs from that of the request alone"
     return ""
 
 
 def _cut_short_badly(found: dict[str, np.ndarray], all_scored: np.ndarray) -> bool:
-    """Whether the rows that a deadline ended are out of order, repeat an item, or scored too many."""
+    """Returns whether rows that a deadline ended are out of order, repeat an item, or have scored too many items."""
     repeated = [len(set(row[row >= 0])) != np.count_nonzero(row >= 0) for row in found["item_ids"]]
     ordered = found["scores"][:, :-1] >= found["scores"][:, 1:]
     return any(repeated) or not ordered.all() or bool((found["items_scored"] > all_scored).any())

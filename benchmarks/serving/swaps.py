@@ -1,7 +1,7 @@
-"""Versions swapped under load: does any request fail, does every answer come from one whole version, what does it cost?
+"""Versions swapped under load: whether requests fail, whether every answer comes from one version, and what swaps cost.
 
-Two indexes of one model take turns: all items, and two thirds of them, so that an answer tells which version gave it.
-`nann bench` sends and swaps; its target is replaced by one that checks the answers too.
+Two indexes of one model take turns, one with all items and one with two thirds of them, so that an answer shows which
+version gave it. `nann bench` sends requests and swaps versions; its target is replaced by one that also checks answers.
 """
 
 import shutil
@@ -23,20 +23,26 @@ from tfserving_ext.loadtest.targets.grpc_server import GrpcTarget
 from tfserving_ext.progress import progress
 from tfserving_ext.serving.tensors import parse_tensor
 
-KEPT = 3  # Versions on disk; the older are removed, as operators do.
-SETTLE_SECONDS = 30.0  # Until the server has given back what the last versions took.
+KEPT = 3  # Versions kept on disk; older ones are removed, as operators do.
+SETTLE_SECONDS = 30.0  # Most time to wait until the server has released the memory of earlier versions.
 WRONG = "WRONG_ANSWER"
 
 
 class CheckedTarget(GrpcTarget):
-    """A gRPC server whose wrong answers are errors, of the code `WRONG`.
+    """A gRPC target that turns wrong answers into errors with the code `WRONG`.
 
     Attributes:
-      answered: the versions that did.
+      answered: the versions that have answered.
     """
 
     def __init__(self, address: str, expected: Callable[[int], Mapping[bytes, np.ndarray] | None]) -> None:
-        """Takes HOST:PORT and, by version, the item ids that every history must be answered with, None for none."""
+        """Sets up the target.
+
+        Args:
+          address: HOST:PORT of the server.
+          expected: returns, for a version, the item ids that answer every history, by the history's bytes; None for a
+            version that must not answer.
+        """
         super().__init__(address)
         self.answered: set[int] = set()
         self._expected = expected
@@ -56,9 +62,9 @@ class CheckedTarget(GrpcTarget):
         self.answered.add(version)
         expected = self._expected(version)
         if expected is None:
-            raise TargetError(WRONG, f"version {version} answered, which never served")
+            raise TargetError(WRONG, f"version {version} answered, which must never serve")
         if not np.array_equal(parse_tensor(answer.outputs["item_ids"]), expected[self._histories[request]]):
-            raise TargetError(WRONG, f"not what version {version} answers")
+            raise TargetError(WRONG, f"the answer is not that of version {version}")
         return raw
 
 
@@ -71,20 +77,20 @@ def bench_swaps(
     seconds: float = 120,
     swaps: int = 20,
 ) -> dict[str, Any]:
-    """Swaps versions while clients ask; one of them, in the middle, is broken and must leave the one before serving.
+    """Swaps versions while clients send requests; one in the middle is broken, and the one before it must keep serving.
 
     Args:
       saved_model: an export.
-      index: what it was exported with.
+      index: the index with which it was exported.
       scratch: a folder for the versions.
-      histories: int64 [N, L], of the requests.
-      clients: that ask at once.
-      seconds: in all.
-      swaps: versions put in place, the broken one among them.
+      histories: the histories of the requests, int64 [N, L].
+      clients: number of clients that send at the same time.
+      seconds: length of the whole test.
+      swaps: number of versions to put in place, including the broken one.
 
     Returns:
-      requests, failed, wrong; `p99_quiet_ms`, `p99_swap_ms` (the median over swaps) and their ratio; memory of the
-      server when quiet, at most, and at the end.
+      A dict with `requests`, `failed` and `wrong`; `p99_quiet_ms`, `p99_swap_ms` (the median over swaps) and their
+      ratio; counts of versions; and the server's memory in quiet time, at its largest and at the end.
 
     Raises:
       NannError: a version does not begin to serve in its time.
@@ -97,7 +103,7 @@ def bench_swaps(
     broken = swaps // 2 + 2  # New versions count from 2.
 
     def side(version: int) -> int:
-        """Which export the version is; `nann bench` begins with the first again after the last."""
+        """Returns which of the two exports a version is; after the last one, `nann bench` begins with the first."""
         return 0 if version == 1 else ((version - 2) % swaps + 1) % 2
 
     spec = SwapSpec(
@@ -140,7 +146,7 @@ def bench_swaps(
 
 
 def _two_exports(saved_model: Path, index: Path, scratch: Path) -> tuple[Path, Path]:
-    """The export, and one of the same model with two thirds of the items."""
+    """Returns the export, and one of the same model with two thirds of the items."""
     from export_tools import reuse
     from tfserving_ext.index import Index, build_index
 
@@ -151,7 +157,7 @@ def _two_exports(saved_model: Path, index: Path, scratch: Path) -> tuple[Path, P
 
 
 def _answers(export: Path, histories: np.ndarray) -> dict[bytes, np.ndarray]:
-    """The item ids that the export answers, by the bytes of the history."""
+    """Returns the item ids with which an export answers each history, by the history's bytes."""
     from tfserving_ext.serving.models import load_servable
 
     retrieve = load_servable(export).signature("retrieve")
@@ -162,18 +168,18 @@ def _broken(saved_model: Path, scratch: Path) -> Path:
     made = scratch / "broken"
     shutil.rmtree(made, ignore_errors=True)
     _copy(saved_model, made)
-    (made / "saved_model.pb").unlink()  # It may be a link to the export's.
+    (made / "saved_model.pb").unlink()  # Unlinked first, as it may be a link to the export's file.
     (made / "saved_model.pb").write_bytes(b"\xff\xff broken")
     return made
 
 
 def _copy(export: Path, target: Path) -> None:
-    """Shares the files, as exports do that share a model."""
+    """Copies an export by sharing its files, as exports of the same model do."""
     shutil.copytree(export, target, copy_function=lambda source, goal: link_or_copy(Path(source), Path(goal)))
 
 
 def _settled(server: Process, quiet: Mapping[str, float]) -> dict[str, float]:
-    """The server's memory once it maps no more than when it was quiet, or after `SETTLE_SECONDS`."""
+    """Returns the server's memory as soon as it maps no more than in quiet time, or after `SETTLE_SECONDS`."""
     end = time.monotonic() + SETTLE_SECONDS
     while (memory := server.memory_mb())["mapped"] > quiet["mapped"] * 1.01 and time.monotonic() < end:
         time.sleep(0.2)
@@ -182,7 +188,7 @@ def _settled(server: Process, quiet: Mapping[str, float]) -> dict[str, float]:
 
 def _figures(level: Mapping[str, Any], answered: set[int], broken: int) -> dict[str, Any]:
     """Returns the result of `bench_swaps`, without the memory, from the level that `nann bench` measured."""
-    # The last may have been put in place as the time ended.
+    # The last version does not count, as it may have been put in place when the time ended.
     late = [one["version"] for one in level["swaps"][:-1] if one["served"] is None and one["version"] != broken]
     if late:
         raise NannError(f"version {late[0]} did not begin to serve in its time")

@@ -1,1 +1,1 @@
-"""`make bench`: all parts in one run, and the pages that are written from their figures."""
+"""`make bench`: runs all parts, and writes the pages that show their results."""

@@ -1,7 +1,7 @@
-"""Writes the measured figures of the pages, between marks, from the JSON of benchmarks/results.
+"""Writes measured figures into pages, between marks, from the JSON in benchmarks/results.
 
-A page has `<!-- figures: NAME -->` and `<!-- end of figures -->`; what stands between them is what NAME makes of its
-JSON, and a test compares the two.
+A page has the marks `<!-- figures: NAME -->` and `<!-- end of figures -->`. The text between them is made from the JSON
+of NAME, and a test checks that it is up to date.
 
 python -m benchmarks.suite.doc_figures
 """
@@ -23,11 +23,11 @@ _BLOCK = re.compile(r"(<!-- figures: (.*?) -->\n)(.*?)(<!-- end of figures -->)"
 
 
 class Figures(NamedTuple):
-    """Where a block comes from.
+    """Where the text of a block comes from.
 
     Attributes:
-      file: below benchmarks/results.
-      text: makes Markdown of what the file holds.
+      file: a JSON file in benchmarks/results.
+      text: makes Markdown from the file's content.
     """
 
     file: str
@@ -53,14 +53,14 @@ FIGURES = {
 
 
 def rewritten(page: str, results: Path) -> str:
-    """A page with its blocks made anew.
+    """Returns the text of a page with its blocks made anew.
 
     Args:
-      page: its text.
+      page: the text of the page.
       results: the folder of the JSON files.
 
     Raises:
-      NannError: a block has a name that is not in `FIGURES`, or its JSON is not what its benchmark writes.
+      NannError: the name of a block is not in `FIGURES`, or its JSON is not in the form that its benchmark writes.
     """
 
     def made(block: re.Match[str]) -> str:
@@ -71,16 +71,16 @@ def rewritten(page: str, results: Path) -> str:
         try:
             return f"{begin}\n{source.text(read_json(results / source.file)).strip()}\n\n{end}"
         except (KeyError, TypeError, ValueError, StopIteration) as error:
-            raise NannError(f"{results / source.file} does not hold what {name!r} is made of ({error!r})") from error
+            raise NannError(f"{results / source.file} lacks results that {name!r} needs ({error!r})") from error
 
     return _BLOCK.sub(made, page)
 
 
 def write_pages(root: Path) -> list[str]:
-    """Writes the figures of all pages of a repository anew; returns the pages that changed.
+    """Writes the figures in all pages of a repository anew; returns the pages that changed.
 
     Raises:
-      NannError: see `rewritten`, or a page cannot be written.
+      NannError: as `rewritten` does, or a page cannot be written.
     """
     changed = []
     for name in PAGES:
@@ -94,7 +94,7 @@ def write_pages(root: Path) -> list[str]:
 
 
 def main(root: Annotated[Path, typer.Option(help="The repository.")] = Path()) -> None:
-    """Writes the figures of all pages anew."""
+    """Write the figures in all pages anew."""
     outcome("figures", f"{', '.join(write_pages(root)) or 'no page'} changed")
 
 

@@ -11,7 +11,7 @@ Found = Mapping[str, Any]
 
 
 def race_of_both(found: Found) -> str:
-    """The searches at equal coverage, on one thread and on two."""
+    """Returns the table of searches at equal coverage, on one thread and on two."""
     neural, both = found["neural"], found["neural_2_threads"]
     ours = neural["race"]["best_first"]["ms_per_query"]
     rows = []
@@ -22,14 +22,14 @@ def race_of_both(found: Found) -> str:
     head = ["search", "setting", "coverage@200", "ms per query", "times ours", "ms, two threads"]
     plain, tuned = (neural["race"][name]["ms_per_query"] / ours for name in ("usearch", "usearch_tuned"))
     return (
-        f"{table(head, rows)}\n{100 * neural['overhead_share']:.1f} % of the default search's time is not the model's. "
-        f"usearch with a metric in plain loops, as its\ndocumentation shows, takes {plain:.1f} times as long; with one "
-        f"that we tuned by hand for this very model, {tuned:.1f} times."
+        f"{table(head, rows)}\nThe default search spends {100 * neural['overhead_share']:.1f} % of its time outside "
+        f"the model. usearch with a metric in plain loops, as its\ndocumentation shows, takes {plain:.1f} times as "
+        f"long as ours; with a metric that we tuned by hand for this model, {tuned:.1f} times."
     )
 
 
 def builds(found: Found) -> str:
-    """Coverage over graphs that were built with other seeds."""
+    """Returns the table of coverage over graphs built with several seeds."""
     graphs = found["neural"]["builds"]
     rows: dict[str, list[str]] = {"coverage@200, mean (lowest)": [], "items scored": []}
     for name in ("best_first", "rounds"):
@@ -41,7 +41,7 @@ def builds(found: Found) -> str:
 
 
 def rerank(found: Found) -> str:
-    """The two-sided model's candidates, reranked."""
+    """Returns the table of the two-sided model's candidates, reranked."""
     neural = found["neural"]
     default = neural["settings"]["best_first"][0]
     rows = [
@@ -51,28 +51,28 @@ def rerank(found: Found) -> str:
     model = neural["model"]
     return (
         f"The default search takes {default['ms_per_query']:.2f} ms and has a recall@200 of {default['recall']:.4f} "
-        f"({default['cases']:,} cases, as those below).\n\n"
+        f"({default['cases']:,} cases, the same as below).\n\n"
         + table(["n", "coverage@200", "recall@200", "ms"], rows)
-        + f"\nBy themselves the neural model has a recall@200 of {model['recall_all']:.4f}, the two-sided one of "
-        f"{model['two_sided_recall_all']:.4f}."
+        + f"\nBy itself, with every item scored, the neural model has a recall@200 of {model['recall_all']:.4f}, the "
+        f"two-sided one {model['two_sided_recall_all']:.4f}."
     )
 
 
 def large(found: Found) -> str:
-    """More than a million items."""
+    """Returns the results on more than a million items."""
     part = found["large"]
     ours, exact, mapped = part["best_first"], part["brute_force_xla"], part["map"]
     return (
         f"{part['items']:,} items: best-first `{ours['setting']}` covers {ours['coverage']:.4f}, scores "
-        f"{ours['items_scored']:,.0f} items and takes {ours['ms_per_query']:.2f} ms;\nbrute force "
+        f"{ours['items_scored']:,.0f} items and takes {ours['ms_per_query']:.2f} ms;\nbrute force takes "
         f"{exact['ms_per_query']:,.0f} ms, {exact['ms_per_query'] / ours['ms_per_query']:,.0f} times as much. The op "
-        f"maps the index in {mapped['seconds']:.2f} s and {mapped['anonymous_mb']:.1f} MB of memory\nof its own, every "
-        f"edge checked; its files have {mapped['file_mb']:,.0f} MB."
+        f"opens the index, whose files have {mapped['file_mb']:,.0f} MB, in {mapped['seconds']:.2f} s with every\nedge "
+        f"checked, and uses {mapped['anonymous_mb']:.1f} MB of memory besides the mapped files."
     )
 
 
 def walk(found: Found) -> str:
-    """The walk by itself."""
+    """Returns the table of the walk by itself, under the dot product."""
     part = found["metrics"]
     rows = [
         [name, one["breadth"], f"{one['recall']:.4f}", f"{one['queries_per_second']:,.0f}"]
@@ -80,13 +80,14 @@ def walk(found: Found) -> str:
     ]
     head = ["engine", "breadth", f"recall@{part['k']}", "queries per second"]
     return (
-        f"{table(head, rows)}\nIn the race, taking turns, the median of the ratios: {part['dot_qps_vs_faiss']:.2f} "
-        f"times Faiss, {part['dot_qps_vs_hnswlib']:.2f} times hnswlib."
+        f"{table(head, rows)}\nWhen the engines take turns, ours answers {part['dot_qps_vs_faiss']:.2f} times as many "
+        f"queries per second as Faiss and {part['dot_qps_vs_hnswlib']:.2f} times as\nmany as hnswlib (medians of the "
+        "turns' ratios)."
     )
 
 
 def scorer_in_search(found: Found) -> str:
-    """The whole search with the scorer before and after the passes."""
+    """Returns the table of the whole search with the scorer before and after the passes."""
     rows = []
     for name, one in found["search"].items():
         told = [
@@ -97,30 +98,30 @@ def scorer_in_search(found: Found) -> str:
 
 
 def server(found: Found) -> str:
-    """The local server against the model in process, and swaps under load."""
+    """Returns the results of the local server compared with the model in process, and of swaps under load."""
     summary, swaps = found["summary"], found["swaps"]
     left = swaps["memory_end_mb"]["assets"] / swaps["memory_quiet_mb"]["assets"]
     return (
-        f"- **Against the model in process**, {found['clients']} clients and as many threads, by turns, best of "
-        f"{len(found['rounds'])} each: {summary['server_per_second']:.0f} requests a\n  second by gRPC, "
-        f"{summary['in_process_per_second']:.0f} in process, {summary['server_efficiency']:.2f} of it.\n"
-        f"- **Swaps under load**: {swaps['versions']} versions put in place, one of them broken: {swaps['requests']:,} "
-        f"requests, {swaps['failed']:,} failed, {swaps['wrong']:,} with\n  another answer than their version's. p99 "
-        f"{swaps['p99_quiet_ms']:.0f} ms in quiet time, {swaps['p99_swap_ms']:.0f} ms around swaps, "
-        f"{swaps['p99_swap_to_quiet']:.2f} times as much.\n  Of the index's files at most "
-        f"{summary['swap_assets_most_to_quiet']:.2f} times as much was resident as in quiet time, while two versions "
-        f"overlap; at the end\n  it was {left:.2f} times."
+        f"- **Compared with the model in process**, {found['clients']} clients and as many threads, in turns, the best "
+        f"of {len(found['rounds'])} each: {summary['server_per_second']:.0f} requests\n  a second by gRPC and "
+        f"{summary['in_process_per_second']:.0f} in process, a ratio of {summary['server_efficiency']:.2f}.\n"
+        f"- **Swaps under load**: {swaps['versions']} versions were put in place, one of them broken. Of "
+        f"{swaps['requests']:,} requests, {swaps['failed']:,} failed and {swaps['wrong']:,} got\n  an answer that was "
+        f"not their version's. p99 was {swaps['p99_quiet_ms']:.0f} ms in quiet time and {swaps['p99_swap_ms']:.0f} ms "
+        f"around swaps, {swaps['p99_swap_to_quiet']:.2f} times as much.\n  While two versions overlapped, up to "
+        f"{summary['swap_assets_most_to_quiet']:.2f} times as much of the index files was resident as in quiet time; "
+        f"at the end,\n  {left:.2f} times as much."
     )
 
 
 def conversion(found: Found) -> str:
-    """`nann convert` against a row at a time."""
-    head = ["rows", "seconds", "rows a second", "peak memory, of", "a row at a time, rows a second", "times as fast"]
+    """Returns the table of `nann convert` compared with a conversion row by row."""
+    head = ["rows", "seconds", "rows a second", "peak memory, bound", "row by row, rows a second", "times as fast"]
     row = [
         f"{found['rows']:,}",
         f"{found['seconds']:.1f}",
         f"{found['rows_per_second']:,.0f}",
-        f"{found['peak_memory_gb']:.2f} GB, {found['memory_bound_gb']:g}",
+        f"{found['peak_memory_gb']:.2f} GB, {found['memory_bound_gb']:g} GB",
         f"{found['rowwise']['rows_per_second']:,.0f}",
         f"{found['speedup_vs_rowwise']:.0f}",
     ]
@@ -128,7 +129,7 @@ def conversion(found: Found) -> str:
 
 
 def scale(found: Found) -> str:
-    """Every stage on a corpus of UserBehavior's size."""
+    """Returns the table of every stage on a corpus of UserBehavior's size."""
     rows = [[name, f"{one['seconds']:.0f}", f"{one['peak_gb']:.2f}"] for name, one in found["stages"].items()]
     counts = found["counts"]
     return (
@@ -138,7 +139,7 @@ def scale(found: Found) -> str:
 
 
 def settings(found: Found) -> str:
-    """What settings of both searches cover and cost."""
+    """Returns the table of coverage and cost of the settings of both searches."""
     neural = found["neural"]
     rows = []
     for frontier, pool, steps in (one["setting"] for one in neural["settings"]["best_first"]):
@@ -155,13 +156,13 @@ def settings(found: Found) -> str:
     return (
         f"{neural['items']:,} items, k {neural['k']}, {neural['threads']} thread.\n\n"
         + table(["search", "cases", f"coverage@{neural['k']}", "ms per query"], rows)
-        + f"\nThe default scores {scored['best_first']:,.0f} items, the paper's default beams {scored['rounds']:,.0f}, "
-        f"each the mean over {len(neural['builds'])} graphs."
+        + f"\nThe default scores {scored['best_first']:,.0f} items, the paper's default beams {scored['rounds']:,.0f} "
+        f"(means over {len(neural['builds'])} graphs)."
     )
 
 
 def evaluated(found: Found) -> str:
-    """The attention model against baselines, and its searches."""
+    """Returns the tables of the attention model compared with baselines, and of its searches."""
     figures = _run(found, "attention_seed0")["evaluation"]
     k = str(figures["k"])
     rows = [["the model, brute force", *_with_interval(figures["recall_all"], figures["recall_all_interval"]), ""]]
@@ -186,14 +187,14 @@ def evaluated(found: Found) -> str:
     return (
         f"{figures['items']:,} items, {figures['cases']:,} cases of {figures['users']:,} users that training never saw."
         "\n\n"
-        + table([f"at {k}", "recall", "95 % interval", "model minus it, paired"], rows)
+        + table([f"at {k}", "recall", "95 % interval", "model minus baseline, paired"], rows)
         + "\n"
-        + table(["search", "recall-Δ", "coverage", "5th percentile", "items scored", "ms a case"], searches)
+        + table(["search", "recall-Δ", "coverage", "5th percentile", "items scored", "ms per case"], searches)
     )
 
 
 def paper_table(found: Found) -> str:
-    """Recall-retrieval, recall-all and recall-delta of the paper's rounds, beside the paper's own."""
+    """Returns the table of recall-retrieval, recall-all and recall-delta of the paper's rounds, and the paper's own."""
     ours = {
         "two-sided": ("two_sided_seed0", "two_sided_epsilon0.1"),
         "deep, without attention": ("dnn_epsilon0", "dnn"),

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md that take more than a benchmark's summary."""
+"""The tables of docs/performance.md that need more than a benchmark's summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from benchmarks.search.report import TITLES
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown."""
+    """Returns a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(map(number, line))} |\n" for line in lines)
 
 
 def number(value: Any) -> str:
-    """A number as a reader wants it: thousands apart, four digits that count; other values as they are."""
+    """Formats a number with separators of thousands and four significant digits; other values are only made text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if value == int(value) or abs(value) >= 1000:
@@ -22,7 +22,7 @@ def number(value: Any) -> str:
 
 
 def race(figures: Mapping[str, Any]) -> str:
-    """The searches at equal coverage, taking turns."""
+    """Returns the table of searches at equal coverage, which took turns."""
     neural = figures["neural"]
     ours = neural["race"]["best_first"]["ms_per_query"]
     rows = []
@@ -30,50 +30,53 @@ def race(figures: Mapping[str, Any]) -> str:
         ms = one["ms_per_query"]
         rows.append([TITLES[name], f"`{one['setting']}`", f"{one['coverage']:.4f}", f"{ms:.2f}", f"{ms / ours:.1f}"])
     return (
-        f"{neural['items']:,} items, k {neural['k']}, one thread: the fastest setting of each that covers at least "
-        "0.98, or the one that covers most; by turns.\n\n"
+        f"{neural['items']:,} items, k {neural['k']}, one thread. The fastest setting of each search that covers at "
+        "least 0.98, or else the one that covers most; they took turns.\n\n"
         + table(["search", "setting", "coverage", "ms per query", "times ours"], rows)
     )
 
 
 def scorers(figures: Mapping[str, Any]) -> str:
-    """Every reference model."""
+    """Returns the table of every reference model."""
     rows = [
         [name, one["multiply_adds_before"], one["multiply_adds_after"], one["shipped"]]
         + [f"{one[key]:.2f}" for key in ("speedup_median", "speedup_min", "speedup_over_tensorflow_median")]
         for name, one in figures["summary"]["model"].items()
     ]
     head = ["model", "multiply-adds per item", "after", "shipped", "median", "least", "over TensorFlow"]
-    return "Speed-up of what an export ships, over the same scorer without the passes.\n\n" + table(head, rows)
+    return "Speed-up of the scorer that an export ships, over the same scorer without the passes.\n\n" + table(
+        head, rows
+    )
 
 
 def index_builds(figures: Mapping[str, Any]) -> str:
-    """Both tables of embeddings."""
+    """Returns the table of index builds, for both sets of embeddings."""
     rows = [
         [f"{name}, width {one['dim']}", one["items"], f"{one['seconds']:.1f}", f"{one['items_per_second']:,.0f}"]
         + [f"{one[key]:.2f}" for key in ("peak_gb", "seconds_vs_faiss", "peak_vs_faiss")]
         for name, one in figures["summary"].items()
     ]
-    head = ["embeddings", "items", "seconds", "items a second", "peak GB", "time over Faiss alone", "memory over it"]
+    head = ["embeddings", "items", "seconds", "items a second", "peak GB", "time / Faiss alone", "memory / Faiss's"]
     return "`nann index` as a whole process, M 32, efConstruction 40, all cores.\n\n" + table(head, rows)
 
 
 def cold_starts(figures: Mapping[str, Any]) -> str:
-    """With and without warm-up records."""
+    """Returns the table of cold starts, with and without warm-up records."""
     keys = {
         "serving_seconds": "server: serves after, s",
-        "answered_seconds": "first answer after, s",
-        "first_ms": "first answer takes, ms",
-        "later_ms": "later ones, ms",
-        "first_to_later": "first over later",
+        "answered_seconds": "server: first answer after, s",
+        "first_ms": "server: first answer takes, ms",
+        "later_ms": "server: later answers take, ms",
+        "first_to_later": "server: first answer / later ones",
         "import_seconds": "in process: import, s",
-        "load_seconds": "load, s",
-        "in_process_first_to_later": "first over later, in process",
+        "load_seconds": "in process: load, s",
+        "in_process_first_to_later": "in process: first answer / later ones",
     }
     summary = figures["summary"]
     rows = [[words, *(f"{one[key]:.2f}" for one in summary.values())] for key, words in keys.items()]
     sizes = ", ".join(f"{name} {size:.1f}" for name, size in figures["sizes_mb"].items())
     return (
-        f"Medians of {figures['repeats']} starts, by turns, the files in the page cache. "
-        f"The SavedModel in MB: {sizes}.\n\n" + table(["", *(name.replace("_", " ") for name in summary)], rows)
+        f"Medians of {figures['repeats']} starts, in turns, with the files in the page cache. "
+        f"Sizes of the SavedModel in MB: {sizes}.\n\n"
+        + table(["", *(name.replace("_", " ") for name in summary)], rows)
     )

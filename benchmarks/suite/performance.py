@@ -18,15 +18,15 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console
 
 PAGE, RESULTS = Path("docs/performance.md"), Path("benchmarks/results/bench")
-RUN = "run.json"  # What `bench.suite` keeps of a run beside the parts' JSON.
-MUCH_OTHER_WORK = 0.1  # Of all cores; above it a part's section says so.
+RUN = "run.json"  # The record of a run, which `make bench` keeps with the parts' JSON.
+MUCH_OTHER_WORK = 0.1  # If other processes used a larger part of all cores, a part's section says so.
 HEAD = """<!-- Written by `make bench`; do not edit. -->
 
 # Performance
 
-`make bench` measures all of this in one go and writes this page; its parts are the quick forms of the benchmarks that
-[benchmarks/README.md](../benchmarks/README.md) explains and whose full runs it shows. Compare ratios within a part:
-machines differ, and are shared.
+`make bench` measures all of this in one run and writes this page. Its parts are the quick forms of the benchmarks that
+[benchmarks/README.md](../benchmarks/README.md) explains, with the results of their full runs. Compare ratios within a
+part, as machines differ and are shared.
 """
 
 
@@ -34,7 +34,7 @@ def write_page(results: Path, page: Path, parts: Sequence[Part] = PARTS) -> None
     """Writes the page, whole or not at all; see `make_page`.
 
     Raises:
-      NannError: as `make_page`, or the page cannot be written.
+      NannError: as `make_page` does, or the page cannot be written.
     """
     text = make_page(results, parts)
     with atomic_file(page) as path:
@@ -42,14 +42,14 @@ def write_page(results: Path, page: Path, parts: Sequence[Part] = PARTS) -> None
 
 
 def make_page(results: Path, parts: Sequence[Part] = PARTS) -> str:
-    """The page, in Markdown.
+    """Returns the page, in Markdown.
 
     Args:
       results: folder with a JSON file for each part that was measured, and perhaps `RUN`.
-      parts: in the page's order.
+      parts: all parts, in the page's order.
 
     Raises:
-      NannError: a file is not JSON, or not what its benchmark writes.
+      NannError: a file is not JSON, or not in the form that its benchmark writes.
     """
     run = read_json(results / RUN) if (results / RUN).exists() else {}
     found = {part.name: read_json(path) for part in parts if (path := results / f"{part.name}.json").exists()}
@@ -73,7 +73,7 @@ def make_page(results: Path, parts: Sequence[Part] = PARTS) -> str:
 
 
 def _section(part: Part, figures: Mapping[str, Any], took: tuple[float | None, float | None]) -> str:
-    """One part; figures that are not there, or None, are left out."""
+    """Returns the section of a part; numbers that are missing or None are left out."""
     seconds, others = took
     summary = figures["summary"]
     names = part.figures or {name: name.replace("_", " ") for name in summary}
@@ -83,7 +83,9 @@ def _section(part: Part, figures: Mapping[str, Any], took: tuple[float | None, f
     told += [f"took {seconds:,.0f} s"] if seconds is not None else []
     pieces = [f"## {part.title}\n", f"{', '.join(told)}; raw figures in `{part.name}.json`.\n"]
     if others is not None and others > MUCH_OTHER_WORK:
-        pieces.append(f"**Other work took {100 * others:.0f} % of the cores meanwhile: rough figures.**\n")
+        pieces.append(
+            f"**Other work used {100 * others:.0f} % of the cores in the meantime, so these figures are rough.**\n"
+        )
     pieces += [table(["figure", "value"], rows)] if rows else []
     pieces += [part.tables(figures)] if part.tables else []
     return "\n".join(pieces)
@@ -94,11 +96,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _demo(run: Mapping[str, Any]) -> str:
-    """The model that the parts measure."""
+    """Returns a paragraph on the demo's model, which the parts measure."""
     demo = run.get("demo")
     if not demo:
         return ""
-    made = "" if demo["seconds"] is None else f" It was made in {demo['seconds']:,.0f} s."
+    made = "" if demo["seconds"] is None else f" Making it took {demo['seconds']:,.0f} s."
     scored = f"{100 * demo['scored_fraction']:.1f} %"
     return (
         f"The demo's model: {demo['items']:,} products, recall@{demo['k']} by brute force {demo['recall_all']:.4f}; "
@@ -107,7 +109,7 @@ def _demo(run: Mapping[str, Any]) -> str:
 
 
 def _origins(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Machine and versions; of each part where they are not all of one machine, version or commit."""
+    """Returns the section on machine, versions and commit, for each group of parts that share them."""
     groups: dict[str, list[str]] = {}
     for name, figures in found.items():
         key = json.dumps({key: figures.get(key) for key in ("machine", "versions", "commit")})
@@ -116,10 +118,10 @@ def _origins(found: Mapping[str, Mapping[str, Any]]) -> str:
     for key, names in groups.items():
         facts = json.loads(key)
         if len(groups) > 1:
-            pieces.append(f"Of {', '.join(names)}:\n")
+            pieces.append(f"For {', '.join(names)}:\n")
         rows = [[name.replace("_", " "), _told(value)] for name, value in (facts["machine"] or {}).items()]
         versions = ", ".join(f"{name} {value}" for name, value in (facts["versions"] or {}).items())
-        rows += [["versions", versions or "not told"], ["commit", facts["commit"] or "not told"]]
+        rows += [["versions", versions or "not recorded"], ["commit", facts["commit"] or "not recorded"]]
         pieces.append(table(["", ""], rows))
     return "\n".join(pieces)
 

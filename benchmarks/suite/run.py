@@ -1,7 +1,8 @@
-"""`make bench`: every part in a process of its own, then docs/performance.md.
+"""`make bench`: measures every part in a process of its own, then writes docs/performance.md.
 
-A part that fails loses nothing of the others: it is named at the end, and the exit status is 1. What an interrupted or
-failed run has measured is not measured again by the next, of the same commit on the same machine.
+If a part fails, the others are still measured; the failed part is named at the end, and the exit status is 1. Parts
+that an interrupted or failed run has measured are not measured again by the next run of the same commit on the same
+machine.
 """
 
 import shutil
@@ -24,27 +25,27 @@ from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, outcome
 
 OUT = Path("benchmarks/out/bench")
-DEMO_FILES = ("evaluation.json", "models/nann/1/saved_model.pb")  # The first and the last that the parts need.
+DEMO_FILES = ("evaluation.json", "models/nann/1/saved_model.pb")  # The demo is complete if both of them exist.
 
 
 class Suite:
-    """One run of the parts; `run.json` in its folder is what is known of it.
+    """One run of the parts, with its record in `run.json`.
 
     Attributes:
-      failed: names of what failed, in order.
+      failed: names of the parts that failed, in order.
     """
 
     def __init__(
         self, demo: Path, out: Path, parts: Sequence[Part] = PARTS, only: Sequence[str] = (), again: bool = False
     ) -> None:
-        """Takes up the run in the folder, or begins a new one.
+        """Continues the run in the folder, or begins a new one.
 
         Args:
-          demo: the demo's folder; made where it is not there.
+          demo: the demo's folder; the demo is made if it does not exist.
           out: folder for the parts' JSON and the record.
-          parts: all there are, in this order.
-          only: names of those to measure, whatever is there, and no others; all by default.
-          again: measure what an interrupted or failed run has measured, too.
+          parts: all parts, in order.
+          only: names of the only parts to measure, even if they have been measured; all by default.
+          again: also measure parts that an interrupted or failed run has measured.
 
         Raises:
           NannError: `only` has a name that no part has.
@@ -69,7 +70,7 @@ class Suite:
         }
 
     def run(self) -> None:
-        """Makes the demo and measures the parts that are not measured yet, whatever fails."""
+        """Makes the demo and measures the parts that are not measured yet; goes on if one fails."""
         self._out.mkdir(parents=True, exist_ok=True)
         stages = len(self._chosen) + 1
         self._announce(1, stages, "demo", "the demo's model, which the parts measure")
@@ -87,12 +88,12 @@ class Suite:
         write_json(self._out / RUN, self._record)
 
     def publish(self, results: Path, page: Path) -> None:
-        """Copies the JSON to `results`, in place of an earlier run's, and writes the page of it.
+        """Copies the JSON to `results`, replacing that of an earlier run, and writes the page.
 
         Raises:
-          NannError: a part's JSON is not what it should be, or something cannot be written.
+          NannError: a part's JSON is not in the form that its benchmark writes, or a file cannot be written.
         """
-        text = make_page(self._out, self._parts)  # Before anything is replaced.
+        text = make_page(self._out, self._parts)  # Made before anything is replaced, as it may fail.
         try:
             results.mkdir(parents=True, exist_ok=True)
             for name in (RUN, *(f"{part.name}.json" for part in self._parts)):
@@ -105,7 +106,7 @@ class Suite:
             raise NannError(f"cannot write to {results}: {error}") from error
 
     def summary(self) -> list[str]:
-        """A line for each part: how it went and how long it took."""
+        """Returns a line for each part: whether it failed, and how long it took."""
         spent = self._record["parts"]
         told = {name: f"{one['seconds']:,.0f} s" for name, one in spent.items()} | dict.fromkeys(self.failed, "FAILED")
         return [f"{part.name:12} {told.get(part.name, 'not measured')}" for part in self._parts]
@@ -126,7 +127,7 @@ class Suite:
                 self.failed.append("demo")
                 return False
             self._record["demo"] = {"seconds": round(time.monotonic() - begin, 1)}
-        # Of the run that made it, perhaps an earlier one.
+        # The time is that of the run that made the demo, perhaps an earlier one.
         seconds = (self._record["demo"] or {}).get("seconds")
         self._record["demo"] = {"seconds": seconds, **_facts(self._demo / DEMO_FILES[0])}
         outcome("demo", f"{self._demo}" + ("" if seconds is None else f", made in {seconds:,.0f} s"))
@@ -135,7 +136,7 @@ class Suite:
     def _measure(self, part: Part) -> None:
         target = self._target(part)
         if part.name in self._record["parts"] and target.exists():
-            outcome(part.name, f"measured before, by a run that did not end: {target}")
+            outcome(part.name, f"measured before, by a run that did not finish: {target}")
             return
         self._record["parts"].pop(part.name, None)
         target.unlink(missing_ok=True)
@@ -145,7 +146,7 @@ class Suite:
         status = subprocess.run([*command, "--out", str(target)], check=False).returncode
         seconds = round(time.monotonic() - begin, 1)
         if status or not target.exists():
-            outcome(part.name, f"failed after {seconds:,.0f} s with exit status {status}; its own words are above")
+            outcome(part.name, f"failed after {seconds:,.0f} s with exit status {status}; its output is above")
             target.unlink(missing_ok=True)
             self.failed.append(part.name)
             return
@@ -159,7 +160,7 @@ class Suite:
 
 
 def _record_of(out: Path) -> Mapping[str, Any]:
-    """Of the run before; of an empty one where there is none that can be read."""
+    """Returns the record of the previous run, or an empty one if there is none that can be read."""
     nothing: dict[str, Any] = {"complete": True, "demo": None, "parts": {}}
     try:
         found = read_json(out / RUN)
@@ -169,14 +170,14 @@ def _record_of(out: Path) -> Mapping[str, Any]:
 
 
 def _same(record: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
-    """Whether the run before is of the same code, as far as git can tell, on the same machine."""
+    """Returns whether a recorded run used the same code, as far as git can tell, on the same machine."""
     commit = origin["commit"]
     known = bool(commit) and not commit.endswith("-dirty")
     return known and all(record.get(name) == value for name, value in origin.items())
 
 
 def _facts(evaluation: Path) -> dict[str, Any]:
-    """What the page says of the demo's model."""
+    """Returns the facts about the demo's model that the page shows."""
     figures = read_json(evaluation)
     search = figures["searches"]["best_first"]
     kept = {name: figures[name] for name in ("k", "items", "recall_all")}
@@ -184,14 +185,14 @@ def _facts(evaluation: Path) -> dict[str, Any]:
 
 
 def main(
-    demo: Annotated[Path, typer.Option("--folder", help="The demo's folder; made where it is not there.")] = Path(
+    demo: Annotated[Path, typer.Option("--folder", help="The demo's folder; made if it does not exist.")] = Path(
         "demo"
     ),
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for raw JSON.")] = OUT,
-    results: Annotated[Path, typer.Option(help="Where it is copied at the end.")] = RESULTS,
+    results: Annotated[Path, typer.Option(help="Folder to which the JSON is copied at the end.")] = RESULTS,
     page: Annotated[Path, typer.Option(help="The page to write.")] = PAGE,
-    only: Annotated[list[str] | None, typer.Option(help="A part to measure alone; may be repeated.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also measure what an interrupted run has measured.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Measure only this part; may be repeated.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also measure parts that an earlier run measured.")] = False,
 ) -> None:
     """Measure everything and write docs/performance.md.
 
@@ -203,8 +204,8 @@ def main(
         suite.run()
         suite.publish(results, page)
         if results == RESULTS and Path(PAGES[0]).exists():
-            write_pages(Path())  # Other pages tell some of these figures too.
-    except KeyboardInterrupt:  # Each part that ended is in the record already.
+            write_pages(Path())  # Other pages show some of these figures too.
+    except KeyboardInterrupt:  # The record already has each part that ended.
         print(f"interrupted; what is measured stays in {out}", file=sys.stderr)
         raise SystemExit(130) from None
     except NannError as error:
@@ -213,7 +214,7 @@ def main(
     console.print("\n" + "\n".join(suite.summary()), markup=False)
     console.print(f"{(time.monotonic() - begin) / 60:.0f} minutes; page: {page}, raw figures: {results}")
     if suite.failed:
-        print(f"failed: {', '.join(suite.failed)}; the page has the others' figures", file=sys.stderr)
+        print(f"failed: {', '.join(suite.failed)}; the page has the figures of the others", file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -1,4 +1,4 @@
-"""Measured figures of the pages come from JSON. First contact, line 26."""
+"""The measured figures in the pages are those of the JSON in benchmarks/results."""
 
 import re
 from pathlib import Path
@@ -11,13 +11,13 @@ from tfserving_ext.errors import NannError
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-# Figures of docs/paper.md that are of earlier runs, and say so there.
+# Figures in docs/paper.md that are from earlier runs, as the page says.
 OF_EARLIER_RUNS = {"0.4281", "0.4254", "0.4245"}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_says_what_its_json_says(page):
-    """`python -m benchmarks.suite.doc_figures` writes them anew."""
+    """If it fails, `python -m benchmarks.suite.doc_figures` writes the figures anew."""
     text = (ROOT / page).read_text()
     assert rewritten(text, RESULTS) == text
 
@@ -39,14 +39,14 @@ def test_a_figure_changed_by_hand_or_in_the_json_shows(tmp_path):
     assert rewritten(text.replace(covered, "0.9999"), RESULTS) == text
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "search.json").write_text('{"neural": {}}')
-    with pytest.raises(NannError, match=r"search\.json does not hold what 'settings of the searches' is made of"):
+    with pytest.raises(NannError, match=r"search\.json lacks results that 'settings of the searches' needs"):
         rewritten(text, tmp_path)
     with pytest.raises(NannError, match="figures are named 'nothing'"):
         rewritten("<!-- figures: nothing -->\n<!-- end of figures -->", RESULTS)
 
 
 def test_what_the_paper_page_says_of_its_tables_stands_in_them():
-    """Its text takes recalls from docs/paper_tables.md, which `make bench-paper` writes."""
+    """The text of docs/paper.md quotes recalls from docs/paper_tables.md, which `make bench-paper` writes."""
     page = re.sub(r"<!-- figures.*?end of figures -->", "", (ROOT / "docs/paper.md").read_text(), flags=re.DOTALL)
     tables = (ROOT / "docs/paper_tables.md").read_text()
     told = set(re.findall(r"0\.\d{4}", page)) - OF_EARLIER_RUNS

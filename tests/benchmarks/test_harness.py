@@ -1,4 +1,4 @@
-"""What the harness says of a peer, on peers whose answers are known."""
+"""The harness measures peers whose answers are known."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from benchmarks.search.harness import Measured, contenders, measure, race
 
 
 class Known:
-    """Answers the first `setting` of the exact ids, and 99 for the others; counts its calls."""
+    """A peer that answers the first `setting` of the exact ids, and 99 for the others; it counts its calls."""
 
     name, settings = "known", (5, 20)
 
@@ -56,7 +56,7 @@ def test_runners_take_turns(workload):
 
 
 def test_the_fastest_setting_wins_by_its_fastest_turn(workload, monkeypatch):
-    seconds = iter([0.3, 0.2, 0.1, 0.2])  # The settings 5 and 20, twice.
+    seconds = iter([0.3, 0.2, 0.1, 0.2])  # The times of the settings 5 and 20, in two turns.
     monkeypatch.setattr("benchmarks.search.harness.answer", lambda *_: (None, next(seconds)))
     settings = [Measured(5, 4, 1, 1, 1), Measured(20, 4, 1, 1, 9)]
     fastest, ms = race({"one": (Known(workload), settings)}, {"one": 4}, repeats=2)["one"]

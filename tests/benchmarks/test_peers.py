@@ -1,4 +1,4 @@
-"""Peers that need no library but TensorFlow, against brute force and against our own op."""
+"""Peers that need no other library than TensorFlow, compared with brute force and with our own op."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ from tfserving_ext.retrieval import coverage
 
 
 def same(found: np.ndarray, wanted: np.ndarray) -> bool:
-    """The same sets, but for a tie at the end that two roundings break otherwise."""
+    """Checks that two answers are the same sets, except for a tie at the end that rounding may break either way."""
     return coverage(found, wanted).mean() > 0.99
 
 
 @pytest.mark.parametrize("setting", BruteForce.settings)
 def test_brute_force_is_exact(workload, setting):
-    """600 items are no whole number of chunks: the padding must not answer."""
+    """600 items do not fill whole chunks, and the padding must not be answered."""
     assert same(BruteForce(workload)(0, 24, setting), workload.exact)
 
 
@@ -27,7 +27,7 @@ def test_rounds_in_tensorflows_ops_are_those_of_our_op(workload, setting):
 
 
 def test_a_narrow_walk_is_the_same_narrow_walk(workload):
-    """Wide beams find everything on a small corpus; with narrow ones the two must miss the same."""
+    """Wide beams find everything in a small corpus; with narrow ones, both must miss the same items."""
     setting = ((3, 4, 20), (1, 1, 1))
     found, ours = TensorFlowOps(workload)(0, 24, setting), Rounds(workload)(0, 24, setting)
     assert same(found, ours)

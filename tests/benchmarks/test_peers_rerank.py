@@ -18,7 +18,7 @@ def test_all_items_reranked_are_brute_force(workload, peer):
 
 
 def test_few_candidates_are_the_two_sided_models_own(workload, peer):
-    """n = k leaves the model nothing to choose from, only to sort."""
+    """With n = k, the model can only sort the candidates, not choose among them."""
     found = peer(0, 24, workload.k)
     hits = (found == workload.targets[:, None]).any(axis=1).mean()
     assert peer.recall_all() == pytest.approx(hits)

@@ -1,4 +1,4 @@
-"""docs/performance.md: the same JSON gives the same page, and what is damaged or missing is told."""
+"""docs/performance.md: the same JSON gives the same page, and errors name what is damaged or missing."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ PAGE = """
 | commit | 0123456789ab |
 
 The demo's model: 28,165 products, recall@200 by brute force 0.3200; the default search covers 0.9950 of it and scores \
-5.1 % of the products. It was made in 601 s.
+5.1 % of the products. Making it took 601 s.
 
 ## How fast
 
@@ -89,14 +89,14 @@ def test_parts_of_several_machines_say_which_is_whose(results):
     figures = json.loads((results / "plain.json").read_text())
     write_json(results / "plain.json", {**figures, "commit": "ba9876543210-dirty"})
     page = make_page(results, (FAST, PLAIN, NEVER))
-    assert page.index("Of fast:") < page.index("0123456789ab") < page.index("Of plain:") < page.index("ba9876543210-d")
+    assert page.index("For fast:") < page.index("0123456789ab") < page.index("For plain:") < page.index("ba9876543210-d")
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.05, False), (0.42, True), (None, False)])
 def test_figures_beside_much_other_work_are_called_rough(results, share, told):
     write_json(results / "run.json", {"parts": {"fast": {"seconds": 60, "other_work": share}}})
     page = make_page(results, (FAST, PLAIN, NEVER))
-    assert ("**Other work took 42 % of the cores meanwhile: rough figures.**" in page) == told
+    assert ("**Other work used 42 % of the cores in the meantime, so these figures are rough.**" in page) == told
 
 
 def test_nothing_measured_is_a_page_too(tmp_path):

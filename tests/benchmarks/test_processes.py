@@ -18,7 +18,7 @@ def test_other_work_is_the_busy_time_of_others(monkeypatch):
 
 @pytest.mark.medium
 def test_own_work_is_not_others():
-    """A child's two seconds of the processor are taken out again, however busy the machine is."""
+    """The two CPU seconds of a child process do not count, however busy the machine is."""
     before = processes._others_seconds()
     spin = "import time\nwhile time.process_time() < 2: pass"
     begin = time.process_time()

@@ -64,7 +64,7 @@ def test_the_summary_is_worked_out_from_the_parts(figures):
     assert summary["qps_vs_usearch_tuned"] == 10.0
     assert summary["qps_vs_brute_force"] == 22.5
     assert summary["qps_vs_brute_force_1m"] == 200.0
-    # 500 candidates are the most that take no longer than the default search's 6 ms.
+    # 500 candidates are the most that take no longer than the 6 ms of the default search.
     assert summary["recall_rerank"] == 0.31
     assert summary["recall_lead_vs_rerank"] == pytest.approx(0.01)
     assert (summary["dot_qps_vs_faiss"], summary["map_anonymous_mb"]) == (1.3, 4.0)
@@ -76,7 +76,7 @@ def test_a_rerank_that_is_never_in_time_is_taken_at_its_cheapest(figures):
 
 
 def test_the_parts_run_on_their_own_and_the_summary_is_the_answer(figures, world, tmp_path, monkeypatch, capsys):
-    """Each part's process writes what is asked of it, and leaves nothing behind."""
+    """The process of each part writes its results, and no other file is left."""
     asked = []
 
     class Done:

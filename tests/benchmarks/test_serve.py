@@ -1,4 +1,4 @@
-"""The benchmarks of the server see what goes wrong: on the small world, and on answers that are known."""
+"""The benchmarks of the server notice what goes wrong, on the small world and with known answers."""
 
 import random
 
@@ -23,13 +23,14 @@ def histories(world):
 def test_swaps_under_load(world, histories, tmp_path):
     found = bench_swaps(world.saved_model, world.index, tmp_path, histories, clients=6, seconds=24, swaps=5)
     assert (found["failed"], found["wrong"], found["faults"]) == (0, 0, [])
-    # Five new versions, or a sixth as the time ends; all serve but the broken one, and one that the end came before.
+    # There are five new versions, or a sixth as the time ends. All serve except the broken one, and one for which the
+    # time ended too early.
     assert found["versions"] in (5, 6)
     assert found["versions"] - 2 <= found["versions_served"] <= found["versions"] - 1
     assert 4 <= found["versions_that_answered"] <= found["versions_served"] + 1
     assert not found["broken_version_answered"]
     assert found["requests"] > 100
-    # What is mapped at the end is one version's, not six.
+    # At the end, the files of one version are mapped, not those of six.
     assert found["memory_end_mb"]["mapped"] <= found["memory_quiet_mb"]["mapped"] * 1.01
 
 
@@ -48,8 +49,8 @@ def test_a_wrong_answer_and_a_version_that_was_never_there_are_seen(world, histo
         first = histories[0].tobytes()
         level = ask({**dict.fromkeys(right, np.zeros([1, 20], np.int64)), first: right[first]})
         assert set(level["errors"]) == {WRONG} and 0 < level["errors"][WRONG] < level["requests"]
-        assert level["error_examples"] == {WRONG: ["not what version 1 answers"]}
-        with pytest.raises(NannError, match="version 1 answered, which never served"):
+        assert level["error_examples"] == {WRONG: ["the answer is not that of version 1"]}
+        with pytest.raises(NannError, match="version 1 answered, which must never serve"):
             ask(None)
 
 
@@ -68,13 +69,13 @@ def test_figures_tell_failed_from_wrong_and_swaps_from_quiet_time():
     level = {
         "requests": 113,
         "errors": {WRONG: 1, "UNAVAILABLE": 2},
-        "error_examples": {WRONG: ["not what version 2 answers"], "UNAVAILABLE": ["gone"]},
+        "error_examples": {WRONG: ["the answer is not that of version 2"], "UNAVAILABLE": ["gone"]},
         "swaps": [swap(2, 1.5, 4.0), swap(3, None, 6.0), swap(4, 5.0, 5.0), swap(5, None, None)],
         "quiet_latency_ms": {"p99": 2.0},
     }
     found = _figures(level, {1, 2, 4}, 3)
     assert (found["requests"], found["failed"], found["wrong"]) == (113, 2, 1)
-    assert found["faults"] == ["gone", "not what version 2 answers"]
+    assert found["faults"] == ["gone", "the answer is not that of version 2"]
     assert (found["p99_quiet_ms"], found["p99_swap_ms"], found["p99_swap_to_quiet"]) == (2.0, 5.0, 2.5)
     assert (found["versions"], found["versions_that_answered"], found["broken_version_answered"]) == (4, 3, False)
     assert found["versions_served"] == 2
@@ -95,7 +96,7 @@ def test_a_server_that_does_not_start_is_told(tmp_path):
 def test_damaged_requests_are_refused_in_words(world):
     found = fuzz_server(world.saved_model.parent, 800, seed=5)
     assert found["requests"] == 800
-    # The draw is worth something: some requests are good, most are not, in many ways.
+    # The draw is useful only if some requests are good and most are wrong, in many ways.
     assert {"grpc OK", "grpc INVALID_ARGUMENT", "grpc NOT_FOUND", "rest 200", "rest 400", "rest 404"} <= set(
         found["answers"]
     )

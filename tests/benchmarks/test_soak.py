@@ -11,7 +11,7 @@ from tfserving_ext.serving.models import load_servable
 
 @pytest.mark.slow
 def test_many_clients_get_what_each_gets_alone(world):
-    """Memory needs longer to settle than a test may take."""
+    """Memory is not checked, as it needs longer to settle than a test may take."""
     found = soak(world.saved_model, seconds=1.5, settings=[(1, 1), (2, 2)])
     assert [(figures["inter"], figures["intra"]) for figures in found] == [(1, 1), (2, 2)]
     for figures in found:
@@ -52,7 +52,7 @@ def test_wrong_answers_are_noticed(world, servable):
         for name, part in answer.items():
             changed = part.copy()
             changed.flat[-1] = np.nextafter(changed.flat[-1], 9) if part.dtype == np.float32 else changed.flat[-1] + 5
-            assert f"{name} is not what it was alone" in fault(request, {**answer, name: changed}, answer)
+            assert f"{name} differs from that of the request alone" in fault(request, {**answer, name: changed}, answer)
 
 
 def test_what_a_deadline_leaves_may_be_less_but_must_be_an_answer(world, servable):

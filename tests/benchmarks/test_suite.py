@@ -1,4 +1,4 @@
-"""`make bench` keeps what it has, names what failed, and goes on where a run of the same code ended."""
+"""`make bench` keeps its results, names the parts that failed, and resumes where a run of the same code ended."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ ORIGIN = {"machine": {"cores": 2}, "versions": {"python": "3.11"}, "commit": "01
 
 @pytest.fixture
 def ran(monkeypatch):
-    """Names of what was run, in order; names put into `ran.failing` fail."""
+    """The names of the parts that were run, in order; parts whose names are put into `ran.failing` fail."""
 
     class Ran(list):
         def __init__(self):
@@ -110,7 +110,7 @@ def test_other_code_or_another_machine_measures_all(tmp_path, ran, monkeypatch, 
     run(tmp_path)
     ran.clear()
     monkeypatch.setattr(module, "provenance", lambda: {**ORIGIN, **changed})
-    if changed == {"commit": "ba9876543210"}:  # Clean, but another one than before.
+    if changed == {"commit": "ba9876543210"}:  # A clean commit, but another one than before.
         monkeypatch.setattr(module, "provenance", lambda: ORIGIN)
     run(tmp_path)
     assert ran == ["first", "second"]

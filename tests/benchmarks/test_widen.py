@@ -12,12 +12,12 @@ def test_made_items_lie_near_segments_between_neighbours():
     made = widen(REAL, ROW_SPLITS, NEIGHBORS, 3000, seed=1)
     assert made.dtype == np.float32
     np.testing.assert_array_equal(made[:4], REAL)
-    # Every point of the two segments has x + y in 0..10, and z and w only from noise.
+    # Every point on the two segments has x + y in 0..10, and z and w come only from noise.
     x, y, z, w = made[4:].T
     far = 6 * JITTER * np.sqrt(200) / 2
     assert (np.abs([z, w]) < far).all()
     assert (x > -far).all() and (y > -far).all() and (x + y < 10 + 2 * far).all()
-    # Item 3 has no neighbour: nothing is made near it. Both segments are drawn from.
+    # Item 3 has no neighbour, so no item is made near it. Items are drawn on both segments.
     assert (y > 3).mean() > 0.2 and (np.abs(y) < 1).mean() > 0.2
 
 

@@ -1,7 +1,7 @@
-"""Reference ranking models, written as their users write them: what the passes over scorers are tested and timed on.
+"""Reference ranking models, in the style in which users write them, to test and time the passes over scorers.
 
-Weights are random, and so is the user, both by seed; biases, PReLU slopes and batch-norm statistics are none that a
-rewrite could drop without being noticed.
+The weights and the user are random, by seed. Biases, PReLU slopes and batch-norm statistics have values that a rewrite
+cannot drop unnoticed.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ SCORERS: Mapping[str, Callable[[int], ReferenceScorer]] = MappingProxyType(
     }
 )
 
-# Those that can do their matrix products in bfloat16.
+# The models that can compute matrix products in bfloat16.
 MIXED: Mapping[str, Callable[[int, str], ReferenceScorer]] = MappingProxyType({"dnn": dnn, "dcn_v2": dcn_v2})
 
 __all__ = ["DTYPES", "MIXED", "SCORERS", "ReferenceScorer"]

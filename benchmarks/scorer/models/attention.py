@@ -11,7 +11,7 @@ DIN_DIM, DIM = 32, 64
 
 
 class Dice(keras.layers.Layer):
-    """DIN's activation: x where it is likely to be large, and alpha x where it is not."""
+    """DIN's activation: a mix of x and alpha x, by how likely x is to be large."""
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         """Makes the weights."""
@@ -20,13 +20,13 @@ class Dice(keras.layers.Layer):
         self.alpha = self.add_weight(shape=shape[-1:], initializer="zeros", name="alpha")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Any shape, features last."""
+        """Activates a tensor of any shape, with features last."""
         p = tf.sigmoid(self.norm(x, training=False))
         return self.alpha * (1.0 - p) * x + p * x
 
 
 class Din(keras.Model):
-    """An activation unit weighs each behaviour by item and behaviour (DIN)."""
+    """DIN: an activation unit weighs each behaviour, from the item and the behaviour."""
 
     def __init__(self) -> None:
         """Makes the layers."""
@@ -39,7 +39,7 @@ class Din(keras.Model):
         self.network = [keras.layers.Dense(200), Dice(), keras.layers.Dense(80), Dice(), keras.layers.Dense(1)]
 
     def attend(self, items: tf.Tensor, behaviours: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-        """The weighted sum of behaviours [B, L, dim] for each item [B, N, dim]."""
+        """Returns the weighted sum of behaviours [B, L, dim] for each item [B, N, dim]."""
         n, length = tf.shape(items)[1], behaviours.shape[1]
         query = tf.tile(items[:, :, None, :], [1, 1, length, 1])
         keys = tf.tile(behaviours[:, None, :, :], [1, n, 1, 1])
@@ -61,7 +61,7 @@ class Din(keras.Model):
 
 
 class Dien(tf.Module):
-    """Attention from the item to the states of a GRU over the behaviours (DIEN, without its second GRU)."""
+    """DIEN without its second GRU: attention from the item to the states of a GRU over the behaviours."""
 
     def __init__(self, seed: int, units: int = 48) -> None:
         """Makes random weights."""
@@ -77,7 +77,7 @@ class Dien(tf.Module):
         self.slopes = [tf.Variable(0.25 + 0.1 * normal(rng, kernel.shape[-1])) for kernel in self.kernels[:-1]]
 
     def user(self, behaviours: tf.Tensor, present: tf.Tensor) -> UserTensors:
-        """The final state [B, units], the states [B, L, units], and bool [B, L]."""
+        """Returns the final state [B, units], the states [B, L, units], and which are present, bool [B, L]."""
         states, final = self.gru(behaviours)
         return final, states, present
 
@@ -98,7 +98,7 @@ class Dien(tf.Module):
 
 
 class Transformer(keras.Model):
-    """One block of a transformer whose queries are the items, and a network on top of it."""
+    """A transformer block whose queries are the items, with a network on top."""
 
     def __init__(self, heads: int = 4, head_dim: int = 16, inner: int = 128) -> None:
         """Makes the layers."""
@@ -115,11 +115,11 @@ class Transformer(keras.Model):
         self.out = keras.layers.Dense(1)
 
     def split_heads(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, n, heads * head_dim] to [B, n, heads, head_dim]."""
+        """Reshapes [B, n, heads * head_dim] to [B, n, heads, head_dim]."""
         return tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[1], self.heads, self.head_dim])
 
     def block(self, items: tf.Tensor, behaviours: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
-        """Attention of items [B, N, dim] to behaviours, residual, norm, feed-forward, residual, norm."""
+        """Applies attention from items [B, N, dim] to behaviours, residual, norm, feed-forward, residual and norm."""
         query = self.split_heads(self.query(items)) * self.head_dim**-0.5
         key, value = self.split_heads(self.key(behaviours)), self.split_heads(self.value(behaviours))
         logits = tf.einsum("bnhd,blhd->bhnl", query, key)
@@ -139,13 +139,13 @@ class Transformer(keras.Model):
 
 
 def din(seed: int = 0) -> ReferenceScorer:
-    """An activation unit over 50 behaviours, Dice in the network above it."""
+    """Makes DIN over 50 behaviours, with Dice in the network on top."""
     rng = np.random.default_rng(seed)
     return built(Din(), DIN_DIM, (normal(rng, 1, 32), *history_of(rng, DIN_DIM)), seed)
 
 
 def dien(seed: int = 0) -> ReferenceScorer:
-    """Attention over the states of a GRU, of plain TensorFlow but for the GRU, which the user runs."""
+    """Makes DIEN in plain TensorFlow, except for the GRU, which runs once per user."""
     model = Dien(seed)
     behaviours, present = history_of(np.random.default_rng(seed), DIM)
     model.gru.build(behaviours.shape)
@@ -154,6 +154,6 @@ def dien(seed: int = 0) -> ReferenceScorer:
 
 
 def transformer(seed: int = 0) -> ReferenceScorer:
-    """Multi-head attention from the item to 50 behaviours."""
+    """Makes the transformer, with multi-head attention from the item to 50 behaviours."""
     rng = np.random.default_rng(seed)
     return built(Transformer(), DIM, (normal(rng, 1, 32), *history_of(rng, DIM)), seed)

@@ -1,4 +1,4 @@
-"""What a reference scorer is, and its random weights."""
+"""The class of all reference scorers, and their random weights."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -9,19 +9,19 @@ import tensorflow as tf
 
 from tfserving_ext.models.retrieval_model import UserTensors
 
-BEHAVIOURS = 50  # Of the user's history, L.
-DTYPES = ("float32", "bfloat16")  # Of matrix products; scores are float32.
+BEHAVIOURS = 50  # Length of the user's history, L.
+DTYPES = ("float32", "bfloat16")  # Types of matrix products; scores are float32.
 
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceScorer:
-    """A ranking model's score function, and one user.
+    """A ranking model's score function, with one user.
 
     Attributes:
-      name: the model's.
+      name: the model's name.
       dim: width of an item embedding.
       user: the user tensors of a random user, each [1, ...].
-      score: as `RetrievalModel.score`.
+      score: see `RetrievalModel.score`.
     """
 
     name: str
@@ -30,19 +30,19 @@ class ReferenceScorer:
     score: Callable[[UserTensors, tf.Tensor], tf.Tensor]
 
     def __call__(self, *tensors: tf.Tensor) -> tf.Tensor:
-        """Scores [1, N] of user tensors, followed by items [1, N, dim]: the form that `ops.trace_scorer` takes."""
+        """Returns scores [1, N] for user tensors followed by items [1, N, dim], as `ops.trace_scorer` calls it."""
         return self.score(tensors[:-1], tensors[-1])
 
 
 def built(model: Any, dim: int, user: UserTensors, seed: int) -> ReferenceScorer:
-    """The scorer of a Keras model with a method `score`, whose layers exist once it ran; randomises them."""
+    """Makes the scorer of a Keras model with a method `score`; runs it once to build its layers and randomises them."""
     model.score(user, tf.zeros([1, 2, dim]))
     randomise(model.variables, seed)
     return ReferenceScorer(model.name, dim, user, model.score)
 
 
 def randomise(variables: Iterable[Any], seed: int) -> None:
-    """Gives Keras variables random values, of about the size that they have in a trained model."""
+    """Gives Keras variables random values, about as large as in a trained model."""
     rng = np.random.default_rng(seed)
     for variable in variables:
         shape, kind = tuple(variable.shape), variable.path.rsplit("/", 1)[-1]
@@ -60,11 +60,11 @@ def randomise(variables: Iterable[Any], seed: int) -> None:
 
 
 def history_of(rng: np.random.Generator, dim: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Behaviours float32 [1, L, dim] of a user who has fewer than L, and bool [1, L], which of them there are."""
+    """Returns behaviours, float32 [1, L, dim], of a user who has fewer than L, and which are present, bool [1, L]."""
     present = np.arange(BEHAVIOURS)[None] >= rng.integers(5, 15)
     return normal(rng, 1, BEHAVIOURS, dim) * tf.cast(present, tf.float32)[..., None], tf.constant(present)
 
 
 def normal(rng: np.random.Generator, *shape: int) -> tf.Tensor:
-    """A float32 tensor of random numbers."""
+    """Returns a float32 tensor of normal random numbers."""
     return tf.constant(rng.normal(size=shape), tf.float32)

@@ -1,4 +1,4 @@
-"""Models of feature crosses: DCN-V2 and DeepFM."""
+"""Models with feature crosses: DCN-V2 and DeepFM."""
 
 import itertools
 
@@ -13,7 +13,7 @@ DIM = 64
 
 
 class DcnV2(tf.Module):
-    """Cross layers x_0 * (W x + b) + x, and a deep network beside them (DCN-V2)."""
+    """DCN-V2: cross layers x_0 * (W x + b) + x, in parallel with a deep network."""
 
     def __init__(self, dtype: str, seed: int, crosses: int = 3, hidden: tuple[int, ...] = (128, 64)) -> None:
         """Makes random weights; `dtype` is that of matrix products."""
@@ -49,7 +49,7 @@ class DcnV2(tf.Module):
 
 
 class DeepFm(keras.Model):
-    """A factorisation machine of the user's and the item's fields, and a deep network over all of them (DeepFM)."""
+    """DeepFM: a factorisation machine over the user's and the item's fields, and a deep network over all of them."""
 
     def __init__(self, field_dim: int = 16) -> None:
         """Makes the layers."""
@@ -78,12 +78,12 @@ class DeepFm(keras.Model):
 
 
 def dcn_v2(seed: int = 0, dtype: str = "float32") -> ReferenceScorer:
-    """Three cross layers and a deep network, of plain TensorFlow."""
+    """Makes DCN-V2 in plain TensorFlow, with three cross layers and a deep network."""
     model = DcnV2(dtype, seed)
     return ReferenceScorer(model.name, DIM, (normal(np.random.default_rng(seed), 1, DIM),), model.score)
 
 
 def deepfm(seed: int = 0) -> ReferenceScorer:
-    """Six fields of the user, four of the item."""
+    """Makes DeepFM, with six fields for the user and four for the item."""
     model = DeepFm()
     return built(model, DIM, (0.3 * normal(np.random.default_rng(seed), 1, 6, model.field_dim),), seed)

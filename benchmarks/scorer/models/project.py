@@ -1,4 +1,4 @@
-"""The project's own models, with the user tensors that they make of a random history."""
+"""The project's own models, with user tensors computed from a random history."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ ITEMS, CATEGORIES = 1000, 10
 
 
 def nann_attention(seed: int = 0) -> ReferenceScorer:
-    """The attention model of the original's UserBehavior demo."""
+    """Makes the attention model of alibaba/nann's UserBehavior demo."""
     return _scorer(NannAttention(np.arange(ITEMS), np.arange(CATEGORIES)), seed)
 
 
 def two_sided(seed: int = 0) -> ReferenceScorer:
-    """The dot product of a user vector and an item vector."""
+    """Makes the two-sided model, which scores by the dot product of a user vector and an item vector."""
     return _scorer(TwoSided(np.arange(ITEMS), np.arange(CATEGORIES)), seed)
 
 

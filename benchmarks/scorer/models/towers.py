@@ -42,7 +42,7 @@ class Dnn(keras.Model):
 
 
 class Mmoe(keras.Model):
-    """Experts that two tasks share by gates (MMoE); gates and towers are those of the request's scenario."""
+    """MMoE: two tasks share experts by gates, and gates and towers depend on the request's scenario."""
 
     def __init__(self, scenarios: int = 3, experts: int = 4, units: int = 64) -> None:
         """Makes the layers."""
@@ -53,7 +53,7 @@ class Mmoe(keras.Model):
         self.gate_kernels = [
             self.add_weight(shape=[scenarios, width, experts], name=f"gate_{task}_kernel") for task in ("click", "buy")
         ]
-        # One of each per scenario, the click's and the purchase's.
+        # For each of click and purchase, one tower per scenario.
         self.towers = [
             [
                 keras.Sequential([keras.layers.Dense(32, activation="relu"), keras.layers.Dense(1)])
@@ -82,12 +82,12 @@ class Mmoe(keras.Model):
 
 
 def dnn(seed: int = 0, dtype: str = "float32") -> ReferenceScorer:
-    """A deep network without attention, batch norms and PReLU between."""
+    """Makes the deep network without attention, with batch norms and PReLU between its layers."""
     rng = np.random.default_rng(seed)
     return built(Dnn(dtype), DIM, (normal(rng, 1, 32), history_of(rng, DIM)[0]), seed)
 
 
 def mmoe(seed: int = 0) -> ReferenceScorer:
-    """A mixture of experts with a scenario's own gates and towers."""
+    """Makes the mixture of experts, whose gates and towers depend on the scenario."""
     rng = np.random.default_rng(seed)
     return built(Mmoe(), DIM, (normal(rng, 1, DIM), tf.constant([1], tf.int32)), seed)

@@ -1,7 +1,7 @@
-"""What the search is measured against, one peer a file; `make bench-search` runs them in one harness.
+"""The peers with which the searches are compared, one per file; `make bench-search` runs all of them in one harness.
 
-A peer answers the same queries under the same model. It has settings from cheap to dear; the harness takes the first
-that reaches the coverage asked for, so that speeds are compared at equal coverage.
+A peer answers the same queries under the same model. It has settings from cheap to expensive, and the harness uses the
+fastest that reaches the required coverage, so that speeds are compared at equal coverage.
 """
 
 from benchmarks.search.peers.contract import Peer, Workload

@@ -1,4 +1,4 @@
-"""Every item scored, with the whole query in one function: compiled by XLA, and as TensorFlow runs it."""
+"""Brute force: scores every item, with the whole query in one function, either compiled by XLA or run by TensorFlow."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,18 +7,18 @@ import tensorflow as tf
 
 from benchmarks.search.peers.contract import Workload
 
-# Items per batch of the scorer. What a batch computes on the way stays in the processor's caches.
+# Items per batch of the scorer, so few that a batch's intermediate results stay in the processor's caches.
 CHUNK = 2048
 
 
 class BruteForce:
-    """Exact top-k of all items; the setting says who runs it."""
+    """Exact top k of all items; the setting says whether XLA or TensorFlow runs it."""
 
     name = "brute_force"
     settings: Sequence[str] = ("xla", "tensorflow")
 
     def __init__(self, workload: Workload) -> None:
-        """Puts the table into a variable, in whole chunks, and compiles."""
+        """Copies the table into a variable, padded to whole chunks, and compiles."""
         self._workload = workload
         embeddings = workload.index.embeddings()
         n, dim = embeddings.shape

@@ -15,7 +15,7 @@ from tfserving_ext.models.checkpoint import TrainedModel
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is asked of every peer.
+    """The queries that every peer answers, with everything needed to answer them.
 
     Attributes:
       trained: the model, and the items it knows.
@@ -27,7 +27,7 @@ class Workload:
       exact: brute force's answers, item ids int64 [N, k].
       k: length of an answer.
       threads: threads that a peer may use.
-      scratch: a folder for what a peer has to write.
+      scratch: a folder for files that a peer has to write.
     """
 
     trained: TrainedModel
@@ -43,22 +43,22 @@ class Workload:
 
 
 class Peer(Protocol):
-    """One way to answer.
+    """One way to answer the queries.
 
     Attributes:
-      name: as the figures call it.
-      settings: what `__call__` may be given, from cheap to dear; each can be written as JSON.
+      name: its name in the results.
+      settings: the settings that `__call__` takes, from cheap to expensive; JSON can hold each of them.
     """
 
     name: str
     settings: Sequence[Any]
 
     def __init__(self, workload: Workload) -> None:
-        """Prepares everything that is not a query: builds its index, compiles, warms up."""
+        """Prepares everything outside a query: builds its index, compiles, warms up."""
 
     def __call__(self, first: int, last: int, setting: Any) -> np.ndarray:
         """Answers the cases first to last - 1.
 
         Returns:
-          Item ids int64 [last - first, k], best first; -1 where there are fewer.
+          Item ids int64 [last - first, k], best first, padded with -1 if there are fewer.
         """

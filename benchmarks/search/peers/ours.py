@@ -1,4 +1,4 @@
-"""The searches of this project, as the harness asks them."""
+"""The searches of this project, in the form that the harness calls."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from tfserving_ext.retrieval import NeuralTopK
 
 
 class BestFirst:
-    """The default search, seeded with the history; settings are (frontier, pool, max_steps), the default first."""
+    """Best-first search, seeded with the history. Settings are (frontier, pool, max_steps), the default first."""
 
     name = "best_first"
     settings: Sequence[tuple[int, int, int]] = (
@@ -29,7 +29,7 @@ class BestFirst:
     )
 
     def __init__(self, workload: Workload, neural: NeuralTopK | None = None) -> None:
-        """Maps the index and traces the search, or takes one of the same items."""
+        """Maps the index and traces the search; uses `neural`, a search of the same items, if it is given."""
         self._workload = workload
         neural = neural or NeuralTopK(workload.index, workload.trained.model.score)
         self._search = tf.function(
@@ -51,7 +51,7 @@ class BestFirst:
 
 
 class Rounds:
-    """The paper's rounds in our op; settings are (ef, rounds), start layer first, the paper's own the second."""
+    """The paper's rounds in our op. Settings are (ef, rounds), start layer first; the second one is the paper's own."""
 
     name = "rounds"
     settings: Sequence[tuple[Sequence[int], Sequence[int]]] = (

@@ -1,6 +1,7 @@
 """The paper's rounds in TensorFlow's own ops: sets for the visited items, ragged gathers, a while loop.
 
-What a team can do without a custom op, and what the original did before it had one (arXiv 2202.10226, section 5).
+This is what a team can do without a custom op, and what the paper's authors did before they had one (arXiv 2202.10226,
+section 5).
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from benchmarks.search.peers.contract import Workload
 
 
 class TensorFlowOps:
-    """Algorithms 1 and 2 in one tf.function; settings are (ef, rounds), start layer first."""
+    """The paper's Algorithms 1 and 2 in one tf.function. Settings are (ef, rounds), start layer first."""
 
     name = "tensorflow_ops"
     settings: Sequence[tuple[Sequence[int], Sequence[int]]] = (
@@ -25,7 +26,7 @@ class TensorFlowOps:
     )
 
     def __init__(self, workload: Workload) -> None:
-        """Puts table and graph into tensors and traces the search."""
+        """Copies the table and the graph into tensors, and traces the search."""
         self._workload = workload
         index = workload.index
         self._table = tf.constant(index.embeddings())
@@ -88,6 +89,6 @@ class TensorFlowOps:
 
 
 def _best(width: tf.Tensor, items: tf.Tensor, scores: tf.Tensor, beside: tf.Tensor) -> tuple[Any, ...]:
-    """The best `width` of items, their scores, and what stands beside them."""
+    """Returns the best `width` of items, their scores, and their entries of `beside`."""
     found, places = tf.math.top_k(scores, tf.minimum(width, tf.size(items)))
     return tf.gather(items, places), found, tf.gather(beside, places)

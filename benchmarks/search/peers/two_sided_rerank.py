@@ -1,4 +1,4 @@
-"""The rival to respect: the top n of a two-sided model, by Faiss, reranked by the neural model."""
+"""The usual alternative: the top n of a two-sided model, found by Faiss and reranked by the neural model."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from tfserving_ext.models.checkpoint import TrainedModel, load_model
 from tfserving_ext.retrieval.metrics import recall
 from tfserving_ext.training import TrainingConfig, fit
 
-# Cheap per step, so it can have more negatives and a higher learning rate than the attention model; the best of what
-# was tried on the validation households.
+# A step is cheap, so that it can have more negatives and a higher learning rate than the attention model. These are the
+# best parameters of those tried on the validation households.
 TRAINING = TrainingConfig(2000, batch_size=128, targets=8, negatives=500, learning_rate=1e-2, epsilon=0.0)
-# Items scored in one call of the model: more are no faster, their activations leave the cache.
+# Items scored in one call of the model. More would not be faster, as their activations do not fit into the cache.
 ITEMS_PER_CALL = 2048
 
 
 class TwoSidedRerank:
-    """Settings are n, the candidates that the neural model reranks.
+    """A two-sided model's candidates, reranked. The setting is n, how many candidates the neural model reranks.
 
-    The candidates are exact: for 28,165 items of width 64 Faiss' flat index takes a small part of what reranking does.
+    The candidates are exact: for 28,165 items of width 64, Faiss' flat index takes little time compared with reranking.
     """
 
     name = "rerank"
     settings: Sequence[int] = (250, 500, 1000, 2000, 4000, 8000)
 
     def __init__(self, workload: Workload, training: TrainingConfig = TRAINING) -> None:
-        """Trains the two-sided model, or takes it from the scratch folder where an earlier run left it."""
+        """Trains the two-sided model, or loads the one that an earlier run left in the scratch folder."""
         self._workload = workload
         two_sided = _trained(workload, training)
         index = workload.index
@@ -67,13 +67,13 @@ class TwoSidedRerank:
         return rows
 
     def recall_all(self) -> float:
-        """recall-all@k of the two-sided model by itself."""
+        """Returns recall-all@k of the two-sided model by itself."""
         _, found = self._flat.search(self._queries, min(self._workload.k, len(self._item_ids)))
         return float(recall(self._item_ids[found], self._workload.targets).mean())
 
 
 def _trained(workload: Workload, training: TrainingConfig) -> TrainedModel:
-    """The two-sided model of this data and this training."""
+    """Trains a two-sided model on the workload's data, or loads an earlier one from the same data and training."""
     folder = workload.scratch / "two_sided"
     if (folder / "model.json").exists():
         trained = load_model(folder)
@@ -86,7 +86,7 @@ def _trained(workload: Workload, training: TrainingConfig) -> TrainedModel:
 
 
 def _user_vectors(two_sided: TrainedModel, histories: np.ndarray) -> np.ndarray:
-    """float32 [N, d]."""
+    """Returns the user vectors of histories, float32 [N, d]."""
     rows = two_sided.model.items.rows(tf.constant(histories))
     categories = tf.gather(np.concatenate([[-1], two_sided.item_categories]), rows)
     (vectors,) = two_sided.model.user({"item_history": tf.constant(histories), "category_history": categories})

@@ -1,8 +1,8 @@
-"""USearch with the model as its metric: the nearest that a general library comes to a search under a neural metric.
+"""USearch with the model as its metric: the closest that a general library comes to a search under a neural metric.
 
-The same HNSW graph as ours (by L2 over the item embeddings, M and efConstruction of the paper), walked one item at a
-time: at every step USearch calls a function of two vectors, written in loops and compiled by Numba, as USearch's
-documentation shows. The graph's entry is USearch's own; a user's history cannot be given to it.
+It builds the same kind of HNSW graph as ours (by L2 over the item embeddings, with the paper's M and efConstruction)
+and walks it one item at a time: at every step, USearch calls a function of two vectors, written in loops and compiled
+by Numba, as its documentation shows. USearch chooses the entry to the graph; it cannot start at a user's history.
 """
 
 from collections.abc import Sequence
@@ -20,27 +20,28 @@ from tfserving_ext.progress import progress
 M = 32
 EF_CONSTRUCTION = 40
 CHUNK = 1 << 12
-# A case's number travels as the first coordinate of its query, a float32: above this, neighbours become one.
+# The number of a case is passed as the first coordinate of its query, a float32, which is exact up to this number.
 MAX_CASES = 1 << 24
 SIGNATURE = "float32(CPointer(float32), CPointer(float32))"
 
-# A layer: kernel float32 [in, out], bias [out], and the slope [out] of its PReLU; ones where it has none.
+# A layer: kernel float32 [in, out], bias [out], and the slope [out] of its PReLU, which is ones if it has no PReLU.
 DenseLayer = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-# Per user keys [N, L, K], values [N, L, D] and mask [N, L] of the attention, the tower's vector [N, D], and of the
-# matches each behaviour's unit vector [N, M, D] and what it counts [N, M, C]. What a model has not is empty, or zeros.
+# For each user: keys [N, L, K], values [N, L, D] and mask [N, L] of the attention; the tower's vector [N, D]; and for
+# the matches, each behaviour's unit vector [N, M, D] and counts [N, M, C]. Parts that a model lacks are empty or zeros.
 Users = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-# What e_v is centred by [D] and stretched by [D] before it has unit length, and how sharply likeness falls.
+# The centre [D] and stretch [D] applied to e_v before it is scaled to unit length, and how sharply likeness falls off.
 Likeness = tuple[np.ndarray, np.ndarray, np.float32]
 
 
 class UsearchNumba:
-    """USearch's index over the items, with the model's score compiled by Numba as its metric. Follows `Peer`.
+    """USearch's index of the items, with the model's score compiled by Numba as its metric. Implements `Peer`.
 
     Attributes:
       name: see `Peer`.
       settings: values of `expansion_search`, the `ef` of HNSW.
-      metric: minus the score, as a C function of two float32 [dim]: the number of a case, then zeros; and an item.
+      metric: the negative score, as a C function of two float32 [dim]: a query, which is the number of a case followed
+        by zeros, and an item.
     """
 
     name = "usearch"
@@ -75,18 +76,18 @@ class UsearchNumba:
         return answers
 
     def compile_metric(self, model: NannAttention, user: UserTensors) -> Any:
-        """Minus the model's score of one pair, compiled.
+        """Compiles the negative of the model's score of one pair.
 
         Args:
           model: the model.
-          user: its user tensors, [N, ...].
+          user: the user tensors of all cases, each [N, ...].
 
         Returns:
           A Numba `cfunc` float32 (float32* query, float32* item), where query[0] is the number of a user, 0 to N - 1,
           and item is [dim]. It may be called from several threads.
 
         Raises:
-          ValueError: there are more users than a query can tell apart.
+          ValueError: there are more users than a query can distinguish.
         """
         if len(user[0]) > MAX_CASES:
             raise ValueError(f"there are {len(user[0])} cases, allowed are {MAX_CASES}")
@@ -95,7 +96,7 @@ class UsearchNumba:
 
     @staticmethod
     def metric_of(users: Users, likeness: Likeness, layers: tuple[DenseLayer, ...]) -> Any:
-        """The metric as a Python function; `layers` are those of the query and then those of the score."""
+        """Returns the metric as a Python function; `layers` holds those of the query, then those of the score."""
         keys, values, masks, vectors, units, counts = users
         center, stretch, sharpness = likeness
         dim = values.shape[2]
@@ -155,7 +156,7 @@ def _likeness(model: NannAttention) -> Likeness:
 
 
 def _dense_layers(network: keras.Sequential) -> list[DenseLayer]:
-    """The layers of a network, as a metric reads them."""
+    """Returns the layers of a network in the form that a metric reads."""
     layers: list[DenseLayer] = []
     for layer in network.layers:
         if isinstance(layer, keras.layers.Dense):
@@ -169,7 +170,7 @@ def _dense_layers(network: keras.Sequential) -> list[DenseLayer]:
 
 @numba.njit
 def _dense(inputs: Any, layer: Any) -> Any:
-    """A layer and its PReLU, [in] to [out]."""
+    """Applies a layer and its PReLU, [in] to [out]."""
     kernel, bias, slope = layer
     outputs = np.empty(len(bias), np.float32)
     for j in range(len(bias)):

@@ -1,6 +1,6 @@
-"""USearch with a metric that is tuned by hand: the same layers, in loops that LLVM turns into vector instructions.
+"""USearch with a metric tuned by hand: the same layers, in loops that LLVM turns into vector instructions.
 
-Few would write it for a model of theirs; it shows how far the library's own walk is from ours once the metric is fast.
+Few users would write one for their model; it shows how the library's walk compares with ours once the metric is fast.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.search.peers.usearch_numba import DenseLayer, Likeness, UsearchN
 
 
 class UsearchTuned(UsearchNumba):
-    """`UsearchNumba` with the tuned metric. Follows `Peer`."""
+    """`UsearchNumba` with the tuned metric. Implements `Peer`."""
 
     name = "usearch_tuned"
 
@@ -42,12 +42,12 @@ class UsearchTuned(UsearchNumba):
         return metric
 
 
-# What follows is compiled. The inner loops run over contiguous outputs, and sums may be taken in any order.
+# The following functions are compiled. Inner loops run over contiguous outputs, and sums may be taken in any order.
 
 
 @numba.njit(fastmath=True)
 def _add_product(inputs: Any, kernel: Any, bias: Any, outputs: Any) -> None:
-    """Outputs [out] = inputs [in] x kernel [in, out] + bias; four inputs at a time, so that a sum is loaded less."""
+    """Computes outputs [out] = inputs [in] x kernel [in, out] + bias, four inputs at a time to load sums less often."""
     outputs[:] = bias
     whole = len(inputs) // 4 * 4
     for i in range(0, whole, 4):
@@ -61,7 +61,7 @@ def _add_product(inputs: Any, kernel: Any, bias: Any, outputs: Any) -> None:
 
 @numba.njit(fastmath=True)
 def _dense(inputs: Any, layer: Any) -> Any:
-    """A layer and its PReLU, [in] to [out]."""
+    """Applies a layer and its PReLU, [in] to [out]."""
     kernel, bias, slope = layer
     outputs = np.empty(len(bias), np.float32)
     _add_product(inputs, kernel, bias, outputs)
@@ -72,7 +72,7 @@ def _dense(inputs: Any, layer: Any) -> Any:
 
 @numba.njit(fastmath=True)
 def _dot_rows(rows: Any, vector: Any, scale: Any, bias: Any) -> Any:
-    """Rows [n, d] x vector [d] x scale + bias [n]."""
+    """Computes rows [n, d] x vector [d] x scale + bias [n]."""
     outputs = np.empty(len(rows), np.float32)
     for i in range(len(rows)):
         total = np.float32(0)
@@ -92,14 +92,14 @@ def _dot(one: Any, other: Any) -> Any:
 
 @numba.njit(fastmath=True)
 def _unit(embedding: Any, center: Any, stretch: Any) -> Any:
-    """The embedding about its center, stretched, at unit length."""
+    """Returns the embedding, centred and stretched, at unit length."""
     moved = (embedding - center) * stretch
     return moved / np.sqrt(_dot(moved, moved))
 
 
 @numba.njit(fastmath=True)
 def _gates(units: Any, unit: Any, sharpness: Any) -> Any:
-    """How much each of units [n, d] is like `unit` [d]."""
+    """Returns the likeness of each of `units` [n, d] to `unit` [d]."""
     return np.exp(_dot_rows(units, unit, sharpness, np.full(len(units), -sharpness)))
 
 
