@@ -129,7 +129,7 @@ def export(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Made:
+class _Traced:
     """Everything that is written: the model, its traced functions and the index in the form that the scorer takes."""
 
     served: ServedModel
@@ -161,7 +161,7 @@ class _Made:
 
 def _traced(
     source: Source, opened: Index, defaults: Defaults, options: ExportOptions, work: contextlib.ExitStack
-) -> _Made:
+) -> _Traced:
     """Traces all functions. Temporary folders that they read are removed when `work` is closed."""
     try:
         scorer = rewrite_and_check(source, opened, options.fold_items) if options.rewrite else None
@@ -181,7 +181,7 @@ def _traced(
             f"traced: {_reason(error)}"
         ) from error
     served.tracked = [captured_state({**functions, **concrete}), source.tracked]
-    return _Made(served, opened, scorer, signatures, functions, concrete)
+    return _Traced(served, opened, scorer, signatures, functions, concrete)
 
 
 def _reason(error: Exception) -> str:

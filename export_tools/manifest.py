@@ -103,8 +103,8 @@ def exported_index(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Index]
         try:
             index = Index.open(made)
         except NannError as error:
-            told = str(error).replace(f"{made}/manifest.json", f"{folder / FILE}: index")
-            raise NannError(told.replace(made, str(folder / "assets"))) from error
+            message = str(error).replace(f"{made}/manifest.json", f"{folder / FILE}: index")
+            raise NannError(message.replace(made, str(folder / "assets"))) from error
         yield index
 
 

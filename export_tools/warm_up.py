@@ -51,7 +51,7 @@ class Examples:
     def of_source(cls, source: Source) -> "Examples":
         """Returns example requests for a model."""
         required = {name: spec for name, spec in source.features.items() if name not in source.defaults}
-        return cls._of(required, source.seeds, source.sequence.width if source.sequence else None)
+        return cls._from_specs(required, source.seeds, source.sequence.width if source.sequence else None)
 
     @classmethod
     def of_export(cls, folder: Path, seeds: str | None) -> "Examples":
@@ -76,10 +76,10 @@ class Examples:
             if name not in retrieve.defaults
         }
         width = deployed["comm_seq"].tensor_shape.dim[1].size if "level_topn" in deployed else None
-        return cls._of(required, seeds, width)
+        return cls._from_specs(required, seeds, width)
 
     @classmethod
-    def _of(cls, required: Mapping[str, tf.TensorSpec], seeds: str | None, width: int | None) -> "Examples":
+    def _from_specs(cls, required: Mapping[str, tf.TensorSpec], seeds: str | None, width: int | None) -> "Examples":
         features = {name: ones(spec) for name, spec in required.items() if name != seeds}
         # Beside a history, features of any length are taken to be as long as it: its categories, its times.
         parallel = {name for name in features if seeds and required[name].shape[1:2].as_list() == [None]}

@@ -53,7 +53,7 @@ def bench_index_build(
             raise NannError(f"{tables['demo']} does not exist; make it with `nann demo --folder {folder}`")
     run_module(_BUILDERS, "table", scratch / "table", "--items", items, "--dim", DIM)
     measured: dict[str, Any] = {}
-    with progress("index builds by turns", repeats * len(tables)) as advance:
+    with progress("index builds in turns", repeats * len(tables)) as advance:
         for name, table in tables.items():
             turns = []
             for _ in range(repeats):

@@ -65,7 +65,7 @@ def _equal_time(folder: Path, runs: dict[str, dict[str, Any]]) -> str:
                 str(run["seed"]),
                 *(_recall(each) for each in (run, long, start)),
                 *(_recall_above(folder, run, each) for each in (long, start)),
-                _told(own["model_minus_baseline"], own["difference_interval"], sign=True),
+                _shown(own["model_minus_baseline"], own["difference_interval"], sign=True),
                 *(_seconds(each) for each in (run, long)),
             ]
         )
@@ -88,13 +88,13 @@ def _equal_time(folder: Path, runs: dict[str, dict[str, Any]]) -> str:
 
 
 def _recall(run: dict[str, Any]) -> str:
-    return _told(run["evaluation"]["recall_all"], run["evaluation"]["recall_all_interval"])
+    return _shown(run["evaluation"]["recall_all"], run["evaluation"]["recall_all_interval"])
 
 
 def _recall_above(folder: Path, run: dict[str, Any], other: dict[str, Any]) -> str:
     evaluations = load([folder / each["name"] / "evaluation.json" for each in (other, run)])
     (found,) = [each for each in compare(evaluations)["differences"] if each["figure"] == "recall_all"]
-    return _told(found["value"], found["interval"], sign=True)
+    return _shown(found["value"], found["interval"], sign=True)
 
 
 def _paper(runs: Sequence[dict[str, Any]]) -> str:
@@ -108,8 +108,8 @@ def _paper(runs: Sequence[dict[str, Any]]) -> str:
                     run["model"],
                     f"{run['epsilon']:g}",
                     title_of(name),
-                    _told(search["recall_retrieval"], search["intervals"]["recall_retrieval"]),
-                    _told(run["evaluation"]["recall_all"], run["evaluation"]["recall_all_interval"]),
+                    _shown(search["recall_retrieval"], search["intervals"]["recall_retrieval"]),
+                    _shown(run["evaluation"]["recall_all"], run["evaluation"]["recall_all_interval"]),
                     f"{100 * search['recall_delta']:.2f} %",
                     f"{search['coverage']:.4f}",
                     f"{100 * search['scored_fraction']:.1f} %",
@@ -119,8 +119,8 @@ def _paper(runs: Sequence[dict[str, Any]]) -> str:
     baselines = next(run["evaluation"]["baselines"] for run in runs if run.get("evaluation", {}).get("searches"))
     k = str(next(run["evaluation"]["k"] for run in runs if "evaluation" in run))
     for name, at in baselines.items():
-        told = _told(at[k]["recall"], at[k]["interval"])
-        rows.append([title_of(name), "", "no model", told, told, "", "", ""])
+        recall = _shown(at[k]["recall"], at[k]["interval"])
+        rows.append([title_of(name), "", "no model", recall, recall, "", "", ""])
     head = ["model", "ε", "search", "recall-retrieval", "recall-all", "recall-Δ", "coverage", "scored"]
     return f"## The paper's table 3, seed 0, at {k}\n\n" + _table(head, rows)
 
@@ -134,7 +134,7 @@ def _by_epsilon(folder: Path, runs: Sequence[dict[str, Any]]) -> str:
     cases = evaluations[0].figures["cases"]
     rows = []
     for point in points:
-        recall = _told(point["recall_all"], point["intervals"]["recall_all"])
+        recall = _shown(point["recall_all"], point["intervals"]["recall_all"])
         difference = _difference(point, "recall_all")
         for name in point["coverage"]:
             graphs = [graph["coverage"] for graph in builds[point["epsilon"]][name]["graphs"]]
@@ -145,7 +145,7 @@ def _by_epsilon(folder: Path, runs: Sequence[dict[str, Any]]) -> str:
                     recall,
                     difference,
                     title_of(name),
-                    _told(point["coverage"][name], point["intervals"][name]),
+                    _shown(point["coverage"][name], point["intervals"][name]),
                     _difference(point, name),
                     ", ".join(f"{covered:.4f}" for covered in graphs),
                     f"{100 * sum(scored) / len(scored):.1f} %",
@@ -159,7 +159,7 @@ def _by_epsilon(folder: Path, runs: Sequence[dict[str, Any]]) -> str:
 
 def _difference(point: dict[str, Any], name: str) -> str:
     value, interval = point["differences"][name]
-    return _told(value, interval, sign=True)
+    return _shown(value, interval, sign=True)
 
 
 def _baseline(run: dict[str, Any], name: str) -> dict[str, Any]:
@@ -168,11 +168,11 @@ def _baseline(run: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _seconds(run: dict[str, Any]) -> str:
-    told = f"{run['seconds'] + run['start_seconds']:,.0f}"
-    return told if run["jobs"] == 1 else f"{told}, {run['jobs'] or 'others'} at once"
+    seconds = f"{run['seconds'] + run['start_seconds']:,.0f}"
+    return seconds if run["jobs"] == 1 else f"{seconds}, {run['jobs'] or 'others'} at once"
 
 
-def _told(value: float, interval: Sequence[float], sign: bool = False) -> str:
+def _shown(value: float, interval: Sequence[float], sign: bool = False) -> str:
     form = "+.4f" if sign else ".4f"
     low, high = interval
     return f"{value:{form}} ({low:{form}} to {high:{form}})"

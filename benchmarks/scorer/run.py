@@ -65,7 +65,7 @@ def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="nann_bench_scorer_") as scratch:
         rows = Rows(Path(scratch), ITEMS)
         figures["costs"] = nanoseconds(rows, QUICK_REPEATS if quick else REPEATS)
-        with progress("scorers by turns", len(SCORERS)) as advance:
+        with progress("scorers in turns", len(SCORERS)) as advance:
             for name, make in SCORERS.items():
                 figures["models"][name] = measured = _bench_model(make(0), rows, quick)
                 _print_table(name, measured)

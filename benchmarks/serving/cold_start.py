@@ -60,7 +60,7 @@ def bench_cold_start(folder: Path, scratch: Path, repeats: int = REPEATS) -> dic
     histories = histories_of(saved_model, 1 + LATER)
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in exports}
     answers: list[list[np.ndarray]] = []
-    with progress("cold starts by turns", repeats * len(exports)) as advance:
+    with progress("cold starts in turns", repeats * len(exports)) as advance:
         for _ in range(repeats):
             for name, export in exports.items():
                 served, found = _start_server(export.parent, histories)

@@ -51,7 +51,7 @@ def fuzz_server(base_path: Path, requests: int, seed: int = 0) -> dict[str, Any]
     faults: list[str] = []
     memory: list[float] = []
     with running(base_path) as server:
-        good = _ask_well(server, ids)
+        good = _ask_good_request(server, ids)
         with progress("damaged requests", requests) as advance:
             threads = [
                 threading.Thread(
@@ -77,7 +77,7 @@ def fuzz_server(base_path: Path, requests: int, seed: int = 0) -> dict[str, Any]
                 memory.append(server.memory_mb()["anonymous"])
             for thread in threads:
                 thread.join()
-        if server.process.poll() is None and _ask_well(server, ids) != good:
+        if server.process.poll() is None and _ask_good_request(server, ids) != good:
             faults.append("a good request gets another answer than before")
     if faults:
         raise NannError(f"{len(faults)} answers are wrong, such as: " + "; ".join(sorted(set(faults))[:SHOWN]))
@@ -143,7 +143,7 @@ def _ask_rest(port: int, request: Any, faults: list[str]) -> str:
     return f"rest {response.status}"
 
 
-def _ask_well(server: Process, ids: list[int]) -> list[int]:
+def _ask_good_request(server: Process, ids: list[int]) -> list[int]:
     from tfserving_ext.serving.client import Client
 
     with Client(f"127.0.0.1:{server.grpc_port}", "nann") as client:

@@ -85,7 +85,7 @@ def _race(saved_model: Path, histories: np.ndarray, scratch: Path, rounds: int) 
     """Measures the server and the model in this process, in turns; each is idle while the other is measured."""
     model = asking(histories, scratch, path=saved_model)
     found = []
-    with running(saved_model.parent) as server, progress("server and process by turns", rounds) as advance:
+    with running(saved_model.parent) as server, progress("server and process in turns", rounds) as advance:
         targets = {"in_process": "session", "server": f"grpc://127.0.0.1:{server.grpc_port}"}
         for _ in range(rounds):
             one = {name: _measure(target, model) for name, target in targets.items()}

@@ -90,10 +90,10 @@ def scorer_in_search(found: Found) -> str:
     """Returns the table of the whole search with the scorer before and after the passes."""
     rows = []
     for name, one in found["search"].items():
-        told = [
+        cells = [
             f"{one[key]:{form}}" for key, form in (("ms_per_query", ".2f"), ("speedup", ".2f"), ("coverage", ".4f"))
         ]
-        rows.append([name, *told, f"{100 * one['same_answers']:.1f} %"])
+        rows.append([name, *cells, f"{100 * one['same_answers']:.1f} %"])
     return table(["scorer", "ms per query", "speed-up", "coverage@200", "same answers"], rows)
 
 
@@ -207,13 +207,13 @@ def paper_table(found: Found) -> str:
     }
     rows = []
     for name, runs in ours.items():
-        told = []
+        cells = []
         for run in runs:
             figures = _run(found, run)["evaluation"]
             search = figures["searches"]["rounds"]
             parts = [f"{100 * value:.1f}" for value in (search["recall_retrieval"], figures["recall_all"])]
-            told.append(" / ".join([*parts, f"{100 * search['recall_delta']:.2f}"]))
-        rows.append([name, *told, *theirs[name]])
+            cells.append(" / ".join([*parts, f"{100 * search['recall_delta']:.2f}"]))
+        rows.append([name, *cells, *theirs[name]])
     baselines = _run(found, "attention_seed0")["evaluation"]["baselines"]
     for name in ("most_popular", "own_history"):
         rows.append([title_of(name), f"{100 * baselines[name]['200']['recall']:.1f}", "", "", ""])

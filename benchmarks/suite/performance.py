@@ -78,10 +78,10 @@ def _section(part: Part, figures: Mapping[str, Any], took: tuple[float | None, f
     summary = figures["summary"]
     names = part.figures or {name: name.replace("_", " ") for name in summary}
     rows = [[words, summary[name]] for name, words in names.items() if _is_plain(summary.get(name))]
-    told = [f"`{part.command}`" if figures.get("quick", True) else f"`{part.command.replace(' QUICK=1', '')}`"]
-    told += [f"{figures['date'][:10]}"] if "date" in figures else []
-    told += [f"took {seconds:,.0f} s"] if seconds is not None else []
-    pieces = [f"## {part.title}\n", f"{', '.join(told)}; raw figures in `{part.name}.json`.\n"]
+    facts = [f"`{part.command}`" if figures.get("quick", True) else f"`{part.command.replace(' QUICK=1', '')}`"]
+    facts += [f"{figures['date'][:10]}"] if "date" in figures else []
+    facts += [f"took {seconds:,.0f} s"] if seconds is not None else []
+    pieces = [f"## {part.title}\n", f"{', '.join(facts)}; raw figures in `{part.name}.json`.\n"]
     if others is not None and others > MUCH_OTHER_WORK:
         pieces.append(
             f"**Other work used {100 * others:.0f} % of the cores in the meantime, so these figures are rough.**\n"
@@ -119,14 +119,14 @@ def _origins(found: Mapping[str, Mapping[str, Any]]) -> str:
         facts = json.loads(key)
         if len(groups) > 1:
             pieces.append(f"For {', '.join(names)}:\n")
-        rows = [[name.replace("_", " "), _told(value)] for name, value in (facts["machine"] or {}).items()]
+        rows = [[name.replace("_", " "), _joined(value)] for name, value in (facts["machine"] or {}).items()]
         versions = ", ".join(f"{name} {value}" for name, value in (facts["versions"] or {}).items())
         rows += [["versions", versions or "not recorded"], ["commit", facts["commit"] or "not recorded"]]
         pieces.append(table(["", ""], rows))
     return "\n".join(pieces)
 
 
-def _told(value: Any) -> Any:
+def _joined(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 

@@ -108,8 +108,10 @@ class Suite:
     def summary(self) -> list[str]:
         """Returns a line for each part: whether it failed, and how long it took."""
         spent = self._record["parts"]
-        told = {name: f"{one['seconds']:,.0f} s" for name, one in spent.items()} | dict.fromkeys(self.failed, "FAILED")
-        return [f"{part.name:12} {told.get(part.name, 'not measured')}" for part in self._parts]
+        spent_or_failed = {name: f"{one['seconds']:,.0f} s" for name, one in spent.items()} | dict.fromkeys(
+            self.failed, "FAILED"
+        )
+        return [f"{part.name:12} {spent_or_failed.get(part.name, 'not measured')}" for part in self._parts]
 
     def _target(self, part: Part) -> Path:
         return self._out / f"{part.name}.json"

@@ -46,7 +46,7 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
         )
     for name, spec in features.items():
         check_dense(name, spec)
-    own_seeds, defaults = _of_an_export(folder, features)
+    own_seeds, defaults = _seeds_and_defaults(folder, features)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Source(
         kind="saved_model",
@@ -61,7 +61,7 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
     )
 
 
-def _of_an_export(folder: Path, features: Mapping[str, tf.TensorSpec]) -> tuple[str | None, dict[str, tf.Tensor]]:
+def _seeds_and_defaults(folder: Path, features: Mapping[str, tf.TensorSpec]) -> tuple[str | None, dict[str, tf.Tensor]]:
     """Returns the seeds and the features' defaults of a model that `nann export` wrote; none for any other model."""
     if not (folder / FILE).exists():
         return None, {}

@@ -74,7 +74,9 @@ class Source:
             raise NannError("the model's `user` takes no features; it needs at least one")
         for name, spec in self.features.items():
             if spec.shape.rank is None or spec.shape.rank < 1 or spec.shape[0] is not None:
-                raise NannError(f"feature {name} has shape {spec.shape}, it must begin with the batch, such as [None, 3]")
+                raise NannError(
+                    f"feature {name} has shape {spec.shape}, it must begin with the batch, such as [None, 3]"
+                )
         if self.seeds is not None:
             spec = self.features.get(self.seeds)
             if spec is None or spec.dtype not in (tf.int32, tf.int64) or spec.shape.rank != 2:

@@ -27,10 +27,10 @@ def test_the_performance_page_says_what_its_json_says():
 
 
 def test_every_kind_of_figures_stands_in_a_page():
-    told = "".join((ROOT / page).read_text() for page in PAGES)
-    names = re.findall(r"<!-- figures: (.*?) -->", told)
+    text = "".join((ROOT / page).read_text() for page in PAGES)
+    names = re.findall(r"<!-- figures: (.*?) -->", text)
     assert sorted(names) == sorted(FIGURES)
-    assert told.count("<!-- end of figures -->") == len(names)
+    assert text.count("<!-- end of figures -->") == len(names)
 
 
 def test_a_figure_changed_by_hand_or_in_the_json_shows(tmp_path):
@@ -49,6 +49,6 @@ def test_what_the_paper_page_says_of_its_tables_stands_in_them():
     """The text of docs/paper.md quotes recalls from docs/paper_tables.md, which `make bench-paper` writes."""
     page = re.sub(r"<!-- figures.*?end of figures -->", "", (ROOT / "docs/paper.md").read_text(), flags=re.DOTALL)
     tables = (ROOT / "docs/paper_tables.md").read_text()
-    told = set(re.findall(r"0\.\d{4}", page)) - OF_EARLIER_RUNS
-    assert len(told) > 40
-    assert {figure for figure in told if figure not in tables} == set()
+    quoted = set(re.findall(r"0\.\d{4}", page)) - OF_EARLIER_RUNS
+    assert len(quoted) > 40
+    assert {figure for figure in quoted if figure not in tables} == set()

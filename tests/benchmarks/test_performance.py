@@ -89,14 +89,16 @@ def test_parts_of_several_machines_say_which_is_whose(results):
     figures = json.loads((results / "plain.json").read_text())
     write_json(results / "plain.json", {**figures, "commit": "ba9876543210-dirty"})
     page = make_page(results, (FAST, PLAIN, NEVER))
-    assert page.index("For fast:") < page.index("0123456789ab") < page.index("For plain:") < page.index("ba9876543210-d")
+    assert (
+        page.index("For fast:") < page.index("0123456789ab") < page.index("For plain:") < page.index("ba9876543210-d")
+    )
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.05, False), (0.42, True), (None, False)])
-def test_figures_beside_much_other_work_are_called_rough(results, share, told):
+@pytest.mark.parametrize(("share", "rough"), [(0.05, False), (0.42, True), (None, False)])
+def test_figures_beside_much_other_work_are_called_rough(results, share, rough):
     write_json(results / "run.json", {"parts": {"fast": {"seconds": 60, "other_work": share}}})
     page = make_page(results, (FAST, PLAIN, NEVER))
-    assert ("**Other work used 42 % of the cores in the meantime, so these figures are rough.**" in page) == told
+    assert ("**Other work used 42 % of the cores in the meantime, so these figures are rough.**" in page) == rough
 
 
 def test_nothing_measured_is_a_page_too(tmp_path):

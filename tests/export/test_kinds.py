@@ -69,7 +69,7 @@ def test_the_cure_for_a_ragged_feature_gives_the_same_answers(tmp_path):
     wanted = model.user({"history": ragged})[0].numpy() @ TABLE.T
     with pytest.raises(NannError) as error:
         open_source(model)
-    spec, code = str(error.value).split("take ")[1].split(" and make of it what it needs: ")
+    spec, code = str(error.value).split("take ")[1].split(" and convert it itself: ")
     dense = Pooled(eval(spec, {"tf": tf}), eval(f"lambda features: {code}", {"tf": tf}))
     build_index(np.arange(50), TABLE, tmp_path / "index", Hnsw(threads=1))
     target = export(dense, tmp_path / "index", tmp_path / "1", Defaults(k=50), options=ExportOptions(rewrite=False))
