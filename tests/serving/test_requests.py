@@ -217,7 +217,9 @@ def test_a_feature_may_be_allowed_nan(servable, tmp_path, exported):
     missing = servable.signature("retrieve").run({**FEATURES, "age": np.full([3, 1], math.nan, np.float32)})
     zero = servable.signature("retrieve").run({**FEATURES, "age": np.zeros([3, 1], np.float32)})
     np.testing.assert_array_equal(missing["scores"], zero["scores"])
-    with pytest.raises(NannError, match="allowed in 'ages', which is not a feature of floats; the model has vector, age"):
+    with pytest.raises(
+        NannError, match="allowed in 'ages', which is not a feature of floats; the model has vector, age"
+    ):
         export(
             Awkward(), exported.parents[1] / "index", tmp_path / "1", options=ExportOptions(allow_non_finite=["ages"])
         )
