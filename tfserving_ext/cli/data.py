@@ -80,8 +80,8 @@ def convert(
 ) -> None:
     """Convert behaviours to sequences, split by user. Run the same command again after an interruption to resume.
 
-    A row is user_id,item_id,category_id,behavior_type,timestamp. While it runs, it takes about as much disk space as
-    the CSV.
+    A row is user_id,item_id,category_id,behavior_type,timestamp. While it runs, it takes about as much additional disk
+    space as the CSV.
     """
     from tfserving_ext.artifacts import read_json
     from tfserving_ext.data.convert import MEMORY_BYTES

@@ -60,7 +60,8 @@ def export(
         bool, typer.Option(help="Rewrite the scorer by the graph passes; its scores are compared with the model's.")
     ] = True,
     fold_items: Annotated[
-        bool, typer.Option(help="Store computations that depend on the item alone in the index, if that is faster.")
+        bool,
+        typer.Option(help="Precompute what depends on the item alone and store it in the index, if faster."),
     ] = True,
     allow_non_finite: Annotated[
         list[str] | None,

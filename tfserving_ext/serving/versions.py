@@ -97,7 +97,7 @@ class Version:
         return False
 
     def retire(self) -> bool:
-        """Stops the version from taking requests; returns False if it was already retired or never loading."""
+        """Stops the version from taking requests; returns False if it was neither loading nor available."""
         if not self._allows("retire"):
             return False
         self._take("retire")
