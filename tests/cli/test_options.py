@@ -1,8 +1,10 @@
 """Every option of every command reaches the Python function behind it."""
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,6 +15,8 @@ import rich.text
 import typer
 from typer.testing import CliRunner
 
+import export_tools
+import tfserving_ext
 from tests.cli import building, measuring, serving
 from tests.cli.entries import FILES, GONE, Command, Option
 from tfserving_ext import cli
@@ -88,8 +92,17 @@ def _recorder(name: str, function: Callable[..., Any], result: Any, seen: dict[s
     return recorded
 
 
+@pytest.fixture(scope="module")
+def everything_imported() -> None:
+    """Imports all modules, because a module first imported while a recorder is in place would keep the recorder."""
+    for package in (tfserving_ext, export_tools):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            with contextlib.suppress(ImportError):  # An extra that is not installed.
+                importlib.import_module(module.name)
+
+
 @pytest.fixture
-def reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., dict[str, Any]]:
+def reached(everything_imported: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Callable[..., dict[str, Any]]:
     """Runs a command line; returns the arguments of the functions behind it, by function and argument."""
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():
