@@ -19,8 +19,8 @@ absl::Status CheckOne(absl::string_view name, const std::vector<NameAttrList>& f
       absl::StrCat(name, " holds ", functions.size(), " functions, allowed are 0 and 1"));
 }
 
-// Returns a function that calls `function` so that XLA compiles it. The mark for XLA has to be on a
-// node that calls: it has no effect on a function that is named by an attribute of an op.
+// Returns a function that calls `function` so that XLA compiles it. XLA compiles a marked function
+// where a node calls it, but not if an op instantiates it directly, as one named by an attribute.
 absl::StatusOr<FunctionDef> ForXla(const FunctionDef& function, const std::string& name) {
   GraphDef graph;
   NodeDef call;
