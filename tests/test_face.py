@@ -61,6 +61,7 @@ def test_every_package_says_what_it_offers():
             assert "__all__" in names, file
 
 
+@pytest.mark.medium
 def test_nothing_is_imported_before_it_is_used(tmp_path):
     script = (
         "import sys\n"

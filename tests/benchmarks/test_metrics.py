@@ -16,6 +16,7 @@ def few_queries(monkeypatch):
     monkeypatch.setattr(metrics, "QUERIES", 100)
 
 
+@pytest.mark.medium
 def test_all_engines_search_the_same_items(tmp_path):
     vectors = unit_length(np.random.default_rng(3).normal(size=[900, 12]).astype(np.float32))
     items, queries = metrics.split(vectors, None)

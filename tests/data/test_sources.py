@@ -197,6 +197,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         rows_of(tmp_path)
 
 
+@pytest.mark.medium
 def test_damaged_gzip_is_refused(tmp_path):
     path = tmp_path / "a.csv.gz"
     whole = gzip.compress(GOOD.encode() * 1000)

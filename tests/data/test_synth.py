@@ -105,6 +105,7 @@ def test_refuses_sizes_out_of_range(config, words):
         SynthConfig(**config)
 
 
+@pytest.mark.medium
 def test_few_users_of_many_rows_are_made_a_few_at_a_time(tmp_path):
     corpus = made_up._Corpus(SynthConfig(rows=1_000_000, users=100))
     assert 1 <= corpus.users_at_once < 1000

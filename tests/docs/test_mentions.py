@@ -62,6 +62,7 @@ def _mentions():
         yield f"{command.page}:{command.line}", list(command.words)
 
 
+@pytest.mark.medium
 def test_every_command_and_option_that_is_mentioned_exists():
     """First contact, line 26."""
     wrong = []
@@ -171,6 +172,7 @@ def test_every_command_is_run_or_says_why_not(command):
     assert program in RUNS or reasons, f"{command}: neither run nor in ELSEWHERE"
 
 
+@pytest.mark.medium
 def test_nothing_is_left_out_that_no_page_has():
     from tests.docs.running import ELSEWHERE
 

@@ -191,6 +191,7 @@ def test_an_archive_by_the_name_of_an_array_is_refused(original, name):
         read_original(*original)
 
 
+@pytest.mark.medium
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255)), min_size=1, max_size=6), cut=st.booleans())
 def test_a_damaged_header_is_a_plain_error(tmp_path, changes, cut):

@@ -66,6 +66,7 @@ def run(code, hidden, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
+@pytest.mark.medium
 def test_only_these_packages_need_an_extra():
     done = run(IMPORT_ALL, ALL)
     assert done.returncode == 0, done.stderr
@@ -87,6 +88,7 @@ def test_an_index_is_built_exported_verified_and_served_without_any_extra(world,
     assert json.loads(done.stdout.splitlines()[-1]) == [1, 200]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("command", "hidden", "extra"),
     [

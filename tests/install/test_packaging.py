@@ -43,6 +43,7 @@ def imports(path):
             yield node.module
 
 
+@pytest.mark.medium
 def test_all_that_is_imported_is_required():
     """First contact, line 1: what another distribution happens to bring, as TensorFlow did TensorBoard, is named."""
     peers = (ROOT / "benchmarks" / "requirements.in").read_text().splitlines()

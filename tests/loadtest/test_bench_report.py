@@ -145,6 +145,7 @@ def test_a_single_second_has_no_intervals(written):
     assert " to " not in text.split("Levels of load")[1].split("Grey")[0].split("95 % intervals.")[1]
 
 
+@pytest.mark.medium
 def test_the_curve_is_ordered_by_load_with_the_load_at_its_points(written):
     levels = [results.level(amount, "closed") for amount in (1, 8, 4)]
     _, text, raw = written(results.result(*levels))

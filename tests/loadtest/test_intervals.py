@@ -31,6 +31,7 @@ def coverage(spans, true):
     return np.mean([low <= true <= high for low, high in spans])
 
 
+@pytest.mark.medium
 def test_the_interval_of_throughput_is_as_wide_as_theory_says(found):
     """The mean of n Poisson counts has the standard deviation sqrt(rate / n); 95 % are within 1.96 of these."""
     spans = np.array([each["per_second"] for each in found])

@@ -51,6 +51,7 @@ def test_a_recording_is_sent_at_its_times(tmp_path, speed):
     np.testing.assert_allclose(begins - begins[0], np.array(times) / speed, atol=0.15)
 
 
+@pytest.mark.medium
 def test_the_servers_own_count_of_requests_is_reported(doubling):
     options = ServerOptions(grpc_port=0, rest_port=0, rest=RestOptions(metrics_path=METRICS))
     with LocalServer({"doubling": doubling}, options) as server:
@@ -80,6 +81,7 @@ def test_a_profile_is_a_trace_for_tensorboard(doubling, tmp_path):
     assert trace.stat().st_size > XPLANE_LEAST
 
 
+@pytest.mark.medium
 def test_a_server_without_a_profiler_says_so(doubling, tmp_path):
     with running_stub() as stub, pytest.raises(NannError, match="profile needs profile_server"):
         bench(Scenario(target=stub.grpc, models=[STUB], profile=tmp_path / "profile", warm_up=0, seconds=1))

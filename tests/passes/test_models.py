@@ -70,6 +70,7 @@ def test_scores_are_the_original_s(name, fold_items):
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("fold_items", [False, True])
 @pytest.mark.parametrize("name", SCORERS)
 def test_another_user_s_scores_are_the_original_s_as_well(name, fold_items):
