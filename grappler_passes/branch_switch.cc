@@ -1,16 +1,16 @@
-// branch_switch: a request of one scenario runs that scenario's network alone.
+// branch_switch: has a request of one scenario run that scenario's network alone.
 //
 //   DynamicStitch(DynamicPartition(Range(n), p), [f(x0; W0), f(x1; W1), ...])
 //     with x0, x1, ... = DynamicPartition(x, p), and p the same scenario s for every item
 //   ->  f(x; Gather(Pack(W0, W1, ...), s))
 //
-// where the networks are alike and differ in their weights: these are chosen once per request, and
-// no item is moved. (The original's multi-DNN switch.) Networks that are not alike stay: those of
-// other scenarios run on no items.
+// where the networks differ in nothing but their weights, which are chosen once per request; no item
+// is moved. (The original's multi-DNN switch.) Networks that differ in more stay: those of the other
+// scenarios run on no items.
 #include <algorithm>
 #include <map>
+#include <memory>
 
-#include "absl/strings/str_cat.h"
 #include "grappler_passes/broadcasts.h"
 #include "grappler_passes/pass.h"
 
@@ -18,26 +18,25 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-// The scalar that all entries of `partitions` are, or "" where they may differ.
-std::string Scenario(ScorerGraph& scorer, const std::string& partitions) {
+// Returns the tensor with one element that all entries of `partitions` repeat.
+std::optional<std::string> Scenario(const ScorerGraph& scorer, const std::string& partitions) {
   std::string tensor = partitions;
   for (int steps = 0; steps < 4; ++steps) {
     const NodeDef& node = scorer.NodeOf(tensor);
-    const std::string source = BroadcastSource(scorer, tensor);
-    if (!source.empty()) {
-      tensor = source;
+    if (const auto source = BroadcastSource(scorer, tensor); source.has_value()) {
+      tensor = source->tensor;
     } else if (node.op() == "Reshape") {
       tensor = std::string(node.input(0));
     } else if (node.op() == "Fill") {
       tensor = std::string(node.input(1));
     } else {
-      return "";
+      return std::nullopt;
     }
     if (scorer.ShapeOf(tensor).elements() != 1 || scorer.OfItems(tensor)) continue;
-    if (scorer.DtypeOf(tensor) != DT_INT32) return "";
-    return scorer.Reshape(tensor, Shape::Scalar(), scorer.NodeOf(tensor));
+    if (scorer.DtypeOf(tensor) != DT_INT32) return std::nullopt;
+    return tensor;
   }
-  return "";
+  return std::nullopt;
 }
 
 bool CountsFromZero(const ScorerGraph& scorer, const std::string& tensor) {
@@ -46,68 +45,87 @@ bool CountsFromZero(const ScorerGraph& scorer, const std::string& tensor) {
          scorer.Integer(node.input(2)) == 1 && scorer.ShapeOf(tensor).rank() == 1;
 }
 
-// Merges the networks of all scenarios.
+// A plan that is applied once, however many others need its tensor.
+Plan Once(Plan plan) {
+  struct State {
+    Plan plan;
+    std::optional<std::string> made;
+  };
+  return [state = std::make_shared<State>(State{std::move(plan), {}})](ScorerGraph& graph) {
+    if (!state->made.has_value()) state->made = state->plan(graph);
+    return *state->made;
+  };
+}
+
+// Plans the one network that the networks of all scenarios become.
 class Merger {
  public:
-  Merger(ScorerGraph& scorer, std::string partitions, std::string scenario)
-      : scorer_(scorer), partitions_(std::move(partitions)), scenario_(std::move(scenario)) {}
+  Merger(const ScorerGraph& scorer, std::string partitions, const std::string& scenario)
+      : scorer_(scorer),
+        partitions_(std::move(partitions)),
+        scenario_(Once([scenario](ScorerGraph& graph) {
+          return graph.Reshape(scenario, Shape::Scalar(), graph.NodeOf(scenario));
+        })) {}
 
-  // What DynamicPartition cut into `tensors`, or "".
-  std::string Partitioned(const std::vector<std::string>& tensors) const {
+  // Returns the tensor that DynamicPartition cut into `tensors`.
+  std::optional<std::string> Partitioned(const std::vector<std::string>& tensors) const {
     const NodeDef& node = scorer_.NodeOf(tensors[0]);
-    if (node.op() != "DynamicPartition" || node.input(1) != partitions_) return "";
-    if (IntOf(node, "num_partitions") != tensors.size() || !scorer_.Free(node)) return "";
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      if (tensors[i] != (i == 0 ? node.name() : absl::StrCat(node.name(), ":", i))) return "";
-    }
+    if (node.op() != "DynamicPartition" || node.input(1) != partitions_) return std::nullopt;
+    if (IntOf(node, "num_partitions") != tensors.size() || !scorer_.Free(node)) return std::nullopt;
+    if (!AreOutputs(node, tensors)) return std::nullopt;
     return node.input(0);
   }
 
-  // What the scenario's network computes where each network computes one of `tensors`, or "".
-  std::string Merge(const std::vector<std::string>& tensors, int depth = 0) {
+  // Plans the tensor of the scenario's network, where each network computes one of `tensors`.
+  std::optional<Plan> Merge(const std::vector<std::string>& tensors, int depth = 0) {
     // Networks may need the same tensors again and again: each is looked at once.
-    const auto [found, first] = merged_.try_emplace(tensors, "");
-    if (first && depth < kMaxDepth) {
-      const std::string made = Make(tensors, depth);
-      merged_[tensors] = made;
-      return made;
-    }
+    const auto [found, first] = merged_.try_emplace(tensors);
+    if (first && depth < kMaxDepth) found->second = Make(tensors, depth);
     return found->second;
   }
 
  private:
   static constexpr int kMaxDepth = 200;  // Of operations; no network that we know has so many.
 
-  std::string Make(const std::vector<std::string>& tensors, int depth) {
-    const std::string whole = Partitioned(tensors);
-    if (!whole.empty()) return whole;
-    if (std::all_of(tensors.begin(), tensors.end(),
-                    [&](const std::string& tensor) { return tensor == tensors[0]; })) {
-      return scorer_.OfItems(tensors[0]) ? "" : tensors[0];
+  std::optional<Plan> Make(const std::vector<std::string>& tensors, int depth) {
+    const auto all = [&tensors](auto condition) {
+      return std::all_of(tensors.begin(), tensors.end(), condition);
+    };
+    if (const auto whole = Partitioned(tensors); whole.has_value()) return Existing(*whole);
+    const NodeDef& first = scorer_.NodeOf(tensors[0]);
+    if (all([&tensors](const std::string& tensor) { return tensor == tensors[0]; })) {
+      if (scorer_.OfItems(tensors[0])) return std::nullopt;
+      return Existing(tensors[0]);
     }
-    const std::string same = SameConstant(tensors);
-    if (!same.empty()) return same;
-    if (std::none_of(tensors.begin(), tensors.end(),
-                     [this](const std::string& tensor) { return scorer_.OfItems(tensor); })) {
+    if (all([&](const std::string& tensor) {
+          const NodeDef& node = scorer_.NodeOf(tensor);
+          return node.op() == "Const" && SameAttributes(node, first);
+        })) {
+      return Existing(tensors[0]);
+    }
+    if (all([this](const std::string& tensor) { return !scorer_.OfItems(tensor); })) {
       return Choose(tensors);
     }
-    const NodeDef& first = scorer_.NodeOf(tensors[0]);
-    std::vector<std::string> inputs;
+    std::vector<Plan> inputs;
     for (int input = 0; input < NumInputs(first); ++input) {
       std::vector<std::string> operands;
       for (const std::string& tensor : tensors) {
         const NodeDef& node = scorer_.NodeOf(tensor);
-        if (NodeName(tensor) != tensor || !Alike(node, first)) return "";
+        if (NodeName(tensor) != tensor || !Alike(node, first)) return std::nullopt;
         operands.push_back(node.input(input));
       }
-      inputs.push_back(Merge(operands, depth + 1));
-      if (inputs.back().empty()) return "";
+      auto plan = Merge(operands, depth + 1);
+      if (!plan.has_value()) return std::nullopt;
+      inputs.push_back(*std::move(plan));
     }
-    return inputs.empty() ? "" : scorer_.Clone(first, inputs, Shape());
+    if (inputs.empty()) return std::nullopt;
+    return Once([&first, inputs = std::move(inputs)](ScorerGraph& graph) {
+      return graph.Clone(first, Apply(inputs, graph), Shape());
+    });
   }
 
   bool Alike(const NodeDef& node, const NodeDef& first) const {
-    // Each row of the result must be made of that row of the operands.
+    // Each row of the result must be computed from that row of the operands.
     if (!IsUnary(node) && !IsBinary(node) && node.op() != "MatMul" && node.op() != "BiasAdd" &&
         node.op() != "ConcatV2" && node.op() != "Softmax") {
       return false;
@@ -121,63 +139,53 @@ class Merger {
     return scorer_.Free(node) && SameAttributes(node, first);
   }
 
-  std::string SameConstant(const std::vector<std::string>& tensors) const {
-    const NodeDef& first = scorer_.NodeOf(tensors[0]);
-    for (const std::string& tensor : tensors) {
-      const NodeDef& node = scorer_.NodeOf(tensor);
-      if (node.op() != "Const" || !SameAttributes(node, first)) return "";
-    }
-    return tensors[0];
-  }
-
-  // The one of the scenario.
-  std::string Choose(const std::vector<std::string>& tensors) {
+  // Plans the choice of the scenario's tensor among `tensors`.
+  std::optional<Plan> Choose(const std::vector<std::string>& tensors) const {
     const Shape& shape = scorer_.ShapeOf(tensors[0]);
-    if (scorer_.DtypeOf(tensors[0]) == DT_RESOURCE) return "";
+    const DataType dtype = scorer_.DtypeOf(tensors[0]);
+    if (dtype == DT_RESOURCE) return std::nullopt;
     for (const std::string& tensor : tensors) {
-      if (scorer_.ShapeOf(tensor) != shape) return "";
-      if (scorer_.DtypeOf(tensor) != scorer_.DtypeOf(tensors[0])) return "";
+      if (scorer_.ShapeOf(tensor) != shape || scorer_.DtypeOf(tensor) != dtype) return std::nullopt;
     }
-    const NodeDef& like = scorer_.NodeOf(tensors[0]);
-    const int64_t count = tensors.size();
-    const std::string all = scorer_.Add("Pack", tensors, shape.WithFirst(count), like,
+    return Once([scenario = scenario_, tensors, shape, dtype](ScorerGraph& graph) {
+      const NodeDef& like = graph.NodeOf(tensors[0]);
+      const int64_t count = tensors.size();
+      const std::string all = graph.Add("Pack", tensors, shape.WithFirst(count), like,
                                         {{"N", IntAttr(count)}, {"axis", IntAttr(0)}});
-    return scorer_.Add("GatherV2", {all, scenario_, scorer_.AddInteger(0, like)}, shape, like,
-                       {{"Tparams", TypeAttr(scorer_.DtypeOf(all))},
+      return graph.Add("GatherV2", {all, scenario(graph), graph.AddInteger(0, like)}, shape, like,
+                       {{"Tparams", TypeAttr(dtype)},
                         {"Tindices", TypeAttr(DT_INT32)},
                         {"Taxis", TypeAttr(DT_INT32)},
                         {"batch_dims", IntAttr(0)}});
+    });
   }
 
-  ScorerGraph& scorer_;
-  const std::string partitions_, scenario_;
-  std::map<std::vector<std::string>, std::string> merged_;
+  const ScorerGraph& scorer_;
+  const std::string partitions_;
+  const Plan scenario_;
+  std::map<std::vector<std::string>, std::optional<Plan>> merged_;
 };
 
-bool Switch(ScorerGraph& scorer, NodeDef& stitch) {
+std::optional<Plan> MatchStitch(const ScorerGraph& scorer, const NodeDef& stitch) {
   const int count = NumInputs(stitch) / 2;  // Places, then data.
-  if (count < 2) return false;
-  const std::vector<std::string> places(stitch.input().begin(), stitch.input().begin() + count);
-  const std::vector<std::string> data(stitch.input().begin() + count,
-                                      stitch.input().begin() + 2 * count);
+  if (count < 2) return std::nullopt;
+  const auto data = stitch.input().begin() + count;
+  const std::vector<std::string> places(stitch.input().begin(), data);
   const NodeDef& partition = scorer.NodeOf(places[0]);
-  if (partition.op() != "DynamicPartition") return false;
+  if (partition.op() != "DynamicPartition") return std::nullopt;
   const std::string partitions = partition.input(1);
-  const std::string scenario = Scenario(scorer, partitions);
-  if (scenario.empty()) return false;
-  Merger merger(scorer, partitions, scenario);
-  const std::string order = merger.Partitioned(places);
-  if (order.empty() || !CountsFromZero(scorer, order)) return false;
-  const std::string made = merger.Merge(data);
-  if (made.empty()) return false;
-  scorer.Replace(stitch.name(), made);
-  return true;
+  const auto scenario = Scenario(scorer, partitions);
+  if (!scenario.has_value()) return std::nullopt;
+  Merger merger(scorer, partitions, *scenario);
+  const auto order = merger.Partitioned(places);
+  if (!order.has_value() || !CountsFromZero(scorer, *order)) return std::nullopt;
+  return merger.Merge({data, data + count});
 }
 
 }  // namespace
 
 Pass BranchSwitch() {
-  return {"branch_switch", {{{"DynamicStitch", "ParallelDynamicStitch"}, Switch}}};
+  return {"branch_switch", {{{"DynamicStitch", "ParallelDynamicStitch"}, MatchStitch}}};
 }
 
 }  // namespace nann_passes

@@ -1,4 +1,5 @@
-// broadcast_elimination: a tensor of the user that is repeated for every item need not be.
+// broadcast_elimination: drops the repetition of a user's tensor for every item, or moves it behind
+// the operations that follow.
 //
 //   Broadcast(x)                    ->  x                       where it repeats nothing
 //   op(Broadcast(x), y)             ->  op(x, y)                where y has the result's shape
@@ -16,75 +17,74 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-bool RepeatsNothing(const ScorerGraph& scorer, const NodeDef& node) {
-  if (node.op() != "Tile" && node.op() != "BroadcastTo") return false;
-  return scorer.ShapeOf(node.input(0)) == scorer.ShapeOf(node.name());
-}
-
-bool OnElements(const NodeDef& node) {
-  return IsUnary(node) || IsBinary(node) || node.op() == "Softmax";
-}
-
-bool Elementwise(ScorerGraph& scorer, NodeDef* node) {
-  const Shape& out = scorer.ShapeOf(node->name());
-  if (!out.known()) return false;
-  std::vector<std::string> inputs;
+std::optional<Plan> MatchElementwise(const ScorerGraph& scorer, const NodeDef& node) {
+  if (!IsUnary(node) && !IsBinary(node) && node.op() != "Softmax") return std::nullopt;
+  const Shape& out = scorer.ShapeOf(node.name());
+  if (!out.known()) return std::nullopt;
+  std::vector<std::optional<Reshaped>> sources;
   bool any = false;
   Shape inner = Shape::Scalar();
-  for (int i = 0; i < NumInputs(*node); ++i) {
-    const std::string source = BroadcastSource(scorer, node->input(i));
-    inputs.push_back(source.empty() ? node->input(i) : source);
-    any = any || !source.empty();
-    inner = Broadcast(inner, scorer.ShapeOf(inputs.back()));
+  for (int i = 0; i < NumInputs(node); ++i) {
+    sources.push_back(BroadcastSource(scorer, node.input(i)));
+    const auto& source = sources.back();
+    any = any || source.has_value();
+    inner = Broadcast(inner, source.has_value() ? source->shape : scorer.ShapeOf(node.input(i)));
   }
-  if (!any || !inner.known()) return false;
-  if (node->op() == "Softmax" && !SameLast(inner, out)) return false;
-  const std::string made = scorer.Clone(*node, inputs, inner);
-  scorer.Replace(node->name(), BroadcastTo(scorer, made, out, *node));
-  return true;
+  if (!any || !inner.known()) return std::nullopt;
+  if (node.op() == "Softmax" && !SameLast(inner, out)) return std::nullopt;
+  return [&node, sources, inner, out](ScorerGraph& graph) {
+    std::vector<std::string> inputs;
+    for (size_t i = 0; i < sources.size(); ++i) {
+      inputs.push_back(sources[i].has_value() ? sources[i]->AddTo(graph) : node.input(i));
+    }
+    return BroadcastTo(graph, graph.Clone(node, inputs, inner), out, node);
+  };
 }
 
-bool Product(ScorerGraph& scorer, NodeDef* node) {
-  const std::string source = BroadcastSource(scorer, node->input(0));
-  const Shape& out = scorer.ShapeOf(node->name());
-  if (source.empty() || !out.known() || BoolOf(*node, "transpose_a")) return false;
-  if (!SameLast(scorer.ShapeOf(source), scorer.ShapeOf(node->input(0)))) return false;
-  const std::string made =
-      scorer.MatMul(source, node->input(1), false, BoolOf(*node, "transpose_b"), *node);
-  scorer.Replace(node->name(), BroadcastTo(scorer, made, out, *node));
-  return true;
+std::optional<Plan> MatchProduct(const ScorerGraph& scorer, const NodeDef& node) {
+  const auto source = BroadcastSource(scorer, node.input(0));
+  const Shape& out = scorer.ShapeOf(node.name());
+  if (!source.has_value() || !out.known() || BoolOf(node, "transpose_a")) return std::nullopt;
+  if (!SameLast(source->shape, scorer.ShapeOf(node.input(0)))) return std::nullopt;
+  return [&node, source, out](ScorerGraph& graph) {
+    const std::string product =
+        graph.MatMul(source->AddTo(graph), node.input(1), false, BoolOf(node, "transpose_b"), node);
+    return BroadcastTo(graph, product, out, node);
+  };
 }
 
-bool BatchedProduct(ScorerGraph& scorer, NodeDef* node) {
-  const Shape& out = scorer.ShapeOf(node->name());
+std::optional<Plan> MatchBatchedProduct(const ScorerGraph& scorer, const NodeDef& node) {
+  const Shape& out = scorer.ShapeOf(node.name());
   for (int i : {0, 1}) {
-    const std::string source = BroadcastSource(scorer, node->input(i));
-    const Shape& other = scorer.ShapeOf(node->input(1 - i));
-    const Shape& small = scorer.ShapeOf(source);
-    const Shape& full = scorer.ShapeOf(node->input(i));
+    const auto source = BroadcastSource(scorer, node.input(i));
+    if (!source.has_value()) continue;
+    const Shape &small = source->shape, &full = scorer.ShapeOf(node.input(i));
+    const Shape& other = scorer.ShapeOf(node.input(1 - i));
     if (!SameLast(small, full) || !SameLast(small.WithoutLast(1), full.WithoutLast(1))) continue;
     if (Broadcast(small.WithoutLast(2), other.WithoutLast(2)) != out.WithoutLast(2)) continue;
-    scorer.SetInput(node, i, source);
-    return true;
+    return [&node, i, source](ScorerGraph& graph) {
+      graph.SetInput(node, i, source->AddTo(graph));
+      return node.name();
+    };
   }
-  return false;
+  return std::nullopt;
 }
 
-bool Eliminate(ScorerGraph& scorer, NodeDef& node) {
-  if (RepeatsNothing(scorer, node)) {
-    scorer.Replace(node.name(), node.input(0));
-    return true;
+std::optional<Plan> Match(const ScorerGraph& scorer, const NodeDef& node) {
+  if ((node.op() == "Tile" || node.op() == "BroadcastTo") &&
+      scorer.ShapeOf(node.input(0)) == scorer.ShapeOf(node.name())) {
+    return Existing(node.input(0));
   }
-  // A broadcast itself is no operation to move one behind.
-  if (!BroadcastSource(scorer, node.name()).empty()) return false;
-  if (node.op() == "MatMul") return Product(scorer, &node);
-  if (node.op() == "BatchMatMulV2") return BatchedProduct(scorer, &node);
-  return OnElements(node) && Elementwise(scorer, &node);
+  // A broadcast is not moved behind another one.
+  if (BroadcastSource(scorer, node.name()).has_value()) return std::nullopt;
+  if (node.op() == "MatMul") return MatchProduct(scorer, node);
+  if (node.op() == "BatchMatMulV2") return MatchBatchedProduct(scorer, node);
+  return MatchElementwise(scorer, node);
 }
 
 }  // namespace
 
-Pass BroadcastElimination() { return {"broadcast_elimination", {{{}, Eliminate}}}; }
+Pass BroadcastElimination() { return {"broadcast_elimination", {{{}, Match}}}; }
 
 }  // namespace nann_passes
 }  // namespace tensorflow

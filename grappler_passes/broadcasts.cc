@@ -1,10 +1,13 @@
 #include "grappler_passes/broadcasts.h"
 
+#include <utility>
+#include <vector>
+
 namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-// All axes on which the shapes differ have extent 1 in `from`.
+// Whether `from` becomes `to` by repetition along axes of extent 1.
 bool Repeats(const Shape& from, const Shape& to) {
   if (!from.known() || from.rank() != to.rank() || from == to) return false;
   for (int i = 0; i < from.rank(); ++i) {
@@ -14,133 +17,133 @@ bool Repeats(const Shape& from, const Shape& to) {
 }
 
 bool AllOnes(const ScorerGraph& scorer, const std::string& tensor) {
-  const NodeDef* node = &scorer.NodeOf(tensor);
-  std::string filled = tensor;
-  if (node->op() == "Fill") {
-    filled = node->input(1);
-    node = &scorer.NodeOf(filled);
-  }
-  if (node->op() == "OnesLike") return true;
-  Tensor value;
-  if (!scorer.Constant(filled, &value) || value.dtype() != DT_FLOAT) return false;
-  for (int64_t i = 0; i < value.NumElements(); ++i) {
-    if (value.flat<float>()(i) != 1) return false;
+  const NodeDef& node = scorer.NodeOf(tensor);
+  const std::string filled = node.op() == "Fill" ? node.input(1) : tensor;
+  if (scorer.NodeOf(filled).op() == "OnesLike") return true;
+  const auto value = scorer.Constant(filled);
+  if (!value.has_value() || value->dtype() != DT_FLOAT) return false;
+  for (int64_t i = 0; i < value->NumElements(); ++i) {
+    if (value->flat<float>()(i) != 1) return false;
   }
   return true;
 }
 
-// `tensor` with axes of extent 1 before, up to `rank`; "" where it has more, or none that are known.
-std::string WithRank(ScorerGraph& scorer, const std::string& tensor, int rank,
-                     const NodeDef& like) {
-  Shape shape = scorer.ShapeOf(tensor);
-  if (!shape.known() || shape.rank() > rank) return "";
+// An input of `node`, with axes of extent 1 before its own, up to `rank`.
+std::optional<Reshaped> WithRank(const ScorerGraph& scorer, const NodeDef& node, int input,
+                                 int rank) {
+  Shape shape = scorer.ShapeOf(node.input(input));
+  if (!shape.known() || shape.rank() > rank) return std::nullopt;
   while (shape.rank() < rank) shape = shape.WithFirst(1);
-  return scorer.Reshape(tensor, shape, like);
+  return Reshaped{node.input(input), shape, &node};
 }
 
-// A stranger's graph may reshape what was reshaped without end.
+// A graph that a stranger wrote may chain reshapes without end.
 constexpr int kMaxReshapes = 100;
 
-std::string Source(ScorerGraph& scorer, const std::string& tensor, int reshapes);
+std::optional<Reshaped> Source(const ScorerGraph& scorer, const std::string& tensor, int reshapes);
 
-// Of a reshape that drops or adds axes of extent 1, as tf.repeat has one behind a Tile, or that merges
-// axes of which all are repeated from one, or none.
-std::string BehindReshape(ScorerGraph& scorer, const NodeDef& node, const Shape& out,
-                          int reshapes) {
-  const std::string inner = Source(scorer, node.input(0), reshapes + 1);
-  if (inner.empty()) return "";
-  const Shape &full = scorer.ShapeOf(node.input(0)), &small = scorer.ShapeOf(inner);
+// The source of a reshape that drops or adds axes of extent 1, as tf.repeat has one behind a Tile, or
+// that merges axes of which all are repeated from extent 1, or none.
+std::optional<Reshaped> SourceOfReshape(const ScorerGraph& scorer, const NodeDef& node,
+                                        const Shape& out, int reshapes) {
+  auto inner = Source(scorer, node.input(0), reshapes + 1);
+  if (!inner.has_value()) return std::nullopt;
+  const Shape& full = scorer.ShapeOf(node.input(0));
   Extents source;
   int axis = 0;
   for (const int64_t extent : out.extents()) {
     int64_t merged = 1, kept = 1;
     for (; merged < extent && axis < full.rank(); ++axis) {
       merged *= full[axis];
-      kept *= small[axis];
+      kept *= inner->shape[axis];
     }
-    if (merged != extent || (kept != merged && kept != 1)) return "";
+    if (merged != extent || (kept != merged && kept != 1)) return std::nullopt;
     source.push_back(kept);
   }
   while (full[axis] == 1) ++axis;
-  return axis < full.rank() ? "" : scorer.Reshape(inner, Shape(std::move(source)), node);
+  if (axis < full.rank()) return std::nullopt;
+  const Shape shape(std::move(source));
+  return shape == inner->shape ? *inner : Reshaped{inner->tensor, shape, &node};
 }
 
-std::string Source(ScorerGraph& scorer, const std::string& tensor, int reshapes) {
+std::optional<Reshaped> SourceOfGather(const ScorerGraph& scorer, const NodeDef& node) {
+  const Shape& rows = scorer.ShapeOf(node.input(0));
+  const Shape& indices = scorer.ShapeOf(node.input(1));
+  const int64_t axis = scorer.Integer(node.input(2)).value_or(-1);
+  if (!rows.known() || !indices.known() || axis < 0) return std::nullopt;
+  // With a single row, every index that is allowed is that row's.
+  if (IntOf(node, "batch_dims") != 0 || rows[axis] != 1) return std::nullopt;
+  Extents source = rows.extents();
+  source.erase(source.begin() + axis);
+  source.insert(source.begin() + axis, indices.rank(), 1);
+  return Reshaped{node.input(0), Shape(std::move(source)), &node};
+}
+
+std::optional<Reshaped> Source(const ScorerGraph& scorer, const std::string& tensor, int reshapes) {
   const NodeDef& node = scorer.NodeOf(tensor);
   const Shape& out = scorer.ShapeOf(tensor);
-  if (!out.known() || !scorer.Free(node) || reshapes > kMaxReshapes) return "";
-  const auto checked = [&](const std::string& source) {
-    return Repeats(scorer.ShapeOf(source), out) ? source : "";
-  };
+  if (!out.known() || !scorer.Free(node) || reshapes > kMaxReshapes) return std::nullopt;
+  std::optional<Reshaped> source;
   if (node.op() == "Tile" || node.op() == "BroadcastTo") {
-    return checked(WithRank(scorer, node.input(0), out.rank(), node));
-  }
-  if (node.op() == "Reshape") return checked(BehindReshape(scorer, node, out, reshapes));
-  if (node.op() == "Mul") {
+    source = WithRank(scorer, node, 0, out.rank());
+  } else if (node.op() == "Reshape") {
+    source = SourceOfReshape(scorer, node, out, reshapes);
+  } else if (node.op() == "Mul") {
     for (int i : {0, 1}) {
-      if (AllOnes(scorer, node.input(i)) && scorer.ShapeOf(node.input(1 - i)).known()) {
-        return checked(WithRank(scorer, node.input(1 - i), out.rank(), node));
-      }
+      if (!AllOnes(scorer, node.input(i)) || !scorer.ShapeOf(node.input(1 - i)).known()) continue;
+      source = WithRank(scorer, node, 1 - i, out.rank());
+      break;
     }
+  } else if (node.op() == "GatherV2") {
+    source = SourceOfGather(scorer, node);
   }
-  if (node.op() == "GatherV2") {
-    const Shape& rows = scorer.ShapeOf(node.input(0));
-    const Shape& indices = scorer.ShapeOf(node.input(1));
-    const int64_t axis = scorer.Integer(node.input(2)).value_or(-1);
-    if (!rows.known() || !indices.known() || axis < 0 || IntOf(node, "batch_dims") != 0) return "";
-    if (rows[axis] != 1) return "";  // A single row: any index that is allowed is its.
-    Extents source = rows.extents();
-    source.erase(source.begin() + axis);
-    source.insert(source.begin() + axis, indices.rank(), 1);
-    return checked(scorer.Reshape(node.input(0), Shape(std::move(source)), node));
-  }
-  return "";
+  return source.has_value() && Repeats(source->shape, out) ? source : std::nullopt;
+}
+
+// Adds the number of items, an int32 vector with one element.
+std::string CountOfItems(ScorerGraph& graph, const NodeDef& like) {
+  const AttrValue int32 = TypeAttr(DT_INT32);
+  const std::string extents =
+      graph.Add("Shape", {graph.Items().name()}, {3}, like, {{"out_type", int32}}, DT_INT32);
+  return graph.Add("Slice", {extents, graph.AddIntegers({1}, like), graph.AddIntegers({1}, like)},
+                   {1}, like, {{"Index", int32}});
 }
 
 }  // namespace
 
-std::string BroadcastSource(ScorerGraph& scorer, const std::string& tensor) {
+std::optional<Reshaped> BroadcastSource(const ScorerGraph& scorer, const std::string& tensor) {
   return Source(scorer, tensor, 0);
 }
 
-std::string ShapeVector(ScorerGraph& scorer, const Shape& shape, const NodeDef& like) {
-  std::string items;
-  for (const NodeDef* node : scorer.NodesOf({"_Arg"})) {
-    if (scorer.DependenceOf(node->name()) == kItem) items = node->name();
-  }
-  const AttrValue int32 = TypeAttr(DT_INT32);
-  const std::string extents =
-      scorer.Add("Shape", {items}, {3}, like, {{"out_type", int32}}, DT_INT32);
-  const std::string count =
-      scorer.Add("Slice", {extents, scorer.AddIntegers({1}, like), scorer.AddIntegers({1}, like)},
-                 {1}, like, {{"Index", int32}});
+std::string ShapeVector(ScorerGraph& graph, const Shape& shape, const NodeDef& like) {
+  const std::string count = CountOfItems(graph, like);
   std::vector<std::string> parts;
   for (const int64_t extent : shape.extents()) {
     if (!ManyItems(extent)) {
-      parts.push_back(scorer.AddIntegers({extent}, like));
+      parts.push_back(graph.AddIntegers({extent}, like));
     } else if (extent == kItems) {
       parts.push_back(count);
     } else {
-      parts.push_back(
-          scorer.Binary("Mul", count, scorer.AddIntegers({extent / kItems}, like), like));
+      parts.push_back(graph.Binary("Mul", count, graph.AddIntegers({extent / kItems}, like), like));
     }
   }
   if (parts.size() == 1) return parts[0];
   const int64_t rank = parts.size();
-  parts.push_back(scorer.AddInteger(0, like));
-  return scorer.Add("ConcatV2", parts, {rank}, like, {{"N", IntAttr(rank)}, {"Tidx", int32}});
+  parts.push_back(graph.AddInteger(0, like));
+  return graph.Add("ConcatV2", parts, {rank}, like,
+                   {{"N", IntAttr(rank)}, {"Tidx", TypeAttr(DT_INT32)}});
 }
 
-std::string BroadcastTo(ScorerGraph& scorer, const std::string& tensor, const Shape& shape,
+std::string BroadcastTo(ScorerGraph& graph, const std::string& tensor, const Shape& shape,
                         const NodeDef& like) {
-  if (scorer.ShapeOf(tensor) == shape) return tensor;
-  return scorer.Add("BroadcastTo", {tensor, ShapeVector(scorer, shape, like)}, shape, like,
-                    {{"Tidx", TypeAttr(DT_INT32)}});
+  if (graph.ShapeOf(tensor) == shape) return tensor;
+  return graph.Add("BroadcastTo", {tensor, ShapeVector(graph, shape, like)}, shape, like,
+                   {{"Tidx", TypeAttr(DT_INT32)}});
 }
 
-std::string AsMatrix(ScorerGraph& scorer, const std::string& tensor, const NodeDef& like) {
-  const Shape& shape = scorer.ShapeOf(tensor);
-  return scorer.Reshape(tensor, {shape.rows(), shape.rank() == 0 ? 1 : shape.last()}, like);
+std::string AsMatrix(ScorerGraph& graph, const std::string& tensor, const NodeDef& like) {
+  const Shape& shape = graph.ShapeOf(tensor);
+  return graph.Reshape(tensor, {shape.rows(), shape.rank() == 0 ? 1 : shape.last()}, like);
 }
 
 }  // namespace nann_passes

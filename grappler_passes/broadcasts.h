@@ -1,6 +1,7 @@
 #ifndef GRAPPLER_PASSES_BROADCASTS_H_
 #define GRAPPLER_PASSES_BROADCASTS_H_
 
+#include <optional>
 #include <string>
 
 #include "grappler_passes/scorer_graph.h"
@@ -8,20 +9,29 @@
 namespace tensorflow {
 namespace nann_passes {
 
-// What `tensor` repeats along axes of extent 1, or "" where it repeats nothing: of Tile,
-// BroadcastTo, a product with ones, and a gather from a single row. It has the rank of `tensor`.
-std::string BroadcastSource(ScorerGraph& scorer, const std::string& tensor);
+// A tensor in another shape, which is known. AddTo() reshapes it, beside the node `like`.
+struct Reshaped {
+  std::string tensor;
+  Shape shape;
+  const NodeDef* like;
 
-// An int32 vector of `shape`; how many items there are is known when the graph runs, from its
-// argument.
-std::string ShapeVector(ScorerGraph& scorer, const Shape& shape, const NodeDef& like);
+  std::string AddTo(ScorerGraph& graph) const { return graph.Reshape(tensor, shape, *like); }
+};
 
-// `tensor`, repeated along axes of extent 1 to `shape`.
-std::string BroadcastTo(ScorerGraph& scorer, const std::string& tensor, const Shape& shape,
+// Returns the tensor that `tensor` repeats along axes of extent 1, in a shape of the rank of
+// `tensor`. It sees through Tile, BroadcastTo, a product with ones, and a gather from a single row.
+std::optional<Reshaped> BroadcastSource(const ScorerGraph& scorer, const std::string& tensor);
+
+// Adds an int32 vector with the extents of `shape`. The number of items is read off the items when
+// the graph runs.
+std::string ShapeVector(ScorerGraph& graph, const Shape& shape, const NodeDef& like);
+
+// Repeats `tensor` along axes of extent 1 to `shape`.
+std::string BroadcastTo(ScorerGraph& graph, const std::string& tensor, const Shape& shape,
                         const NodeDef& like);
 
-// A matrix with the rows of `tensor`: [..., c] as [rows, c].
-std::string AsMatrix(ScorerGraph& scorer, const std::string& tensor, const NodeDef& like);
+// Reshapes [..., c] to a matrix with the same rows, [rows, c]. The shape must be known.
+std::string AsMatrix(ScorerGraph& graph, const std::string& tensor, const NodeDef& like);
 
 }  // namespace nann_passes
 }  // namespace tensorflow

@@ -31,69 +31,66 @@ bool OfItemsAlone(const ScorerGraph& scorer, const NodeDef& node) {
 
 // Add(Add(x, f(items)), b)  ->  Add(x, Add(f(items), b)): what is the same for all users joins the
 // item's side.
-bool MergeBias(ScorerGraph& scorer, NodeDef& outer) {
-  if (scorer.DependenceOf(outer.input(1)) != kModel) return false;
+std::optional<Plan> MatchBias(const ScorerGraph& scorer, const NodeDef& outer) {
+  if (scorer.DependenceOf(outer.input(1)) != kModel) return std::nullopt;
   const NodeDef& inner = scorer.NodeOf(outer.input(0));
-  if (inner.op() != "AddV2" || !scorer.Free(inner) || !scorer.HasOneConsumer(inner.name())) {
-    return false;
-  }
+  if (inner.op() != "AddV2" || !scorer.Free(inner)) return std::nullopt;
+  if (!scorer.HasOneConsumer(inner.name())) return std::nullopt;
+  const Shape& out = scorer.ShapeOf(outer.name());
   for (int i : {0, 1}) {
-    const Shape& out = scorer.ShapeOf(outer.name());
     if (scorer.ShapeOf(inner.input(i)) != out || out.rank() != 2) continue;
     if (!OfItemsAlone(scorer, scorer.NodeOf(inner.input(i)))) continue;
-    const std::string item = scorer.Binary("AddV2", inner.input(i), outer.input(1), outer);
-    scorer.Replace(outer.name(), scorer.Binary("AddV2", inner.input(1 - i), item, outer));
-    return true;
+    return [&outer, &inner, i](ScorerGraph& graph) {
+      const std::string item = graph.Binary("AddV2", inner.input(i), outer.input(1), outer);
+      return graph.Binary("AddV2", inner.input(1 - i), item, outer);
+    };
   }
-  return false;
-}
-
-// The number of items is the only thing that is asked of an item's tensor's shape, and of the
-// argument.
-bool OnlyCountIsAsked(ScorerGraph& scorer) {
-  for (NodeDef* node : scorer.NodesOf({"Shape", "Size"})) {
-    if (scorer.DependenceOf(node->input(0)) != kItem) continue;
-    const Shape& shape = scorer.ShapeOf(node->input(0));
-    if (node->op() != "Shape" || !shape.known() || scorer.DtypeOf(node->name()) != DT_INT32) {
-      return false;
-    }
-    scorer.Replace(node->name(), ShapeVector(scorer, shape, *node));
-  }
-  scorer.Prune();
-  return true;
+  return std::nullopt;
 }
 
 absl::Status Refused(const std::string& reason) { return absl::FailedPreconditionError(reason); }
 
-}  // namespace
-
-absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer) {
-  ApplyRule({{"AddV2", "BiasAdd"}, MergeBias}, scorer);
-  if (!OnlyCountIsAsked(scorer)) return Refused("it asks for the shape of what it computes");
-  NodeDef* items = nullptr;
-  for (NodeDef* node : scorer.NodesOf({"_Arg"})) {
-    if (scorer.DependenceOf(node->name()) == kItem) items = node;
+// Returns the nodes that ask for the shape of a tensor that is computed from the items alone. A
+// vector of the shape can replace each.
+absl::StatusOr<std::vector<const NodeDef*>> MatchShapes(const ScorerGraph& scorer) {
+  std::vector<const NodeDef*> asking;
+  for (const NodeDef* node : scorer.NodesOf({"Shape", "Size"})) {
+    if (scorer.DependenceOf(node->input(0)) != kItem) continue;
+    if (node->op() != "Shape" || !scorer.ShapeOf(node->input(0)).known() ||
+        scorer.DtypeOf(node->name()) != DT_INT32) {
+      return Refused("it asks for the shape of what it computes");
+    }
+    asking.push_back(node);
   }
-  if (items == nullptr) return Refused("the scorer takes no items");
+  return asking;
+}
+
+// Columns of the rows that take the place of the items.
+struct Columns {
+  std::string tensor;
+  int64_t width;
+};
+
+// Returns what goes into a row, if it is worth it.
+absl::StatusOr<std::vector<Columns>> MatchRows(const ScorerGraph& scorer) {
+  const NodeDef& items = scorer.Items();
+  if (items.op().empty()) return Refused("the scorer takes no items");
   double multiply_adds = 0;  // Of each item.
   for (const NodeDef* node : scorer.Nodes()) {
     if (!OfItemsAlone(scorer, *node)) continue;
     multiply_adds += MultiplyAdds(scorer, *node).value_or(0) / kItems;
   }
-  const std::vector<std::string> frontier = ItemFrontier(scorer);
-  const NodeDef like = *items;
-  std::vector<std::string> parts;
-  std::vector<int64_t> widths;
+  std::vector<Columns> row;
   int64_t width = 0;
-  for (const std::string& tensor : frontier) {
+  for (const std::string& tensor : ItemFrontier(scorer)) {
     const Shape& shape = scorer.ShapeOf(tensor);
     const int64_t elements = shape.elements();
     if (!ManyItems(elements) || scorer.DtypeOf(tensor) != DT_FLOAT) {
       return Refused(
           absl::StrCat(tensor, " depends on the items alone and is no float32 row of each"));
     }
-    widths.push_back(elements / kItems);
-    width = std::min(width + widths.back(), kMaxWidth + 1);
+    row.push_back({tensor, elements / kItems});
+    width = std::min(width + row.back().width, kMaxWidth + 1);
     // The items' axis must lead, or a reshape would tear the rows apart.
     int axis = 0;
     while (shape[axis] == 1) ++axis;
@@ -101,50 +98,72 @@ absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer) {
       return Refused(absl::StrCat(tensor, " depends on the items alone and is no row of at most ",
                                   kMaxWidth, " of each"));
     }
-    parts.push_back(scorer.Reshape(tensor, {1, kItems, widths.back()}, like));
   }
-  if (width == 0 || (frontier.size() == 1 && frontier[0] == items->name())) {
+  if (width == 0 || (row.size() == 1 && row[0].tensor == items.name())) {
     return Refused("nothing is computed of the items alone");
   }
-  const int64_t bytes_before = 4 * scorer.ShapeOf(items->name()).last(), bytes_after = 4 * width;
+  const int64_t bytes_before = 4 * scorer.ShapeOf(items.name()).last(), bytes_after = 4 * width;
   const double more = (bytes_after - bytes_before) * kNanosecondsPerByte;
   const double less = multiply_adds * kNanosecondsPerMultiplyAdd;
   if (more >= less) {
     return Refused(absl::StrCat("rows of ", bytes_after, " bytes instead of ", bytes_before,
                                 " take about ", more, " ns an item more to read, and save ", less));
   }
-  std::string rows;
-  if (parts.size() == 1) {
-    rows = scorer.Add("Identity", parts, {1, kItems, width}, like);
-  } else {
-    parts.push_back(scorer.AddInteger(2, like));
-    rows = scorer.Add("ConcatV2", parts, {1, kItems, width}, like,
-                      {{"N", IntAttr(frontier.size())}, {"Tidx", TypeAttr(DT_INT32)}});
+  return row;
+}
+
+// Adds the rows, and has all that needs the columns take them from the rows.
+std::string AddRows(ScorerGraph& graph, const std::vector<Columns>& row) {
+  const NodeDef& like = graph.Items();
+  const AttrValue int32 = TypeAttr(DT_INT32);
+  std::vector<std::string> parts;
+  int64_t width = 0;
+  for (const Columns& columns : row) {
+    parts.push_back(graph.Reshape(columns.tensor, {1, kItems, columns.width}, like));
+    width += columns.width;
   }
-  // What needs the parts takes them from the rows.
+  const bool joins = row.size() > 1;
+  if (joins) parts.push_back(graph.AddInteger(2, like));
+  const std::string rows = joins ? graph.Add("ConcatV2", parts, {1, kItems, width}, like,
+                                             {{"N", IntAttr(row.size())}, {"Tidx", int32}})
+                                 : graph.Add("Identity", parts, {1, kItems, width}, like);
   int64_t begin = 0;
-  for (size_t i = 0; i < frontier.size(); ++i) {
-    const Shape shape = scorer.ShapeOf(frontier[i]);
+  for (const Columns& columns : row) {
     std::string part = rows;
-    if (frontier.size() > 1) {
-      part = scorer.Add("Slice",
-                        {rows, scorer.AddIntegers({0, 0, begin}, like),
-                         scorer.AddIntegers({-1, -1, widths[i]}, like)},
-                        {1, kItems, widths[i]}, like, {{"Index", TypeAttr(DT_INT32)}});
+    if (joins) {
+      part = graph.Add("Slice",
+                       {rows, graph.AddIntegers({0, 0, begin}, like),
+                        graph.AddIntegers({-1, -1, columns.width}, like)},
+                       {1, kItems, columns.width}, like, {{"Index", int32}});
     }
-    begin += widths[i];
-    part = scorer.Reshape(part, shape, like);
-    for (NodeDef* node : scorer.Consumers(frontier[i])) {
-      if (OfItemsAlone(scorer, *node) && node->op() != "_Retval") continue;
+    begin += columns.width;
+    part = graph.Reshape(part, graph.ShapeOf(columns.tensor), like);
+    for (const NodeDef* node : graph.Consumers(columns.tensor)) {
+      if (OfItemsAlone(graph, *node) && node->op() != "_Retval") continue;
       for (int input = 0; input < NumInputs(*node); ++input) {
-        if (node->input(input) == frontier[i]) scorer.SetInput(node, input, part);
+        if (node->input(input) == columns.tensor) graph.SetInput(*node, input, part);
       }
     }
   }
-  for (NodeDef* node : scorer.NodesOf({"Shape"})) {
-    if (node->input(0) == items->name()) scorer.SetInput(node, 0, rows);
+  for (const NodeDef* node : graph.NodesOf({"Shape"})) {
+    if (node->input(0) == like.name()) graph.SetInput(*node, 0, rows);
   }
   return rows;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer) {
+  ApplyRule({{"AddV2", "BiasAdd"}, MatchBias}, scorer);
+  const auto asking = MatchShapes(scorer);
+  TF_RETURN_IF_ERROR(asking.status());
+  for (const NodeDef* node : *asking) {
+    scorer.Replace(node->name(), ShapeVector(scorer, scorer.ShapeOf(node->input(0)), *node));
+  }
+  scorer.Prune();
+  const auto row = MatchRows(scorer);
+  TF_RETURN_IF_ERROR(row.status());
+  return AddRows(scorer, *row);
 }
 
 }  // namespace nann_passes

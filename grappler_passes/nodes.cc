@@ -129,18 +129,25 @@ int NumInputs(const NodeDef& node) {
   return count;
 }
 
-bool ReadIntegers(const Tensor& tensor, std::vector<int64_t>* values) {
-  values->clear();
-  for (int64_t i = 0; i < tensor.NumElements(); ++i) {
-    if (tensor.dtype() == DT_INT32) {
-      values->push_back(tensor.flat<int32_t>()(i));
-    } else if (tensor.dtype() == DT_INT64) {
-      values->push_back(tensor.flat<int64_t>()(i));
-    } else {
-      return false;
-    }
+bool AreOutputs(const NodeDef& node, const std::vector<std::string>& tensors) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i] != (i == 0 ? node.name() : absl::StrCat(node.name(), ":", i))) return false;
   }
   return true;
+}
+
+std::optional<std::vector<int64_t>> ReadIntegers(const Tensor& tensor) {
+  std::vector<int64_t> values;
+  for (int64_t i = 0; i < tensor.NumElements(); ++i) {
+    if (tensor.dtype() == DT_INT32) {
+      values.push_back(tensor.flat<int32_t>()(i));
+    } else if (tensor.dtype() == DT_INT64) {
+      values.push_back(tensor.flat<int64_t>()(i));
+    } else {
+      return std::nullopt;
+    }
+  }
+  return values;
 }
 
 }  // namespace nann_passes

@@ -46,9 +46,11 @@ std::string Canonical(absl::string_view tensor);
 inline bool IsControl(absl::string_view input) { return !input.empty() && input[0] == '^'; }
 // Data inputs, without the control edges behind them.
 int NumInputs(const NodeDef& node);
+// Whether `tensors` are the first outputs of `node`, in order.
+bool AreOutputs(const NodeDef& node, const std::vector<std::string>& tensors);
 
-// Integers of any integral type; false where they are of another.
-bool ReadIntegers(const Tensor& tensor, std::vector<int64_t>* values);
+// Returns the elements of an int32 or int64 tensor.
+std::optional<std::vector<int64_t>> ReadIntegers(const Tensor& tensor);
 
 }  // namespace nann_passes
 }  // namespace tensorflow

@@ -1,16 +1,14 @@
-// packed_gemm: many small products are one.
+// packed_gemm: makes one product of many small ones.
 //
 //   Pack(f(x0), f(x1), ...), with x0, x1, ... = Unpack(x)  ->  f on all at once
 //   MatMul(x, W0), MatMul(x, W1), ...    ->  columns of MatMul(x, Concat(W0, W1, ...))
 //
-// where f is made of the same transposes, products, and operations on elements. (The original's
+// where f consists of the same transposes, products, and operations on elements. (The original's
 // gemm optimizer.) Products with a common input are packed where they are narrow. On a CPU (AMD
 // EPYC, one thread, 256 to 4,096 rows) four products to width 4 took 1.2 to 1.9 times as long as
 // one to width 16; from width 16 on, cutting the result into its columns cost more than that saved.
 #include <algorithm>
-#include <map>
 
-#include "absl/strings/str_cat.h"
 #include "grappler_passes/pass.h"
 
 namespace tensorflow {
@@ -20,25 +18,26 @@ namespace {
 constexpr int64_t kNarrow = 8;         // Columns of each product, at most,
 constexpr int64_t kDeepPerColumn = 8;  // and rows of its weights for each of them, at least.
 
-// All of `tensors`, of one shape, as one with a leading axis; "" where they do not stand in
-// parallel.
+// Plans all of `tensors` as one with a leading axis, if they have one shape and are computed in the
+// same way.
 class Packer {
  public:
-  explicit Packer(ScorerGraph& scorer) : scorer_(scorer) {}
+  explicit Packer(const ScorerGraph& scorer) : scorer_(scorer) {}
 
-  std::string Pack(const std::vector<std::string>& tensors, int depth = 0) {
+  std::optional<Plan> Pack(const std::vector<std::string>& tensors, int depth = 0) {
     const Shape& shape = scorer_.ShapeOf(tensors[0]);
-    if (depth > kMaxDepth) return "";
+    if (depth > kMaxDepth) return std::nullopt;
     for (const std::string& tensor : tensors) {
-      if (scorer_.ShapeOf(tensor) != shape) return "";
+      if (scorer_.ShapeOf(tensor) != shape) return std::nullopt;
     }
-    const std::string whole = Unpacked(tensors);
-    if (!whole.empty()) return whole;
+    if (auto whole = Unpacked(tensors); whole.has_value()) return Existing(*std::move(whole));
     if (std::none_of(tensors.begin(), tensors.end(),
                      [this](const std::string& tensor) { return scorer_.OfItems(tensor); })) {
-      const int64_t count = tensors.size();
-      return scorer_.Add("Pack", tensors, shape.WithFirst(count), scorer_.NodeOf(tensors[0]),
-                         {{"N", IntAttr(count)}, {"axis", IntAttr(0)}});
+      return [tensors](ScorerGraph& graph) {
+        const int64_t count = tensors.size();
+        return graph.Add("Pack", tensors, graph.ShapeOf(tensors[0]).WithFirst(count),
+                         graph.NodeOf(tensors[0]), {{"N", IntAttr(count)}, {"axis", IntAttr(0)}});
+      };
     }
     return Operation(tensors, depth);
   }
@@ -48,119 +47,117 @@ class Packer {
  private:
   static constexpr int kMaxDepth = 200;  // Of operations; no network that we know has so many.
 
-  // The tensor whose parts they are, in order.
-  std::string Unpacked(const std::vector<std::string>& tensors) const {
+  // Returns the tensor that Unpack cut into `tensors`, in order.
+  std::optional<std::string> Unpacked(const std::vector<std::string>& tensors) const {
     const NodeDef& node = scorer_.NodeOf(tensors[0]);
-    if (node.op() != "Unpack" || IntOf(node, "axis") != 0) return "";
-    if (IntOf(node, "num") != tensors.size()) return "";
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      if (tensors[i] != (i == 0 ? node.name() : absl::StrCat(node.name(), ":", i))) return "";
-    }
+    if (node.op() != "Unpack" || IntOf(node, "axis") != 0) return std::nullopt;
+    if (IntOf(node, "num") != tensors.size()) return std::nullopt;
+    if (!AreOutputs(node, tensors)) return std::nullopt;
     return node.input(0);
   }
 
-  std::string Operation(const std::vector<std::string>& tensors, int depth) {
+  std::optional<Plan> Operation(const std::vector<std::string>& tensors, int depth) {
     const NodeDef& first = scorer_.NodeOf(tensors[0]);
-    const bool product = first.op() == "MatMul";
-    if (!product && first.op() != "Transpose" && !IsUnary(first) && !IsBinary(first)) return "";
+    const bool product = first.op() == "MatMul", transpose = first.op() == "Transpose";
+    if (!product && !transpose && !IsUnary(first) && !IsBinary(first)) return std::nullopt;
     for (const std::string& tensor : tensors) {
       const NodeDef& node = scorer_.NodeOf(tensor);
-      if (node.op() != first.op() || !scorer_.Free(node) || !SameAttributes(node, first)) return "";
-      if (!scorer_.HasOneConsumer(tensor)) return "";
+      if (node.op() != first.op() || !SameAttributes(node, first)) return std::nullopt;
+      if (!scorer_.Free(node) || !scorer_.HasOneConsumer(tensor)) return std::nullopt;
+      if (!transpose) continue;
+      const auto order = scorer_.Integers(node.input(1));
+      if (!order.has_value() || order != scorer_.Integers(first.input(1))) return std::nullopt;
     }
     const Shape shape = scorer_.ShapeOf(tensors[0]).WithFirst(tensors.size());
-    std::vector<std::string> packed;
-    for (int input = 0; input < (first.op() == "Transpose" ? 1 : NumInputs(first)); ++input) {
+    std::vector<Plan> packed;
+    for (int input = 0; input < (transpose ? 1 : NumInputs(first)); ++input) {
       std::vector<std::string> operands;
       for (const std::string& tensor : tensors) {
         operands.push_back(scorer_.NodeOf(tensor).input(input));
       }
       // A broadcast along an axis that was not there before would be another one.
       if (IsBinary(first) && scorer_.ShapeOf(operands[0]).WithFirst(1).rank() != shape.rank()) {
-        return "";
+        return std::nullopt;
       }
-      packed.push_back(Pack(operands, depth + 1));
-      if (packed.back().empty()) return "";
+      auto plan = Pack(operands, depth + 1);
+      if (!plan.has_value()) return std::nullopt;
+      packed.push_back(*std::move(plan));
     }
-    if (product) {
-      ++products_;
-      return scorer_.Add("BatchMatMulV2", packed, shape, first,
+    products_ += product;
+    return [&first, packed = std::move(packed), shape](ScorerGraph& graph) {
+      const std::vector<std::string> inputs = Apply(packed, graph);
+      if (first.op() == "MatMul") {
+        return graph.Add("BatchMatMulV2", inputs, shape, first,
                          {{"adj_x", BoolAttr(BoolOf(first, "transpose_a"))},
                           {"adj_y", BoolAttr(BoolOf(first, "transpose_b"))}});
-    }
-    if (first.op() == "Transpose") {
-      std::vector<int64_t> order, moved{0};
-      for (const std::string& tensor : tensors) {
-        std::vector<int64_t> other;
-        if (!scorer_.Integers(scorer_.NodeOf(tensor).input(1), &other)) return "";
-        if (!order.empty() && other != order) return "";
-        order = other;
       }
-      for (const int64_t axis : order) moved.push_back(axis + 1);
-      return scorer_.Add("Transpose", {packed[0], scorer_.AddIntegers(moved, first)}, shape, first,
-                         {{"Tperm", TypeAttr(DT_INT32)}});
-    }
-    return scorer_.Clone(first, packed, shape);
+      if (first.op() != "Transpose") return graph.Clone(first, inputs, shape);
+      std::vector<int64_t> moved{0};
+      const auto order = graph.Integers(first.input(1));
+      for (const int64_t axis : *order) moved.push_back(axis + 1);
+      return graph.Add("Transpose", {inputs[0], graph.AddIntegers(moved, first)}, shape, first,
+                       {{"Tperm", TypeAttr(DT_INT32)}});
+    };
   }
 
-  ScorerGraph& scorer_;
+  const ScorerGraph& scorer_;
   int products_ = 0;
 };
 
-bool PackParts(ScorerGraph& scorer, NodeDef& pack) {
-  if (!scorer.OfItems(pack.name())) return false;
-  if (IntOf(pack, "axis") != 0 || NumInputs(pack) < 2) return false;
+std::optional<Plan> MatchParts(const ScorerGraph& scorer, const NodeDef& pack) {
+  if (!scorer.OfItems(pack.name())) return std::nullopt;
+  if (IntOf(pack, "axis") != 0 || NumInputs(pack) < 2) return std::nullopt;
   Packer packer(scorer);
-  const std::string made = packer.Pack({pack.input().begin(), pack.input().end()});
-  if (made.empty() || packer.products() == 0) return false;
-  scorer.Replace(pack.name(), made);
-  return true;
+  auto plan = packer.Pack({pack.input().begin(), pack.input().end()});
+  return packer.products() > 0 ? plan : std::nullopt;
 }
 
-// Products with narrow weights of what `product` takes.
-bool PackColumns(ScorerGraph& scorer, NodeDef& product) {
-  const std::string input = product.input(0);
-  if (!scorer.OfItems(input)) return false;
-  std::vector<NodeDef*> products;
-  for (NodeDef* node : scorer.NodesOf({"MatMul"})) {
-    if (node->input(0) != input || !scorer.Free(*node) || scorer.OfItems(node->input(1))) continue;
-    if (BoolOf(*node, "transpose_a") || BoolOf(*node, "transpose_b")) continue;
-    const Shape& weights = scorer.ShapeOf(node->input(1));
-    if (!weights.known() || !scorer.ShapeOf(node->name()).known()) continue;
-    if (weights[1] > kNarrow || weights[0] < kDeepPerColumn * weights[1]) continue;
-    products.push_back(node);
+bool IsNarrowProduct(const ScorerGraph& scorer, const NodeDef& node) {
+  if (node.op() != "MatMul" || !scorer.Free(node) || scorer.OfItems(node.input(1))) return false;
+  if (BoolOf(node, "transpose_a") || BoolOf(node, "transpose_b")) return false;
+  const Shape& weights = scorer.ShapeOf(node.input(1));
+  if (!weights.known() || !scorer.ShapeOf(node.name()).known()) return false;
+  return weights[1] <= kNarrow && weights[0] >= kDeepPerColumn * weights[1];
+}
+
+// `first` is the first of several narrow products of one input. Its plan replaces the others, too.
+std::optional<Plan> MatchColumns(const ScorerGraph& scorer, const NodeDef& first) {
+  if (!scorer.OfItems(first.input(0))) return std::nullopt;
+  std::vector<const NodeDef*> products;
+  for (const NodeDef* node : scorer.Consumers(first.input(0))) {
+    if (IsNarrowProduct(scorer, *node)) products.push_back(node);
   }
-  if (products.size() < 2 || products[0] != &product) return false;
-  std::vector<std::string> weights;
-  int64_t width = 0;
-  for (const NodeDef* node : products) {
-    weights.push_back(node->input(1));
-    width += scorer.ShapeOf(node->input(1))[1];
-  }
-  const NodeDef like = *products[0];
-  const int64_t depth = scorer.ShapeOf(weights[0])[0];
-  const int64_t rows = scorer.ShapeOf(like.name())[0];
-  weights.push_back(scorer.AddInteger(1, like));
-  const std::string wide =
-      scorer.Add("ConcatV2", weights, {depth, width}, like,
-                 {{"N", IntAttr(products.size())}, {"Tidx", TypeAttr(DT_INT32)}});
-  const std::string all = scorer.MatMul(input, wide, false, false, like);
-  int64_t begin = 0;
-  for (const NodeDef* node : products) {
-    const int64_t columns = scorer.ShapeOf(node->name())[1];
-    const std::string part = scorer.Add(
-        "Slice",
-        {all, scorer.AddIntegers({0, begin}, like), scorer.AddIntegers({-1, columns}, like)},
-        {rows, columns}, like, {{"Index", TypeAttr(DT_INT32)}});
-    scorer.Replace(node->name(), part);
-    begin += columns;
-  }
-  return true;
+  if (products.size() < 2 || products[0] != &first) return std::nullopt;
+  return [&first, products](ScorerGraph& graph) {
+    std::vector<std::string> weights, parts;
+    int64_t width = 0;
+    for (const NodeDef* node : products) {
+      weights.push_back(node->input(1));
+      width += graph.ShapeOf(node->input(1))[1];
+    }
+    const int64_t depth = graph.ShapeOf(weights[0])[0], rows = graph.ShapeOf(first.name())[0];
+    weights.push_back(graph.AddInteger(1, first));
+    const std::string wide =
+        graph.Add("ConcatV2", weights, {depth, width}, first,
+                  {{"N", IntAttr(products.size())}, {"Tidx", TypeAttr(DT_INT32)}});
+    const std::string all = graph.MatMul(first.input(0), wide, false, false, first);
+    int64_t begin = 0;
+    for (const NodeDef* node : products) {
+      const int64_t columns = graph.ShapeOf(node->name())[1];
+      parts.push_back(graph.Add(
+          "Slice",
+          {all, graph.AddIntegers({0, begin}, first), graph.AddIntegers({-1, columns}, first)},
+          {rows, columns}, first, {{"Index", TypeAttr(DT_INT32)}}));
+      begin += columns;
+    }
+    for (size_t i = 1; i < products.size(); ++i) graph.Replace(products[i]->name(), parts[i]);
+    return parts[0];
+  };
 }
 
 }  // namespace
 
-Pass PackedGemm() { return {"packed_gemm", {{{"Pack"}, PackParts}, {{"MatMul"}, PackColumns}}}; }
+Pass PackedGemm() { return {"packed_gemm", {{{"Pack"}, MatchParts}, {{"MatMul"}, MatchColumns}}}; }
 
 }  // namespace nann_passes
 }  // namespace tensorflow

@@ -35,10 +35,13 @@ int ApplyRule(const Rule& rule, ScorerGraph& scorer) {
   int rewrites = 0;
   for (int before = -1, sweep = 0; before != rewrites && sweep < rule.sweeps; ++sweep) {
     before = rewrites;
-    for (NodeDef* node : rule.ops.empty() ? scorer.Nodes() : scorer.NodesOf(rule.ops)) {
+    for (const NodeDef* node : rule.ops.empty() ? scorer.Nodes() : scorer.NodesOf(rule.ops)) {
       // Nothing consumes a node that was replaced.
       if (!scorer.Free(*node) || scorer.Consumers(node->name()).empty()) continue;
-      rewrites += rule.rewrite(scorer, *node);
+      const std::optional<Plan> plan = rule.match(scorer, *node);
+      if (!plan.has_value()) continue;
+      scorer.Replace(node->name(), (*plan)(scorer));
+      ++rewrites;
     }
     scorer.Prune();
   }

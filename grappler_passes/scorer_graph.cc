@@ -51,7 +51,7 @@ std::unique_ptr<ScorerGraph> ScorerGraph::Copy() const {
   return copy;
 }
 
-std::vector<NodeDef*> ScorerGraph::Nodes() const {
+std::vector<NodeDef*> ScorerGraph::Sorted() const {
   std::vector<NodeDef*> nodes;
   for (const auto& [name, node] : nodes_) nodes.push_back(node.get());
   // The same graph gives the same result, always.
@@ -60,9 +60,14 @@ std::vector<NodeDef*> ScorerGraph::Nodes() const {
   return InputsFirst(nodes, [](const NodeDef&) { return false; });
 }
 
-std::vector<NodeDef*> ScorerGraph::NodesOf(absl::Span<const absl::string_view> ops) const {
-  std::vector<NodeDef*> found;
-  for (NodeDef* node : Nodes()) {
+std::vector<const NodeDef*> ScorerGraph::Nodes() const {
+  const std::vector<NodeDef*> nodes = Sorted();
+  return {nodes.begin(), nodes.end()};
+}
+
+std::vector<const NodeDef*> ScorerGraph::NodesOf(absl::Span<const absl::string_view> ops) const {
+  std::vector<const NodeDef*> found;
+  for (const NodeDef* node : Nodes()) {
     if (std::find(ops.begin(), ops.end(), node->op()) != ops.end()) found.push_back(node);
   }
   return found;
@@ -74,14 +79,23 @@ const NodeDef& ScorerGraph::NodeOf(absl::string_view tensor) const {
   return found == nodes_.end() ? *kNone : *found->second;
 }
 
-std::vector<NodeDef*> ScorerGraph::Consumers(absl::string_view tensor) const {
+const NodeDef& ScorerGraph::Items() const {
+  static const auto* const kNone = new NodeDef;
+  for (const NodeDef* node : NodesOf({"_Arg"})) {
+    if (DependenceOf(node->name()) == kItem) return *node;
+  }
+  return *kNone;
+}
+
+std::vector<const NodeDef*> ScorerGraph::Consumers(absl::string_view tensor) const {
   const auto found = consumers_.find(tensor);
-  return found == consumers_.end() ? std::vector<NodeDef*>() : found->second;
+  if (found == consumers_.end()) return {};
+  return {found->second.begin(), found->second.end()};
 }
 
 void ScorerGraph::FindConsumers() {
   consumers_.clear();
-  for (NodeDef* node : Nodes()) {
+  for (NodeDef* node : Sorted()) {
     for (const std::string& input : node->input()) consumers_[input].push_back(node);
   }
 }
@@ -126,30 +140,30 @@ unsigned ScorerGraph::DependenceOf(absl::string_view tensor) const {
   return known(wanted->name());
 }
 
-bool ScorerGraph::Constant(absl::string_view tensor, Tensor* value) const {
+std::optional<Tensor> ScorerGraph::Constant(absl::string_view tensor) const {
   const NodeDef& node = NodeOf(tensor);
-  if (node.op() != "Const") return false;
   const auto held = node.attr().find("value");
-  if (held == node.attr().end()) return false;
+  if (node.op() != "Const" || held == node.attr().end()) return std::nullopt;
   const TensorProto& proto = held->second.tensor();
   TensorShape shape;
-  return TensorShape::BuildTensorShape(proto.tensor_shape(), &shape).ok() &&
-         shape.num_elements() <= kMaxConstant && value->FromProto(proto);
+  Tensor value;
+  if (!TensorShape::BuildTensorShape(proto.tensor_shape(), &shape).ok() ||
+      shape.num_elements() > kMaxConstant || !value.FromProto(proto)) {
+    return std::nullopt;
+  }
+  return value;
 }
 
-bool ScorerGraph::Integers(absl::string_view tensor, std::vector<int64_t>* values) const {
-  Tensor value;
-  if (Constant(tensor, &value)) return ReadIntegers(value, values);
+std::optional<std::vector<int64_t>> ScorerGraph::Integers(absl::string_view tensor) const {
+  if (const auto value = Constant(tensor); value.has_value()) return ReadIntegers(*value);
   const auto known = tensors_.find(tensor);
-  if (known == tensors_.end() || known->second.values.empty()) return false;
-  *values = known->second.values;
-  return true;
+  return known == tensors_.end() ? std::nullopt : known->second.values;
 }
 
 std::optional<int64_t> ScorerGraph::Integer(absl::string_view tensor) const {
-  std::vector<int64_t> values;
-  if (!Integers(tensor, &values) || values.size() != 1) return std::nullopt;
-  return values[0];
+  const auto values = Integers(tensor);
+  if (!values.has_value() || values->size() != 1) return std::nullopt;
+  return values->front();
 }
 
 bool ScorerGraph::Free(const NodeDef& node) const {
@@ -159,7 +173,8 @@ bool ScorerGraph::Free(const NodeDef& node) const {
 
 void ScorerGraph::Replace(const std::string& old, const std::string& tensor) {
   if (old == tensor) return;
-  for (NodeDef* node : Consumers(old)) {  // Who takes it twice is there twice.
+  const std::vector<NodeDef*> consumers = std::move(consumers_[old]);
+  for (NodeDef* node : consumers) {  // Who takes it twice is there twice.
     for (std::string& input : *node->mutable_input()) {
       if (input != old) continue;
       input = tensor;
@@ -172,12 +187,13 @@ void ScorerGraph::Replace(const std::string& old, const std::string& tensor) {
   dependence_.clear();
 }
 
-void ScorerGraph::SetInput(NodeDef* node, int input, const std::string& tensor) {
-  std::vector<NodeDef*>& before = consumers_[node->input(input)];
-  const auto once = std::find(before.begin(), before.end(), node);
+void ScorerGraph::SetInput(const NodeDef& node, int input, const std::string& tensor) {
+  std::vector<NodeDef*>& before = consumers_[node.input(input)];
+  const auto once = std::find(before.begin(), before.end(), &node);
   if (once != before.end()) before.erase(once);
-  node->set_input(input, tensor);
-  consumers_[tensor].push_back(node);
+  NodeDef* const changed = nodes_.at(node.name()).get();
+  changed->set_input(input, tensor);
+  consumers_[tensor].push_back(changed);
   dependence_.clear();
 }
 

@@ -54,11 +54,13 @@ class ScorerGraph {
   std::unique_ptr<ScorerGraph> Copy() const;
 
   // Nodes, inputs first. The pointers stay valid until the node is removed.
-  std::vector<NodeDef*> Nodes() const;
-  std::vector<NodeDef*> NodesOf(absl::Span<const absl::string_view> ops) const;
+  std::vector<const NodeDef*> Nodes() const;
+  std::vector<const NodeDef*> NodesOf(absl::Span<const absl::string_view> ops) const;
   // The node that computes `tensor`; one without an op where none does.
   const NodeDef& NodeOf(absl::string_view tensor) const;
-  std::vector<NodeDef*> Consumers(absl::string_view tensor) const;
+  // The argument that the items are; a node without an op where there is none.
+  const NodeDef& Items() const;
+  std::vector<const NodeDef*> Consumers(absl::string_view tensor) const;
   bool HasOneConsumer(absl::string_view tensor) const { return Consumers(tensor).size() == 1; }
 
   // The reference stays valid while nodes are added.
@@ -69,13 +71,13 @@ class ScorerGraph {
   DataType DtypeOf(absl::string_view tensor) const;
   unsigned DependenceOf(absl::string_view tensor) const;
   bool OfItems(absl::string_view tensor) const { return DependenceOf(tensor) & kItem; }
-  // Whether `tensor` is a constant of at most kMaxConstant elements, and which.
+  // The value of a constant with at most kMaxConstant elements.
   static constexpr int64_t kMaxConstant = 1 << 20;
-  bool Constant(absl::string_view tensor, Tensor* value) const;
-  // The integers that `tensor` holds, whatever the arguments: of a constant, or computed of constants
-  // and shapes.
-  bool Integers(absl::string_view tensor, std::vector<int64_t>* values) const;
-  // Nothing where it is not one integer.
+  std::optional<Tensor> Constant(absl::string_view tensor) const;
+  // The integers that `tensor` holds for all arguments: a constant, or computed from constants and
+  // shapes.
+  std::optional<std::vector<int64_t>> Integers(absl::string_view tensor) const;
+  // The same of a tensor with one element.
   std::optional<int64_t> Integer(absl::string_view tensor) const;
 
   // Whether a pass may replace `node`: no control edge, no side effect.
@@ -109,7 +111,7 @@ class ScorerGraph {
   // Has all consumers of `old` take `tensor` instead, which is the same, and so has its shape.
   void Replace(const std::string& old, const std::string& tensor);
   // Replaces one input of a node.
-  void SetInput(NodeDef* node, int input, const std::string& tensor);
+  void SetInput(const NodeDef& node, int input, const std::string& tensor);
   // The pass that adds nodes from now on.
   void set_pass(absl::string_view pass) { pass_ = std::string(pass); }
   // Removes what no result and no side effect needs.
@@ -124,12 +126,12 @@ class ScorerGraph {
   struct Known {
     DataType dtype;
     Shape shape;
-    // Integers that do not depend on the arguments; empty where that is not so.
-    std::vector<int64_t> values;
+    std::optional<std::vector<int64_t>> values;  // Integers that do not depend on the arguments.
     std::string shown = "[?]";
   };
 
   ScorerGraph() = default;
+  std::vector<NodeDef*> Sorted() const;  // All nodes, inputs first.
   absl::Status Infer(const GraphDef& graph);
   void FindConsumers();
   // Drops control edges that wait for nothing that could be noticed, and identities.

@@ -103,17 +103,16 @@ GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>&
 }
 
 // What was inferred of a tensor's value with both numbers of items.
-std::vector<int64_t> Values(const OpInfo::TensorProperties& one,
-                            const OpInfo::TensorProperties& other) {
+std::optional<std::vector<int64_t>> Values(const OpInfo::TensorProperties& one,
+                                           const OpInfo::TensorProperties& other) {
   Tensor value, instead;
-  std::vector<int64_t> values, others;
   if (!one.has_value() || !other.has_value() || !value.FromProto(one.value()) ||
       !instead.FromProto(other.value())) {
-    return {};
+    return std::nullopt;
   }
-  const bool same =
-      ReadIntegers(value, &values) && ReadIntegers(instead, &others) && values == others;
-  return same ? values : std::vector<int64_t>();
+  const auto values = ReadIntegers(value);
+  const bool same = values.has_value() && !values->empty() && values == ReadIntegers(instead);
+  return same ? values : std::nullopt;
 }
 
 bool IsLarge(const TensorProto& value) {
@@ -267,7 +266,7 @@ void ScorerGraph::DropIdleEdges() {
     for (std::string& wait : waits) node->add_input(std::move(wait));
   }
   FindConsumers();
-  for (NodeDef* node : NodesOf({"Identity", "StopGradient", "PreventGradient"})) {
+  for (const NodeDef* node : NodesOf({"Identity", "StopGradient", "PreventGradient"})) {
     if (Free(*node)) Replace(node->name(), node->input(0));
   }
 }

@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -71,10 +72,11 @@ class Joined {
     }
   }
 
-  // Calls `part`, of `prepared` before the items, `rows` in their place unless it is "", and all
+  // Calls `part`, of `prepared` before the items, `rows` in their place if there are any, and all
   // arguments but those that depend on `without`, where that is not kModel.
   absl::Status Call(const std::string& name, const GraphDef& part, unsigned without,
-                    const std::vector<std::string>& prepared, const std::string& rows) {
+                    const std::vector<std::string>& prepared,
+                    const std::optional<std::string>& rows) {
     auto function = ToFunction(part, absl::StrCat("nann_", name));
     TF_RETURN_IF_ERROR(function.status());
     NodeDef* const call = graph_.add_node();
@@ -86,7 +88,7 @@ class Joined {
         for (const std::string& tensor : prepared) call->add_input(tensor);
       }
       if (without != kModel && arguments_[i].dependence == without) continue;
-      call->add_input(items && !rows.empty() ? rows : names_[i]);
+      call->add_input(items && rows.has_value() ? *rows : names_[i]);
     }
     *graph_.mutable_library()->add_function() = *std::move(function);
     return absl::OkStatus();
@@ -115,14 +117,14 @@ class Joined {
 
 absl::StatusOr<GraphDef> Join(const FlatScorer& flat, const RewrittenScorer& parts) {
   Joined joined(flat);
-  std::string rows;
+  std::optional<std::string> rows;
   if (parts.fold.node_size() > 0) {
-    TF_RETURN_IF_ERROR(joined.Call("fold", parts.fold, kUser, {}, ""));
+    TF_RETURN_IF_ERROR(joined.Call("fold", parts.fold, kUser, {}, std::nullopt));
     rows = "fold";
   }
   std::vector<std::string> prepared;
   if (!parts.prepared.empty()) {
-    TF_RETURN_IF_ERROR(joined.Call("prepare", parts.prepare, kItem, {}, ""));
+    TF_RETURN_IF_ERROR(joined.Call("prepare", parts.prepare, kItem, {}, std::nullopt));
     for (size_t i = 0; i < parts.prepared.size(); ++i) {
       prepared.push_back(absl::StrCat("prepare:", i));
     }
