@@ -102,11 +102,9 @@ std::optional<Reshaped> Source(const ScorerGraph& scorer, const std::string& ten
 
 // Adds the number of items, an int32 vector with one element.
 std::string CountOfItems(ScorerGraph& graph, const NodeDef& like) {
-  const AttrValue int32 = TypeAttr(DT_INT32);
-  const std::string extents =
-      graph.Add("Shape", {graph.Items().name()}, {3}, like, {{"out_type", int32}}, DT_INT32);
-  return graph.Add("Slice", {extents, graph.AddIntegers({1}, like), graph.AddIntegers({1}, like)},
-                   {1}, like, {{"Index", int32}});
+  const std::string extents = graph.Add("Shape", {graph.Items().name()}, {3}, like,
+                                        {{"out_type", TypeAttr(DT_INT32)}}, DT_INT32);
+  return graph.Slice(extents, {1}, {1}, {1}, like);
 }
 
 }  // namespace
@@ -129,9 +127,7 @@ std::string ShapeVector(ScorerGraph& graph, const Shape& shape, const NodeDef& l
   }
   if (parts.size() == 1) return parts[0];
   const int64_t rank = parts.size();
-  parts.push_back(graph.AddInteger(0, like));
-  return graph.Add("ConcatV2", parts, {rank}, like,
-                   {{"N", IntAttr(rank)}, {"Tidx", TypeAttr(DT_INT32)}});
+  return graph.Concat(std::move(parts), 0, {rank}, like);
 }
 
 std::string BroadcastTo(ScorerGraph& graph, const std::string& tensor, const Shape& shape,

@@ -80,9 +80,8 @@ std::string Joined(ScorerGraph& graph, const Summand& summand, const NodeDef& co
   for (size_t i = 1; i < summand.parts.size(); ++i) {
     const std::string part = summand.parts[i].AddTo(graph);
     const int64_t width = graph.ShapeOf(joined).last() + summand.parts[i].shape.last();
-    joined = graph.Add(
-        "ConcatV2", {joined, part, graph.AddInteger(summand.shape.rank() - 1, concat)},
-        summand.shape.WithLast(width), concat, {{"N", IntAttr(2)}, {"Tidx", TypeAttr(DT_INT32)}});
+    joined = graph.Concat({joined, part}, summand.shape.rank() - 1, summand.shape.WithLast(width),
+                          concat);
   }
   return joined;
 }
@@ -104,15 +103,16 @@ std::optional<Plan> MatchProduct(const ScorerGraph& scorer, const NodeDef& produ
   if (source->op() == "AddV2" || source->op() == "Sub") summands = MatchSum(scorer, *source);
   if (!summands.has_value()) return std::nullopt;
   const Shape whole = scorer.ShapeOf(source->name()).WithLast(out[1]);
-  const int64_t depth = weights[0];
-  return [&product, source, summands, whole, out, depth](ScorerGraph& graph) {
+  return [&product, source, summands, whole, out, weights](ScorerGraph& graph) {
     std::optional<std::string> sum;
     for (const Summand& summand : *summands) {
       const std::string tensor = Joined(graph, summand, *source);
       const int64_t size = summand.shape.last();
-      const std::string rows = size == depth
-                                   ? product.input(1)
-                                   : graph.Rows(product.input(1), summand.begin, size, product);
+      std::string rows = product.input(1);
+      if (size != weights[0]) {
+        rows =
+            graph.Slice(rows, {summand.begin, 0}, {size, weights[1]}, {size, weights[1]}, product);
+      }
       const std::string part =
           graph.Reshape(graph.MatMul(AsMatrix(graph, tensor, product), rows, false, false, product),
                         summand.shape.WithLast(out[1]), product);

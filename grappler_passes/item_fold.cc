@@ -14,6 +14,7 @@
 #include "grappler_passes/costs.h"
 #include "grappler_passes/run_passes.h"
 #include "grappler_passes/scorer_function.h"
+#include "tensorflow/core/platform/statusor.h"
 
 namespace tensorflow {
 namespace nann_passes {
@@ -115,7 +116,6 @@ absl::StatusOr<std::vector<Columns>> MatchRows(const ScorerGraph& scorer) {
 // Adds the rows, and has all that needs the columns take them from the rows.
 std::string AddRows(ScorerGraph& graph, const std::vector<Columns>& row) {
   const NodeDef& like = graph.Items();
-  const AttrValue int32 = TypeAttr(DT_INT32);
   std::vector<std::string> parts;
   int64_t width = 0;
   for (const Columns& columns : row) {
@@ -123,18 +123,15 @@ std::string AddRows(ScorerGraph& graph, const std::vector<Columns>& row) {
     width += columns.width;
   }
   const bool joins = row.size() > 1;
-  if (joins) parts.push_back(graph.AddInteger(2, like));
-  const std::string rows = joins ? graph.Add("ConcatV2", parts, {1, kItems, width}, like,
-                                             {{"N", IntAttr(row.size())}, {"Tidx", int32}})
-                                 : graph.Add("Identity", parts, {1, kItems, width}, like);
+  const Shape shape{1, kItems, width};
+  const std::string rows =
+      joins ? graph.Concat(parts, 2, shape, like) : graph.Add("Identity", parts, shape, like);
   int64_t begin = 0;
   for (const Columns& columns : row) {
     std::string part = rows;
     if (joins) {
-      part = graph.Add("Slice",
-                       {rows, graph.AddIntegers({0, 0, begin}, like),
-                        graph.AddIntegers({-1, -1, columns.width}, like)},
-                       {1, kItems, columns.width}, like, {{"Index", int32}});
+      part = graph.Slice(rows, {0, 0, begin}, {-1, -1, columns.width}, {1, kItems, columns.width},
+                         like);
     }
     begin += columns.width;
     part = graph.Reshape(part, graph.ShapeOf(columns.tensor), like);
@@ -155,15 +152,13 @@ std::string AddRows(ScorerGraph& graph, const std::vector<Columns>& row) {
 
 absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer) {
   ApplyRule({{"AddV2", "BiasAdd"}, MatchBias}, scorer);
-  const auto asking = MatchShapes(scorer);
-  TF_RETURN_IF_ERROR(asking.status());
-  for (const NodeDef* node : *asking) {
+  TF_ASSIGN_OR_RETURN(const auto asking, MatchShapes(scorer));
+  for (const NodeDef* node : asking) {
     scorer.Replace(node->name(), ShapeVector(scorer, scorer.ShapeOf(node->input(0)), *node));
   }
   scorer.Prune();
-  const auto row = MatchRows(scorer);
-  TF_RETURN_IF_ERROR(row.status());
-  return AddRows(scorer, *row);
+  TF_ASSIGN_OR_RETURN(const auto row, MatchRows(scorer));
+  return AddRows(scorer, row);
 }
 
 }  // namespace nann_passes

@@ -136,18 +136,12 @@ std::optional<Plan> MatchColumns(const ScorerGraph& scorer, const NodeDef& first
       width += graph.ShapeOf(node->input(1))[1];
     }
     const int64_t depth = graph.ShapeOf(weights[0])[0], rows = graph.ShapeOf(first.name())[0];
-    weights.push_back(graph.AddInteger(1, first));
-    const std::string wide =
-        graph.Add("ConcatV2", weights, {depth, width}, first,
-                  {{"N", IntAttr(products.size())}, {"Tidx", TypeAttr(DT_INT32)}});
+    const std::string wide = graph.Concat(weights, 1, {depth, width}, first);
     const std::string all = graph.MatMul(first.input(0), wide, false, false, first);
     int64_t begin = 0;
     for (const NodeDef* node : products) {
       const int64_t columns = graph.ShapeOf(node->name())[1];
-      parts.push_back(graph.Add(
-          "Slice",
-          {all, graph.AddIntegers({0, begin}, first), graph.AddIntegers({-1, columns}, first)},
-          {rows, columns}, first, {{"Index", TypeAttr(DT_INT32)}}));
+      parts.push_back(graph.Slice(all, {0, begin}, {-1, columns}, {rows, columns}, first));
       begin += columns;
     }
     for (size_t i = 1; i < products.size(); ++i) graph.Replace(products[i]->name(), parts[i]);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "grappler_passes/item_fold.h"
 #include "grappler_passes/scorer_function.h"
+#include "tensorflow/core/platform/statusor.h"
 
 namespace tensorflow {
 namespace nann_passes {
@@ -37,16 +38,13 @@ bool Wanted(const RewriteOptions& options, const std::string& pass) {
 
 // Makes the scorer of rows of `scorer`, and gives the function that makes the rows.
 absl::StatusOr<int> Fold(std::unique_ptr<ScorerGraph>& scorer, GraphDef* fold) {
-  const auto rows = FoldItems(*scorer);
-  TF_RETURN_IF_ERROR(rows.status());
-  FoldedScorer folded = SplitByItem(*scorer, *rows);
+  TF_ASSIGN_OR_RETURN(const std::string rows, FoldItems(*scorer));
+  FoldedScorer folded = SplitByItem(*scorer, rows);
   std::vector<Argument> arguments = scorer->arguments();
   for (Argument& argument : arguments) {
-    if (argument.dependence == kItem) argument.shape = scorer->ShapeOf(*rows).extents();
+    if (argument.dependence == kItem) argument.shape = scorer->ShapeOf(rows).extents();
   }
-  auto of_rows = ScorerGraph::Create(std::move(folded.score), std::move(arguments));
-  TF_RETURN_IF_ERROR(of_rows.status());
-  scorer = *std::move(of_rows);
+  TF_ASSIGN_OR_RETURN(scorer, ScorerGraph::Create(std::move(folded.score), std::move(arguments)));
   *fold = std::move(folded.fold);
   return 1;
 }
@@ -65,38 +63,36 @@ absl::StatusOr<RewrittenScorer> RewriteScorer(const NameAttrList& function,
                                               const FunctionLibraryDefinition& library,
                                               const std::vector<Argument>& arguments,
                                               const RewriteOptions& options) {
-  auto flat = FlatGraph(function, library);
-  TF_RETURN_IF_ERROR(flat.status());
-  return RewriteScorer(*std::move(flat), arguments, options);
+  TF_ASSIGN_OR_RETURN(GraphDef flat, FlatGraph(function, library));
+  return RewriteScorer(std::move(flat), arguments, options);
 }
 
 absl::StatusOr<RewrittenScorer> RewriteScorer(GraphDef flat, const std::vector<Argument>& arguments,
                                               const RewriteOptions& options) {
-  auto scorer = ScorerGraph::Create(std::move(flat), arguments);
-  TF_RETURN_IF_ERROR(scorer.status());
+  TF_ASSIGN_OR_RETURN(auto scorer, ScorerGraph::Create(std::move(flat), arguments));
   TF_RETURN_IF_ERROR(CheckNames(options.passes));
   std::vector<Pass> wanted;
   for (const Pass& pass : Passes()) {
     if (Wanted(options, pass.name)) wanted.push_back(pass);
   }
   RewrittenScorer rewritten;
-  rewritten.reports = RunPasses(wanted, *scorer);
+  rewritten.reports = RunPasses(wanted, scorer);
   if (options.fold_items && Wanted(options, kItemFold)) {
     GraphDef fold;
     rewritten.reports.push_back(RunPass(
         kItemFold, [&fold](std::unique_ptr<ScorerGraph>& copy) { return Fold(copy, &fold); },
-        *scorer));
+        scorer));
     if (rewritten.reports.back().rewrites > 0) rewritten.fold = std::move(fold);
   }
-  PassReport hoist{kUserHoist, 0, CostsOf(**scorer), CostsOf(**scorer), ""};
+  PassReport hoist{kUserHoist, 0, CostsOf(*scorer), CostsOf(*scorer), ""};
   if (Wanted(options, kUserHoist)) {
-    SplitScorer split = SplitByUser(**scorer);
+    SplitScorer split = SplitByUser(*scorer);
     hoist.rewrites = split.prepared.size();
     if (!split.prepared.empty()) rewritten.prepare = std::move(split.prepare);
     rewritten.score = std::move(split.score);
     rewritten.prepared = std::move(split.prepared);
   } else {
-    rewritten.score = (*scorer)->ToGraphDef();
+    rewritten.score = scorer->ToGraphDef();
   }
   rewritten.reports.push_back(std::move(hoist));
   return rewritten;

@@ -21,6 +21,7 @@
 #include "tensorflow/core/grappler/grappler_item.h"
 #include "tensorflow/core/grappler/optimizers/custom_graph_optimizer.h"
 #include "tensorflow/core/grappler/optimizers/custom_graph_optimizer_registry.h"
+#include "tensorflow/core/platform/statusor.h"
 
 namespace tensorflow {
 namespace nann_passes {
@@ -180,33 +181,31 @@ class SearchRewriter : public grappler::CustomGraphOptimizer {
     if (function == nullptr) return absl::NotFoundError("its function is not in the library");
     std::vector<Argument> arguments;
     TF_RETURN_IF_ERROR(Arguments(origins, place, *node, *function, &arguments));
-    auto rewritten = RewriteScorer(scorer, *library, arguments, {passes_, false});
-    TF_RETURN_IF_ERROR(rewritten.status());
+    TF_ASSIGN_OR_RETURN(const auto rewritten,
+                        RewriteScorer(scorer, *library, arguments, {passes_, false}));
     int rewrites = 0;
-    for (const PassReport& report : rewritten->reports) rewrites += report.rewrites;
+    for (const PassReport& report : rewritten.reports) rewrites += report.rewrites;
     if (rewrites == 0) return absl::OkStatus();
-    const auto add = [&](const GraphDef& graph, absl::string_view kind) {
-      auto added = ToFunction(
-          graph, library->UniqueFunctionName(absl::StrCat(scorer.name(), "_nann_", kind, "_")));
-      if (!added.ok()) return added;
+    // Returns the name of the function that it adds.
+    const auto add = [&](const GraphDef& graph,
+                         absl::string_view kind) -> absl::StatusOr<std::string> {
+      const std::string prefix = absl::StrCat(scorer.name(), "_nann_", kind, "_");
+      TF_ASSIGN_OR_RETURN(FunctionDef added,
+                          ToFunction(graph, library->UniqueFunctionName(prefix)));
       // What was traced still holds where the arguments are the same: the next pass asks.
-      if (added->signature().input_arg_size() == function->signature().input_arg_size()) {
-        *added->mutable_arg_attr() = function->arg_attr();
+      if (added.signature().input_arg_size() == function->signature().input_arg_size()) {
+        *added.mutable_arg_attr() = function->arg_attr();
       }
-      const absl::Status status = library->AddFunctionDef(*added);
-      if (!status.ok()) return absl::StatusOr<FunctionDef>(status);
-      made->push_back(*added);
-      return added;
+      TF_RETURN_IF_ERROR(library->AddFunctionDef(added));
+      made->push_back(added);
+      return added.signature().name();
     };
-    if (!rewritten->prepared.empty()) {
-      auto prepare = add(rewritten->prepare, "prepare");
-      TF_RETURN_IF_ERROR(prepare.status());
-      attributes["prepare"].mutable_list()->add_func()->set_name(prepare->signature().name());
+    if (!rewritten.prepared.empty()) {
+      TF_ASSIGN_OR_RETURN(const std::string prepare, add(rewritten.prepare, "prepare"));
+      attributes["prepare"].mutable_list()->add_func()->set_name(prepare);
     }
-    auto score = add(rewritten->score, "score");
-    TF_RETURN_IF_ERROR(score.status());
     NameAttrList replaced;
-    replaced.set_name(score->signature().name());
+    TF_ASSIGN_OR_RETURN(*replaced.mutable_name(), add(rewritten.score, "score"));
     *attributes["scorer"].mutable_list()->mutable_func(0) = replaced;
     return absl::OkStatus();
   }
@@ -243,9 +242,7 @@ class SearchRewriter : public grappler::CustomGraphOptimizer {
         }
         argument.variable_dtype = TypeOf(*variable, "dtype");
         argument.shaped = true;
-        for (const auto& dim : shape.dim()) {
-          argument.shape.push_back(dim.size());
-        }
+        for (const auto& dim : shape.dim()) argument.shape.push_back(dim.size());
       }
       arguments->push_back(std::move(argument));
     }

@@ -4,6 +4,7 @@
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
+#include "tensorflow/core/platform/statusor.h"
 
 namespace tensorflow {
 namespace nann_passes {
@@ -15,14 +16,13 @@ constexpr int kMaxSweeps = 10;
 // The graph of `after` read anew, as that of a scorer with the results of `before`.
 absl::StatusOr<std::unique_ptr<ScorerGraph>> Verified(const ScorerGraph& before,
                                                       const ScorerGraph& after) {
-  auto read = ScorerGraph::Create(after.ToGraphDef(), after.arguments());
-  TF_RETURN_IF_ERROR(read.status());
-  const auto old = before.Results(), made = (*read)->Results();
+  TF_ASSIGN_OR_RETURN(auto read, ScorerGraph::Create(after.ToGraphDef(), after.arguments()));
+  const auto old = before.Results(), made = read->Results();
   if (old.size() != made.size()) return absl::InternalError("another number of results");
   for (size_t i = 0; i < old.size(); ++i) {
-    const Shape &was = before.ShapeOf(old[i]), &is = (*read)->ShapeOf(made[i]);
+    const Shape &was = before.ShapeOf(old[i]), &is = read->ShapeOf(made[i]);
     if ((was.known() && is.known() && was != is) ||
-        before.DtypeOf(old[i]) != (*read)->DtypeOf(made[i])) {
+        before.DtypeOf(old[i]) != read->DtypeOf(made[i])) {
       return absl::InternalError(absl::StrCat("result ", i, " has another shape or type"));
     }
   }
@@ -56,12 +56,10 @@ PassReport RunPass(
   auto copy = scorer->Copy();
   copy->set_pass(name);
   const auto run = [&]() -> absl::Status {
-    const auto rewrites = rewrite(copy);
-    if (!rewrites.ok() || *rewrites == 0) return rewrites.status();
-    auto verified = Verified(*scorer, *copy);
-    TF_RETURN_IF_ERROR(verified.status());
-    scorer = *std::move(verified);
-    report.rewrites = *rewrites;
+    TF_ASSIGN_OR_RETURN(const int rewrites, rewrite(copy));
+    if (rewrites == 0) return absl::OkStatus();
+    TF_ASSIGN_OR_RETURN(scorer, Verified(*scorer, *copy));
+    report.rewrites = rewrites;
     return absl::OkStatus();
   };
   const absl::Status status = run();

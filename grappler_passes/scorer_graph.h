@@ -90,10 +90,10 @@ class ScorerGraph {
   // Adds a node with one output; returns its tensor. Its name starts as that of `like` does and says
   // which pass added it, and it is placed where `like` is. `dtype` is that of the first input if none is given.
   using Attributes = std::initializer_list<std::pair<absl::string_view, AttrValue>>;
-  std::string Add(absl::string_view op, absl::Span<const std::string> inputs, Shape shape,
+  std::string Add(absl::string_view op, absl::Span<const std::string> inputs, const Shape& shape,
                   const NodeDef& like, Attributes attributes = {}, DataType dtype = DT_INVALID);
   // Another node as `node` is, of other inputs; it has one output, of its type.
-  std::string Clone(const NodeDef& node, absl::Span<const std::string> inputs, Shape shape);
+  std::string Clone(const NodeDef& node, absl::Span<const std::string> inputs, const Shape& shape);
   std::string AddConstant(const Tensor& value, const NodeDef& like);
   std::string AddIntegers(absl::Span<const int64_t> values, const NodeDef& like);
   std::string AddInteger(int32_t value, const NodeDef& like);
@@ -105,8 +105,11 @@ class ScorerGraph {
   // Broadcasting AddV2, Sub or Mul.
   std::string Binary(absl::string_view op, const std::string& a, const std::string& b,
                      const NodeDef& like);
-  // `size` rows of the matrix `tensor`, from `begin` on.
-  std::string Rows(const std::string& tensor, int64_t begin, int64_t size, const NodeDef& like);
+  std::string Concat(std::vector<std::string> tensors, int axis, const Shape& shape,
+                     const NodeDef& like);
+  // A size of -1 is all that follows `begin`. `shape` is the result's.
+  std::string Slice(const std::string& tensor, absl::Span<const int64_t> begin,
+                    absl::Span<const int64_t> size, const Shape& shape, const NodeDef& like);
 
   // Has all consumers of `old` take `tensor` instead, which is the same, and so has its shape.
   void Replace(const std::string& old, const std::string& tensor);
@@ -136,7 +139,9 @@ class ScorerGraph {
   void FindConsumers();
   // Drops control edges that wait for nothing that could be noticed, and identities.
   void DropIdleEdges();
-  std::string Name(absl::string_view op, const NodeDef& like);
+  // Adds `node` under a new name and with these inputs, beside `like`.
+  std::string Insert(NodeDef node, absl::Span<const std::string> inputs, DataType dtype,
+                     const Shape& shape, const NodeDef& like);
   // `from` and all nodes that they need and `skip` does not hold of, inputs first. A graph's depth
   // may be beyond what the stack of a thread can hold: it is walked without one.
   std::vector<NodeDef*> InputsFirst(absl::Span<NodeDef* const> from,

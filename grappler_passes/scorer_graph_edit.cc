@@ -29,63 +29,49 @@ std::string PassOf(const NodeDef& node) {
   return std::string(own.substr(0, end - kOwn.size()));
 }
 
-std::string ScorerGraph::Name(absl::string_view op, const NodeDef& like) {
+std::string ScorerGraph::Insert(NodeDef node, absl::Span<const std::string> inputs, DataType dtype,
+                                const Shape& shape, const NodeDef& like) {
   const std::string prefix = like.name().substr(0, EndOfScope(like.name()));
   std::string name;
   do {
-    name = absl::StrCat(prefix, kOwn, pass_, ".", op, "_", added_++);
+    name = absl::StrCat(prefix, kOwn, pass_, ".", node.op(), "_", added_++);
   } while (nodes_.contains(name));
+  node.set_name(name);
+  node.set_device(like.device());
+  node.clear_input();
+  tensors_[name] = {dtype, shape, {}};
+  NodeDef* const added = (nodes_[name] = std::make_unique<NodeDef>(std::move(node))).get();
+  for (const std::string& input : inputs) {
+    added->add_input(input);
+    consumers_[input].push_back(added);
+  }
   return name;
 }
 
 std::string ScorerGraph::Add(absl::string_view op, absl::Span<const std::string> inputs,
-                             Shape shape, const NodeDef& like, Attributes attributes,
+                             const Shape& shape, const NodeDef& like, Attributes attributes,
                              DataType dtype) {
-  auto node = std::make_unique<NodeDef>();
-  node->set_name(Name(op, like));
-  node->set_op(std::string(op));
-  node->set_device(like.device());
+  NodeDef node;
+  node.set_op(std::string(op));
   const DataType first = inputs.empty() ? DT_INVALID : DtypeOf(inputs[0]);
-  if (dtype == DT_INVALID) dtype = first;
-  (*node->mutable_attr())["T"] = TypeAttr(first);
-  for (const auto& [key, value] : attributes) (*node->mutable_attr())[std::string(key)] = value;
-  for (const std::string& input : inputs) {
-    node->add_input(input);
-    consumers_[input].push_back(node.get());
-  }
-  const std::string name = node->name();
-  tensors_[name] = {dtype, std::move(shape), {}};
-  nodes_.emplace(name, std::move(node));
-  return name;
+  (*node.mutable_attr())["T"] = TypeAttr(first);
+  for (const auto& [key, value] : attributes) (*node.mutable_attr())[std::string(key)] = value;
+  return Insert(std::move(node), inputs, dtype == DT_INVALID ? first : dtype, shape, like);
 }
 
 std::string ScorerGraph::Clone(const NodeDef& node, absl::Span<const std::string> inputs,
-                               Shape shape) {
-  auto copy = std::make_unique<NodeDef>(node);
-  copy->set_name(Name(node.op(), node));
-  copy->clear_input();
-  for (const std::string& input : inputs) {
-    copy->add_input(input);
-    consumers_[input].push_back(copy.get());
-  }
-  const std::string name = copy->name();
-  tensors_[name] = {DtypeOf(node.name()), std::move(shape), {}};
-  nodes_.emplace(name, std::move(copy));
-  return name;
+                               const Shape& shape) {
+  return Insert(node, inputs, DtypeOf(node.name()), shape, node);
 }
 
 std::string ScorerGraph::AddConstant(const Tensor& value, const NodeDef& like) {
-  auto node = std::make_unique<NodeDef>();
-  node->set_name(Name("Const", like));
-  node->set_op("Const");
-  node->set_device(like.device());
-  (*node->mutable_attr())["dtype"] = TypeAttr(value.dtype());
-  value.AsProtoTensorContent((*node->mutable_attr())["value"].mutable_tensor());
-  const std::string name = node->name();
+  NodeDef node;
+  node.set_op("Const");
+  (*node.mutable_attr())["dtype"] = TypeAttr(value.dtype());
+  value.AsProtoTensorContent((*node.mutable_attr())["value"].mutable_tensor());
   const auto extents = value.shape().dim_sizes();
-  tensors_[name] = {value.dtype(), Shape(Extents(extents.begin(), extents.end())), {}};
-  nodes_.emplace(name, std::move(node));
-  return name;
+  const Shape shape(Extents(extents.begin(), extents.end()));
+  return Insert(std::move(node), {}, value.dtype(), shape, like);
 }
 
 std::string ScorerGraph::AddIntegers(absl::Span<const int64_t> values, const NodeDef& like) {
@@ -102,7 +88,6 @@ std::string ScorerGraph::AddInteger(int32_t value, const NodeDef& like) {
 
 std::string ScorerGraph::Reshape(const std::string& tensor, const Shape& shape,
                                  const NodeDef& like) {
-  if (!shape.known()) return "";  // Which no node computes: it could not be written down.
   std::string source = tensor;
   while (ShapeOf(source) != shape) {
     // A reshape of what was reshaped is one of the first.
@@ -131,12 +116,18 @@ std::string ScorerGraph::Binary(absl::string_view op, const std::string& a, cons
   return Add(op, {a, b}, Broadcast(ShapeOf(a), ShapeOf(b)), like);
 }
 
-std::string ScorerGraph::Rows(const std::string& tensor, int64_t begin, int64_t size,
-                              const NodeDef& like) {
-  // A width that is not known is -1, which is how Slice writes "all".
-  const int64_t width = ShapeOf(tensor)[1];
-  return Add("Slice", {tensor, AddIntegers({begin, 0}, like), AddIntegers({size, width}, like)},
-             {size, width}, like, {{"Index", TypeAttr(DT_INT32)}});
+std::string ScorerGraph::Concat(std::vector<std::string> tensors, int axis, const Shape& shape,
+                                const NodeDef& like) {
+  const AttrValue count = IntAttr(tensors.size());
+  tensors.push_back(AddInteger(axis, like));
+  return Add("ConcatV2", tensors, shape, like, {{"N", count}, {"Tidx", TypeAttr(DT_INT32)}});
+}
+
+std::string ScorerGraph::Slice(const std::string& tensor, absl::Span<const int64_t> begin,
+                               absl::Span<const int64_t> size, const Shape& shape,
+                               const NodeDef& like) {
+  return Add("Slice", {tensor, AddIntegers(begin, like), AddIntegers(size, like)}, shape, like,
+             {{"Index", TypeAttr(DT_INT32)}});
 }
 
 }  // namespace nann_passes

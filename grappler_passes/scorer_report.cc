@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "grappler_passes/costs.h"
 #include "grappler_passes/scorer_function.h"
+#include "tensorflow/core/platform/statusor.h"
 
 namespace tensorflow {
 namespace nann_passes {
@@ -53,9 +54,7 @@ absl::StatusOr<FlatScorer> Flat(GraphDef calls) {
     flat.arguments.push_back(ArgumentOf(node));
     SetArg(flat.arguments.size() - 1, flat.arguments.back().dtype, &node);
   }
-  auto graph = FlatGraph(calls);
-  TF_RETURN_IF_ERROR(graph.status());
-  flat.graph = *std::move(graph);
+  TF_ASSIGN_OR_RETURN(flat.graph, FlatGraph(calls));
   return flat;
 }
 
@@ -77,11 +76,10 @@ class Joined {
   absl::Status Call(const std::string& name, const GraphDef& part, unsigned without,
                     const std::vector<std::string>& prepared,
                     const std::optional<std::string>& rows) {
-    auto function = ToFunction(part, absl::StrCat("nann_", name));
-    TF_RETURN_IF_ERROR(function.status());
+    TF_ASSIGN_OR_RETURN(FunctionDef function, ToFunction(part, absl::StrCat("nann_", name)));
     NodeDef* const call = graph_.add_node();
     call->set_name(name);
-    call->set_op(function->signature().name());
+    call->set_op(function.signature().name());
     for (size_t i = 0; i < arguments_.size(); ++i) {
       const bool items = arguments_[i].dependence == kItem;
       if (items) {
@@ -90,7 +88,7 @@ class Joined {
       if (without != kModel && arguments_[i].dependence == without) continue;
       call->add_input(items && rows.has_value() ? *rows : names_[i]);
     }
-    *graph_.mutable_library()->add_function() = *std::move(function);
+    *graph_.mutable_library()->add_function() = std::move(function);
     return absl::OkStatus();
   }
 
@@ -168,31 +166,26 @@ ScorerReport Report(const ScorerGraph& scorer) {
 }
 
 absl::StatusOr<ScorerReport> Report(FlatScorer flat) {
-  const auto scorer = ScorerGraph::Create(std::move(flat.graph), std::move(flat.arguments));
-  TF_RETURN_IF_ERROR(scorer.status());
-  return Report(**scorer);
+  TF_ASSIGN_OR_RETURN(const auto scorer,
+                      ScorerGraph::Create(std::move(flat.graph), std::move(flat.arguments)));
+  return Report(*scorer);
 }
 
 }  // namespace
 
 absl::StatusOr<ScorerReport> DescribeScorer(const GraphDef& calls) {
-  auto flat = Flat(calls);
-  TF_RETURN_IF_ERROR(flat.status());
-  return Report(*std::move(flat));
+  TF_ASSIGN_OR_RETURN(FlatScorer flat, Flat(calls));
+  return Report(std::move(flat));
 }
 
 absl::StatusOr<ScorerReport> DescribeRewritten(const GraphDef& calls, const RewriteOptions& options,
                                                std::vector<PassReport>* passes) {
-  auto flat = Flat(calls);
-  TF_RETURN_IF_ERROR(flat.status());
-  auto made = RewriteScorer(flat->graph, flat->arguments, options);
-  TF_RETURN_IF_ERROR(made.status());
-  *passes = made->reports;
-  const auto joined = Join(*flat, *made);
-  TF_RETURN_IF_ERROR(joined.status());
-  auto graph = FlatGraph(*joined);
-  TF_RETURN_IF_ERROR(graph.status());
-  return Report(FlatScorer{*std::move(graph), std::move(flat->arguments)});
+  TF_ASSIGN_OR_RETURN(FlatScorer flat, Flat(calls));
+  TF_ASSIGN_OR_RETURN(const auto made, RewriteScorer(flat.graph, flat.arguments, options));
+  *passes = made.reports;
+  TF_ASSIGN_OR_RETURN(const GraphDef joined, Join(flat, made));
+  TF_ASSIGN_OR_RETURN(flat.graph, FlatGraph(joined));
+  return Report(std::move(flat));
 }
 
 }  // namespace nann_passes
