@@ -19,6 +19,10 @@
 
 // Prints a condition that does not hold and aborts the program, in every kind of build. Aborting lets
 // a sanitizer or a debugger show where.
+//
+// It is not GoogleTest, because the tests must build on a machine with nothing but Python, make and
+// a C++17 compiler: neither TensorFlow's wheel nor PyPI has GoogleTest's headers. Debian's
+// libgtest-dev could only be optional, and where it is missing the tests would not run.
 #define CHECK_THAT(condition)                                              \
   do {                                                                     \
     if (!(condition)) {                                                    \
