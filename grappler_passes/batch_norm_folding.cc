@@ -1,5 +1,5 @@
-// batch_norm_folding: moves what scales and shifts columns alike for all items into the weights of a
-// product before it, or behind the product after it.
+// batch_norm_folding: moves what scales and shifts columns alike for all items into the weights of
+// a product before it, or behind the product after it.
 //
 //   Mul(MatMul(x, W), s)     ->  MatMul(x, Mul(W, s))
 //   Mul(x + b, s)            ->  Mul(x, s) + Mul(b, s)       where x is such a product
@@ -63,8 +63,8 @@ std::optional<Plan> PlanScaled(const ScorerGraph& scorer, const std::string& ten
   };
 }
 
-// A product whose input is scaled or shifted: the scale moves into the weights, the shift behind the
-// product.
+// A product whose input is scaled or shifted: the scale moves into the weights, the shift behind
+// the product.
 std::optional<Plan> MatchInput(const ScorerGraph& scorer, const NodeDef& product) {
   if (BoolOf(product, "transpose_a") || scorer.OfItems(product.input(1))) return std::nullopt;
   const NodeDef& inner = scorer.NodeOf(product.input(0));

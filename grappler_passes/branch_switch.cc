@@ -4,9 +4,9 @@
 //     with x0, x1, ... = DynamicPartition(x, p), and p the same scenario s for every item
 //   ->  f(x; Gather(Pack(W0, W1, ...), s))
 //
-// where the networks differ in nothing but their weights, which are chosen once per request; no item
-// is moved. (The original's multi-DNN switch.) Networks that differ in more stay: those of the other
-// scenarios run on no items.
+// where the networks differ in nothing but their weights, which are chosen once per request; no
+// item is moved. (The original's multi-DNN switch.) Networks that differ in more stay: those of the
+// other scenarios run on no items.
 #include <algorithm>
 #include <map>
 #include <memory>

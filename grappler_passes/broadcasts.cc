@@ -40,13 +40,11 @@ std::optional<Reshaped> WithRank(const ScorerGraph& scorer, const NodeDef& node,
 // A graph that a stranger wrote may chain reshapes without end.
 constexpr int kMaxReshapes = 100;
 
-std::optional<Reshaped> Source(const ScorerGraph& scorer, const std::string& tensor, int reshapes);
-
-// The source of a reshape that drops or adds axes of extent 1, as tf.repeat has one behind a Tile, or
-// that merges axes of which all are repeated from extent 1, or none.
+// The source of a reshape that drops or adds axes of extent 1, as tf.repeat has one behind a Tile,
+// or that merges axes of which all are repeated from extent 1, or none.
 std::optional<Reshaped> SourceOfReshape(const ScorerGraph& scorer, const NodeDef& node,
                                         const Shape& out, int reshapes) {
-  auto inner = Source(scorer, node.input(0), reshapes + 1);
+  const auto inner = BroadcastSource(scorer, node.input(0), reshapes + 1);
   if (!inner.has_value()) return std::nullopt;
   const Shape& full = scorer.ShapeOf(node.input(0));
   Extents source;
@@ -79,7 +77,17 @@ std::optional<Reshaped> SourceOfGather(const ScorerGraph& scorer, const NodeDef&
   return Reshaped{node.input(0), Shape(std::move(source)), &node};
 }
 
-std::optional<Reshaped> Source(const ScorerGraph& scorer, const std::string& tensor, int reshapes) {
+// Adds the number of items, an int32 vector with one element.
+std::string CountOfItems(ScorerGraph& graph, const NodeDef& like) {
+  const std::string extents = graph.Add("Shape", {graph.Items().name()}, {3}, like,
+                                        {{"out_type", TypeAttr(DT_INT32)}}, DT_INT32);
+  return graph.Slice(extents, {1}, {1}, {1}, like);
+}
+
+}  // namespace
+
+std::optional<Reshaped> BroadcastSource(const ScorerGraph& scorer, const std::string& tensor,
+                                        int reshapes) {
   const NodeDef& node = scorer.NodeOf(tensor);
   const Shape& out = scorer.ShapeOf(tensor);
   if (!out.known() || !scorer.Free(node) || reshapes > kMaxReshapes) return std::nullopt;
@@ -99,20 +107,6 @@ std::optional<Reshaped> Source(const ScorerGraph& scorer, const std::string& ten
   }
   return source.has_value() && Repeats(source->shape, out) ? source : std::nullopt;
 }
-
-// Adds the number of items, an int32 vector with one element.
-std::string CountOfItems(ScorerGraph& graph, const NodeDef& like) {
-  const std::string extents = graph.Add("Shape", {graph.Items().name()}, {3}, like,
-                                        {{"out_type", TypeAttr(DT_INT32)}}, DT_INT32);
-  return graph.Slice(extents, {1}, {1}, {1}, like);
-}
-
-}  // namespace
-
-std::optional<Reshaped> BroadcastSource(const ScorerGraph& scorer, const std::string& tensor) {
-  return Source(scorer, tensor, 0);
-}
-
 std::string ShapeVector(ScorerGraph& graph, const Shape& shape, const NodeDef& like) {
   const std::string count = CountOfItems(graph, like);
   std::vector<std::string> parts;

@@ -20,7 +20,9 @@ struct Reshaped {
 
 // Returns the tensor that `tensor` repeats along axes of extent 1, in a shape of the rank of
 // `tensor`. It sees through Tile, BroadcastTo, a product with ones, and a gather from a single row.
-std::optional<Reshaped> BroadcastSource(const ScorerGraph& scorer, const std::string& tensor);
+// `reshapes` is how many reshapes it saw through before.
+std::optional<Reshaped> BroadcastSource(const ScorerGraph& scorer, const std::string& tensor,
+                                        int reshapes = 0);
 
 // Adds an int32 vector with the extents of `shape`. The number of items is read off the items when
 // the graph runs.

@@ -13,8 +13,7 @@ namespace nann_passes {
 
 namespace {
 
-// An Einsum has as many as its labels have combinations. Axes of an ellipsis are counted from its
-// end.
+// Multiplies the extents of all labels of an Einsum. Axes of an ellipsis are counted from its end.
 std::optional<double> OfEinsum(const ScorerGraph& scorer, const NodeDef& node) {
   const std::string equation = StringOf(node, "equation");
   const std::vector<std::string> operands =

@@ -10,13 +10,13 @@ namespace tensorflow {
 namespace nann_passes {
 
 struct ScorerCosts {
-  int nodes = 0;                  // That depend on the items: what each batch runs.
+  int nodes = 0;                  // Those that depend on the items, which each batch runs.
   double multiply_adds = 0;       // Of matrix products, per item.
-  double multiply_adds_user = 0;  // Per request.
+  double multiply_adds_user = 0;  // Those that do not depend on the items, per request.
 };
 
-// Multiply-adds of one node per run, with kItems items: 0 where it is no matrix product, nothing
-// where it is one of shapes that are not known.
+// Returns the multiply-adds of one run of a node with kItems items: 0 if it is no matrix product,
+// std::nullopt if it is one and its shapes are not known.
 std::optional<double> MultiplyAdds(const ScorerGraph& scorer, const NodeDef& node);
 ScorerCosts CostsOf(const ScorerGraph& scorer);
 

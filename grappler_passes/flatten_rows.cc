@@ -1,5 +1,5 @@
-// flatten_rows: makes matrices, with one or several rows per item, of all that depends on the items.
-// A user is scored alone, so that a batch axis has extent 1.
+// flatten_rows: makes matrices, with one or several rows per item, of all that depends on the
+// items. A user is scored alone, so that a batch axis has extent 1.
 //
 //   BatchMatMulV2(x [1, n, k], w [1, k, m])   ->  Reshape(MatMul(x [n, k], w [k, m])) [1, n, m]
 //   Einsum that is such a product             ->  the same
@@ -44,7 +44,8 @@ bool IsReshapedMatrix(const ScorerGraph& scorer, const std::string& tensor, cons
   return before.rank() == 2 && SameLast(before, shape);
 }
 
-// Plans a product of the rows of the first operand by the second, which has the elements of `matrix`.
+// Plans a product of the rows of the first operand by the second, which has the elements of
+// `matrix`.
 Plan PlanProduct(const NodeDef& node, const Shape& matrix, bool transposed, const Shape& out) {
   return [&node, matrix, transposed, out](ScorerGraph& graph) {
     const std::string rows = AsMatrix(graph, node.input(0), node);

@@ -1,10 +1,9 @@
-// item_fold: what the scorer computes of an item alone is computed once, when the model is
-// exported.
+// item_fold: computes what depends on an item alone once, when the model is exported.
 //
 //   score(user, items [1, n, d]) = g(user, f(items), h(items))
 //     ->  score(user, rows [1, n, |f| + |h|]) = g(user, rows[:, :, :|f|], rows[:, :, |f|:])
 //
-// with rows = Concat(f(items), h(items)), for the index to hold in place of the embeddings.
+// with rows = Concat(f(items), h(items)), which the index holds in place of the embeddings.
 #include "grappler_passes/item_fold.h"
 
 #include <algorithm>
@@ -20,8 +19,8 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-// What a multiply-add of a large product takes, and a byte of a row that is gathered from a table
-// beyond the caches and then cut. `make bench-scorer` measures both.
+// The time of a multiply-add in a large product, and of a byte of a row that is gathered from a
+// table larger than the caches and then sliced. `make bench-scorer` measures both.
 constexpr double kNanosecondsPerMultiplyAdd = 0.03;
 constexpr double kNanosecondsPerByte = 0.2;
 constexpr int64_t kMaxWidth = 1 << 16;

@@ -9,10 +9,11 @@
 namespace tensorflow {
 namespace nann_passes {
 
-// Gathers what depends on the items alone, and what else needs it, into one tensor [1, n, width],
-// which it returns: a row an item, to be computed once and kept in the index. FailedPrecondition,
-// with the reason, where there is nothing to compute, where it is no row an item, or where wider
-// rows cost more time to read than is saved.
+// Gathers what depends on the items alone, and is needed by what does not, in one tensor [1, n,
+// width]: a row per item, to be computed once and kept in the index. Returns that tensor.
+// FailedPrecondition, with the reason, if there is nothing to compute, if it is not one row per
+// item, or if reading the wider rows would take longer than what is saved. The graph may have
+// changed then.
 absl::StatusOr<std::string> FoldItems(ScorerGraph& scorer);
 
 }  // namespace nann_passes

@@ -10,8 +10,8 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-// Ops that TensorFlow calls stateful because they read what others write; nothing in a scorer
-// writes.
+// Whether TensorFlow calls an op stateful only because it reads what others write; nothing in a
+// scorer writes.
 bool OnlyReads(absl::string_view op) {
   static const auto* const kReads = new absl::flat_hash_set<absl::string_view>(
       {"_Arg", "_Retval", "ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape",
@@ -29,7 +29,7 @@ const AttrValue& AttrOf(const NodeDef& node, absl::string_view attribute) {
 
 absl::Status Complete(NodeDef* node) {
   const OpRegistrationData* op;
-  // What is no op is a function, which no pass looks into.
+  // A node without a registered op calls a function, which no pass looks into.
   if (!OpRegistry::Global()->LookUp(node->op(), &op).ok()) return absl::OkStatus();
   AddDefaultsToNodeDef(op->op_def, node);
   for (const OpDef::AttrDef& attribute : op->op_def.attr()) {

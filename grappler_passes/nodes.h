@@ -16,35 +16,36 @@
 namespace tensorflow {
 namespace nann_passes {
 
-// Fills in the attributes that are left out and have defaults. InvalidArgument where the node then
-// lacks an attribute or an input of its op: passes read both without asking again.
+// Fills in the defaults of attributes that are left out. InvalidArgument if the node then lacks an
+// attribute or an input of its op: passes read both without a check.
 absl::Status Complete(NodeDef* node);
 
-// Whether running a node does more than to compute its outputs. What only reads does not: nothing in
+// Whether a node does more than compute its outputs. Ops that only read do not, because nothing in
 // a scorer writes.
 bool HasEffect(const NodeDef& node);
-// Whether operations on one element at a time: the result has the broadcast shape of its operands.
+// Whether a node works on one element at a time: its result has the broadcast shape of its
+// operands.
 bool IsUnary(const NodeDef& node);
 bool IsBinary(const NodeDef& node);
-// Whether both have the same attributes, of the same values.
+// Whether both nodes have the same attributes with the same values.
 bool SameAttributes(const NodeDef& a, const NodeDef& b);
 
-// Attributes of a node; false, nothing, DT_INVALID and "" where it has none of that name.
+// Read an attribute of a node: false, std::nullopt, DT_INVALID and "" if it has none of that name.
 bool BoolOf(const NodeDef& node, absl::string_view attribute);
 std::optional<int64_t> IntOf(const NodeDef& node, absl::string_view attribute);
 DataType TypeOf(const NodeDef& node, absl::string_view attribute);
 std::string StringOf(const NodeDef& node, absl::string_view attribute);
-// AttrValues of one kind each.
+// Make an AttrValue.
 AttrValue BoolAttr(bool value);
 AttrValue TypeAttr(DataType value);
 AttrValue IntAttr(int64_t value);
 
-// "node" of "node", "node:0" and "^node".
+// Returns "node" for "node", "node:0" and "^node".
 std::string NodeName(absl::string_view input);
-// "node" of "node:0"; other names as they are.
+// Returns "node" for "node:0", and other names unchanged.
 std::string Canonical(absl::string_view tensor);
 inline bool IsControl(absl::string_view input) { return !input.empty() && input[0] == '^'; }
-// Data inputs, without the control edges behind them.
+// The number of data inputs, without the control edges that follow them.
 int NumInputs(const NodeDef& node);
 // Whether `tensors` are the first outputs of `node`, in order.
 bool AreOutputs(const NodeDef& node, const std::vector<std::string>& tensors);

@@ -14,7 +14,7 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-// The two that split the scorer, after all others.
+// These two passes split the scorer. They run once, after all others.
 constexpr char kItemFold[] = "item_fold";
 constexpr char kUserHoist[] = "user_hoist";
 
@@ -36,7 +36,7 @@ bool Wanted(const RewriteOptions& options, const std::string& pass) {
          std::find(options.passes.begin(), options.passes.end(), pass) != options.passes.end();
 }
 
-// Makes the scorer of rows of `scorer`, and gives the function that makes the rows.
+// Replaces `scorer` by one that takes rows in place of the items. `fold` computes the rows.
 absl::StatusOr<int> Fold(std::unique_ptr<ScorerGraph>& scorer, GraphDef* fold) {
   TF_ASSIGN_OR_RETURN(const std::string rows, FoldItems(*scorer));
   FoldedScorer folded = SplitByItem(*scorer, rows);

@@ -17,26 +17,28 @@ namespace nann_passes {
 const std::vector<Pass>& Passes();
 
 struct RewriteOptions {
-  std::vector<std::string> passes;  // By name; all where it is empty.
-  bool fold_items = false;          // Changes what the items are; for exports.
+  std::vector<std::string> passes;  // Names; empty for all passes.
+  bool fold_items = false;          // For exports: the scorer may take rows in place of the items.
 };
 
-// A scorer f(user..., items, captured...) as what runs once per user and what runs per batch.
+// The parts of a scorer f(user..., items, captured...): what runs once per item, once per user, and
+// once per batch.
 struct RewrittenScorer {
-  GraphDef fold;     // (items, captured...) -> rows; no node where nothing was folded.
-  GraphDef prepare;  // (user..., captured...) -> prepared...; no node where nothing is prepared.
+  GraphDef fold;     // (items, captured...) -> rows; empty if nothing was folded.
+  GraphDef prepare;  // (user..., captured...) -> prepared...; empty if nothing is prepared.
   GraphDef score;    // (user..., prepared..., items or rows, captured...) -> scores.
   std::vector<Argument> prepared;
   std::vector<PassReport> reports;
 };
 
-// Runs the passes on the function and splits it. Fails where it cannot be read as a scorer's graph;
-// what a pass does not understand it leaves.
+// Runs the passes on the function and splits it. A pass leaves alone what it does not understand.
+// InvalidArgument for the name of a pass that there is not; an error, too, if the function cannot
+// be read as a scorer.
 absl::StatusOr<RewrittenScorer> RewriteScorer(const NameAttrList& function,
                                               const FunctionLibraryDefinition& library,
                                               const std::vector<Argument>& arguments,
                                               const RewriteOptions& options);
-// The same of a graph without calls, whose arguments are `_Arg` nodes.
+// The same for a graph without calls, whose arguments are `_Arg` nodes.
 absl::StatusOr<RewrittenScorer> RewriteScorer(GraphDef flat, const std::vector<Argument>& arguments,
                                               const RewriteOptions& options);
 

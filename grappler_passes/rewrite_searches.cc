@@ -1,11 +1,12 @@
-// The passes as Grappler knows them: `nann_scorer` runs all that need no new index, `nann_<pass>`
-// one of them. A ConfigProto names them in `graph_options.rewrite_options.custom_optimizers`. They
-// rewrite the scorers of search nodes, in the graph and in the bodies of functions.
+// Registers the passes with Grappler: `nann_scorer` runs all passes that need no new index, and
+// `nann_<pass>` runs one of them. A ConfigProto names them in
+// `graph_options.rewrite_options.custom_optimizers`. They rewrite the scorers of search nodes, in
+// the graph and in the bodies of functions.
 //
-// The op does the same when it first meets a scorer, so a configuration is for those who want a
-// choice of passes. Shapes of variables are followed to their handles; where one is not found, the
-// node is left to the op.
-#include <functional>
+// The op does the same when it first runs a scorer, so only a choice of passes needs a
+// configuration. The shape of a variable is read where its handle is made; a node of which a
+// variable is not found is left to the op.
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,15 +28,15 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-constexpr int kMaxSteps = 64;  // From a handle's use to its making.
+constexpr int kMaxSteps = 64;  // From the use of a handle to the node that makes it.
 
-// A place in a graph: in the body of `function`, or in the graph itself where it is null.
+// A tensor in the body of `function`, or in the graph itself if `function` is null.
 struct Place {
   const FunctionDef* function;
   std::string input;
 };
 
-// Finds where a tensor comes from, through identities and function calls.
+// Traces tensors back through identities and function calls.
 class Origins {
  public:
   explicit Origins(const GraphDef& graph) : graph_(graph) {}
@@ -48,8 +49,10 @@ class Origins {
         if (node->op() == "VarHandleOp") return node;
         if (node->op() != "Identity" || NumInputs(*node) != 1) return nullptr;
         place.input = node->input(0);
-      } else if (!Caller(place, &place)) {
-        return nullptr;
+      } else {
+        const auto caller = Caller(place);
+        if (!caller.has_value()) return nullptr;
+        place = *caller;
       }
     }
     return nullptr;
@@ -65,16 +68,16 @@ class Origins {
     return nullptr;
   }
 
-  // What the first call found passes for an argument of the function.
-  bool Caller(const Place& place, Place* caller) const {
-    if (place.function == nullptr) return false;
+  // Returns what the first call that is found passes for an argument of the function.
+  std::optional<Place> Caller(const Place& place) const {
+    if (place.function == nullptr) return std::nullopt;
     const OpDef& signature = place.function->signature();
     int index = 0;
     while (index < signature.input_arg_size() &&
            signature.input_arg(index).name() != NodeName(place.input)) {
       ++index;
     }
-    if (index == signature.input_arg_size()) return false;
+    if (index == signature.input_arg_size()) return std::nullopt;
     const auto calls = [&](const NodeDef& node) {
       const auto called = node.attr().find("f");
       const bool by_name = called != node.attr().end() && called->second.has_func() &&
@@ -82,24 +85,20 @@ class Origins {
       return (by_name || node.op() == signature.name()) && index < NumInputs(node);
     };
     for (const NodeDef& node : graph_.node()) {
-      if (!calls(node)) continue;
-      *caller = {nullptr, node.input(index)};
-      return true;
+      if (calls(node)) return Place{nullptr, node.input(index)};
     }
     for (const FunctionDef& function : graph_.library().function()) {
       for (const NodeDef& node : function.node_def()) {
-        if (!calls(node)) continue;
-        *caller = {&function, node.input(index)};
-        return true;
+        if (calls(node)) return Place{&function, node.input(index)};
       }
     }
-    return false;
+    return std::nullopt;
   }
 
   const GraphDef& graph_;
 };
 
-// The search op that a node runs, or null.
+// Returns the interface of the search op that a node runs, or null.
 const nann_ops::SearchInterface* FindSearch(const NodeDef& node) {
   for (const nann_ops::SearchInterface* search : nann_ops::kSearches) {
     if (node.op() == search->op) return search;
@@ -107,7 +106,8 @@ const nann_ops::SearchInterface* FindSearch(const NodeDef& node) {
   return nullptr;
 }
 
-// The traced shape of an argument, the batch set to one user; false where it was not noted.
+// Sets the shape that an argument was traced with, for one user and, if `many` is positive, that
+// many items. Returns false if the function does not have the shape.
 bool TracedShape(const FunctionDef& function, int index, int64_t many, Argument* argument) {
   const auto attributes = function.arg_attr().find(index);
   if (attributes == function.arg_attr().end()) return false;
@@ -192,7 +192,7 @@ class SearchRewriter : public grappler::CustomGraphOptimizer {
       const std::string prefix = absl::StrCat(scorer.name(), "_nann_", kind, "_");
       TF_ASSIGN_OR_RETURN(FunctionDef added,
                           ToFunction(graph, library->UniqueFunctionName(prefix)));
-      // What was traced still holds where the arguments are the same: the next pass asks.
+      // With the same arguments the traced shapes still hold; the next pass reads them.
       if (added.signature().input_arg_size() == function->signature().input_arg_size()) {
         *added.mutable_arg_attr() = function->arg_attr();
       }
@@ -250,7 +250,7 @@ class SearchRewriter : public grappler::CustomGraphOptimizer {
   }
 
   const std::string name_;
-  const std::vector<std::string> passes_;  // All where it is empty.
+  const std::vector<std::string> passes_;  // Empty: all.
 };
 
 // Registers the optimizers when the library is loaded.

@@ -13,7 +13,7 @@ namespace {
 // Passes prepare each other's patterns; four sweeps were enough for every model that we have.
 constexpr int kMaxSweeps = 10;
 
-// The graph of `after` read anew, as that of a scorer with the results of `before`.
+// Reads the graph of `after` anew, and checks that its results are like those of `before`.
 absl::StatusOr<std::unique_ptr<ScorerGraph>> Verified(const ScorerGraph& before,
                                                       const ScorerGraph& after) {
   TF_ASSIGN_OR_RETURN(auto read, ScorerGraph::Create(after.ToGraphDef(), after.arguments()));

@@ -20,23 +20,23 @@ struct PassReport {
   std::string pass;
   int rewrites = 0;
   ScorerCosts before, after;
-  std::string reason;  // Why it did nothing, where it says.
+  std::string reason;  // Why it did nothing, if it says so.
 };
 
-// Goes over the nodes that a rule looks at, and then removes what nothing needs any more. Returns
-// the number of rewrites.
+// Rewrites the nodes that a rule matches, and then removes all nodes that nothing needs any more.
+// Returns the number of rewrites.
 int ApplyRule(const Rule& rule, ScorerGraph& scorer);
 
-// Runs `rewrite`, which returns a number of rewrites, on a copy of `scorer`. The copy takes the place
-// of `scorer` if something was rewritten, TensorFlow could build the graph, and the results have the
-// shapes and types that they had. Otherwise `scorer` stays as it was, and the report has the reason.
+// Runs `rewrite`, which returns a number of rewrites, on a copy of `scorer`. The copy replaces
+// `scorer` if something was rewritten, TensorFlow could build the graph, and the results have the
+// same shapes and types as before. Otherwise `scorer` is unchanged, and the report has the reason.
 PassReport RunPass(
     const std::string& name,
     absl::FunctionRef<absl::StatusOr<int>(std::unique_ptr<ScorerGraph>& copy)> rewrite,
     std::unique_ptr<ScorerGraph>& scorer);
 
-// Runs the passes in their order, again and again until nothing changes. A report for each pass, and
-// one more for every later time that it rewrote something.
+// Runs the passes in their order, again and again until nothing changes. Returns a report for each
+// pass, and one more for every later time that it rewrote something.
 std::vector<PassReport> RunPasses(absl::Span<const Pass> passes,
                                   std::unique_ptr<ScorerGraph>& scorer);
 

@@ -18,10 +18,10 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-constexpr int kMaxDepth = 50;      // Of calls,
-constexpr int kMaxNodes = 100000;  // and of what they make.
+constexpr int kMaxDepth = 50;      // Of nested calls.
+constexpr int kMaxNodes = 100000;  // Of the graph with all calls inlined.
 
-// The function that `node` calls, or null.
+// Returns the function that `node` calls, or null.
 core::RefCountPtr<FunctionRecord> Callee(const Node& node, const FunctionLibraryDefinition& library,
                                          AttrSlice* attributes) {
   *attributes = node.attrs();
@@ -39,7 +39,8 @@ bool ForXla(const Node& node, const FunctionDef& function) {
   return found != function.attr().end() && found->second.b();
 }
 
-// TensorFlow's own error does not say which node it is.
+// Checks that every node is an op or a call that exists. TensorFlow's own error does not name the
+// node.
 absl::Status CheckCallees(const protobuf::RepeatedPtrField<NodeDef>& nodes,
                           const FunctionLibraryDefinition& library) {
   for (const NodeDef& node : nodes) {
@@ -66,7 +67,7 @@ absl::StatusOr<GraphDef> Inlined(const std::string& name, const FunctionLibraryD
   int depth = 0;
   do {
     calls.clear();
-    // A stranger's functions may call themselves, or each two of the next.
+    // Functions may call themselves, or each call the next one twice.
     if (++depth > kMaxDepth || graph->num_op_nodes() > kMaxNodes) {
       return absl::InvalidArgumentError(
           absl::StrCat("the functions that ", name, " calls are nested more than ", kMaxDepth,
@@ -86,7 +87,7 @@ absl::StatusOr<GraphDef> Inlined(const std::string& name, const FunctionLibraryD
       TF_RETURN_IF_ERROR(
           FunctionDefToBodyHelper(std::move(callee), attributes, &library, &inlined));
       if (!InlineFunctionBody(library, graph, node, inlined.get(), options).ok()) {
-        kept.insert(node);  // It says of itself that it is not to be inlined.
+        kept.insert(node);  // The function is marked as not to be inlined.
       }
     }
   } while (!calls.empty());
@@ -134,7 +135,7 @@ absl::StatusOr<FunctionDef> ToFunction(const GraphDef& graph, const std::string&
 
 namespace {
 
-// Cuts a part out of a scorer: the nodes that compute `targets` from given tensors.
+// Cuts a part out of a scorer: the nodes that compute the returned tensors from the taken ones.
 class Part {
  public:
   explicit Part(const ScorerGraph& scorer) : scorer_(scorer) {}
@@ -160,7 +161,7 @@ class Part {
     *graph_.add_node() = std::move(node);
   }
 
-  // What stands for `tensor` in the part, which then has all that it is computed from.
+  // Adds `tensor` and all that it is computed from to the part. Returns its name there.
   std::string Need(const std::string& tensor) {
     std::vector<std::string> waiting;
     const auto need = [&](const std::string& needed) {
@@ -194,7 +195,7 @@ class Part {
   int results_ = 0;
 };
 
-// Names of the argument nodes, in order.
+// Returns the names of the argument nodes, in order.
 std::vector<std::string> ArgumentNodes(const ScorerGraph& scorer) {
   std::vector<std::string> names(scorer.arguments().size());
   for (const NodeDef* node : scorer.NodesOf({"_Arg"})) {
@@ -205,7 +206,7 @@ std::vector<std::string> ArgumentNodes(const ScorerGraph& scorer) {
 
 bool IsSource(const NodeDef& node) { return node.op() == "Const" || node.op() == "_Arg"; }
 
-// Tensors that are as `part` wants them and are needed by nodes that are not.
+// Returns the tensors of nodes for which `part` is true that are consumed by other nodes.
 template <typename Predicate>
 std::vector<std::string> Frontier(const ScorerGraph& scorer, Predicate part) {
   std::vector<std::string> found;

@@ -13,37 +13,39 @@
 namespace tensorflow {
 namespace nann_passes {
 
-// The body of a function as one graph: what it calls is inlined, but for what XLA is to compile.
+// Returns the body of a function as one graph: the functions that it calls are inlined, except for
+// those that XLA is to compile.
 absl::StatusOr<GraphDef> FlatGraph(const NameAttrList& function,
                                    const FunctionLibraryDefinition& library);
 
-// The same of a graph that calls functions of its own library.
+// The same for a graph that calls functions of its own library.
 absl::StatusOr<GraphDef> FlatGraph(const GraphDef& graph);
 
-// A function of `graph`, whose arguments and results are its `_Arg` and `_Retval` nodes.
+// Makes a function of `graph`, whose `_Arg` and `_Retval` nodes are the arguments and results.
 absl::StatusOr<FunctionDef> ToFunction(const GraphDef& graph, const std::string& name);
 
-// What was f(user..., items, captured...).
+// The two parts of f(user..., items, captured...).
 struct SplitScorer {
   GraphDef prepare;  // (user..., captured...) -> prepared...; once per user.
   GraphDef score;    // (user..., prepared..., items, captured...) -> scores.
   std::vector<Argument> prepared;
 };
 
-// Takes what does not depend on the items out of the scorer. Nothing is prepared where all does.
+// Moves what does not depend on the items out of the scorer. `prepared` is empty if everything
+// does.
 SplitScorer SplitByUser(const ScorerGraph& scorer);
 
-// What is computed of the items alone and needed with what is not: tensors of `scorer`.
+// Returns the tensors that are computed from the items alone and consumed by nodes that are not.
 std::vector<std::string> ItemFrontier(const ScorerGraph& scorer);
 
-// What depends on the items alone, and the scorer of that.
+// The part of a scorer that depends on the items alone, and the rest.
 struct FoldedScorer {
   GraphDef fold;   // (items, captured...) -> rows, [1, n, width].
   GraphDef score;  // (user..., rows, captured...) -> scores.
 };
 
-// Takes the tensor `rows`, which all that depends on the items depends on through it alone, for the
-// items.
+// Splits a scorer that uses the items only through the tensor `rows`: `score` takes the rows in the
+// place of the items.
 FoldedScorer SplitByItem(const ScorerGraph& scorer, const std::string& rows);
 
 }  // namespace nann_passes

@@ -17,7 +17,7 @@ std::vector<NodeDef*> ScorerGraph::InputsFirst(absl::Span<NodeDef* const> from,
   absl::flat_hash_set<const NodeDef*> seen;
   struct Entry {
     NodeDef* node;
-    int next;  // Input to look at.
+    int next;  // The input to visit next.
   };
   std::vector<Entry> waiting;
   const auto enter = [&](NodeDef* node) {
@@ -54,7 +54,7 @@ std::unique_ptr<ScorerGraph> ScorerGraph::Copy() const {
 std::vector<NodeDef*> ScorerGraph::Sorted() const {
   std::vector<NodeDef*> nodes;
   for (const auto& [name, node] : nodes_) nodes.push_back(node.get());
-  // The same graph gives the same result, always.
+  // The order does not depend on the hash map, so that equal graphs are rewritten alike.
   std::sort(nodes.begin(), nodes.end(),
             [](const NodeDef* a, const NodeDef* b) { return a->name() < b->name(); });
   return InputsFirst(nodes, [](const NodeDef&) { return false; });
@@ -117,7 +117,7 @@ DataType ScorerGraph::DtypeOf(absl::string_view tensor) const {
 }
 
 unsigned ScorerGraph::DependenceOf(absl::string_view tensor) const {
-  constexpr unsigned kAll = kUser | kItem;  // It must run as often as it did.
+  constexpr unsigned kAll = kUser | kItem;  // Runs for every batch, as in the model.
   const auto start = nodes_.find(NodeName(tensor));
   if (start == nodes_.end()) return kAll;
   const auto known = [this](const std::string& name) {
@@ -174,7 +174,7 @@ bool ScorerGraph::Free(const NodeDef& node) const {
 void ScorerGraph::Replace(const std::string& old, const std::string& tensor) {
   if (old == tensor) return;
   const std::vector<NodeDef*> consumers = std::move(consumers_[old]);
-  for (NodeDef* node : consumers) {  // Who takes it twice is there twice.
+  for (NodeDef* node : consumers) {  // A node that takes it twice is there twice.
     for (std::string& input : *node->mutable_input()) {
       if (input != old) continue;
       input = tensor;

@@ -1,4 +1,4 @@
-// How a scorer's graph is added to.
+// The methods of ScorerGraph that add nodes.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -12,7 +12,7 @@ namespace nann_passes {
 
 namespace {
 
-// Names are scope/nann_<pass>.<op>_<number>: profilers and logs show them, and so does PassOf().
+// Names are scope/nann_<pass>.<op>_<number>. Profilers and logs show them, and PassOf() reads them.
 constexpr absl::string_view kOwn = "nann_";
 
 size_t EndOfScope(absl::string_view name) {
@@ -90,7 +90,7 @@ std::string ScorerGraph::Reshape(const std::string& tensor, const Shape& shape,
                                  const NodeDef& like) {
   std::string source = tensor;
   while (ShapeOf(source) != shape) {
-    // A reshape of what was reshaped is one of the first.
+    // Reshapes of reshapes are one.
     const NodeDef& node = NodeOf(source);
     if (node.op() != "Reshape" || !Free(node) || !ShapeOf(node.input(0)).known()) break;
     source = node.input(0);

@@ -1,4 +1,4 @@
-// How a scorer's graph is read: its shapes, and the integers in it, are inferred.
+// The methods of ScorerGraph that read a graph and infer its shapes and integers.
 #include <algorithm>
 #include <limits>
 
@@ -24,7 +24,7 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-// Control flow as sessions run it: the graph has cycles, or tensors that are never computed.
+// Control flow as sessions run it: such a graph has cycles, or tensors that are never computed.
 bool IsLowered(absl::string_view op) {
   static const auto* const kOps = new absl::flat_hash_set<absl::string_view>(
       {"Enter", "Exit", "LoopCond", "Merge", "NextIteration", "RefEnter", "RefExit", "RefMerge",
@@ -32,13 +32,13 @@ bool IsLowered(absl::string_view op) {
   return kOps->contains(op);
 }
 
-// Another number of items, to tell what depends on it.
+// A second number of items, which shows what depends on that number.
 constexpr int64_t kOtherItems = 1'000'033;
 
-// The extents that were inferred with either number are the same, or at most one of them is a
-// multiple of the number: the shapes that passes can write down. Other shapes, such as of one row
-// more than there are items, of pairs of items, or of items with nothing in them, where an extent
-// of -1 could be any, count as unknown.
+// Whether passes can write the shape down: the extents that were inferred with either number of
+// items are the same, but for at most one, which is the same multiple of either number. All other
+// shapes count as unknown: with one row more than there are items, with pairs of items, or with an
+// extent of 0 beside the items, where -1 could stand for any extent.
 bool Expressible(const TensorShapeProto& shape, const TensorShapeProto& other) {
   if (shape.unknown_rank() || other.unknown_rank() || shape.dim_size() != other.dim_size()) {
     return false;
@@ -60,7 +60,7 @@ bool Expressible(const TensorShapeProto& shape, const TensorShapeProto& other) {
   return many == 0 || (many == 1 && !empty);
 }
 
-// What was inferred with both numbers, for people.
+// Writes the shape that was inferred with both numbers of items as text.
 std::string Shown(const TensorShapeProto& shape, const TensorShapeProto& other) {
   if (shape.unknown_rank() || other.unknown_rank() || shape.dim_size() != other.dim_size()) {
     return "[?]";
@@ -80,8 +80,7 @@ std::string Shown(const TensorShapeProto& shape, const TensorShapeProto& other) 
   return absl::StrCat("[", absl::StrJoin(extents, ", "), "]");
 }
 
-// `graph` with arguments whose shapes TensorFlow infers from: it knows those of placeholders and
-// variables.
+// Replaces the arguments of `graph` by placeholders and variables, whose shapes TensorFlow reads.
 GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>& arguments,
                              int64_t items) {
   GraphDef shaped = graph;
@@ -102,7 +101,7 @@ GraphDef WithShapedArguments(const GraphDef& graph, const std::vector<Argument>&
   return shaped;
 }
 
-// What was inferred of a tensor's value with both numbers of items.
+// Returns the integers that a tensor holds with either number of items.
 std::optional<std::vector<int64_t>> Values(const OpInfo::TensorProperties& one,
                                            const OpInfo::TensorProperties& other) {
   Tensor value, instead;
@@ -121,8 +120,8 @@ bool IsLarge(const TensorProto& value) {
          shape.num_elements() > ScorerGraph::kMaxConstant;
 }
 
-// Makes constants of vectors of integers that are joined from constants: Grappler's inference does
-// not see the value of such a join, and so no shape of what a tensordot transposes by it.
+// Replaces concatenations of constant vectors of integers by constants. Grappler's inference does
+// not see the value of such a concatenation, and so not the shape of a tensordot's transpose.
 absl::Status JoinConstants(GraphDef* graph) {
   absl::flat_hash_map<std::string, const NodeDef*> constants;
   for (const NodeDef& node : graph->node()) {
@@ -154,8 +153,8 @@ absl::Status JoinConstants(GraphDef* graph) {
   return absl::OkStatus();
 }
 
-// Whether TensorFlow could build the graph: types, attributes and shapes fit. Grappler's inference
-// only says of shapes that contradict each other that they are not known.
+// Checks that TensorFlow could build the graph: types, attributes and shapes fit. For Grappler's
+// inference, shapes that contradict each other are only unknown.
 absl::Status Check(const GraphDef& shaped) {
   Graph graph(OpRegistry::Global());
   GraphConstructorOptions options;
@@ -242,8 +241,8 @@ absl::Status ScorerGraph::Infer(const GraphDef& graph) {
 }
 
 void ScorerGraph::DropIdleEdges() {
-  // A control edge waits for nodes with effects, among its source and all that this is computed
-  // from: it is replaced by edges from those.
+  // A control edge waits for the nodes with effects among its source and all that the source is
+  // computed from. Edges from those nodes replace it.
   for (const auto& [name, node] : nodes_) {
     std::vector<NodeDef*> sources;
     std::vector<std::string> kept;

@@ -58,10 +58,10 @@ absl::StatusOr<FlatScorer> Flat(GraphDef calls) {
   return flat;
 }
 
-// The functions of a rewritten scorer as a graph of calls.
+// Joins the functions of a rewritten scorer in one graph of calls.
 class Joined {
  public:
-  // `flat` is the scorer as it was; what was made of it takes the same arguments.
+  // `flat` is the scorer before the passes; its parts take the same arguments.
   explicit Joined(const FlatScorer& flat) : arguments_(flat.arguments) {
     for (size_t i = 0; i < arguments_.size(); ++i) names_.emplace_back();
     for (const NodeDef& node : flat.graph.node()) {
@@ -71,8 +71,8 @@ class Joined {
     }
   }
 
-  // Calls `part`, of `prepared` before the items, `rows` in their place if there are any, and all
-  // arguments but those that depend on `without`, where that is not kModel.
+  // Calls `part` with all arguments except those that depend on `without`, if that is not kModel.
+  // The prepared tensors come before the items, and `rows`, if given, in their place.
   absl::Status Call(const std::string& name, const GraphDef& part, unsigned without,
                     const std::vector<std::string>& prepared,
                     const std::optional<std::string>& rows) {
@@ -92,7 +92,7 @@ class Joined {
     return absl::OkStatus();
   }
 
-  // The graph, which returns what the last call does.
+  // Returns the graph; its results are those of the last call.
   GraphDef Finish() {
     const NodeDef call = graph_.node(graph_.node_size() - 1);
     const auto& function = graph_.library().function(graph_.library().function_size() - 1);
@@ -131,7 +131,7 @@ absl::StatusOr<GraphDef> Join(const FlatScorer& flat, const RewrittenScorer& par
   return joined.Finish();
 }
 
-// Whether a node is an argument that the scorer has no use for.
+// Whether a node is an argument that the scorer does not use.
 bool Unused(const ScorerGraph& scorer, const NodeDef& node) {
   return node.op() == "_Arg" && scorer.Consumers(node.name()).empty();
 }

@@ -10,27 +10,26 @@
 namespace tensorflow {
 namespace nann_passes {
 
-// What is known of each node of a scorer.
+// What the passes know about each node of a scorer.
 struct ScorerReport {
-  // The nodes, inputs first, with these attributes in place of their own: `shapes`, for people, of
-  // each output; `depends`, on "weights", "user", "item" or "both"; `pass`, which added the node.
+  // The nodes, inputs first, with these attributes in place of their own: `shapes`, the shapes of
+  // the outputs as text; `depends`, "weights", "user", "item" or "both"; `pass`, which added the
+  // node, "" for a node of the model.
   GraphDef nodes;
-  // Of each node: multiply-adds of a matrix product, NaN where they are not known, and elements of
-  // the outputs; per item where the node depends on items, else per run.
+  // For each node the multiply-adds of its matrix product, NaN if they are not known, and the
+  // elements of its outputs: per item if the node depends on the items, else per run.
   std::vector<double> multiply_adds, elements;
 };
 
-// A scorer as people read it out of a model: a graph whose nodes are Placeholders and VarHandleOps
-// with an attribute `_kind`, "user", "item" or "model", whose values need not exist; the functions
-// that the scorer consists of, called by name, from the graph's library; and `_Retval`s. An item's
-// second extent that is not known is the number of items.
-//
-// Reports on the nodes of all functions. InvalidArgument where the graph is none, or its shapes
-// contradict each other.
+// Reports on the nodes of a scorer, with all functions inlined. `calls` is a graph of Placeholders
+// and VarHandleOps with an attribute `_kind`, "user", "item" or "model", whose values need not
+// exist; of calls, by name, of functions in the graph's library; and of `_Retval` nodes. If the
+// second extent of the items is not known, it is their number. InvalidArgument if it is no such
+// graph, or its shapes contradict each other.
 absl::StatusOr<ScorerReport> DescribeScorer(const GraphDef& calls);
 
-// Runs the passes on the scorer, and reports on what they make of it: nodes that run once per item,
-// once per user and per batch are called fold/..., prepare/... and score/....
+// Runs the passes on the scorer and reports on the result. The names of nodes that run once per
+// item, once per user and once per batch start with fold/, prepare/ and score/.
 absl::StatusOr<ScorerReport> DescribeRewritten(const GraphDef& calls, const RewriteOptions& options,
                                                std::vector<PassReport>* passes);
 

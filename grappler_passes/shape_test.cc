@@ -1,4 +1,4 @@
-// Tests that a shape answers whatever it is asked, also one that is not known.
+// Tests of Shape: no call is out of bounds, not even for an unknown shape.
 
 #include "grappler_passes/shape.h"
 
@@ -10,7 +10,7 @@ namespace tensorflow {
 namespace nann_passes {
 namespace {
 
-void AShapeThatIsNotKnownAnswers() {
+void AnUnknownShapeAnswersEveryCall() {
   for (const Shape& shape :
        {Shape(), Shape{1, -1, 4}, Shape().WithFirst(3), Shape().WithLast(3),
         Shape::Scalar().WithLast(3), Shape{2}.WithoutLast(2), Broadcast(Shape(), {2}),
@@ -24,7 +24,7 @@ void AShapeThatIsNotKnownAnswers() {
   }
 }
 
-void AxesThatThereAreNotAreNone() {
+void AxesOutOfBoundsAreNone() {
   const Shape shape{5, 7};
   CHECK_THAT(shape[0] == 5 && shape[1] == 7 && shape[-1] == 7 && shape[-2] == 5);
   CHECK_THAT(shape[2] == Shape::kNone && shape[-3] == Shape::kNone);
@@ -44,7 +44,7 @@ void ProductsDoNotOverflow() {
   CHECK_THAT((Shape{3, 4, 5}).elements() == 60 && (Shape{3, 4, 5}).rows() == 12);
 }
 
-void OtherShapesAreMade() {
+void ShapesAreDerived() {
   CHECK_THAT((Shape{4}).WithFirst(3) == (Shape{3, 4}) && Shape::Scalar().WithFirst(3) == Shape{3});
   CHECK_THAT((Shape{3, 4}).WithLast(5) == (Shape{3, 5}));
   CHECK_THAT((Shape{3, 4}).WithoutLast(0) == (Shape{3, 4}));
@@ -66,9 +66,9 @@ void ShapesBroadcast() {
 }  // namespace tensorflow
 
 int main() {
-  tensorflow::nann_passes::AShapeThatIsNotKnownAnswers();
-  tensorflow::nann_passes::AxesThatThereAreNotAreNone();
+  tensorflow::nann_passes::AnUnknownShapeAnswersEveryCall();
+  tensorflow::nann_passes::AxesOutOfBoundsAreNone();
   tensorflow::nann_passes::ProductsDoNotOverflow();
-  tensorflow::nann_passes::OtherShapesAreMade();
+  tensorflow::nann_passes::ShapesAreDerived();
   tensorflow::nann_passes::ShapesBroadcast();
 }
