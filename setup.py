@@ -1,5 +1,8 @@
 """Builds the op library with CMake into the package, and requires the TensorFlow that it was built against.
 
+A library loads into one minor version of TensorFlow only. NANN_OP_LIBRARIES may name a folder of libraries that were
+built for other ones; they come along, and the distribution requires any of these versions (docs/adr/0023).
+
 Everything else is in pyproject.toml.
 """
 
@@ -31,18 +34,38 @@ def tensorflow() -> str | None:
     return ".".join(version.split(".")[:2])
 
 
-def requirements() -> list[str]:
-    """What the distribution requires: the lines of requirements.in, those of TensorFlow narrowed to what is installed.
+def other_libraries() -> list[Path]:
+    """Returns the op libraries in NANN_OP_LIBRARIES.
 
-    A library loads only into the minor version that it was built against. Where TensorFlow is not there, as when the
-    sources are only packed, nothing is narrowed.
+    Raises:
+      SystemExit: the folder has none.
+    """
+    folder = os.environ.get("NANN_OP_LIBRARIES")
+    found = sorted(Path(folder).glob("_nann_ops-tensorflow-*.so")) if folder else []
+    if folder and not found:
+        raise SystemExit(f"NANN_OP_LIBRARIES is {folder}, which has no _nann_ops-tensorflow-*.so")
+    return found
+
+
+def requirements() -> list[str]:
+    """Returns the lines of requirements.in, with those of TensorFlow narrowed to the versions that have a library.
+
+    If TensorFlow is not installed, as when the sources are only packed, nothing is narrowed.
+
+    Raises:
+      SystemExit: there is a version between two others that has no library.
     """
     lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.in").read_text().splitlines()]
     found, minor = [line for line in lines if line], tensorflow()
     if minor is None:
         return found
-    major, number = minor.split(".")
-    narrowed = f">={minor},<{major}.{int(number) + 1}"
+    minors = {minor, *(library.stem.rpartition("-")[2] for library in other_libraries())}
+    numbers = sorted(int(one.removeprefix("2.")) for one in minors)
+    if numbers != list(range(numbers[0], numbers[-1] + 1)):
+        raise SystemExit(
+            f"there are op libraries for TensorFlow {', '.join(sorted(minors))}, and for none between them"
+        )
+    narrowed = f">=2.{numbers[0]},<2.{numbers[-1] + 1}"
     return [name + narrowed if (name := re.split(r"[^\w-]", line)[0]) in OF_TENSORFLOW else line for line in found]
 
 
@@ -100,9 +123,11 @@ class CMakeBuild(build_ext):
         subprocess.run([tool("cmake"), "--build", build, "--parallel", str(jobs())], check=True)
         for target in targets:
             target.parent.mkdir(parents=True, exist_ok=True)
-            new = target.with_name(f"{target.name}.new")
-            shutil.copy2(build / "_nann_ops.so", new)
-            new.replace(target)  # A process that has loaded the old one keeps it whole.
+            others = [(library, library.name) for library in other_libraries()]
+            for library, name in [(build / "_nann_ops.so", target.name), *others]:
+                new = target.with_name(f"{name}.new")
+                shutil.copy2(library, new)
+                new.replace(target.with_name(name))  # A process that has loaded the old one keeps it whole.
 
     def get_ext_filename(self, fullname: str) -> str:
         """No Python ABI in the name: TensorFlow loads the library, Python never imports it."""

@@ -23,18 +23,21 @@ pytestmark = pytest.mark.install
 
 MINOR = ".".join(tf.__version__.split(".")[:2])
 START_SECONDS = 120
-NEXT = f"2.{int(MINOR.split('.')[1]) + 1}"
+# The other version that requirements.in takes; the wheel gets a library for it that was built elsewhere.
+OTHER = {"2.20": "2.21", "2.21": "2.20"}[MINOR]
+LIBRARIES = sorted(f"tfserving_ext/ops/_nann_ops-tensorflow-{version}.so" for version in (MINOR, OTHER))
 
 
-def run(*command, cwd, **options):
+def run(*command, cwd, environment=None, **options):
     """Runs a command that must succeed; none of this tree's folders is where it looks for modules."""
+    more = environment or {}
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
         [str(word) for word in command],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | more,
         timeout=900,
         check=False,
         **options,
@@ -81,7 +84,11 @@ def built(tmp_path_factory):
     run(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(dist)!r})", cwd=clone)
     (sdist,) = dist.glob("*.tar.gz")
     # The TensorFlow and the tools of this environment: an isolated build would download and unpack the same again.
-    run(*(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"), sdist, cwd=dist)
+    others = folder / "others"
+    others.mkdir()
+    (others / f"_nann_ops-tensorflow-{OTHER}.so").write_bytes(b"built elsewhere")
+    command = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", sdist)
+    run(*command, cwd=dist, environment={"NANN_OP_LIBRARIES": str(others)})
     (wheel,) = dist.glob("*.whl")
     return SimpleNamespace(sdist=sdist, wheel=wheel)
 
@@ -103,17 +110,17 @@ def test_the_sdist_has_the_sources_and_no_library(built):
     assert not [name for name in names if name.endswith(".so")]
 
 
-def test_the_wheel_is_for_any_python_and_one_tensorflow(built, tmp_path):
+def test_the_wheel_is_for_any_python_and_each_tensorflow_that_it_has_a_library_for(built, tmp_path):
     assert built.wheel.name.startswith("tfserving_ext-0.1.0-py3-none-linux_")
     with zipfile.ZipFile(built.wheel) as file:
         names = file.namelist()
         (metadata,) = (file.read(name).decode() for name in names if name.endswith("/METADATA"))
         library = file.extract(f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so", tmp_path)
         checkpoint = Path(file.extract("tfserving_ext/demo/nann_attention.npz", tmp_path))
-    assert [name for name in names if name.endswith(".so")] == [f"tfserving_ext/ops/_nann_ops-tensorflow-{MINOR}.so"]
+    assert sorted(name for name in names if name.endswith(".so")) == LIBRARIES
     # The TensorFlow that it was built against is nowhere on a user's machine.
     assert "RUNPATH" not in run("readelf", "-d", library, cwd=tmp_path)
-    for line in (f"tensorflow<{NEXT},>={MINOR}", f"tensorflow-serving-api<{NEXT},>={MINOR}"):
+    for line in ("tensorflow<2.22,>=2.20", "tensorflow-serving-api<2.22,>=2.20"):
         assert f"Requires-Dist: {line}\n" in metadata
     for line in ('polars>=1.30; extra == "train"', 'tensorboard>=2.20; extra == "train"'):
         assert f"Requires-Dist: {line}\n" in metadata
@@ -123,11 +130,26 @@ def test_the_wheel_is_for_any_python_and_one_tensorflow(built, tmp_path):
     assert {name.split("/")[0] for name in names} == {"tfserving_ext", "export_tools", "tfserving_ext-0.1.0.dist-info"}
 
 
+def test_a_gap_between_the_versions_is_refused(tmp_path):
+    (tmp_path / "_nann_ops-tensorflow-2.17.so").touch()
+    environment = os.environ | {"NANN_OP_LIBRARIES": str(tmp_path)}
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 1
+    assert f"there are op libraries for TensorFlow 2.17, {MINOR}, and for none between them" in done.stderr
+    environment["NANN_OP_LIBRARIES"] = str(tmp_path / "nowhere")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 1
+    assert "nowhere, which has no _nann_ops-tensorflow-*.so" in done.stderr
+
+
 def test_the_installed_wheel_exports_serves_and_answers(built, world, tmp_path):
     """In an environment that has nothing but what the wheel requires, as the index has it today."""
     environment = tmp_path / "environment"
     run(sys.executable, "-m", "venv", environment, cwd=tmp_path)
-    run(environment / "bin" / "pip", "install", "--quiet", "--no-compile", built.wheel, cwd=tmp_path)
+    # The other version's library is no real one.
+    versions = (f"tensorflow=={MINOR}.*", f"tensorflow-serving-api=={MINOR}.*")
+    run(environment / "bin" / "pip", "install", "--quiet", "--no-compile", built.wheel, *versions, cwd=tmp_path)
     run(environment / "bin" / "pip", "check", cwd=tmp_path)
     nann, saved_model = environment / "bin" / "nann", tmp_path / "models" / "nann" / "1"
     run(nann, "export", world.model, world.index, "-o", saved_model, "-k", 20, cwd=tmp_path)
