@@ -50,5 +50,14 @@ fi
 
 # TensorFlow Serving listens on all addresses, as a container must: 127.0.0.1 is the container's own, where no published
 # port arrives. It answers an unknown flag with its usage text and goes on: read the first lines of its log.
-# exec: the server gets SIGTERM itself.
-exec env "LD_PRELOAD=$preload" tensorflow_model_server "${flags[@]}" "$@"
+env "LD_PRELOAD=$preload" tensorflow_model_server "${flags[@]}" "$@" &
+server=$!
+# As process 1 of its container the server would ignore SIGTERM, for which it has no handler. So it is not: this script
+# is, and passes the signal on. The signal ends `wait` before the server has ended.
+trap 'kill -TERM "$server" 2>/dev/null || true' TERM INT
+status=0
+wait "$server" || status=$?
+while kill -0 "$server" 2>/dev/null; do
+  wait "$server" || status=$?
+done
+exit "$status"

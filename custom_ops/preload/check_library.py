@@ -4,10 +4,10 @@
 
 The build runs this on what it has linked. The library takes three things from where it is opened:
 
-- TensorFlow's symbols, from the server itself. `server_symbols.txt` beside this file lists those that the ops may use:
-  each is in the server because the server's own code uses it. A symbol that is not on the list is a decision: is it in
-  `tensorflow_model_server`, which links only what it uses? `--add` puts the symbols of a library on the list. It holds
-  what GCC 11, GCC 12 and Clang 16 ask for: what a compiler does not inline differs a little.
+- TensorFlow's symbols, from the server itself. `symbols/2.20.txt` beside this file lists those that the ops for 2.20
+  may use: each is in the server because the server's own code uses it. A symbol that is not on the list is a decision:
+  is it in `tensorflow_model_server`, which links only what it uses? `--add` puts the symbols of a library on the list.
+  That of 2.20 holds what GCC 11, GCC 12 and Clang 16 ask for: what a compiler does not inline differs a little.
 - The C and C++ libraries, from the image, which is Ubuntu 22.04.
 - No library besides these.
 """
@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALLOWED = Path(__file__).with_name("server_symbols.txt")
+SYMBOLS = Path(__file__).with_name("symbols")
 # The newest symbol versions in Ubuntu 22.04, the base of TensorFlow Serving's images: of glibc 2.35 and of GCC 12.
 NEWEST = {"GLIBC": "2.35", "GLIBCXX": "3.4.30", "CXXABI": "1.3.13", "GCC": "12.0.0"}
 LIBRARIES = {"libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6", "ld-linux-x86-64.so.2", "libdl.so.2"}
@@ -52,8 +52,21 @@ def server_symbols(library: Path) -> list[str]:
     return sorted(set(plain_names([name for name, version in undefined(library) if not version])))
 
 
-def read_allowed(path: Path = ALLOWED) -> set[str]:
-    """Returns the plain names that are allowed."""
+def list_of(library: Path) -> Path:
+    """Returns the list of symbols for the version in a library's name, such as libnann_serving-2.20.so.
+
+    Raises:
+      SystemExit: there is no list for this version.
+    """
+    path = SYMBOLS / f"{library.stem.rpartition('-')[2]}.txt"
+    if not path.exists():
+        known = ", ".join(sorted(other.stem for other in SYMBOLS.glob("*.txt")))
+        raise SystemExit(f"{library.name} has no list of symbols {path}; there are lists for {known}")
+    return path
+
+
+def read_allowed(path: Path) -> set[str]:
+    """Returns the plain names that a list allows."""
     return {line for line in path.read_text().splitlines() if line and not line.startswith("#")}
 
 
@@ -73,7 +86,7 @@ def too_new(library: Path) -> list[str]:
 
 def faults(library: Path, allowed: set[str]) -> list[str]:
     """Returns why a stock server cannot open the library, a sentence each; none where it can."""
-    found = [f"{name} is not a symbol that {ALLOWED.name} allows" for name in server_symbols(library)
+    found = [f"{name} is not on the list of the server's symbols" for name in server_symbols(library)
              if name not in allowed]  # fmt: skip
     found += [f"{version} is newer than the libraries of Ubuntu 22.04; build it there (docker/Dockerfile does)"
               for version in too_new(library)]  # fmt: skip
@@ -86,14 +99,14 @@ def main() -> None:
     """Checks the library of the command line, and writes the list first where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", type=Path)
-    parser.add_argument("--allowed", type=Path, default=ALLOWED, help="the list of symbols")
     parser.add_argument("--add", action="store_true", help="put the library's symbols on the list first")
     arguments = parser.parse_args()
+    path = list_of(arguments.library)
     if arguments.add:
-        head = [line for line in arguments.allowed.read_text().splitlines() if line.startswith("#")]
-        names = read_allowed(arguments.allowed) | set(server_symbols(arguments.library))
-        arguments.allowed.write_text("\n".join([*head, *sorted(names)]) + "\n")
-    found = faults(arguments.library, read_allowed(arguments.allowed))
+        head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        names = read_allowed(path) | set(server_symbols(arguments.library))
+        path.write_text("\n".join([*head, *sorted(names)]) + "\n")
+    found = faults(arguments.library, read_allowed(path))
     if found:
         sys.exit(f"{arguments.library}:\n  " + "\n  ".join(found))
 

@@ -71,7 +71,7 @@ def test_the_entry_point_serves_as_an_unprivileged_user(image):
             time.sleep(1)
     finally:
         status = engine.stop(process, STOP_SECONDS)
-    assert status in (143, -15, 15), "the server itself gets SIGTERM, and has no handler for it"
+    assert status == 143, "SIGTERM reaches the server, which has no handler for it"
 
 
 def test_a_server_without_the_ops_does_not_become_available(image):

@@ -75,6 +75,20 @@ def test_the_ops_are_preloaded_into_the_server_alone(programs, tmp_path):
     assert done.stderr == ""
 
 
+def test_the_server_gets_the_signal_that_ends_its_container(programs):
+    path = programs(
+        "tensorflow_model_server", "trap 'echo ended; exit 7' TERM; echo ready; while true; do sleep 0.1; done"
+    )
+    environment = {"PATH": f"{path}:/usr/bin:/bin", "NANN_PRELOAD": ""}
+    command = [DOCKER / "entrypoint_server.sh"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as container:
+        assert container.stdout.readline().startswith("tensorflow_model_server --port=8500")
+        assert container.stdout.readline() == "ready\n"
+        container.terminate()
+        assert container.stdout.read() == "ended\n"
+    assert container.returncode == 7
+
+
 def test_a_server_without_warm_up_is_told_what_that_means(programs):
     flags, said = server_flags(programs, "--enable_model_warmup=false")
     assert flags[-1] == "--enable_model_warmup=false"

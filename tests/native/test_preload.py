@@ -25,6 +25,8 @@ from tfserving_ext.serving.warm_up import FILE as WARM_UP_FILE
 
 SIGNATURES = {"retrieve", "retrieve_trace", "retrieve_rounds", "serving_default"}
 
+ALLOWED = check_library.read_allowed(check_library.list_of(Path(OPS)))
+
 pytestmark = pytest.mark.medium
 
 
@@ -154,40 +156,48 @@ def test_the_server_has_every_symbol_that_is_asked_of_it(built):
     assert [name for name, plain_name in names if name not in there and plain_name not in plain] == []
     # What other compilers ask for, because they inline otherwise, is there as well.
     all_plain = plain | set(check_library.plain_names(sorted(there - {name for name in there if "cxx11" in name})))
-    assert check_library.read_allowed() - all_plain == set()
+    assert ALLOWED - all_plain == set()
 
 
 def test_the_shipped_library_fits_the_image(built):
-    assert check_library.faults(built.serving / OPS, check_library.read_allowed()) == []
+    assert check_library.faults(built.serving / OPS, ALLOWED) == []
     assert check_library.faults(built.serving / "libnann_serving.so", set()) == []
 
 
 def test_a_symbol_that_the_list_lacks_is_missed(built):
     taken = "tensorflow::OpKernel::OpKernel(tensorflow::OpKernelConstruction*)"
-    assert check_library.faults(built.serving / OPS, check_library.read_allowed() - {taken}) == [
-        f"{taken} is not a symbol that server_symbols.txt allows"
+    assert check_library.faults(built.serving / OPS, ALLOWED - {taken}) == [
+        f"{taken} is not on the list of the server's symbols"
     ]
 
 
 def test_a_new_symbol_fails_the_build(tmp_path):
-    source, library = tmp_path / "new.cc", tmp_path / "new.so"
+    source, library = tmp_path / "new.cc", tmp_path / OPS
     source.write_text("namespace tensorflow { void Stranger(int); }\nvoid Call() { tensorflow::Stranger(1); }\n")
     subprocess.run(["g++", "-shared", "-fPIC", source, "-o", library], check=True)
     done = subprocess.run(
         [sys.executable, check_library.__file__, library], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "tensorflow::Stranger(int) is not a symbol that server_symbols.txt allows" in done.stderr
+    assert "tensorflow::Stranger(int) is not on the list of the server's symbols" in done.stderr
+
+
+def test_a_version_without_a_list_is_refused(tmp_path):
+    command = [sys.executable, check_library.__file__, tmp_path / "libnann_serving-2.99.so"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "libnann_serving-2.99.so has no list of symbols" in done.stderr
+    assert "there are lists for 2.20, 2.21" in done.stderr
 
 
 def test_a_library_of_a_newer_system_is_refused(built, monkeypatch):
     monkeypatch.setitem(check_library.NEWEST, "GLIBC", "2.13")
-    found = check_library.faults(built.serving / OPS, check_library.read_allowed())
+    found = check_library.faults(built.serving / OPS, ALLOWED)
     assert found
     assert all(re.fullmatch(r"GLIBC_2\.\d+ is newer than the libraries of Ubuntu 22.04; .*", fault) for fault in found)
 
 
 def test_a_library_of_others_is_refused(built, monkeypatch):
     monkeypatch.setattr(check_library, "LIBRARIES", check_library.LIBRARIES - {"libm.so.6"})
-    (fault,) = check_library.faults(built.serving / OPS, check_library.read_allowed())
+    (fault,) = check_library.faults(built.serving / OPS, ALLOWED)
     assert fault == "libm.so.6 is a library that the server's image does not have"
