@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.serving import Client, LocalServer, ServerOptions
+from tfserving_ext.serving.config_file import read_models
 from tfserving_ext.serving.grpc_service import GrpcOptions
 from tfserving_ext.serving.metrics import Metrics
 from tfserving_ext.serving.model_config import parse_config, read_config
@@ -244,6 +246,24 @@ def test_the_command_takes_tensorflow_serving_s_flags_and_files(toy, tmp_path):
         for event in ("loading", "serving", "retiring", "unloaded")
         for model, version in (("a", 2), ("a", 10), ("b", 10))
     )
+
+
+def test_a_model_configuration_of_more_than_16_megabytes_is_refused():
+    comment = "#" + "x" * (16 * 2**20 - 1)
+    with pytest.raises(ServingError, match="not supported"):  # Read, and found to be empty.
+        read_config(parse_config(comment))
+    with pytest.raises(NannError, match="has 16777217 characters, at most 16777216 are allowed"):
+        parse_config(comment + "x")
+
+
+def test_a_server_that_is_stopped_no_longer_watches_its_configuration(toy, tmp_path):
+    path = tmp_path / "models.config"
+    path.write_text(f"model_config_list {{ config {{ name: 'a' base_path: '{toy}' model_platform: 'tensorflow' }} }}")
+    options = ServerOptions(grpc_port=0, rest_port=0, config_file=path, config_poll_seconds=0.1)
+    with LocalServer(read_models(path), options):
+        watching = [thread for thread in threading.enumerate() if thread.name == "watch the model config"]
+        assert len(watching) == 1
+    assert not watching[0].is_alive()
 
 
 @pytest.mark.medium
