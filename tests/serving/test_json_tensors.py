@@ -99,6 +99,10 @@ def test_shapes(value, expected):
         (b"{}", "Missing 'inputs' or 'instances' key"),
         (b'{"instances": [1.0], "inputs": [2.0]}', "expecting only one of 'inputs' or 'instances' keys to exist"),
         (b'{"signature_name": null, "inputs": 1}', "'signature_name' key must be a string value."),
+        (
+            b'{"signature_name": {"a": {"b": [1, 2]}}}',
+            'JSON Value: {\n    "signature_name": {\n        "a": {\n            "b": [1, 2]\n        }\n    }\n} not formatted',
+        ),
     ],
 )
 def test_refuses_other_requests(body, message):
