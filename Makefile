@@ -72,12 +72,12 @@ ELSEWHERE := not clean_root and not browser and not documented and not install a
 check: setup lint  ## Lint, types and the fast tests: a minute, for the loop of change and look.
 	$(BIN)/python -m pytest -m "not slow and not medium and not shared and $(ELSEWHERE)" --numprocesses 2
 
-test: setup $(VENV)/.bench lint test-install  ## Lint, then all tests but the slow ones and those of the targets below, two files at a time.
+test: setup $(VENV)/.bench lint  ## Lint, then all tests but the slow ones and those of the targets below, two files at a time.
 	$(BIN)/python -m pytest -m "not slow and $(ELSEWHERE)" --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -m alone
 
-test-slow: setup $(VENV)/.bench  ## The tests that take more than some ten seconds each.
+test-slow: setup $(VENV)/.bench test-install  ## The tests that take more than some ten seconds each, those that must run alone, and test-install.
 	$(BIN)/python -m pytest -m "slow and $(ELSEWHERE)" --numprocesses 2
+	$(BIN)/python -m pytest -m alone
 
 docs: setup  ## The documentation as a site, build/docs/index.html; every warning is an error. Needs Python 3.11.
 	@test -x $(BIN)/sphinx-build || { echo "make docs needs Python 3.11 or newer, for Sphinx; set PYTHON=..." >&2; exit 1; }

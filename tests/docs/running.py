@@ -21,7 +21,7 @@ ELSEWHERE = {
     "make fuzz": "a minute and more, and Clang; run by hand after a change of the core",
     "make bench": "at most 40 minutes; run by hand, its page is docs/performance.md",
     "make soak": "five minutes; run by hand",
-    "pytest -m alone": "a part of make test",
+    "pytest -m alone": "a part of make test-slow",
     "make bench-paper": "two hours; run by hand, its page is docs/paper_tables.md",
     "python -m benchmarks.": "minutes to hours; run by hand, what they print is in benchmarks/README.md",
     "python -m tests.compatibility.": "run once for every version of the op interface; it replaces nothing",
