@@ -326,6 +326,7 @@ def test_what_is_no_scorer_is_refused_in_one_line(folded, tmp_path, make, words)
         explain(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_damage_makes_it_crash(folded, tmp_path):
     whole, rng = (folded / "saved_model.pb").read_bytes(), random.Random(3)
     read = 0

@@ -112,6 +112,7 @@ def test_it_is_served_and_answers(exported):
     np.testing.assert_array_equal(np.sort(answer["item_ids"]), np.sort(np.argsort(-scores, axis=1)[:, :10]))
 
 
+@pytest.mark.slow
 def test_every_tool_knows_the_length(exported, index, tmp_path):
     checked = _check(exported.path)
     assert checked["coverage"] >= 0.9

@@ -117,6 +117,7 @@ def with_new(ids, embeddings, new=40):
     return np.concatenate([ids[50:], np.arange(new) + 10**7]), np.concatenate([embeddings[50:], more])
 
 
+@pytest.mark.slow
 def test_new_items_are_found_after_an_export_and_after_a_swap(world, tmp_path, capsys):
     """In both cases, items that the model does not know are scored by the embeddings in the index."""
     opened = Index.open(world.index)

@@ -128,6 +128,7 @@ def named(*names):
 NAMES = ("k", "SEEDS", "exclude", "item id", "class", "_hidden", "2nd")
 
 
+@pytest.mark.slow
 def test_the_error_for_a_name_that_no_request_can_carry_gives_a_cure_that_works(index, tmp_path):
     """The test follows the advice of each error, and the model is served under the new names."""
     named(*NAMES)(tmp_path / "ranker.keras")
@@ -194,6 +195,7 @@ def test_errors_list_what_the_archive_has(index, tmp_path, make, options, words)
     assert not (tmp_path / "1").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.medium
 @pytest.mark.parametrize("shape", [[], [1]])
 def test_the_error_for_a_model_of_item_ids_gives_lines_that_work(tmp_path, shape):

@@ -45,6 +45,7 @@ def check(model, index, tmp_path, request, wanted):
         assert any(node.depends == "both" for node in nodes)
 
 
+@pytest.mark.slow
 def test_tables_of_preprocessing_layers_in_a_keras_archive(index, tmp_path):
     """Covers StringLookup, IntegerLookup and TextVectorization, on the user's side of the score."""
     keras.utils.set_random_seed(1)

@@ -25,6 +25,7 @@ def weights(folder):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name}
 
 
+@pytest.mark.slow
 def test_a_deep_model_is_trained_on_the_start_by_hand(world, tmp_path):
     train(world.data, tmp_path / "model", Recipe(SMALL, QUICK, START))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -36,6 +36,7 @@ def test_a_saved_model_scores_as_before(world):
     np.testing.assert_array_equal(np.load(world.embeddings / "item_ids.npy"), first.item_ids)
 
 
+@pytest.mark.slow
 def test_starts_from_another_kinds_item_embeddings(world, tmp_path):
     quick = TrainingConfig(steps=3, batch_size=16, negatives=10)
     fit(world.data, tmp_path / "two_sided", quick, TwoSidedConfig())
