@@ -68,7 +68,7 @@ def test_what_a_deadline_leaves_may_be_less_but_must_be_an_answer(world, servabl
         "scores": np.cumsum(np.ones_like(answer["scores"]), axis=1),
         "item_ids": np.zeros_like(answer["item_ids"]),
     }.items():
-        assert "no answer" in fault(request, {**cut, name: part}, answer)
+        assert "cut short is wrong" in fault(request, {**cut, name: part}, answer)
 
 
 def test_memory_is_flat_after_its_climb():
