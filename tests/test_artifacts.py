@@ -19,7 +19,10 @@ def write(target, text: str) -> None:
 
 
 def test_two_writers_of_one_folder_both_end_and_the_last_one_stays(tmp_path):
-    """The folder is always the complete output of one writer, whether it existed before or not."""
+    """The folder is always the complete output of one writer, whether it existed before or not.
+
+    First contact, line 27.
+    """
     target = tmp_path / "folder"
     for _ in range(2):
         with atomic_folder(target, STAGE) as first:
@@ -32,7 +35,7 @@ def test_two_writers_of_one_folder_both_end_and_the_last_one_stays(tmp_path):
 
 
 def test_writers_in_many_threads_leave_one_whole_folder(tmp_path):
-    """The same as above, with a random interleaving of writers."""
+    """The same as above, with a random interleaving of writers. First contact, line 27."""
     target, failures = tmp_path / "folder", []
 
     def work(name: str) -> None:
@@ -54,7 +57,7 @@ def test_writers_in_many_threads_leave_one_whole_folder(tmp_path):
 
 @pytest.mark.medium
 def test_a_replaced_folder_is_never_missing(tmp_path):
-    """A server that polls the folder always finds a model, the old one or the new one."""
+    """A server that polls the folder always finds a model, the old one or the new one. First contact, line 27."""
     target, missing, done = tmp_path / "folder", [], threading.Event()
     write(target, "0")
 
@@ -75,7 +78,7 @@ def test_a_replaced_folder_is_never_missing(tmp_path):
 
 
 def test_a_replacement_is_one_exchange(tmp_path, monkeypatch):
-    """One call replaces the old folder by the new one."""
+    """One call replaces the old folder by the new one. First contact, line 27."""
     seen, exchange = [], artifacts._exchange
     write(tmp_path / "folder", "old")
 
@@ -125,7 +128,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 
 
 def test_files_are_strict_json(tmp_path):
-    """NaN and infinities, which Python would write as words that JSON lacks, become null."""
+    """NaN and infinities, which Python would write as words that JSON lacks, become null. First contact, line 9."""
     value = {"a": [1.5, float("nan"), (float("inf"), -1)], "b": {"c": float("-inf"), "d": np.float64("nan")}}
     write_json(tmp_path / "a.json", value)
 

@@ -1,4 +1,7 @@
-"""A stage replaces only its own earlier output, so that a wrong `-o` cannot destroy another stage's folder."""
+"""A stage replaces only its own earlier output, so that a wrong `-o` cannot destroy another stage's folder.
+
+First contact, line 5.
+"""
 
 import itertools
 import shutil

@@ -145,6 +145,7 @@ std::vector<bool> Reached(const IndexView& index, std::vector<int32_t> seeds) {
 }
 
 // A pool as wide as k holds k items that are not excluded whenever so many can be reached.
+// First contact, line 7.
 void ExcludedItemsTakeNoRoom() {
   Random random(7);
   Workspace workspace;
@@ -203,6 +204,7 @@ void ABrokenItemIsAnErrorAndABrokenRowIsEmpty() {
 }
 
 // The items form a line, and each step expands one. The last one has no neighbours.
+// First contact, line 8.
 void AWalkThatStepsCutSaysSo() {
   const World world{{7, 8, 9}, {0, 0, 0}, {0}, {{{0, 1, 2, 2}, {1, 2}}}};
   const auto score = [](absl::Span<const int32_t>, absl::Span<float> scores) {

@@ -163,7 +163,10 @@ def _but(changes: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any
 @pytest.mark.medium
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
 def test_the_option_reaches_its_function(reached, name, parameter):
-    """A command that ignores an option, or confuses two, would change something else than the entry says."""
+    """A command that ignores an option, or confuses two, would change something else than the entry says.
+
+    First contact, line 27.
+    """
     command = COMMANDS[name]
     assert parameter.name in command.options, f"`nann {name}`: {parameter.name} has no entry in tests/cli"
     option = command.options[parameter.name]

@@ -26,7 +26,10 @@ def made(world, tmp_path_factory):
 
 
 def test_the_packaged_checkpoint_is_undamaged_and_from_the_demo_s_training():
-    """The weights have the recorded SHA-256, and the demo would train with the recorded configuration."""
+    """The weights have the recorded SHA-256, and the demo would train with the recorded configuration.
+
+    First contact, line 2.
+    """
     known = checkpoint.facts()
     assert sha256(checkpoint.FOLDER / "nann_attention.npz") == known["sha256"]
     usual = recipe("nann_attention")
@@ -66,7 +69,7 @@ def test_the_same_model_gives_the_same_bytes(world, made, tmp_path):
 
 
 def test_other_data_are_refused_by_what_differs(world, made, tmp_path):
-    """The error says what differs and what to do; nothing is written."""
+    """The error says what differs and what to do; nothing is written. First contact, line 2."""
     with pytest.raises(NannError, match=r"the products are not those .*make demo TRAIN=1"):
         checkpoint.restore(world.data, tmp_path / "model")
     for split in ("train", "validation", "test"):

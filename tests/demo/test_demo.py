@@ -88,7 +88,10 @@ def _some_cases(*arguments, **options):
 
 
 def test_the_demo_with_the_checkpoint(demo, capsys):
-    """The checkpoint's model answers a request; the output says that it was not trained here and how to train it."""
+    """The checkpoint's model answers a request; the output says that it was not trained here and how to train it.
+
+    First contact, line 2.
+    """
     folder, run = demo
     run()
     text = capsys.readouterr().out

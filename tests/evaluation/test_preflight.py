@@ -104,7 +104,7 @@ def test_an_index_of_another_model_or_damaged_is_refused(world, tmp_path):
     ],
 )
 def test_a_model_that_is_significantly_worse_than_none_fails(interval, users, status, words):
-    """Such a model fails, rather than warn that it is "not significantly better"."""
+    """Such a model fails, rather than warn that it is "not significantly better". First contact, line 26."""
     check = judge_gain(0.0, interval, users, "own history")
     assert check.status == status
     assert words in check.advice
@@ -131,7 +131,10 @@ def advised(search, k=20, training=None, build=None):
 
 
 def test_advice_is_never_what_is_done_already():
-    """It does not advise to search from the history if that is done, nor a smaller --pool than k allows."""
+    """It does not advise to search from the history if that is done, nor a smaller --pool than k allows.
+
+    First contact, line 26.
+    """
     best_first = advised(BestFirst(16, 200), 200)
     assert "--pool above 200" in best_first.wider()
     assert "history" not in best_first.wider()

@@ -175,6 +175,8 @@ def test_other_builds_are_measured_on_the_same_cases(world, tmp_path):
     """Each graph has the index's own parameters and another seed; the mean and its interval are over all graphs.
 
     Coverage is at k, the last cutoff, which here is not the first.
+
+    First contact, line 27.
     """
     narrow = {"rounds": Rounds((5, 5, 60), (1, 1, 1))}
     target = tmp_path / "figures.json"

@@ -135,7 +135,7 @@ class Scaled(tf.Module):
 
 @pytest.mark.parametrize("fold_items", [False, True])
 def test_variables_of_any_rank(tmp_path, fold_items):
-    """A scalar variable once made `explain` fail, also on the demo's own model."""
+    """A scalar variable once made `explain` fail, also on the demo's own model. First contact, line 13."""
     tf.saved_model.save(Scaled(), str(tmp_path / "model"))
     found = explain(tmp_path / "model", tmp_path / "x.svg", fold_items=fold_items)
     assert found.report == rewritten(tmp_path / "model", fold_items).report
@@ -224,7 +224,7 @@ class Scripted(tf.Module):
 
 
 def test_exports_with_and_without_passes(plain, folded, tmp_path):
-    """Tests of other kinds of models explain their exports as well (`explained.py`)."""
+    """Tests of other kinds of models explain their exports as well (`explained.py`). First contact, line 13."""
     assert check_explained(folded, tmp_path).at_export
     assert not check_explained(plain, tmp_path).at_export
 

@@ -199,7 +199,7 @@ def test_verify_refuses_a_graph_that_does_not_find(world, tmp_path):
 
 
 def test_a_broken_index_inside_an_export_is_named_by_its_own_files(world, tmp_path):
-    """Errors name the export's files, not those of a temporary folder."""
+    """Errors name the export's files, not those of a temporary folder. First contact, line 4."""
     copy = shutil.copytree(world.saved_model, tmp_path / "1")
     path = copy / "assets" / "item_ids.bin"
     ids = np.fromfile(path, "<i8")

@@ -1,4 +1,7 @@
-"""Models whose features have fixed extents, as those of most rankers have, are exported, checked and served."""
+"""Models whose features have fixed extents, as those of most rankers have, are exported, checked and served.
+
+First contact, line 16.
+"""
 
 from types import SimpleNamespace
 

@@ -48,7 +48,7 @@ def made(path, ids=IDS, embeddings=EMBEDDINGS, dtype="float32"):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_ids_in_another_order_than_their_embeddings_are_refused(tmp_path, dtype):
-    """Such a model would load and answer, but every answer would be a wrong item."""
+    """Such a model would load and answer, but every answer would be a wrong item. First contact, line 18."""
     index = made(tmp_path / "index", IDS[PERMUTED], dtype=dtype)
     with pytest.raises(NannError) as error:
         export(Dot(), index, tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
@@ -67,7 +67,10 @@ def test_ids_in_another_order_than_their_embeddings_are_refused(tmp_path, dtype)
 @pytest.mark.medium
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
-    """Rounding does not count as another embedding, at export or when `verify` checks the sample again."""
+    """Rounding does not count as another embedding, at export or when `verify` checks the sample again.
+
+    First contact, line 18.
+    """
     target = export(
         Dot(),
         made(tmp_path / "index", dtype=dtype),
@@ -88,6 +91,7 @@ def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
     ],
 )
 def test_embeddings_that_were_changed_on_the_way_are_refused(tmp_path, change):
+    """First contact, line 18."""
     with pytest.raises(NannError, match=r"256 of 256 sampled items differ. Perhaps it belongs to another training"):
         export(
             Dot(),
@@ -119,7 +123,10 @@ def with_new(ids, embeddings, new=40):
 
 @pytest.mark.slow
 def test_new_items_are_found_after_an_export_and_after_a_swap(world, tmp_path, capsys):
-    """In both cases, items that the model does not know are scored by the embeddings in the index."""
+    """In both cases, items that the model does not know are scored by the embeddings in the index.
+
+    First contact, line 19.
+    """
     opened = Index.open(world.index)
     ids, embeddings = with_new(np.asarray(opened.item_ids), np.asarray(opened.embeddings()))
     index = made(tmp_path / "index", ids, embeddings)
@@ -137,7 +144,7 @@ def test_new_items_are_found_after_an_export_and_after_a_swap(world, tmp_path, c
 @pytest.mark.medium
 @pytest.mark.parametrize("fails", [lambda features: 1 // 0, lambda features: {}["item_id"]])
 def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails):
-    """A model that inherits a stub of `item` is exported like one without `item`."""
+    """A model that inherits a stub of `item` is exported like one without `item`. First contact, line 18."""
     model = Dot()
     model.item = fails
     export(model, made(tmp_path / "index"), tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
@@ -146,7 +153,10 @@ def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails
 
 @pytest.mark.medium
 def test_the_only_new_item_of_a_sample_is_new(tmp_path):
-    """No other item then has the same vector; a single wrong item that the model knows is still refused."""
+    """No other item then has the same vector; a single wrong item that the model knows is still refused.
+
+    First contact, line 19.
+    """
     new = [10**7]
     index = made(tmp_path / "index", *with_new(IDS[:250], EMBEDDINGS[:250], new=1))
     target = export(Dot(), index, tmp_path / "1", Defaults(k=5), options=ExportOptions(rewrite=False))
@@ -161,7 +171,10 @@ def test_the_only_new_item_of_a_sample_is_new(tmp_path):
 
 @pytest.mark.medium
 def test_new_items_of_a_module(tmp_path):
-    """A module does not declare which items it knows; those it does not know all get the same vector."""
+    """A module does not declare which items it knows; those it does not know all get the same vector.
+
+    First contact, line 19.
+    """
     ids, embeddings = with_new(IDS, EMBEDDINGS)
     target = export(
         Dot(),
@@ -182,7 +195,10 @@ def test_new_items_of_a_module(tmp_path):
 
 
 def test_verify_holds_the_index_against_what_the_model_said(world, tmp_path):
-    """The comparison also covers an index with rows of a folded scorer; here all checksums are right."""
+    """The comparison also covers an index with rows of a folded scorer; here all checksums are right.
+
+    First contact, line 18.
+    """
     folder = shutil.copytree(world.saved_model, tmp_path / "1")
     manifest = read_manifest(folder)
     assert manifest["scorer"]["folded"]

@@ -77,7 +77,10 @@ def check(source, model, struct, names, place=0):
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 @pytest.mark.parametrize("kind", STRUCTURES)
 def test_a_model_is_called_as_it_was_built(tmp_path, kind):
-    """Covers dict inputs in any order, nested ones, and keys that an input of a SavedModel cannot have."""
+    """Covers dict inputs in any order, nested ones, and keys that an input of a SavedModel cannot have.
+
+    First contact, line 15.
+    """
     struct = STRUCTURES[kind]
     model = archive(tmp_path / "ranker.keras", struct)
     renamed = {"years": "user/age", "user_taste": "z"} if "not the names" in kind else {}
@@ -94,7 +97,7 @@ def test_a_model_is_called_as_it_was_built(tmp_path, kind):
     ],
 )
 def test_one_of_several_outputs_is_the_score(tmp_path, several, output, place):
-    """An output is named by its layer, or by its key in a dict."""
+    """An output is named by its layer, or by its key in a dict. First contact, line 15."""
     struct = STRUCTURES["a list"]
     model = archive(tmp_path / "ranker.keras", struct, several)
     source = open_source(tmp_path / "ranker.keras", output=output)
@@ -103,7 +106,7 @@ def test_one_of_several_outputs_is_the_score(tmp_path, several, output, place):
 
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_a_dict_model_is_served(index, tmp_path):
-    """Inputs and outputs are dicts, and a feature and an output are renamed."""
+    """Inputs and outputs are dicts, and a feature and an output are renamed. First contact, line 15."""
     struct = STRUCTURES["a dict whose keys are not the names"]
     model = archive(tmp_path / "ranker.keras", struct, lambda click, buy: {"click": click, "buy": buy})
     names = {"years": "user/age", "user_taste": "z"}
@@ -130,7 +133,10 @@ NAMES = ("k", "SEEDS", "exclude", "item id", "class", "_hidden", "2nd")
 
 @pytest.mark.slow
 def test_the_error_for_a_name_that_no_request_can_carry_gives_a_cure_that_works(index, tmp_path):
-    """The test follows the advice of each error, and the model is served under the new names."""
+    """The test follows the advice of each error, and the model is served under the new names.
+
+    First contact, line 15.
+    """
     named(*NAMES)(tmp_path / "ranker.keras")
     rename = {}
     for _ in NAMES:
@@ -187,6 +193,7 @@ def no_inputs(path):
     ],
 )
 def test_errors_list_what_the_archive_has(index, tmp_path, make, options, words):
+    """First contact, line 15."""
     path = tmp_path / "ranker.keras"
     make(path)
     with pytest.raises(NannError) as error:
@@ -199,7 +206,10 @@ def test_errors_list_what_the_archive_has(index, tmp_path, make, options, words)
 @pytest.mark.medium
 @pytest.mark.parametrize("shape", [[], [1]])
 def test_the_error_for_a_model_of_item_ids_gives_lines_that_work(tmp_path, shape):
-    """The lines that split a model at its item embedding are run exactly as the error prints them."""
+    """The lines that split a model at its item embedding are run exactly as the error prints them.
+
+    First contact, line 15.
+    """
     path = tmp_path / "whole.keras"
     of_ids(shape)(path)
     with pytest.raises(NannError) as error:
@@ -237,6 +247,7 @@ class Two(tf.Module):
 
 
 def test_a_module_and_a_saved_model_have_outputs_and_names_too(index, tmp_path):
+    """First contact, line 15."""
     model = Two()
     saved = tf.Module()
     saved.user, saved.score = tf.function(model.user, input_signature=[model.features]), model.score

@@ -78,7 +78,7 @@ RANKERS = {made.__name__: made for made in (pooled, masked, largest, recurrent, 
 @pytest.mark.parametrize("fold_items", [False, True])
 @pytest.mark.parametrize("name", RANKERS)
 def test_the_passes_leave_the_scores(index, tmp_path, name, fold_items):
-    """Unknown extents of any kind make neither the process nor the export fail."""
+    """Unknown extents of any kind make neither the process nor the export fail. First contact, line 12."""
     keras.utils.set_random_seed(3)
     RANKERS[name]().save(tmp_path / "ranker.keras")
     source = open_source(tmp_path / "ranker.keras", None)
@@ -92,7 +92,7 @@ def test_the_passes_leave_the_scores(index, tmp_path, name, fold_items):
 
 @pytest.mark.parametrize("rewrite", [True, False])
 def test_an_export_of_one_answers_and_is_explained(index, tmp_path, rewrite):
-    """The same models, through a whole export."""
+    """The same models, through a whole export. First contact, lines 12 and 13."""
     model = masked()
     model.save(tmp_path / "ranker.keras")
     defaults = Defaults(k=ITEMS, best_first=BestFirst(pool=ITEMS))

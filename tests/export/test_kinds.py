@@ -42,14 +42,14 @@ class Pooled(tf.Module):
     ],
 )
 def test_features_that_are_not_dense_are_refused(spec, words):
-    """If they became dense silently, the answers would change."""
+    """If they became dense silently, the answers would change. First contact, line 17."""
     with pytest.raises(NannError) as error:
         open_source(Pooled(spec, None))
     assert words in str(error.value)
 
 
 def test_a_restored_model_with_a_ragged_feature_is_refused(tmp_path):
-    """The features are then those of the SavedModel's function."""
+    """The features are then those of the SavedModel's function. First contact, line 17."""
     model = Pooled(tf.RaggedTensorSpec([None, None], tf.int64), lambda features: features["history"])
     saved = tf.Module()
     saved.user = tf.function(model.user, input_signature=[model.features])
@@ -63,7 +63,7 @@ def test_a_restored_model_with_a_ragged_feature_is_refused(tmp_path):
 
 @pytest.mark.medium
 def test_the_cure_for_a_ragged_feature_gives_the_same_answers(tmp_path):
-    """The test writes what the error advises, and serves the model."""
+    """The test writes what the error advises, and serves the model. First contact, line 17."""
     ragged = tf.ragged.constant([[3, 4, 9], [7], [1, 2]], tf.int64)
     model = Pooled(tf.RaggedTensorSpec([None, None], tf.int64), lambda features: features["history"])
     wanted = model.user({"history": ragged})[0].numpy() @ TABLE.T
@@ -79,7 +79,7 @@ def test_the_cure_for_a_ragged_feature_gives_the_same_answers(tmp_path):
 
 
 def test_users_that_are_not_dense_are_refused():
-
+    """First contact, line 17."""
     model = Pooled(tf.TensorSpec([None, None], tf.int64), tf.RaggedTensor.from_tensor)
     model.user = lambda features: (tf.RaggedTensor.from_tensor(features["history"]),)
     with pytest.raises(NannError, match="`user` returned a RaggedTensor at place 0"):
@@ -107,6 +107,7 @@ made = Dot()
 
 
 def test_a_class_is_called_and_the_error_for_one_that_takes_arguments_lists_them(tmp_path, monkeypatch):
+    """First contact, line 19."""
     (tmp_path / "some_models.py").write_text(MODULE)
     (tmp_path / "broken_module.py").write_text("raise RuntimeError('not today')")
     monkeypatch.chdir(tmp_path)

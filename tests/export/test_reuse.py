@@ -117,7 +117,7 @@ def flipped(path):
 
 
 def test_a_flipped_byte_anywhere_in_the_old_export_is_refused(world, fewer, tmp_path):
-    """A daily swap must not pass on a damaged model, whichever file the damage is in."""
+    """A daily swap must not pass on a damaged model, whichever file the damage is in. First contact, line 27."""
     old = shutil.copytree(world.saved_model, tmp_path / "1")
     names = sorted(read_manifest(old)["files"])
     kinds = {name.split("/")[0] for name in names}
@@ -139,7 +139,10 @@ def test_a_flipped_byte_anywhere_in_the_old_export_is_refused(world, fewer, tmp_
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_a_flipped_byte_anywhere_in_the_new_index_is_refused(world, arrays, tmp_path, dtype):
-    """Only checksums can show this: an embedding or a neighbour with a flipped bit is within all bounds."""
+    """Only checksums can show this: an embedding or a neighbour with a flipped bit is within all bounds.
+
+    First contact, line 27.
+    """
     new = build_index(*arrays, tmp_path / "index", Hnsw(threads=1), dtype=dtype)
     for path in new.files:
         back = flipped(path)
@@ -151,6 +154,7 @@ def test_a_flipped_byte_anywhere_in_the_new_index_is_refused(world, arrays, tmp_
 
 
 def test_metrics_of_the_old_index_are_not_kept_for_the_new_one(world, fewer, tmp_path):
+    """First contact, line 27."""
     (tmp_path / "figures.json").write_text('{"recall": 0.75}')
     old = reuse(world.saved_model, world.index, tmp_path / "1", tmp_path / "figures.json")
     assert inspect(old)["manifest"]["evaluation"] == {"recall": 0.75}

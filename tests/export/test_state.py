@@ -47,7 +47,10 @@ def check(model, index, tmp_path, request, wanted):
 
 @pytest.mark.slow
 def test_tables_of_preprocessing_layers_in_a_keras_archive(index, tmp_path):
-    """Covers StringLookup, IntegerLookup and TextVectorization, on the user's side of the score."""
+    """Covers StringLookup, IntegerLookup and TextVectorization, on the user's side of the score.
+
+    First contact, line 14.
+    """
     keras.utils.set_random_seed(1)
     country = keras.Input([], dtype="string", name="country")
     store = keras.Input([], dtype="int64", name="store")
@@ -127,7 +130,7 @@ class Scattered(tf.Module):
 
 
 def test_state_that_tensorflow_cannot_reach(index, tmp_path):
-    """TensorFlow does not reach most of this model's state through its attributes."""
+    """TensorFlow does not reach most of this model's state through its attributes. First contact, line 14."""
     model = Scattered(tmp_path / "files")
     words = np.array([b"one", b"two", b"three", b"four"], object)
     (user,) = model.user({"word": tf.constant(words)})
@@ -201,7 +204,10 @@ def of_this_process():
 )
 @pytest.mark.parametrize("rewrite", [False, True])
 def test_what_cannot_be_exported_is_named_and_leaves_nothing(index, tmp_path, make, words, rewrite):
-    """An export is loaded and answers in a session of its own before its folder gets its name."""
+    """An export is loaded and answers in a session of its own before its folder gets its name.
+
+    First contact, line 14.
+    """
     with pytest.raises(NannError) as error:
         export(With(make()), index, tmp_path / "models" / "1", Defaults(k=5), options=ExportOptions(rewrite=rewrite))
     assert words in str(error.value)

@@ -147,7 +147,10 @@ def test_a_folder_of_the_right_size_is_refused(index):
 
 
 def test_an_item_with_the_mark_for_none_is_refused(index):
-    """An answer with such an item could not be told from a padded row. The op still serves such an index."""
+    """An answer with such an item could not be told from a padded row. The op still serves such an index.
+
+    First contact, line 4.
+    """
     poke(index, "item_ids.bin", "<i8", 3, -1)
     with pytest.raises(NannError, match=r"index/item_ids.bin\[3\] is -1, the mark for 'no item'"):
         Index.open(index.folder)

@@ -44,7 +44,10 @@ def neighbors_of(hnsw, item: int, layer: int) -> list[int]:
     [(500, 4, 8192, 12345), (500, 4, 64, 12345), (500, 4, 8192, 7), (64, 2, 8192, 0), (300, 16, 100, 12345)],
 )
 def test_layers_are_faiss_s_graph(tmp_path, monkeypatch, n, m, chunk, seed):
-    """Compares with the levels that Faiss itself draws with each seed, of which 12345 is its default."""
+    """Compares with the levels that Faiss itself draws with each seed, of which 12345 is its default.
+
+    First contact, line 27.
+    """
     monkeypatch.setattr(build_module, "CHUNK", chunk)
     embeddings = vectors(n)
     ids = np.random.default_rng(1).permutation(n) * 3 + 1000
@@ -129,7 +132,7 @@ def test_a_flat_corpus_has_a_bounded_number_of_entry_points():
 
 
 def test_a_seed_draws_other_layers(tmp_path):
-    """`seed` reaches Faiss, and the graph differs."""
+    """`seed` reaches Faiss, and the graph differs. First contact, line 27."""
     one, other = (
         build_index(np.arange(700), vectors(700), tmp_path / str(seed), Hnsw(m=4, seed=seed)) for seed in (5, 6)
     )

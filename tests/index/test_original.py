@@ -111,7 +111,10 @@ def test_missing_files_are_named(original, name):
 
 @pytest.mark.parametrize(("missing", "left"), [(["values", "row_splits"], ""), (["values"], "neighbors_level_1_row_s")])
 def test_a_level_that_is_missing_below_another_is_named(original, missing, left):
-    """Without this error, level 1 of three would be left out silently, and the rounds would fail when served."""
+    """Without this error, level 1 of three would be left out silently, and the rounds would fail when served.
+
+    First contact, line 4.
+    """
     graph, _ = original
     for part in ("values", "row_splits"):
         np.save(graph / f"neighbors_level_2_{part}.npy", np.load(graph / f"neighbors_level_1_{part}.npy"))
@@ -170,7 +173,7 @@ def test_values_have_one_dimension(original, values):
     ],
 )
 def test_an_entry_out_of_bounds_is_named_by_the_file_that_was_read(original, tmp_path, name, value, words):
-    """The message must not name the hidden folder, which is removed before the user reads it."""
+    """The message must not name the hidden folder, which is removed before the user reads it. First contact, line 4."""
     path = original[0] / name
     values = np.load(path).astype(np.int64)
     values[1] = value
@@ -183,7 +186,7 @@ def test_an_entry_out_of_bounds_is_named_by_the_file_that_was_read(original, tmp
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_archive_by_the_name_of_an_array_is_refused(original, name):
-    """NumPy opens an .npz file under any name, and returns an object without dimensions."""
+    """NumPy opens an .npz file under any name, and returns an object without dimensions. First contact, line 4."""
     path = path_of(original, name)
     with path.open("wb") as file:
         np.savez(file, ids=np.arange(3), other=np.ones(2))

@@ -139,7 +139,7 @@ def structured(name: str, n: int, dim: int, seed: int) -> np.ndarray:
     seed=st.integers(0, 9),
 )
 def test_every_item_of_a_built_index_is_reachable(tmp_path, name, n, dim, m, dtype, seed):
-    """More than 2 M copies of one embedding must not tear the graph apart."""
+    """More than 2 M copies of one embedding must not tear the graph apart. First contact, line 3."""
     embeddings = structured(name, n, dim, seed)
     dtype = "float32" if name == "huge" else dtype
     index = build_index(np.arange(n) + 7, embeddings, tmp_path / "index", Hnsw(m, 20, 1, seed), dtype)

@@ -46,7 +46,7 @@ def opened(target, index):
 
 
 def test_an_index_is_copied_when_it_is_opened(world):
-    """Loading must work, although the file system cannot map files."""
+    """Loading must work, although the file system cannot map files. First contact, line 20."""
     index = Index.open(world.index)
     handle = opened(remote(world.index), index)
     np.testing.assert_array_equal(ops.index_items(handle), index.item_ids)
@@ -55,7 +55,7 @@ def test_an_index_is_copied_when_it_is_opened(world):
 
 
 def test_an_index_by_a_file_url_is_mapped(world, tmp_path):
-    """TensorFlow Serving may be given file:///models, which needs no copy in memory."""
+    """TensorFlow Serving may be given file:///models, which needs no copy in memory. First contact, line 20."""
     copy, index = shutil.copytree(world.index, tmp_path / "index"), Index.open(world.index)
     handle = opened(f"file://{copy}", index)
     np.testing.assert_array_equal(ops.index_items(handle), index.item_ids)
@@ -63,7 +63,7 @@ def test_an_index_by_a_file_url_is_mapped(world, tmp_path):
 
 
 def test_an_export_is_served_from_there(world):
-    """The export is loaded as TensorFlow Serving does with --model_base_path=s3://..."""
+    """The export is loaded as TensorFlow Serving does with --model_base_path=s3://... First contact, line 20."""
     history = np.asarray(Index.open(world.index).item_ids)[None, :5]
     wanted = load_servable(world.saved_model).signature("retrieve").run({"item_history": history})
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -78,7 +78,7 @@ def test_an_export_is_served_from_there(world):
 
 
 def test_what_is_wrong_there_is_named(world):
-    """The error has the path and the reason."""
+    """The error has the path and the reason. First contact, line 20."""
     index, target = Index.open(world.index), remote(world.index)
     tf.io.gfile.remove(f"{target}/neighbors_0.bin")  # On ram://, opening with "wb" would append.
     with tf.io.gfile.GFile(f"{target}/neighbors_0.bin", "wb") as file:
@@ -94,7 +94,7 @@ def test_what_is_wrong_there_is_named(world):
 
 @pytest.mark.parametrize("path", ["s3://bucket/models", "gs://bucket/models", "ram:///models"])
 def test_python_s_own_paths_must_be_local(path, world, tmp_path):
-    """Each error says so and what to do; no folder called `s3:` is created."""
+    """Each error says so and what to do; no folder called `s3:` is created. First contact, line 20."""
     config = f'model_config_list {{ config {{ name: "a" base_path: "{path}" model_platform: "tensorflow" }} }}'
     with pytest.raises(ServingError, match="is not on a local file system"):
         read_config(parse_config(config))
@@ -131,7 +131,7 @@ def commands():
 
 
 def test_every_command_refuses_remote_paths(monkeypatch, tmp_path):
-    """Holds for every parameter that takes a path."""
+    """Holds for every parameter that takes a path. First contact, line 20."""
     monkeypatch.chdir(tmp_path)
     tried = 0
     for words, command in commands():

@@ -1,4 +1,4 @@
-"""The intervals of `nann bench`, compared with theory for loads of known spread."""
+"""The intervals of `nann bench`, compared with theory for loads of known spread. First contact, line 27."""
 
 import numpy as np
 import pytest

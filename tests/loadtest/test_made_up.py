@@ -71,7 +71,7 @@ def signatures_of(folder):
 
 
 def test_what_is_made_up_is_in_the_vocabularies_of_the_warm_up_records(shop):
-    """A model with vocabularies would refuse most values from 0 to 99 and random words."""
+    """A model with vocabularies would refuse most values from 0 to 99 and random words. First contact, line 26."""
     signatures = signatures_of(shop)
     made = make_inputs(ModelSpec(path=shop), signatures, 0)
     assert len(made) == 64
@@ -109,7 +109,10 @@ def test_damaged_records_leave_a_load_test_alone(shop, tmp_path):
     ],
 )
 def test_failures_decide_the_exit_status(monkeypatch, tmp_path, code, errors, words):
-    """A level on which most requests fail, or any is refused as wrong, makes the exit status 1."""
+    """A level on which most requests fail, or any is refused as wrong, makes the exit status 1.
+
+    First contact, line 26.
+    """
     level = results.level(errors=errors, code=code)
     if errors == 1:
         level["errors"] = {code: 1}
@@ -127,7 +130,7 @@ def test_failures_decide_the_exit_status(monkeypatch, tmp_path, code, errors, wo
 
 @pytest.mark.parametrize("shared_process", [True, False])
 def test_the_time_outside_the_op_is_named_after_its_cause(shared_process):
-    """For a model in this process, that cause cannot be "server and network"."""
+    """For a model in this process, that cause cannot be "server and network". First contact, line 26."""
 
     async def ask(*_):
         await asyncio.sleep(0.002)
@@ -141,7 +144,7 @@ def test_the_time_outside_the_op_is_named_after_its_cause(shared_process):
 
 
 def test_levels_are_not_joined_where_throughput_fell(monkeypatch):
-    """A line would suggest that the points between two levels can be reached."""
+    """A line would suggest that the points between two levels can be reached. First contact, line 26."""
     series = []
     monkeypatch.setattr(plots, "curve_plot", lambda name, title, lines, *rest, **more: series.extend(lines))
     rates = {1: 100.0, 2: 180.0, 4: 150.0, 8: 170.0, 16: 120.0}

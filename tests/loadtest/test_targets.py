@@ -248,7 +248,10 @@ def test_conditions_decide_the_exit_status_and_two_results_compare(tmp_path):
     ],
 )
 def test_the_cause_of_a_refusal_is_named(words, cause):
-    """TensorFlow Serving's gRPC server refuses requests that exceed its threads, with only three words."""
+    """TensorFlow Serving's gRPC server refuses requests that exceed its threads, with only three words.
+
+    First contact, line 24.
+    """
 
     def refuse(_, context):
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, words)

@@ -2,6 +2,8 @@
 
 Clients that turn ragged rows into dense tensors pad at the end. That must not push the behaviours out of the window
 that a model sees.
+
+First contact, line 6.
 """
 
 from collections.abc import Callable

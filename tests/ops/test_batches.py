@@ -128,7 +128,7 @@ def test_a_round_above_the_largest_batch_size_is_split(tmp_path):
     ("items", "wanted"), [(3, [4]), (4, [4]), (5, [10]), (10, [10]), (14, [10, 4]), (20, [10, 10]), (21, [10, 10, 4])]
 )
 def test_a_batch_of_exactly_a_grid_size_is_not_padded(tmp_path, items, wanted):
-    """Each batch is padded to the smallest size that holds it, which may be its own size."""
+    """Each batch is padded to the smallest size that holds it, which may be its own size. First contact, line 27."""
     sizes = []
 
     def score(user, items):
@@ -147,6 +147,8 @@ def test_the_error_reported_is_the_one_that_cancelled_the_other_searches(tmp_pat
     """One user's error cancels the other users' searches, which then end before the failing call does.
 
     The failing call waits for work in another thread; the searches of the others do not.
+
+    First contact, line 27.
     """
 
     def wait(user):

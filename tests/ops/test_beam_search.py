@@ -120,6 +120,8 @@ def test_whatever_is_excluded_the_answer_is_full(searcher, request, best, algori
 
     A ring joins all items. With beams as wide as k, the answer has k other items whenever there are so many; with beams
     as wide as the corpus, it has the best of them, as brute force does.
+
+    First contact, line 7.
     """
     graph, scores, k, exclude, _ = request
     n = len(graph)

@@ -258,7 +258,7 @@ def test_answers_are_those_of_tensorflow_serving(name, targets, request):
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_answers_behind_flags_are_those_of_tensorflow_serving(name, models, request):
-    """Flags that change answers change them as recorded."""
+    """Flags that change answers change them as recorded. First contact, line 21."""
     with serving(models, **FLAGS[name]) as (grpc_target, rest_target):
         compare(
             name,

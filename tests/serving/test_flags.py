@@ -61,6 +61,7 @@ def options_of_serve():
 
 
 def test_every_flag_of_tensorflow_serving_is_known_and_documented():
+    """First contact, line 21."""
     assert set(FLAGS) == OF_TENSORFLOW_SERVING
     text = DOCS.read_text()
     rows = dict(re.findall(r"^\| `--(\w+)` \| (.+) \|$", text, re.MULTILINE))
@@ -111,7 +112,7 @@ OPTIONS = {"--port": True, "--log-requests": False, "--no-log-requests": False, 
     ],
 )
 def test_command_lines(given, left):
-    """TensorFlow Serving's own scripts write --flag=true and --flag=false."""
+    """TensorFlow Serving's own scripts write --flag=true and --flag=false. First contact, line 21."""
     assert read_flags(given, OPTIONS, lambda line: None) == left
 
 
@@ -171,7 +172,7 @@ def config_of(toy, tmp_path, label, *versions):
 
 
 def test_labels_roll_by_editing_the_model_config(toy, tmp_path):
-    """Editing the file moves labels, by --model_config_file_poll_wait_seconds."""
+    """Editing the file moves labels, by --model_config_file_poll_wait_seconds. First contact, line 21."""
     logged = []
     path = config_of(toy, tmp_path, "stable", 2, 10)
     options = ServerOptions(

@@ -118,7 +118,10 @@ ROWS = "Failed to process element: {} of 'instances' list. "
 # TensorFlow Serving wraps any error of a row in an INVALID_ARGUMENT that names the row.
 @pytest.mark.parametrize("named", [False, True])
 def test_a_row_of_a_type_that_rest_does_not_carry_is_told_by_its_place(named):
-    """The status is 400 in row form, where the row is named, and 501 in column form, as in TensorFlow Serving."""
+    """The status is 400 in row form, where the row is named, and 501 in column form, as in TensorFlow Serving.
+
+    First contact, line 21.
+    """
     rows = [{"h": 1.5}] if named else [1.5]
     with pytest.raises(ServingError) as refused:
         json_tensors.rows(rows, {"h": tf.float16})

@@ -76,6 +76,7 @@ def grpc_of_one(toy, runs):
 
 
 def test_a_request_whose_client_left_or_whose_deadline_passed_while_it_waited_never_runs(grpc_of_one, runs):
+    """First contact, line 27."""
     first = grpc_of_one.ask(1)
     eventually(lambda: runs.begun == [1])
     late, left = grpc_of_one.ask(2, timeout=0.3), grpc_of_one.ask(3)
@@ -89,7 +90,7 @@ def test_a_request_whose_client_left_or_whose_deadline_passed_while_it_waited_ne
 
 @pytest.mark.parametrize("ending", ["deadline", "cancel"])
 def test_a_request_whose_client_is_gone_once_it_is_read_never_runs(grpc_of_one, runs, monkeypatch, ending):
-    """gRPC itself no longer drops a request that a thread has begun to parse."""
+    """gRPC itself no longer drops a request that a thread has begun to parse. First contact, line 27."""
     reading, go, parse = threading.Event(), threading.Event(), grpc_service.parse_tensor
 
     def held(proto):
@@ -125,7 +126,7 @@ def test_what_waits_for_grpc_is_bounded(grpc_of_one, runs):
 
 
 def test_a_search_has_no_more_time_than_its_client(world, monkeypatch):
-    """The RPC's deadline becomes the deadline of the search."""
+    """The RPC's deadline becomes the deadline of the search. First contact, line 27."""
     seen, run = [], Signature.run
 
     def recorded(self, inputs):
@@ -194,7 +195,10 @@ def rest_of_one(toy, **more):
 
 
 def test_what_waits_for_rest_is_bounded(toy, runs):
-    """Requests beyond the bound are refused at once; status and metrics are answered even then."""
+    """Requests beyond the bound are refused at once; status and metrics are answered even then.
+
+    First contact, line 22.
+    """
     with rest_of_one(toy) as one:
         rest = Rest(one.rest_port)
         rest.begin(1)
@@ -218,7 +222,10 @@ def test_what_waits_for_rest_is_bounded(toy, runs):
 
 
 def test_bodies_that_wait_for_rest_are_bounded_together(toy, runs, monkeypatch):
-    """The total size is bounded as well, since a few hundred bodies of 64 MiB fill any machine's memory."""
+    """The total size is bounded as well, since a few hundred bodies of 64 MiB fill any machine's memory.
+
+    First contact, line 22.
+    """
     monkeypatch.setattr(rest_module, "MAX_BODIES_BYTES", 30)
     with rest_of_one(toy) as one:
         rest = Rest(one.rest_port)
@@ -250,7 +257,7 @@ def test_a_rest_client_that_left_while_it_waited_is_not_answered(toy, runs):
 
 
 def test_a_rest_request_ends_at_its_time_and_what_waits_for_it_too(toy, runs):
-    """--rest_api_timeout_in_ms; the status and the text are TensorFlow Serving's."""
+    """--rest_api_timeout_in_ms; the status and the text are TensorFlow Serving's. First contact, line 21."""
     with rest_of_one(toy, timeout_seconds=0.4) as one:
         rest = Rest(one.rest_port)
         rest.begin(1)
@@ -266,7 +273,10 @@ def test_a_rest_request_ends_at_its_time_and_what_waits_for_it_too(toy, runs):
 
 
 def test_readiness_is_of_every_model(toy, tmp_path):
-    """/healthz says that the process lives, /readyz that every model has a version that serves."""
+    """/healthz says that the process lives, /readyz that every model has a version that serves.
+
+    First contact, line 22.
+    """
     base = tmp_path / "base"
     base.mkdir()
     (base / "10").symlink_to(toy / "10")
@@ -280,7 +290,10 @@ def test_readiness_is_of_every_model(toy, tmp_path):
 
 @pytest.mark.parametrize("kind", ["grpc", "rest", "silent grpc", "silent rest"])
 def test_a_server_without_requests_stops_at_once(toy, monkeypatch, kind):
-    """Open connections do not delay the stop; if they did, this grace period would keep the test from ending."""
+    """Open connections do not delay the stop; if they did, this grace period would keep the test from ending.
+
+    First contact, line 22.
+    """
     monkeypatch.setattr(server, "GRACE_SECONDS", 3600.0)
     one = LocalServer({"half_plus": toy}, options())
     port = one.grpc_port if "grpc" in kind else one.rest_port

@@ -89,7 +89,10 @@ def test_a_budget_is_kept_and_said(request_inputs, grpc_client):
 def test_a_walk_that_max_steps_cut_says_so_and_without_a_limit_k_may_be_the_corpus(
     world, request_inputs, grpc_client, rest_client
 ):
-    """A walk that the limit cut short does not report itself as complete, and a request can lift the limit."""
+    """A walk that the limit cut short does not report itself as complete, and a request can lift the limit.
+
+    First contact, line 8.
+    """
     items = world.sequences.item_ids
     whole = request_inputs | {"k": np.int32(len(items)), "frontier": np.int32(1)}
     for client in (grpc_client, rest_client):

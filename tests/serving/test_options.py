@@ -105,6 +105,8 @@ def samples(text):
     """Returns the value of each sample by name and labels; fails if a line is not in Prometheus' text format.
 
     Every metric must have a HELP text just before its TYPE.
+
+    First contact, line 22.
     """
     found, helped = {}, ""
     for line in text.splitlines():

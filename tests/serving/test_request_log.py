@@ -1,4 +1,4 @@
-"""The log of requests and versions."""
+"""The log of requests and versions. First contact, line 22."""
 
 import contextlib
 import http.client

@@ -150,7 +150,10 @@ def check_short(answer, users=USERS):
 
 
 def test_places_without_an_item_are_counted_and_are_json(exported, grpc_client, post):
-    """The op's -infinity is not valid JSON, so every number of an answer is finite: by gRPC, by REST and in process."""
+    """The op's -infinity is not valid JSON, so every number of an answer is finite: by gRPC, by REST and in process.
+
+    First contact, line 9.
+    """
     status, answer = post(columns())
     assert status == 200
     check_short(answer["outputs"])
@@ -172,7 +175,10 @@ def test_places_without_an_item_are_counted_and_are_json(exported, grpc_client, 
 
 
 def test_scores_that_are_infinite_or_nan_are_json_too(servable, post):
-    """Infinite scores are replaced by finite numbers, and scores that are NaN are counted."""
+    """Infinite scores are replaced by finite numbers, and scores that are NaN are counted.
+
+    First contact, lines 9 and 10.
+    """
     status, answer = post(columns(factor=[1.0, 0.0, -1.0]))
     assert status == 200
     found = {key: np.asarray(value) for key, value in answer["outputs"].items()}
@@ -205,7 +211,7 @@ def test_an_operator_sees_a_model_whose_scores_are_nan(server, grpc_client):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("signature", ["retrieve", "retrieve_trace", "retrieve_rounds", "serving_default"])
 def test_features_that_are_not_finite_are_refused(servable, signature, value):
-    """NaN used to give the ids in the order of the table, without an error."""
+    """NaN used to give the ids in the order of the table, without an error. First contact, line 10."""
     vector = USERS.copy()
     vector[1, 2:] = value
     with pytest.raises(ServingError, match=r"vector holds NaN or infinity, allowed are finite.*\[2\]"):
@@ -213,7 +219,7 @@ def test_features_that_are_not_finite_are_refused(servable, signature, value):
 
 
 def test_a_feature_may_be_allowed_nan(servable, tmp_path, exported):
-    """A model that handles missing values itself receives NaN."""
+    """A model that handles missing values itself receives NaN. First contact, line 10."""
     missing = servable.signature("retrieve").run({**FEATURES, "age": np.full([3, 1], math.nan, np.float32)})
     zero = servable.signature("retrieve").run({**FEATURES, "age": np.zeros([3, 1], np.float32)})
     np.testing.assert_array_equal(missing["scores"], zero["scores"])
@@ -226,7 +232,10 @@ def test_a_feature_may_be_allowed_nan(servable, tmp_path, exported):
 
 
 def test_the_original_s_request_must_be_finite(nann_server):
-    """Half precision overflows beyond 65504; such a request is refused, and the server answers the next one."""
+    """Half precision overflows beyond 65504; such a request is refused, and the server answers the next one.
+
+    First contact, line 10.
+    """
     request = {"comm_seq": np.zeros([1, 3200], np.float16), "level_topn": np.full([6], 20, np.int32)}
     with Client(nann_server.target, "nann") as client:
         broken = request["comm_seq"].copy()
@@ -237,7 +246,7 @@ def test_the_original_s_request_must_be_finite(nann_server):
 
 
 def test_row_form_answers_as_column_form(post):
-    """In row form, `instances` repeat the parameters for every user."""
+    """In row form, `instances` repeat the parameters for every user. First contact, line 23."""
     status, by_columns = post(columns())
     assert status == 200
     status, by_rows = post(rows())
@@ -249,7 +258,7 @@ def test_row_form_answers_as_column_form(post):
 
 
 def test_rows_have_exclusions_and_seeds_of_their_own(post):
-    """An input with one row per user in column form is a list in each instance in row form."""
+    """An input with one row per user in column form is a list in each instance in row form. First contact, line 23."""
     gone = ordered(USERS)[0][:, :2]
     status, answer = post(rows(exclude=gone.tolist(), seeds=[[int(IDS[0])]] * 3, k=[ITEMS - 2] * 3))
     assert status == 200, answer
@@ -260,7 +269,7 @@ def test_rows_have_exclusions_and_seeds_of_their_own(post):
 
 
 def test_row_form_of_the_paper_s_search(post):
-    """In row form, the list parameters `ef` and `rounds` arrive with the shape [B, layers]."""
+    """In row form, the list parameters `ef` and `rounds` arrive with the shape [B, layers]. First contact, line 23."""
     parameters = {"ef": [20] * LAYERS, "rounds": [1, 5, 5]}
     dropped = ("frontier", "pool", "max_steps")
     by_columns = columns(**parameters)["inputs"]
@@ -292,7 +301,7 @@ def test_row_form_of_the_paper_s_search(post):
     ],
 )
 def test_rows_that_are_refused(post, changes, words):
-    """All users of a request must have the same k; the error has the values that were sent."""
+    """All users of a request must have the same k; the error has the values that were sent. First contact, line 23."""
     status, text = post(rows(**changes))
     assert status == 400 and words in text
 
@@ -307,7 +316,7 @@ def test_rows_that_are_refused(post, changes, words):
     ],
 )
 def test_parameters_that_are_refused_by_grpc(grpc_client, changes, words):
-    """Unlike REST, gRPC allows any shape."""
+    """Unlike REST, gRPC allows any shape. First contact, line 23."""
     with pytest.raises(NannError) as refused:
         grpc_client.predict("retrieve", {**FEATURES, **changes})
     assert "INVALID_ARGUMENT" in str(refused.value) and words in str(refused.value)
@@ -315,7 +324,10 @@ def test_parameters_that_are_refused_by_grpc(grpc_client, changes, words):
 
 @pytest.mark.parametrize("ef", [7, [[7] * (LAYERS + 1)] * 3, [[[7] * LAYERS] * 3], np.zeros([3, 0]), []])
 def test_beams_of_other_shapes_are_refused(servable, ef):
-    """Scalars, lists of another length and three dimensions are refused with the parameter's name."""
+    """Scalars, lists of another length and three dimensions are refused with the parameter's name.
+
+    First contact, line 23.
+    """
     with pytest.raises(ServingError, match="ef"):
         servable.signature("retrieve_rounds").run({**FEATURES, "ef": np.asarray(ef, np.int32)})
 
@@ -352,7 +364,10 @@ def test_no_ids_are_sent_in_any_shape(servable):
 
 
 def test_no_users_have_no_parameters(servable):
-    """Without users, parameters in row form are empty and the defaults apply; REST refuses such a request."""
+    """Without users, parameters in row form are empty and the defaults apply; REST refuses such a request.
+
+    First contact, line 23.
+    """
     none = {key: np.zeros([0, *value.shape[1:]], np.float32) for key, value in FEATURES.items()}
     for name, empty in (("retrieve", {"k": [0]}), ("retrieve_rounds", {"k": [0], "ef": [0, LAYERS]})):
         inputs = {key: np.zeros(shape, np.int32) for key, shape in empty.items()}
@@ -360,7 +375,7 @@ def test_no_users_have_no_parameters(servable):
 
 
 def test_a_client_s_deadline_counts_in_row_form_too(server, servable):
-    """The deadline of each user is lowered to the time that the client waits."""
+    """The deadline of each user is lowered to the time that the client waits. First contact, line 23."""
     from tfserving_ext.serving.inference import _stop_in_time
 
     for sent, wanted in (
@@ -376,7 +391,10 @@ def test_a_client_s_deadline_counts_in_row_form_too(server, servable):
 
 
 def test_metadata_say_that_the_shape_of_parameters_is_open(server):
-    """Clients that build requests from the metadata see the types, and that the rank may vary."""
+    """Clients that build requests from the metadata see the types, and that the rank may vary.
+
+    First contact, line 23.
+    """
     with urllib.request.urlopen(f"http://127.0.0.1:{server.rest_port}/v1/models/awkward/metadata") as response:
         signatures = json.load(response)["metadata"]["signature_def"]["signature_def"]
     for name in ("k", "frontier", "pool", "max_steps", "budget", "deadline_ms"):
@@ -387,7 +405,10 @@ def test_metadata_say_that_the_shape_of_parameters_is_open(server):
 
 
 def test_rows_of_the_project_s_own_model(world, nann_server, post):
-    """Histories are padded with -1 and categories are left empty, as docs/signatures.md shows."""
+    """Histories are padded with -1 and categories are left empty, as docs/signatures.md shows.
+
+    First contact, line 23.
+    """
     history = world.sequences.ids_of(world.sequences.cases("test").histories[:3])
     parameters = {"k": 5, "frontier": 16, "pool": 20, "max_steps": 9, "exclude": [], "budget": 0, "deadline_ms": 0}
     instances = [{"item_history": row.tolist(), "category_history": [], **parameters} for row in history]
@@ -406,7 +427,10 @@ def documented_requests():
 
 
 def test_the_documented_requests_are_answered(nann_server, post):
-    """The documented requests are answered in both forms, although this index lacks their items."""
+    """The documented requests are answered in both forms, although this index lacks their items.
+
+    First contact, line 23.
+    """
     port = int(nann_server.url.rsplit(":", 1)[1])
     forms = []
     for body in documented_requests():

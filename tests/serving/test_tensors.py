@@ -29,7 +29,10 @@ def proto(dtype, shape, **values):
 )
 @example(tf.bfloat16, [2, 2, 3, 3], 0, "sent")  # Holds NaN.
 def test_any_array_comes_back(dtype, shape, seed, form):
-    """Every type that a model can have, complex ones too, comes back from values and from bytes."""
+    """Every type that a model can have, complex ones too, comes back from values and from bytes.
+
+    First contact, line 21.
+    """
     bits = np.random.default_rng(seed).bytes(int(np.prod(shape)) * dtype.size)
     array = np.frombuffer(bits, np.uint8) % 2 if dtype == tf.bool else np.frombuffer(bits, dtype.as_numpy_dtype)
     array = array.astype(dtype.as_numpy_dtype).reshape(shape)
@@ -63,7 +66,7 @@ def as_tensorflow_reads(sent):
 @pytest.mark.parametrize("dtype", [types_pb2.DT_HALF, types_pb2.DT_BFLOAT16, types_pb2.DT_INT8, types_pb2.DT_UINT8,
                                    types_pb2.DT_INT16, types_pb2.DT_UINT16])  # fmt: skip
 def test_a_field_that_is_wider_than_its_type_gives_its_low_bits(dtype):
-    """Clients with signed 16-bit words send negative half_val."""
+    """Clients with signed 16-bit words send negative half_val. First contact, line 21."""
     field = "half_val" if dtype in (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16) else "int_val"
     values = [15360, -17408, 65536 + 15360, -1, -(2**31), 2**31 - 1, 300, -200]
     sent = proto(dtype, [len(values)], **{field: values})

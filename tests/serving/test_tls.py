@@ -42,6 +42,7 @@ def secure(toy, tmp_path_factory):
 
 
 def test_rest_speaks_tls_and_wants_certificates(secure):
+    """First contact, line 22."""
     url = f"https://localhost:{secure.rest_port}"
     answer = RestClient(url, "half_plus", tls=ClientTls(**KNOWN)).predict("serving_default", X)
     assert answer["output"].tolist() == [3.0]
@@ -53,6 +54,7 @@ def test_rest_speaks_tls_and_wants_certificates(secure):
 
 
 def test_the_smoke_client_speaks_tls(secure):
+    """First contact, line 22."""
     target = f"localhost:{secure.grpc_port}"
     assert smoke(target, "half_plus", ClientTls(**KNOWN)) == {"y": [2.5]}
     flags = [word for name, path in KNOWN.items() for word in (f"--{name}", str(path))]
@@ -70,6 +72,7 @@ def test_the_smoke_client_speaks_tls(secure):
 
 
 def test_bench_speaks_tls(secure):
+    """First contact, line 22."""
     for target in (f"grpcs://localhost:{secure.grpc_port}", f"https://localhost:{secure.rest_port}"):
         fields = {"target": target, "models": [ModelSpec(name="half_plus")], "warm_up": 0, "seconds": 1, **KNOWN}
         (level,) = bench(make_scenario(fields))["levels"]
@@ -103,7 +106,7 @@ def test_certificates_are_for_targets_with_tls():
 
 @pytest.mark.parametrize("rest", [False, True])
 def test_the_server_says_that_rest_is_plain_text(toy, tmp_path, monkeypatch, capsys, rest):
-    """TLS for gRPC does not apply to REST unless it is requested there too."""
+    """TLS for gRPC does not apply to REST unless it is requested there too. First contact, line 22."""
     monkeypatch.setattr(LocalServer, "wait", lambda self: None)
     tls = read_tls(write_ssl_config(tmp_path / "ssl.config"))
     given = options(grpc=GrpcOptions(tls=tls), rest=RestOptions(tls=tls if rest else None))

@@ -1,4 +1,7 @@
-"""The options of the optimizer and of the mask, each tested by its effect on weights and scores."""
+"""The options of the optimizer and of the mask, each tested by its effect on weights and scores.
+
+First contact, line 27.
+"""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Only the very same training resumes an interrupted one."""
+"""Only the very same training resumes an interrupted one. First contact, line 27."""
 
 import dataclasses
 import shutil

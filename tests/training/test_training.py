@@ -16,7 +16,7 @@ from tfserving_ext.training import TrainingConfig, check_match, extract, fit, lo
 
 
 def changed(path, at: int, value: int) -> None:
-    """Writes another id: ids are looked up by bisection, and -1 means none."""
+    """Writes another id: ids are looked up by bisection, and -1 means none. First contact, line 4."""
     ids = np.load(path)
     ids[at] = value
     np.save(path, ids)
