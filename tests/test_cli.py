@@ -137,6 +137,7 @@ def test_an_output_folder_of_somebody_else_is_left_alone(world, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "do not lose me"
 
 
+@pytest.mark.slow
 def test_no_space_leaves_nothing_half_written(world, tmp_path):
     """A file size limit makes writes fail, as on a full disk."""
 

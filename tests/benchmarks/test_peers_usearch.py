@@ -13,6 +13,8 @@ from tfserving_ext.models import NannAttentionConfig
 from tfserving_ext.retrieval import BruteForce
 from tfserving_ext.training import TrainingConfig, extract, fit, load_model
 
+pytestmark = pytest.mark.slow
+
 CASES = 6
 FLOATS = ctypes.POINTER(ctypes.c_float)
 

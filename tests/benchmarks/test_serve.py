@@ -34,6 +34,7 @@ def test_swaps_under_load(world, histories, tmp_path):
     assert found["memory_end_mb"]["mapped"] <= found["memory_quiet_mb"]["mapped"] * 1.01
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_and_a_version_that_was_never_there_are_seen(world, histories, tmp_path):
     model = asking(histories, tmp_path)
     right = _answers(world.saved_model, histories)
@@ -54,6 +55,7 @@ def test_a_wrong_answer_and_a_version_that_was_never_there_are_seen(world, histo
             ask(None)
 
 
+@pytest.mark.slow
 def test_server_and_process_are_measured_by_turns(world, histories, tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "SECONDS", 1)
     monkeypatch.setattr(serving, "WARM_UP_SECONDS", 0)

@@ -343,6 +343,7 @@ def test_no_damage_makes_it_crash(folded, tmp_path):
     assert read < 150
 
 
+@pytest.mark.slow
 def test_the_command(folded, tmp_path):
     run = nann("explain", folded, "-o", tmp_path / "x.html", "--top", 3)
     assert run.returncode == 0, run.stderr

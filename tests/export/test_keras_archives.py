@@ -104,6 +104,7 @@ def test_one_of_several_outputs_is_the_score(tmp_path, several, output, place):
     check(source, model, struct, {"age": "age", "taste": "taste"}, place)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_a_dict_model_is_served(index, tmp_path):
     """Inputs and outputs are dicts, and a feature and an output are renamed. First contact, line 15."""

@@ -76,6 +76,7 @@ def test_a_module(world, index, tmp_path):
     check_ranker(servable, model, index)
 
 
+@pytest.mark.slow
 def test_a_saved_model_with_functions(world, index, tmp_path):
     model = Ranker(index)
     tf.saved_model.save(model, str(tmp_path / "ranker"))
@@ -145,6 +146,7 @@ def test_a_keras_archive(world, index, tmp_path):
     assert seeded["items_scored"].tolist() == [5, 5]
 
 
+@pytest.mark.slow
 def test_a_keras_model_with_the_contract(world, index, tmp_path):
     class Contract(keras.Model):
         def __init__(self):

@@ -129,6 +129,7 @@ def steps_of(world, tmp_path, name, **options):
     return fit(world.data, tmp_path / name, config, TwoSidedConfig())
 
 
+@pytest.mark.slow
 def test_clipping_moves_weights_less_and_only_when_the_norm_is_above(world, tmp_path):
     """Only AdamW's epsilon makes its step depend on the gradients' scale, so the norm is clipped far below it."""
     losses = [
@@ -184,6 +185,7 @@ def test_the_optimizer_sees_the_gradient_of_a_row_and_not_of_its_look_ups(world,
     assert set(seen) == {(False, True)}
 
 
+@pytest.mark.slow
 def test_the_log_for_tensorboard(world, tmp_path):
     config = TrainingConfig(steps=6, batch_size=16, negatives=10, validate_every=3, tensorboard=str(tmp_path / "log"))
     fit(world.data, tmp_path / "model", config)

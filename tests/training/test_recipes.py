@@ -152,6 +152,7 @@ def test_sizes_have_a_range(sizes):
         DnnConfig(**sizes)
 
 
+@pytest.mark.slow
 def test_a_model_from_before_a_size_was_added_is_read(world, tmp_path):
     """A size that the file does not name has the value that it had then."""
     fit(world.data, tmp_path / "model", QUICK, NannAttentionConfig(embedding_dim=8, history_length=20))

@@ -201,6 +201,7 @@ def interrupt():
     raise StopTrainingError
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_says_so(world, tmp_path):
     config = {**CONFIG, "steps": 100_000, "checkpoint_minutes": 60}
     process = subprocess.Popen(

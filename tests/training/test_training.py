@@ -130,6 +130,7 @@ def test_a_dot_product_that_is_started_from_stays_as_it_is(world, tmp_path):
     assert np.abs(scores["model", 4] - scores["two_sided", 4]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_refuses_an_index_of_another_training(world, tmp_path):
     fit(world.data, tmp_path / "model", TrainingConfig(steps=5, batch_size=32, negatives=20, seed=1))
     extract(tmp_path / "model", tmp_path / "embeddings")
