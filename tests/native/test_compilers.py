@@ -43,7 +43,7 @@ class Source(NamedTuple):
     @property
     def in_core(self) -> bool:
         """Whether the file needs no header of TensorFlow: the core, the tests of shapes, and preloaded sources."""
-        return bool({"core", "preload"} & set(self.path.parts)) or self.path.stem.endswith("_test")
+        return self.path.parent.name in ("core", "preload") or self.path.stem.endswith("_test")
 
 
 def output(*command: str | Path) -> str:
@@ -108,7 +108,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
         path = Path(entry["file"])
         if path in found and "-fPIC" not in arguments:
             continue  # A file that the library and a test share is compiled with the library's arguments.
-        found[path] = Source(path, tuple(flag for flag in arguments if "_GLIBCXX_USE_CXX11_ABI" not in flag))
+        # As a program, a source would not take the headers that are compiled for those of the library.
+        flags = [flag.replace("-fPIE", "-fPIC") for flag in arguments if "_GLIBCXX_USE_CXX11_ABI" not in flag]
+        found[path] = Source(path, tuple(flags))
     return list(found.values())
 
 
