@@ -23,7 +23,7 @@ inline constexpr int32_t kMaxRounds = 10000;
 using ScoreBatch =
     absl::FunctionRef<absl::Status(absl::Span<const int32_t> items, absl::Span<float> scores)>;
 
-// What a request says besides its user.
+// The parts of a request that do not describe its user.
 struct SearchRequest {
   // Items to start from as well, such as the user's own history. Repeated items have no effect.
   absl::Span<const int32_t> seeds;

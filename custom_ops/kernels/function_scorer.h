@@ -29,8 +29,8 @@ struct ScorerFunctions {
   FunctionLibraryRuntime::Handle prepare = kInvalidHandle;  // Run once per user; often absent.
   FunctionLibraryRuntime::Handle plain = kInvalidHandle;
   FunctionLibraryRuntime::Handle compiled = kInvalidHandle;  // `plain`, compiled by XLA.
-  // Whether to call `compiled`. Cleared for good when such a call fails: in a server without XLA, or
-  // for a model that XLA cannot compile.
+  // Whether to call `compiled`. The first call that fails sets it to false for good: the server has
+  // no XLA, or XLA cannot compile the model.
   std::atomic<bool> compiles{false};
 };
 

@@ -28,7 +28,7 @@ bool IsLocal(const std::string& path) {
   return path.find("://") == std::string::npos || absl::StartsWith(path, "file://");
 }
 
-constexpr size_t kAlignment = 64;        // Of the arrays, as docs/format.md promises.
+constexpr size_t kAlignment = 64;        // Bytes; docs/format.md promises it for each array.
 constexpr size_t kReadAtOnce = 1 << 26;  // Bytes per read from a remote file system.
 
 // A copy in memory of a file from a file system that cannot map files, or maps them without

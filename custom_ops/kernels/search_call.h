@@ -38,8 +38,8 @@ struct SearchPlan {
   std::unique_ptr<nann::Search> search;
 };
 
-// What differs between the search ops: their own inputs, and how to make a search from these for an
-// index of `num_layers` layers.
+// Describes one search op: the inputs that it alone has, and a function that makes its search from
+// them, for an index of `num_layers` layers.
 struct SearchKind {
   absl::Span<const SearchArg> inputs;
   absl::StatusOr<SearchPlan> (*plan)(OpKernelContext* ctx, int num_layers);

@@ -20,15 +20,14 @@ namespace {
 
 constexpr char kServer[] = "tensorflow_model_server";
 
-// Both are written to by no one but the constructor below.
+// Only the constructor below writes to them.
 char folder[4096];
 char library[sizeof(folder) + 64];
 
 [[noreturn]] void Refuse(const char* version, const char* reason) {
   dprintf(STDERR_FILENO,
           "libnann_serving.so: the ops cannot be added to this server (TensorFlow %s): %s. Take "
-          "the files that "
-          "were built for this release of TensorFlow Serving.\n",
+          "the files that were built for this release of TensorFlow Serving.\n",
           version, reason);
   _exit(1);
 }
