@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import yaml
 from google.protobuf import text_format
 from tensorflow.core.protobuf import config_pb2
+from tensorflow_serving.config import model_server_config_pb2
 
 from tests.docker.dockerfile import Ignore, argument, read, substitute
-from tfserving_ext.serving.text_protos import read_metrics_path
+from tests.docs.pages import blocks
+from tfserving_ext.serving.text_protos import read_metrics_path, read_tls
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -134,6 +137,19 @@ def test_configurations_are_what_the_servers_parse():
     (job,) = yaml.safe_load((DOCKER / "prometheus.yml").read_text())["scrape_configs"]
     assert job["metrics_path"] == read_metrics_path(DOCKER / "monitoring.config")
     assert job["job_name"] in (DOCKER / "smoke.sh").read_text()
+
+
+def test_the_page_s_configurations_are_what_the_servers_parse(tmp_path):
+    found = [block.text for block in blocks() if block.page == "docs/docker.md"]
+    (text,) = [text for text in found if text.startswith("model_config_list")]
+    models = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    assert [model.name for model in models.model_config_list.config] == ["nann", "other"]
+    (command,) = [text.splitlines()[0] for text in found if text.startswith("printf")]
+    key, certificate = (ROOT / "tests/serving/tls" / name for name in ("server.key", "server.pem"))
+    shutil.copy(key, tmp_path / "key.pem")
+    shutil.copy(certificate, tmp_path / "cert.pem")
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert read_tls(tmp_path / "ssl.config") == (key.read_bytes(), certificate.read_bytes(), None)
 
 
 def test_the_compose_file_hardens_every_service():

@@ -5,94 +5,10 @@ import os
 import shutil
 import subprocess
 import threading
-from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
-from tensorflow.core.protobuf import config_pb2
 
-from tfserving_ext.serving.flags import FLAGS
-from tfserving_ext.serving.session_config import session_config
-
-ROOT = Path(__file__).parents[2]
-DOCKER = ROOT / "docker"
-
-
-@pytest.fixture
-def programs(tmp_path):
-    """A folder of programs that print what they were called with; `add(name, more)`."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-
-    def add(name, more=""):
-        (folder / name).write_text(f'#!/bin/bash\necho {name} "$@"\n{more}\n')
-        (folder / name).chmod(0o755)
-        return folder
-
-    return add
-
-
-def script(*command, path=None, **environment):
-    where = {"PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin"}
-    return subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, env=where | environment, timeout=60
-    )
-
-
-def server_flags(programs, *arguments, **environment):
-    """What the entry point starts TensorFlow Serving with, and what it says."""
-    path = programs("tensorflow_model_server")
-    done = script(DOCKER / "entrypoint_server.sh", *arguments, path=path, **{"NANN_PRELOAD": "", **environment})
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[1:], done.stderr
-
-
-def test_the_server_starts_with_configuration_threads_and_metrics(programs):
-    """First contact, line 24: by default TensorFlow Serving refuses what exceeds 4 threads a core; and no XLA."""
-    flags, said = server_flags(programs, "--file_system_poll_wait_seconds=5", REST_PORT="9")
-    assert flags[:2] == ["--port=8500", "--rest_api_port=9"]
-    assert flags[-1] == "--file_system_poll_wait_seconds=5"
-    assert "--tensorflow_session_config_file=/etc/nann/session_config.pbtxt" in flags
-    assert "--monitoring_config_file=/etc/nann/monitoring.config" in flags
-    assert "--model_base_path=/models/nann" in flags
-    assert f"--grpc_max_threads={max(64, 4 * len(os.sched_getaffinity(0)))}" in flags
-    assert not any("xla" in flag for flag in flags)
-    assert said == ""
-    assert "--grpc_max_threads=7" in server_flags(programs, GRPC_MAX_THREADS="7")[0]
-    assert "--rest_api_num_threads=9" in server_flags(programs, REST_NUM_THREADS="9")[0]
-
-
-def test_the_ops_are_preloaded_into_the_server_alone(programs, tmp_path):
-    library = tmp_path / "libnann_serving.so"
-    server = programs("tensorflow_model_server", 'echo "preloaded $LD_PRELOAD"')
-    environment = {"path": server, "NANN_PRELOAD": str(library)}
-    missing = script(DOCKER / "entrypoint_server.sh", **environment)
-    assert missing.returncode == 1
-    assert f"NANN_PRELOAD is {library}, which cannot be read" in missing.stderr
-    subprocess.run(["g++", "-shared", "-x", "c++", "/dev/null", "-o", library], check=True)
-    done = script(DOCKER / "entrypoint_server.sh", **environment)
-    assert done.stdout.splitlines()[-1] == f"preloaded {library}"
-    assert done.stderr == ""
-
-
-def test_the_server_gets_the_signal_that_ends_its_container(programs):
-    path = programs(
-        "tensorflow_model_server", "trap 'echo ended; exit 7' TERM; echo ready; while true; do sleep 0.1; done"
-    )
-    environment = {"PATH": f"{path}:/usr/bin:/bin", "NANN_PRELOAD": ""}
-    command = [DOCKER / "entrypoint_server.sh"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as container:
-        assert container.stdout.readline().startswith("tensorflow_model_server --port=8500")
-        assert container.stdout.readline() == "ready\n"
-        container.terminate()
-        assert container.stdout.read() == "ended\n"
-    assert container.returncode == 7
-
-
-def test_a_server_without_warm_up_is_told_what_that_means(programs):
-    flags, said = server_flags(programs, "--enable_model_warmup=false")
-    assert flags[-1] == "--enable_model_warmup=false"
-    assert "a model that cannot answer is found by them" in said
+from tests.docker.stand_ins import DOCKER, ROOT, script
 
 
 @pytest.mark.parametrize(
@@ -120,59 +36,6 @@ def test_a_server_that_does_not_take_the_ops_is_not_tried(programs):
     folder = programs("tensorflow_model_server", "exit 1")
     done = script(DOCKER / "try_server.sh", "1", path=folder, NANN_PRELOAD="")
     assert (done.returncode, done.stdout) == (1, "tensorflow_model_server --version\n")
-
-
-PER_MODEL = "--enable_per_model_batching_parameters"
-
-
-@pytest.mark.parametrize(
-    ("given", "added", "words"),
-    [
-        (["--enable_batching"], True, "is followed by --enable_per_model_batching_parameters=true"),
-        (["--enable_batching=true"], True, "is followed by"),
-        (["--enable_batching=false"], False, ""),
-        (["--enable_batching", "--enable_batching=false"], False, ""),
-        (["--enable_batching", f"{PER_MODEL}=true"], False, ""),
-        (["--enable_batching=1", PER_MODEL], False, ""),
-        (["--enable_batching", f"{PER_MODEL}=false"], False, "no export of nann loads like this"),
-    ],
-)
-def test_batching_leaves_searches_alone(programs, given, added, words):
-    """First contact, line 24: --enable_batching alone makes every export fail in its warm-up."""
-    flags, said = server_flags(programs, *given)
-    assert (flags[-len(given) - 1] == f"{PER_MODEL}=true") == added
-    assert flags[-len(given) :] == given
-    assert words in said if words else said == ""
-
-
-def test_the_entry_points_know_every_flag_that_they_give(programs):
-    """TensorFlow Serving answers an unknown flag with its usage text, and goes on without it."""
-    flags, _ = server_flags(programs)
-    assert {flag[2:].partition("=")[0] for flag in flags} <= set(FLAGS)
-
-
-def test_the_session_configuration_says_nothing_that_flags_overwrite():
-    """First contact, line 24: TensorFlow Serving overwrites these fields, also where no flag is given."""
-    found = text_format.Parse((DOCKER / "session_config.pbtxt").read_text(), config_pb2.ConfigProto())
-    said = []
-    assert session_config(DOCKER / "session_config.pbtxt", say=said.append) == found
-    assert said == []
-    assert found.gpu_options.allow_growth
-
-
-def test_the_local_server_gets_a_folder_or_a_file_of_models(programs):
-    folder = programs("nann")
-    done = script(DOCKER / "entrypoint_local.sh", "--log_requests", path=folder, MODEL_NAME="other")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
-        *("nann", "serve", "--host", "0.0.0.0", "--port", "8500", "--rest_api_port", "8501"),
-        *("--model_name", "other", "--model_base_path", "/models/nann"),
-        *("--monitoring_config_file", "/etc/nann/monitoring.config", "--log_requests"),
-    ]
-    for flag in ("--model_config_file", "--model-config-file"):
-        done = script(DOCKER / "entrypoint_local.sh", f"{flag}=/m", path=folder)
-        assert "--model_base_path" not in done.stdout
-        assert done.stdout.endswith(f"{flag}=/m\n")
 
 
 @pytest.fixture

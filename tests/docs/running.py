@@ -31,6 +31,7 @@ ELSEWHERE = {
     "cmake -S . -B build/preload": "tests/native/test_preload.py builds the same target",
     "cmake --build build/preload": "tests/native/test_preload.py builds the same target",
     "LD_PRELOAD=": "needs TensorFlow Serving; tests/native/test_preload.py preloads into a program that stands for it",
+    "printf ": "run by tests/docker/test_files.py",
     "docker ": "needs Docker; tests/docker carries out the Dockerfiles without it",
     "NANN_DOCKERFILE=": "needs Docker",
     "bazel": "needs Bazel and, for TensorFlow Serving, hours; tests/native/test_bazel.py reads the files",
