@@ -46,6 +46,9 @@ FOREIGN = {
     "--batch-size": "the original's main.py, and nann",
     "--job-type": "the original's main.py",
     "--extra": "uv",
+    "--exclude": "auditwheel",
+    "--user": "docker run",
+    "--platform": "docker build and docker run",
     "--target": "tests/serving/test_conformance.py, and nann",
 }
 
