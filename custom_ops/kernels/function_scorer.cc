@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <utility>
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "custom_ops/core/scoped_timer.h"
+#include "tensorflow/core/common_runtime/rendezvous_mgr.h"
+#include "tensorflow/core/platform/refcount.h"
 
 namespace tensorflow {
 namespace nann_ops {
@@ -31,7 +34,7 @@ absl::Status FunctionScorer::Prepare() {
   if (functions_.prepare != kInvalidHandle) {
     std::vector<Tensor> args = user_, prepared;
     args.insert(args.end(), captured_.begin(), captured_.end());
-    TF_RETURN_IF_ERROR(Run(functions_.prepare, ctx_->cancellation_manager(), args, &prepared));
+    TF_RETURN_IF_ERROR(Run(functions_.prepare, args, &prepared));
     args_.insert(args_.end(), prepared.begin(), prepared.end());
   }
   items_arg_ = args_.size();
@@ -90,11 +93,13 @@ absl::Status FunctionScorer::ScoreBatch(int64_t batch_size, absl::Span<const int
 }
 
 absl::Status FunctionScorer::Call(std::vector<Tensor>* results) {
-  if (!functions_.compiles.load(std::memory_order_relaxed)) return RunPlain(results);
-  const absl::Status compiled = RunCompiled(results);
+  if (!functions_.compiles.load(std::memory_order_relaxed)) {
+    return Run(functions_.plain, args_, results);
+  }
+  const absl::Status compiled = Run(functions_.compiled, args_, results);
   if (compiled.ok() || absl::IsCancelled(compiled)) return compiled;
   results->clear();
-  const absl::Status plain = RunPlain(results);
+  const absl::Status plain = Run(functions_.plain, args_, results);
   // If the plain function fails too, compiling is not the reason.
   if (plain.ok() && functions_.compiles.exchange(false)) {
     LOG(WARNING) << "The scorer runs without XLA from now on: " << compiled.message();
@@ -102,21 +107,7 @@ absl::Status FunctionScorer::Call(std::vector<Tensor>* results) {
   return plain;
 }
 
-absl::Status FunctionScorer::RunPlain(std::vector<Tensor>* results) {
-  return Run(functions_.plain, ctx_->cancellation_manager(), args_, results);
-}
-
-absl::Status FunctionScorer::RunCompiled(std::vector<Tensor>* results) {
-  // A function that fails cancels its request. If this one fails, the request must continue, so it
-  // gets a cancellation manager of its own, which is still cancelled with the request.
-  CancellationManager* const request = ctx_->cancellation_manager();
-  if (request == nullptr) return Run(functions_.compiled, nullptr, args_, results);
-  CancellationManager own(request);
-  return Run(functions_.compiled, &own, args_, results);
-}
-
 absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
-                                 CancellationManager* cancellation_manager,
                                  absl::Span<const Tensor> args, std::vector<Tensor>* results) {
   // The scorer's kernels run on this very thread (but still share the intra-op pool). Nothing waits
   // for a free inter-op thread, so that the search cannot deadlock with a single thread, and no time
@@ -128,8 +119,16 @@ absl::Status FunctionScorer::Run(FunctionLibraryRuntime::Handle function,
   // Tensors that a function sends from one device to another are exchanged in a rendezvous, by names
   // that are the same in every call. With the step's rendezvous, the calls for different users would
   // get each other's tensors, and a call that fails would abort it for all.
-  options.create_rendezvous = true;
-  options.cancellation_manager = cancellation_manager;
+  const core::RefCountPtr<Rendezvous> rendezvous(
+      new RefCountedIntraProcessRendezvous(functions_.library->device_mgr()));
+  options.rendezvous = rendezvous.get();
+  // A function that fails cancels whatever it is given, which must not be the request: a scorer that
+  // XLA cannot run is run without it. A cancellation of the request calls back into the rendezvous
+  // of every call that waits for a tensor, even if the tensor arrives and the call ends meanwhile.
+  // The destructor of this manager waits for that; the rendezvous, declared before it, outlives it.
+  std::optional<CancellationManager> cancellation;
+  if (ctx_->cancellation_manager() != nullptr) cancellation.emplace(ctx_->cancellation_manager());
+  options.cancellation_manager = cancellation.has_value() ? &*cancellation : nullptr;
   options.collective_executor = ctx_->collective_executor();
   options.stats_collector = ctx_->stats_collector();
   options.step_container = ctx_->step_container();

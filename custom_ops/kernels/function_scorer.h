@@ -55,11 +55,9 @@ class FunctionScorer : public Scorer {
   absl::Status ScoreBatch(int64_t batch_size, absl::Span<const int32_t> items,
                           absl::Span<float> scores);
   absl::Status Call(std::vector<Tensor>* results);
-  absl::Status RunPlain(std::vector<Tensor>* results);
-  absl::Status RunCompiled(std::vector<Tensor>* results);
-  // Runs a function with a rendezvous of its own.
-  absl::Status Run(FunctionLibraryRuntime::Handle function,
-                   CancellationManager* cancellation_manager, absl::Span<const Tensor> args,
+  // Runs a function with a rendezvous of its own. It ends with the request if that is cancelled, but
+  // does not cancel the request if it fails.
+  absl::Status Run(FunctionLibraryRuntime::Handle function, absl::Span<const Tensor> args,
                    std::vector<Tensor>* results);
 
   OpKernelContext* const ctx_;

@@ -124,11 +124,17 @@ void SearchCall::SearchFor(int64_t user) {
   std::unique_ptr<Worker> worker = index_->workers().Take();
   absl::Status status = Search(user, *worker);
   index_->workers().Return(std::move(worker));
+  {
+    absl::MutexLock lock(&mu_);
+    status_.Update(status);
+  }
+  // The searches for the other users are in vain. Their errors come too late to replace this one.
+  if (!status.ok() && ctx_->cancellation_manager() != nullptr) {
+    ctx_->cancellation_manager()->StartCancel();
+  }
   bool last;
   {
     absl::MutexLock lock(&mu_);
-    // A scorer that fails cancels the calls for other users. Keep its error rather than theirs.
-    if (status_.ok() || (absl::IsCancelled(status_) && !status.ok())) status_ = status;
     last = --left_ == 0;
   }
   if (last) Finish();

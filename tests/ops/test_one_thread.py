@@ -1,9 +1,6 @@
 """With one inter-op and one intra-op thread a search never waits for itself, whatever the scorer is made of."""
 
 import faulthandler
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.ops.alone import lines_of
 from tests.ops.conftest import ITEMS, table_embeddings, table_score
 from tests.ops.reference import Graph, rounds_search
 from tests.ops.searching import any_search
@@ -131,15 +129,7 @@ def run() -> None:
 
 @pytest.mark.medium
 def test_a_search_never_waits_for_itself():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.ops.test_one_thread"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.splitlines()[-1:] == ["done"], done.stdout + done.stderr
+    assert lines_of("tests.ops.test_one_thread")[-1:] == ["done"]
 
 
 if __name__ == "__main__":

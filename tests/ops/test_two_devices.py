@@ -6,9 +6,6 @@ users shared that of the step, users would get each other's tensors.
 First contact, line 11.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.ops.alone import lines_of
 from tests.ops.conftest import ITEMS, Searcher, table_score
 from tests.ops.reference import Graph, rounds_search
 from tests.ops.searching import any_search
@@ -73,17 +71,26 @@ def failing(user, items):
         return elsewhere(user, items)
 
 
-def search(searcher, scorer, users):
+def answer(searcher, scorer, users):
     return any_search(
-        searcher.index, [tf.constant(users)], scorer, 2, K, EF, ROUNDS, batch_sizes=(4, 8), rewrite=False
-    ).item_ids.numpy()
+        searcher.index, [tf.convert_to_tensor(users)], scorer, 2, K, EF, ROUNDS, batch_sizes=(4, 8), rewrite=False
+    ).item_ids
 
 
-def run() -> None:
-    """Searches repeatedly for 64 users at once, on two logical devices of the one CPU."""
+def search(searcher, scorer, users):
+    return answer(searcher, scorer, users).numpy()
+
+
+def use_two_devices():
+    """Makes two logical devices of the one CPU, on which 16 users are searched at once."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     tf.config.threading.set_inter_op_parallelism_threads(16)
+
+
+def run() -> None:
+    """Searches repeatedly for 64 users."""
+    use_two_devices()
     rng = np.random.default_rng(11)
     graph = Graph(rng.permutation(N) + 500, [0, 1, 2], [rng.integers(0, N, [N, 3]).tolist() for _ in range(2)])
     users = rng.normal(size=[USERS, ITEMS]).astype(np.float32)
@@ -116,28 +123,19 @@ def run() -> None:
                 search(searcher, scorer, bad)
                 print("answered")
             except tf.errors.InvalidArgumentError as error:
-                print("refused:", "the ninth user is refused" in str(error))
+                print("refused:", "the ninth user is refused" in str(error), flush=True)
         print("after:", search(searcher, scorer, np.minimum(users, 8)).tolist() == expected)
 
 
 @pytest.mark.medium
 def test_tensors_between_devices_stay_with_their_user():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.ops.test_two_devices"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.stdout.splitlines() == [
+    assert lines_of("tests.ops.test_two_devices") == [
         "here: 0 of 10 answers are wrong",
         "scorer: 0 of 10 answers are wrong",
         "prepare: 0 of 10 answers are wrong",
         *["refused: True"] * 5,
         "after: True",
-    ], done.stdout + done.stderr
+    ]
 
 
 if __name__ == "__main__":
