@@ -15,7 +15,8 @@ import numpy as np
 
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import check_items
-from tfserving_ext.index.copies import FAN_OUT, Copies, add_copies, find_copies
+from tfserving_ext.index.copies import FAN_OUT, add_copies, find_copies
+from tfserving_ext.index.distinct import CHUNK, Distinct
 from tfserving_ext.index.format import Index, write_index
 from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.reach import link_unreachable, unreachable
@@ -24,12 +25,9 @@ from tfserving_ext.outputs import INDEX, check_replaceable
 from tfserving_ext.progress import progress
 
 START_LAYER = 2
-CHUNK = 1 << 13
 # If a corpus is too small for upper layers, its first items, up to this many, are the entry points.
 MAX_FLAT_ENTRY_POINTS = 1024
 MAX_THREADS = 1024
-# Beyond these powers of two, squares come near the limits of float32, and all distances might become 0 or infinite.
-LARGEST_EXPONENT = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,38 +125,10 @@ def _threads(number: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-class _Distinct:
-    """The distinct embeddings, from which a graph is built, scaled so that float32 can hold their squares."""
-
-    def __init__(self, embeddings: np.ndarray, copies: Copies) -> None:
-        self.dim = embeddings.shape[1]
-        self._table, self._kept = embeddings, copies.kept if copies.number else None
-        largest = max(float(np.abs(embeddings[at : at + CHUNK]).max()) for at in range(0, len(embeddings), CHUNK))
-        exponent = int(np.frexp(largest)[1])
-        # A power of two changes only the exponent of a float; embeddings of ordinary size are not scaled at all.
-        self._factor = None if abs(exponent) <= LARGEST_EXPONENT else 2.0**-exponent
-
-    def __len__(self) -> int:
-        return len(self._table if self._kept is None else self._kept)
-
-    def items(self, items: np.ndarray) -> np.ndarray:
-        """Returns the embeddings of any items, by their dense indices: float32 [m, dim]."""
-        return self._scaled(self._table[items])
-
-    def between(self, start: int, end: int) -> np.ndarray:
-        """Returns the distinct embeddings from `start` to `end`: float32 [m, dim], a view of the table if possible."""
-        return self._scaled(self._table[start:end] if self._kept is None else self._table[self._kept[start:end]])
-
-    def _scaled(self, rows: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(
-            rows if self._factor is None else (rows * np.float64(self._factor)).astype(np.float32)
-        )
-
-
 def _whole_graph(embeddings: np.ndarray, hnsw: Hnsw) -> tuple[Graph, dict[str, Any]]:
     """Builds a graph in which a walk reaches every item; returns it with its facts for the manifest."""
     copies = find_copies(embeddings)
-    distinct = _Distinct(embeddings, copies)
+    distinct = Distinct(embeddings, copies)
     entry_points, layers = (_graph_by_gpu if hnsw.gpu else _graph)(distinct, hnsw)
     entry_points, layers = add_copies(entry_points, layers, copies)
     # Allows twice as many links as Faiss creates; items in a tree of copies have a few more from the start.
@@ -167,7 +137,7 @@ def _whole_graph(embeddings: np.ndarray, hnsw: Hnsw) -> tuple[Graph, dict[str, A
     return Graph(entry_points, layers), {"copies": copies.number, "unreachable": {"before": lost, "after": left}}
 
 
-def _graph(embeddings: _Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
+def _graph(embeddings: Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
     """Builds the graph on the CPU. Faiss' own graph, with its copy of the embeddings, is freed on return."""
     index = faiss.IndexHNSWFlat(embeddings.dim, hnsw.m)
     index.hnsw.efConstruction = hnsw.ef_construction
@@ -191,7 +161,7 @@ def _check_gpu() -> None:
         raise NannError("Faiss finds no GPU on this machine; build without --gpu")
 
 
-def _graph_by_gpu(embeddings: _Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
+def _graph_by_gpu(embeddings: Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
     """Builds the ground layer by CAGRA with as many links as HNSW; copying it to the CPU builds the upper layers."""
     config = faiss.GpuIndexCagraConfig()  # type: ignore[attr-defined]
     config.graph_degree = 2 * hnsw.m
