@@ -149,6 +149,8 @@ INDEX = Command(
         "seed": Option("4", {"build_index.hnsw.seed": 4}),
         "dtype": Option("int8", {"build_index.dtype": "int8"}),
         "gpu": Option(None, {"build_index.hnsw.gpu": True}),
+        "graph": Option("knn", {"build_index.hnsw.graph": "knn"}),
+        "neighbors": Option("17", {"build_index.hnsw.neighbors": 17}, ("--graph", "knn")),
         "force": Option(None, {"build_index.force": True}),
         "original": Option(
             "theirs",

@@ -149,6 +149,8 @@ def test_advice_is_never_what_is_done_already():
     )
     built = advised(BestFirst(), build={"M": 32, "efConstruction": 40})
     assert built.denser() == "--m above 32 or --ef-construction above 40"
+    knn = advised(BestFirst(), build={"M": 32, "efConstruction": 40, "graph": "knn", "knn": {"K": 24}})
+    assert knn.denser() == "--neighbors above 24"
     scored = SimpleNamespace(items_scored=np.array([90]))
     nothing = Limits(scored_fraction=(0.0, 2.0))
     for search, words in (

@@ -19,6 +19,9 @@ nann train data -o two_sided --model two_sided
 nann train data -o model --start-from two_sided --epsilon 0.03
 
 nann train data -o model --model my_module:MyModel --steps 20000"""
+_INDEX_EXAMPLES = """Example: nann index embeddings -o index --m 32 --ef-construction 40
+
+nann index embeddings -o index --graph knn --neighbors 32"""
 _LOSS, _OPTIMIZER, _RUN = "Loss", "Optimizer", "Run"
 _OWN = "depends on the model"
 
@@ -232,12 +235,22 @@ def index(
         Literal["float32", "float16", "int8"], typer.Option(help="Type of the stored embeddings.")
     ] = "float32",
     gpu: Annotated[bool, typer.Option("--gpu", help="Build on a GPU with CAGRA; requires faiss-gpu-cuvs.")] = False,
+    graph: Annotated[
+        Literal["hnsw", "knn"],
+        typer.Option(
+            help="The ground layer: HNSW's, or each item's nearest neighbours, linked both ways, for which a search "
+            "scores fewer items and the build takes longer."
+        ),
+    ] = "hnsw",
+    neighbors: Annotated[
+        int | None, typer.Option(help="Nearest neighbours per item with --graph knn.", show_default="32")
+    ] = None,
     original: Annotated[
         Path | None, typer.Option(help="Import the graph from this folder of alibaba/nann's .npy files instead.")
     ] = None,
     force: Force = False,
 ) -> None:
-    """Build the HNSW index with Faiss, or import one of alibaba/nann."""
+    """Build the graph with Faiss, or import one of alibaba/nann."""
     from tfserving_ext.index import Hnsw, build_index, import_original
     from tfserving_ext.index.original import load_array
     from tfserving_ext.index.reach import graph_facts
@@ -247,8 +260,9 @@ def index(
         made = import_original(original, embeddings, out, dtype, force)
     else:
         check_replaceable(out, INDEX, force, [embeddings])
+        hnsw = Hnsw(m, ef_construction, threads, seed, gpu, graph, neighbors)
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, Hnsw(m, ef_construction, threads, seed, gpu), dtype, force)
+        made = build_index(*arrays, out, hnsw, dtype, force)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
     for line in graph_facts(made.manifest):
         outcome("index", line)
@@ -258,4 +272,4 @@ def add_to(app: typer.Typer) -> None:
     """Adds the commands to `nann`."""
     app.command(epilog=_TRAIN_EXAMPLES)(train)
     app.command(epilog="Example: nann extract model -o embeddings")(extract)
-    app.command(epilog="Example: nann index embeddings -o index --m 32 --ef-construction 40")(index)
+    app.command(epilog=_INDEX_EXAMPLES)(index)

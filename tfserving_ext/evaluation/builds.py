@@ -87,4 +87,6 @@ def _hnsw(index: Index, seed: int) -> Hnsw:
     """Returns the parameters that the index was built with, with another seed."""
     manifest = index.manifest
     by_gpu = manifest.get("built_by") == "CAGRA"
-    return Hnsw(manifest["M"], manifest["efConstruction"], seed=seed, gpu=by_gpu)
+    graph = manifest.get("graph", "hnsw")  # Earlier indexes do not name it.
+    neighbors = manifest["knn"]["K"] if graph == "knn" else None
+    return Hnsw(manifest["M"], manifest["efConstruction"], seed=seed, gpu=by_gpu, graph=graph, neighbors=neighbors)

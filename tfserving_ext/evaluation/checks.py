@@ -126,6 +126,8 @@ class Options:
     def denser(self) -> str:
         """Returns advice on building a graph with more paths through it."""
         known = {"--m": self.build.get("M"), "--ef-construction": self.build.get("efConstruction")}
+        if self.build.get("graph") == "knn":
+            known = {"--neighbors": self.build["knn"]["K"]}
         return " or ".join(f"{name} above {value}" if value else f"a larger {name}" for name, value in known.items())
 
     def _of_training(self, name: str) -> str:

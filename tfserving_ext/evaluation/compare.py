@@ -274,7 +274,9 @@ def _by_build(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """Returns how coverage varies over graphs of one model with equal parameters, searches and cases, by search."""
     groups: dict[tuple[str, str], list[Evaluation]] = {}
     for each in evaluations:
-        built = {name: each.figures["index"].get(name) for name in ("M", "efConstruction", "dtype")}
+        index = each.figures["index"]
+        built = {name: index.get(name) for name in ("M", "efConstruction", "dtype")}
+        built["K"] = (index.get("knn") or {}).get("K")  # None for HNSW's ground layer.
         for name, search in each.figures["searches"].items():
             asked = {field: search[field] for field in _PARAMETERS if field in search}
             same = str((each.figures["model"], built, asked, each.figures["split"]))

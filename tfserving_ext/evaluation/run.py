@@ -214,7 +214,7 @@ def _model_facts(subject: Subject) -> dict[str, Any]:
 
 def _index_facts(subject: Subject) -> dict[str, Any]:
     manifest = subject.index.manifest
-    names = ("metric", "M", "efConstruction", "seed", "dtype", "entry_points", "layers")
+    names = ("metric", "M", "efConstruction", "seed", "graph", "knn", "dtype", "entry_points", "layers")
     return {name: manifest[name] for name in names if name in manifest} | {
         "edges": len(subject.index.layers[0].neighbors),
         "manifest_sha256": sha256(subject.index.folder / "manifest.json"),

@@ -19,6 +19,7 @@ from tfserving_ext.index.copies import FAN_OUT, add_copies, find_copies
 from tfserving_ext.index.distinct import CHUNK, Distinct
 from tfserving_ext.index.format import Index, write_index
 from tfserving_ext.index.graph import Graph, Layer
+from tfserving_ext.index.knn import knn_layer
 from tfserving_ext.index.reach import link_unreachable, unreachable
 from tfserving_ext.index.table import check_dtype
 from tfserving_ext.outputs import INDEX, check_replaceable
@@ -28,6 +29,8 @@ START_LAYER = 2
 # If a corpus is too small for upper layers, its first items, up to this many, are the entry points.
 MAX_FLAT_ENTRY_POINTS = 1024
 MAX_THREADS = 1024
+GRAPHS = ("hnsw", "knn")
+NEIGHBORS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,10 @@ class Hnsw:
       threads: threads to build with; None for all cores. With one thread the graph is the same every time.
       seed: for drawing the layers of items; the default is Faiss' own.
       gpu: build the ground layer on a GPU by CAGRA. Faiss builds the upper layers, with a thirtieth of the items, on
-        the CPU. The graph differs from the CPU's, and from run to run.
+        the CPU. The graph differs from the CPU's, and from run to run. Only for the graph "hnsw".
+      graph: the ground layer: "hnsw", or "knn" for a symmetric graph of nearest neighbours (`index.knn`). The upper
+        layers and the entry points are HNSW's in both.
+      neighbors: nearest neighbours per item in a ground layer "knn"; None for 32.
     """
 
     m: int = 32
@@ -48,18 +54,35 @@ class Hnsw:
     threads: int | None = None
     seed: int = 12345
     gpu: bool = False
+    graph: str = "hnsw"
+    neighbors: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises NannError if a value is out of its range."""
+        """Raises NannError if a value is out of its range, or two do not go together."""
         threads = 1 if self.threads is None else self.threads
+        if self.graph not in GRAPHS:
+            raise NannError(f"graph is {self.graph!r}, allowed are {' and '.join(map(repr, GRAPHS))}")
         for name, value, low, high in (
             ("m", self.m, 2, 512),
             ("ef_construction", self.ef_construction, 1, 100_000),
             ("seed", self.seed, 0, 2**31 - 1),
             ("threads", threads, 1, MAX_THREADS),
+            ("neighbors", self.k, 2, 512),
         ):
             if not low <= value <= high:
                 raise NannError(f"{name} is {value}, allowed are {low} to {high}")
+        if self.neighbors is not None and self.graph != "knn":
+            raise NannError(
+                f"neighbors is {self.neighbors}, but graph is {self.graph!r}, whose ground layer has 2 m links per "
+                "item; set graph to 'knn', or m"
+            )
+        if self.gpu and self.graph != "hnsw":
+            raise NannError(f"graph is {self.graph!r}, but a GPU builds only 'hnsw'; leave out one of graph and gpu")
+
+    @property
+    def k(self) -> int:
+        """Nearest neighbours per item in a ground layer "knn"."""
+        return NEIGHBORS if self.neighbors is None else self.neighbors
 
 
 HNSW = Hnsw()
@@ -109,9 +132,7 @@ def build_index(
     with _threads(hnsw.threads or len(os.sched_getaffinity(0))):
         graph, about = _whole_graph(item_embeddings, hnsw)
     parameters = {"metric": "L2", "M": hnsw.m, "efConstruction": hnsw.ef_construction, "seed": hnsw.seed}
-    parameters |= {"faiss": faiss.__version__, **about}
-    if hnsw.gpu:
-        parameters["built_by"] = "CAGRA"
+    parameters |= {"graph": hnsw.graph, "faiss": faiss.__version__, **about}
     return write_index(target, item_ids, item_embeddings, graph, parameters, dtype, force)
 
 
@@ -129,15 +150,17 @@ def _whole_graph(embeddings: np.ndarray, hnsw: Hnsw) -> tuple[Graph, dict[str, A
     """Builds a graph in which a walk reaches every item; returns it with its facts for the manifest."""
     copies = find_copies(embeddings)
     distinct = Distinct(embeddings, copies)
-    entry_points, layers = (_graph_by_gpu if hnsw.gpu else _graph)(distinct, hnsw)
+    entry_points, layers, facts = _graph_by_gpu(distinct, hnsw) if hnsw.gpu else _graph(distinct, hnsw)
     entry_points, layers = add_copies(entry_points, layers, copies)
-    # Allows twice as many links as Faiss creates; items in a tree of copies have a few more from the start.
-    layers, lost = link_unreachable(entry_points, layers, distinct.items, [4 * hnsw.m + FAN_OUT, 2 * hnsw.m])
+    # Allows twice as many links as there are at first; items in a tree of copies have a few more from the start.
+    most = 4 * hnsw.k + 2 * hnsw.m if hnsw.graph == "knn" else 4 * hnsw.m
+    layers, lost = link_unreachable(entry_points, layers, distinct.items, [most + FAN_OUT, 2 * hnsw.m])
     left = [len(items) for items in unreachable(entry_points, layers)]
-    return Graph(entry_points, layers), {"copies": copies.number, "unreachable": {"before": lost, "after": left}}
+    facts |= {"copies": copies.number, "unreachable": {"before": lost, "after": left}}
+    return Graph(entry_points, layers), facts
 
 
-def _graph(embeddings: Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
+def _graph(embeddings: Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer], dict[str, Any]]:
     """Builds the graph on the CPU. Faiss' own graph, with its copy of the embeddings, is freed on return."""
     index = faiss.IndexHNSWFlat(embeddings.dim, hnsw.m)
     index.hnsw.efConstruction = hnsw.ef_construction
@@ -147,7 +170,11 @@ def _graph(embeddings: Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
             chunk = embeddings.between(start, start + CHUNK)
             index.add(chunk)
             advance(len(chunk))
-    return extract_graph(index.hnsw)
+    entry_points, layers = extract_graph(index.hnsw)
+    if hnsw.graph == "hnsw":
+        return entry_points, layers, {}
+    layers[0], facts = knn_layer(embeddings, index, layers[0], hnsw.k)
+    return entry_points, layers, {"knn": facts}
 
 
 def _check_gpu() -> None:
@@ -161,7 +188,7 @@ def _check_gpu() -> None:
         raise NannError("Faiss finds no GPU on this machine; build without --gpu")
 
 
-def _graph_by_gpu(embeddings: Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer]]:
+def _graph_by_gpu(embeddings: Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[Layer], dict[str, Any]]:
     """Builds the ground layer by CAGRA with as many links as HNSW; copying it to the CPU builds the upper layers."""
     config = faiss.GpuIndexCagraConfig()  # type: ignore[attr-defined]
     config.graph_degree = 2 * hnsw.m
@@ -176,7 +203,7 @@ def _graph_by_gpu(embeddings: Distinct, hnsw: Hnsw) -> tuple[np.ndarray, list[La
         index.hnsw.rng = faiss.RandomGenerator(hnsw.seed)  # type: ignore[attr-defined]
         cagra.copyTo(index)
         advance()
-    return extract_graph(index.hnsw)
+    return *extract_graph(index.hnsw), {"built_by": "CAGRA"}
 
 
 def extract_graph(hnsw: Any, start_layer: int = START_LAYER) -> tuple[np.ndarray, list[Layer]]:

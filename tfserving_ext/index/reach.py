@@ -81,12 +81,17 @@ def unreachable_items(index: Index) -> np.ndarray:
 
 
 def graph_facts(manifest: Mapping[str, Any]) -> list[str]:
-    """Returns lines of text on the copies and the unreachable items in an index's manifest; none if it has neither."""
+    """Returns lines of text on copies, islands and unreachable items in an index's manifest; none if it has none."""
     lines, counts = [], manifest.get("unreachable") or {}
     (ground, *upper), left = counts.get("before") or [0], (counts.get("after") or [0])[0]
     if manifest.get("copies"):
         lines.append(
             f"{manifest['copies']:,} items have the embedding of another item and stand beside it in the graph"
+        )
+    if (knn := manifest.get("knn")) and knn["islands"] > 1:
+        lines.append(
+            f"nearest neighbours alone form {knn['islands']:,} islands; {knn['bridges']:,} links of HNSW's lead from "
+            "one to another"
         )
     if left:
         lines.append(
