@@ -14,7 +14,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt $(wildcard custom_ops/*/*.cmake) setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
-.PHONY: help setup demo docs image image-serving compose check test test-slow test-preload test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo docs image image-serving compose check test test-slow test-preload test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-graphs bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -139,6 +139,10 @@ bench-convert: setup  ## `nann convert` on 20 million made-up rows against Pytho
 bench-index: setup  ## `nann index` against Faiss alone, on the demo's embeddings and made-up ones; QUICK=1 for less.
 	@test -f demo/evaluation.json || { echo "bench-index needs the demo's model: run make demo first" >&2; exit 1; }
 	@$(BIN)/python -m benchmarks.data.index_build --folder demo $(if $(QUICK),--quick)
+
+bench-graphs: setup $(VENV)/.bench  ## HNSW's ground layer against nearest neighbours, on three corpora; QUICK=1 for smaller ones.
+	@test -f demo/evaluation.json || { echo "bench-graphs needs the demo's artefacts: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m benchmarks.search.graphs --folder demo $(if $(QUICK),--quick)
 
 bench-cold: setup  ## From the start of the local server to its first answer, with warm-up records and without; QUICK=1 for less.
 	@test -f demo/evaluation.json || { echo "bench-cold needs the demo's model: run make demo first" >&2; exit 1; }

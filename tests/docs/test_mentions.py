@@ -40,6 +40,7 @@ FOREIGN = {
     "--mode": "buildifier",
     "--lint": "buildifier",
     "--synthetic": "python -m benchmarks.data.index_build",
+    "--corpus": "python -m benchmarks.search.graphs",
     "--out": "python -m benchmarks.*, and nann",
     "--adv-eps": "the original's main.py",
     "--num-neg": "the original's main.py",
