@@ -239,7 +239,7 @@ def index(
         Literal["hnsw", "knn"],
         typer.Option(
             help="The ground layer: HNSW's, or each item's nearest neighbours, linked both ways, for which a search "
-            "scores fewer items and the build takes longer."
+            "usually scores fewer items and the build takes longer."
         ),
     ] = "hnsw",
     neighbors: Annotated[
