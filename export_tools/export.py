@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from export_tools.items import check_index, write_sample
 from export_tools.manifest import read_figures, write_manifest
-from export_tools.scorer import CheckedScorer, rewrite_and_check, write_rows
+from export_tools.rows import write_rows
+from export_tools.scorer import CheckedScorer, rewrite_and_check
 from export_tools.served_model import ServedModel
 from export_tools.signatures import Defaults
 from export_tools.sources import Source, open_source

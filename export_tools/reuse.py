@@ -13,7 +13,7 @@ import tensorflow as tf
 from export_tools.items import FILES as SAMPLE
 from export_tools.items import note_new
 from export_tools.manifest import check_files, exported_index, read_figures, read_manifest, write_manifest
-from export_tools.scorer import write_rows
+from export_tools.rows import write_rows
 from export_tools.trial import try_out
 from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, link_or_copy

@@ -1,8 +1,6 @@
 """Rewrites a model's scorer at export by the passes, and checks the result against the original."""
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +9,14 @@ import tensorflow as tf
 from export_tools.sources import Source
 from export_tools.warm_up import EXAMPLE_HISTORY, Examples
 from tfserving_ext import ops
-from tfserving_ext.artifacts import sha256, write_json
-from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
-from tfserving_ext.index.table import encode
-from tfserving_ext.progress import outcome, progress
+from tfserving_ext.progress import outcome
 
 SAMPLE_ITEMS = 1000
 # Allowed difference, relative to the largest score: sums in another order differ by this much. The second applies to a
 # scorer that computes in float16 or bfloat16.
 TOLERANCE = 1e-5
 NARROW_TOLERANCE = 3e-2
-ROWS_AT_ONCE = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,52 +111,3 @@ def _difference(
     dtypes = {node.attr["T"].type for node in rewritten.graphs["score"].node}
     narrow = dtypes & {tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum}
     return largest, NARROW_TOLERANCE if narrow else TOLERANCE
-
-
-def write_rows(index: Index, fold: Any, row_dim: int, folder: Path) -> Index:
-    """Writes `index` with the rows that a folded scorer takes in place of the embeddings, and opens it.
-
-    Memory is bounded, as rows are computed and written in parts. The files of the HNSW graph are linked.
-
-    Args:
-      index: an open index.
-      fold: computes rows from embeddings, float32 [1, n, dim] -> [1, n, row_dim].
-      row_dim: width of a row.
-      folder: an empty folder.
-
-    Returns:
-      The new index, whose files are in `folder`.
-
-    Raises:
-      NannError: a row is not finite, or float16 cannot hold it.
-    """
-    for path in index.files:
-        if path.name not in ("item_embeddings.bin", "item_scales.bin"):
-            (folder / path.name).symlink_to(path.resolve())
-    count = len(index.item_ids)
-    described: dict[str, Any] = {}
-    with (
-        (folder / "item_embeddings.bin").open("wb") as table,
-        (folder / "item_scales.bin").open("wb") as held_scales,
-        progress("rows of the folded scorer", count) as advance,
-    ):
-        for start in range(0, count, ROWS_AT_ONCE):
-            rows = np.asarray(fold(tf.constant(index.embeddings(slice(start, start + ROWS_AT_ONCE))[None])))[0]
-            if not np.isfinite(rows).all():
-                wrong = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-                raise NannError(f"the row that the scorer computes from item {index.item_ids[wrong]} is not finite")
-            values, scales = encode(rows, index.dtype)
-            values.tofile(table)
-            described["item_embeddings.bin"] = {"dtype": values.dtype.str, "shape": [count, row_dim]}
-            if scales is not None:
-                scales.tofile(held_scales)
-                described["item_scales.bin"] = {"dtype": scales.dtype.str, "shape": [count]}
-            advance(len(rows))
-    if "item_scales.bin" not in described:
-        (folder / "item_scales.bin").unlink()
-    files = dict(index.manifest["files"])
-    for name, entry in described.items():
-        files[name] = {**entry, "sha256": sha256(folder / name)}
-    manifest: Mapping[str, Any] = {**index.manifest, "dim": row_dim, "files": files}
-    write_json(folder / "manifest.json", manifest)
-    return Index.open(folder)

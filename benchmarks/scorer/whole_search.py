@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.search.harness import answer, make_workload
 from benchmarks.search.peers.contract import Workload
 from benchmarks.search.peers.ours import BestFirst
-from export_tools.scorer import write_rows
+from export_tools.rows import write_rows
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index
