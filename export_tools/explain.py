@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from export_tools.graphs.chosen import Chosen, read_chosen
 from export_tools.graphs.draw import write_drawing
 from export_tools.graphs.explanation import BATCH, ITEMS, Explanation, recorded_report
 from export_tools.graphs.report import described, rewritten
@@ -58,7 +59,7 @@ def explain(
     recorded = _recorded(folder)
     try:
         scorers = read_scorers(meta_graph)
-        found = _explained(scorers, recorded, fold_items)._replace(items=items, batch=batch)
+        found = _explained(scorers, recorded, fold_items)._replace(items=items, batch=batch, chosen=recorded.chosen)
     except NannError as error:
         raise NannError(f"{folder}: {clean(str(error))}") from error  # The names in the message come from the file.
     except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -70,35 +71,47 @@ def explain(
 
 
 class _Recorded(NamedTuple):
-    report: tuple[PassReport, ...]
-    note: str
+    """What an export's manifest says about its scorer; all empty if it was not made by `nann export`.
+
+    Attributes:
+      report: what the passes did at export.
+      note: that they ran, and what the index holds; "" if they did not.
+      chosen: the variant that ships.
+    """
+
+    report: tuple[PassReport, ...] = ()
+    note: str = ""
+    chosen: Chosen | None = None
 
 
-def _recorded(folder: Path) -> _Recorded | None:
-    """Returns what the export recorded about its passes; None if it ran none or was not made by `nann export`."""
+def _recorded(folder: Path) -> _Recorded:
     if not (folder / FILE).exists():
-        return None
-    scorer = read_manifest(folder).get("scorer")
+        return _Recorded()
+    manifest = read_manifest(folder)
+    chosen, scorer = read_chosen(manifest), manifest.get("scorer")
     if not scorer:
-        return None
+        return _Recorded(chosen=chosen)
     report = recorded_report(scorer)
     folded = f"; the index holds rows of {scorer['row_dim']} for it" if scorer.get("folded") else ""
-    return _Recorded(report, f"the passes ran at export{folded}")
+    why = "" if chosen is None else f"; {chosen.name} ships: {chosen.reason}"
+    return _Recorded(report, f"the passes ran at export{folded}{why}", chosen)
 
 
-def _explained(scorers: Scorers, recorded: _Recorded | None, fold_items: bool) -> Explanation:
+def _explained(scorers: Scorers, recorded: _Recorded, fold_items: bool) -> Explanation:
     library = scorers.library
-    if recorded is not None or scorers.prepare is not None:
+    if recorded.note or scorers.prepare is not None:
         if scorers.searched is None:
             raise NannError("its manifest says that the scorer was rewritten, but no search in it runs one")
         before = None if scorers.original is None else described(library, scorers.original)
         after = described(library, scorers.searched, scorers.prepare, scorers.fold)
-        report, note = recorded or _Recorded((), "the scorer was rewritten before; what the passes did was not kept")
-        return Explanation(True, note, report, before, after)
+        note = recorded.note or "the scorer was rewritten before; what the passes did was not kept"
+        return Explanation(True, note, recorded.report, before, after)
     # Without a record, the search runs the model's scorer unchanged, or there is no search yet.
     original = scorers.searched or scorers.original
     assert original is not None
     before = described(library, original)
+    if recorded.chosen is not None and not fold_items:
+        return Explanation(False, f"{recorded.chosen.name} ships: {recorded.chosen.reason}", (), before, None)
     try:
         report, after = rewritten(library, original, fold_items)
     except tf.errors.OpError as error:

@@ -14,8 +14,8 @@ import tensorflow as tf
 from export_tools.items import check_index, write_sample
 from export_tools.manifest import read_figures, write_manifest
 from export_tools.rows import write_rows
-from export_tools.scorer import CheckedScorer, rewrite_and_check
-from export_tools.served_model import ServedModel
+from export_tools.scorer import Choice, check_assumed, choose_scorer
+from export_tools.served_model import ServedModel, check_requests
 from export_tools.signatures import Defaults
 from export_tools.sources import Source, open_source
 from export_tools.state import captured_state
@@ -26,6 +26,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.index import import_original
 from tfserving_ext.index.format import Index
 from tfserving_ext.outputs import EXPORT, check_replaceable
+from tfserving_ext.retrieval import NeuralTopK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,13 @@ class ExportOptions:
       evaluation: a JSON file of metrics, such as `nann evaluate` writes, to keep in the manifest.
       graphs: a folder for the GraphDefs of all functions, binary and as text, for inspection.
       rewrite: let the passes rewrite the scorer (docs/scorer.md); its scores are then compared with the model's own.
+        Otherwise the search does so when it first runs, and nothing is measured.
       fold_items: let the passes store in the index what the scorer computes from an item alone, where reading the wider
         rows costs less than computing it.
+      measure: time the variants of the scorer on this machine for some seconds, and ship the fastest (docs/export.md).
+        Otherwise, the passes ship, with folded rows where they fold.
+      assume: the variant to ship, which is then not measured: "plain", "passes" or "passes+fold", or one of these with
+        "+xla".
       allow_non_finite: features in which the model expects NaN or infinity, such as NaN for a missing value. In all
         others these values are refused (docs/signatures.md).
     """
@@ -68,6 +74,8 @@ class ExportOptions:
     graphs: str | os.PathLike[str] | None = None
     rewrite: bool = True
     fold_items: bool = True
+    measure: bool = True
+    assume: str | None = None
     allow_non_finite: Collection[str] = ()
 
 
@@ -108,6 +116,7 @@ def export(
     """
     named = model if isinstance(model, (str, os.PathLike)) else None
     check_replaceable(target, EXPORT, force, [named, index, options.embeddings, options.evaluation])
+    check_assumed(options.assume, options.rewrite, options.fold_items)
     opened_model = open_source(model, **vars(source))
     figures = None if options.evaluation is None else read_figures(options.evaluation)
     with contextlib.ExitStack() as work:
@@ -135,7 +144,7 @@ class _Traced:
 
     served: ServedModel
     index: Index
-    scorer: CheckedScorer | None
+    scorer: Choice | None
     signatures: Mapping[str, Any]
     functions: Mapping[str, Any]
     concrete: Mapping[str, Any]
@@ -147,15 +156,16 @@ class _Traced:
             "index": self.index.manifest,
             "signatures": sorted(self.signatures),
             "seeds": source.seeds,
-            "scorer": None if self.scorer is None else self.scorer.facts(),
+            "scorer": None if self.scorer is None else self.scorer.variant.facts(),
+            "scorer_variants": None if self.scorer is None else self.scorer.facts(),
         }
 
     def graphs(self) -> dict[str, Any]:
         """Returns the GraphDefs of all functions, by name."""
         shown = {**{name: self.functions[name] for name in ("user", "score")}, **self.concrete}
         graphs = {name: function.graph.as_graph_def() for name, function in shown.items()}
-        if self.scorer is not None:
-            scorers = self.scorer.rewritten.graphs
+        if self.scorer is not None and self.scorer.variant.rewritten is not None:
+            scorers = self.scorer.variant.rewritten.graphs
             graphs |= {f"scorer_{name}": graph for name, graph in scorers.items() if graph.node}
         return graphs
 
@@ -165,12 +175,16 @@ def _traced(
 ) -> _Traced:
     """Traces all functions. Temporary folders that they read are removed when `work` is closed."""
     try:
-        scorer = rewrite_and_check(source, opened, options.fold_items) if options.rewrite else None
-        rewritten = None if scorer is None else scorer.rewritten
-        if rewritten is not None and rewritten.fold is not None:
+        scorer = None
+        if options.rewrite:
+            # Before seconds of measuring, not only when the signatures are made.
+            check_requests(source, NeuralTopK(opened, source.score), defaults, options.allow_non_finite)
+            scorer = choose_scorer(source, opened, options.fold_items, options.measure, options.assume)
+        variant = None if scorer is None else scorer.variant
+        if variant is not None and variant.rewritten is not None and variant.fold is not None:
             rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))
-            opened = write_rows(opened, rewritten.fold, rewritten.row_dim, Path(rows))
-        served = ServedModel(source, opened, defaults, rewritten, options.allow_non_finite)
+            opened = write_rows(opened, variant.fold, variant.rewritten.row_dim, Path(rows))
+        served = ServedModel(source, opened, defaults, variant, options.allow_non_finite)
         signatures = served.signatures()
         concrete = {name: function.get_concrete_function() for name, function in signatures.items()}
         functions = {name: function.get_concrete_function() for name, function in served.functions().items()}

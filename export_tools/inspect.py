@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from export_tools.graphs.chosen import chosen_line
 from export_tools.graphs.explanation import one_line
 from export_tools.graphs.scorers import read_meta_graph
 from export_tools.manifest import FILE, read_manifest
@@ -109,6 +110,8 @@ def summary(found: dict[str, Any]) -> str:
     ]
     if manifest.get("scorer"):
         lines.append(f"passes     {one_line(manifest['scorer'])}")
+    if ships := chosen_line(manifest):
+        lines.append(f"scorer     {ships}")
     if manifest.get("evaluation"):
         figures = {key: value for key, value in manifest["evaluation"].items() if not isinstance(value, (dict, list))}
         lines.append(f"evaluation {figures}")

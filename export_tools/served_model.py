@@ -8,11 +8,28 @@ import tensorflow as tf
 
 from export_tools.signatures import Defaults, signatures
 from export_tools.sources import Source
-from tfserving_ext import ops
+from export_tools.variants import Variant
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.models import UserTensors
 from tfserving_ext.retrieval import NeuralTopK
+
+
+def check_requests(source: Source, search: NeuralTopK, defaults: Defaults, non_finite: Collection[str]) -> None:
+    """Checks what the signatures say of requests.
+
+    Raises:
+      NannError: default parameters do not fit the index, or a name in `non_finite` is not a feature of floats.
+    """
+    for name in non_finite:
+        if name not in source.features or not source.features[name].dtype.is_floating:
+            floats = [key for key, spec in source.features.items() if spec.dtype.is_floating]
+            raise NannError(
+                f"non-finite values are allowed in {name!r}, which is not a feature of floats; the model has "
+                f"{', '.join(floats) or 'none'}"
+            )
+    search.check(defaults.best_first, defaults.k)
+    search.check(defaults.rounds)
 
 
 class ServedModel(tf.Module):
@@ -29,8 +46,8 @@ class ServedModel(tf.Module):
         embedded behaviours, and `level_topn` int32 [6]; returns `top_k` int64 [1, level_topn[5]]. Otherwise `retrieve`.
 
     The functions `user` and `score` are saved beside the signatures, so that `tf.saved_model.load` gives the model
-    back. If the passes rewrote the scorer, `score_rows`, the scorer that the search runs, is saved too, and so is
-    `fold`, which computes rows from item embeddings, if they folded it.
+    back. If the search runs a scorer that the passes rewrote, it is saved too, as `score_rows`, and so is `fold`, which
+    computes rows from item embeddings, if they folded it.
     """
 
     def __init__(
@@ -38,7 +55,7 @@ class ServedModel(tf.Module):
         source: Source,
         index: Index,
         defaults: Defaults,
-        rewritten: ops.RewrittenScorer | None = None,
+        variant: Variant | None = None,
         non_finite: Collection[str] = (),
     ) -> None:
         """Puts the parts together.
@@ -47,24 +64,20 @@ class ServedModel(tf.Module):
           source: the model.
           index: the index to search; it holds rows if the scorer was folded.
           defaults: values for the parameters that a request may leave out.
-          rewritten: the scorer after the passes; None leaves the rewriting to the op, at the first request.
+          variant: the scorer that the searches run; None leaves the rewriting to the op, at the first request.
           non_finite: features in which the model expects NaN or infinity; in all others they are refused.
 
         Raises:
           NannError: default parameters do not fit the index, or a name in `non_finite` is not a feature of floats.
         """
         super().__init__()
-        for name in non_finite:
-            if name not in source.features or not source.features[name].dtype.is_floating:
-                floats = [key for key, spec in source.features.items() if spec.dtype.is_floating]
-                raise NannError(
-                    f"non-finite values are allowed in {name!r}, which is not a feature of floats; the model has "
-                    f"{', '.join(floats) or 'none'}"
-                )
         self._untracked = SimpleNamespace(source=source, defaults=defaults, non_finite=frozenset(non_finite))
-        self.search = NeuralTopK(index, source.score, scorer=None if rewritten is None else rewritten.scorer)
-        self.search.check(defaults.best_first, defaults.k)
-        self.search.check(defaults.rounds)
+        if variant is None:
+            self.search = NeuralTopK(index, source.score)
+        else:
+            self.search = NeuralTopK(index, source.score, scorer=variant.scorer, rewrite=False)
+        rewritten = None if variant is None else variant.rewritten
+        check_requests(source, self.search, defaults, non_finite)
         specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in source.features.items()}
 
         @tf.function(input_signature=[specs], autograph=False)

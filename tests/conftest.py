@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Paths `csv`, `data`, `model`, `embeddings`, `index`, `saved_model`, and the open `sequences`."""
-    from export_tools import Defaults, export
+    from export_tools import Defaults, ExportOptions, export
     from tfserving_ext.index import Hnsw, build_index
     from tfserving_ext.training import TrainingConfig, extract, fit
 
@@ -76,7 +76,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     extract(root / "model", root / "embeddings")
     arrays = (np.load(root / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(*arrays, root / "index", Hnsw(threads=1))
-    export(root / "model", root / "index", root / "models" / "nann" / "1", Defaults(k=20))
+    export(
+        root / "model",
+        root / "index",
+        root / "models" / "nann" / "1",
+        Defaults(k=20),
+        options=ExportOptions(measure=False),
+    )
     return SimpleNamespace(
         root=root,
         csv=csv,

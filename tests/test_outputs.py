@@ -57,7 +57,7 @@ def writer(name: str, world, stages) -> list:
         "train": ["train", world.data, "--steps", 1, "--start-steps", 1],
         "extract": ["extract", world.model],
         "index": ["index", world.embeddings],
-        "export": ["export", world.model, world.index],
+        "export": ["export", "--no-measure", world.model, world.index],
         "export --reuse-model": ["export", "--reuse-model", world.saved_model, world.index],
         "synth": ["synth", "--rows", 10],
     }[name]

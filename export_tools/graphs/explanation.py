@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from export_tools.graphs.chosen import Chosen
 from export_tools.graphs.report import Node
 from tfserving_ext.errors import NannError
 from tfserving_ext.ops._scorer import PassReport
@@ -43,6 +44,7 @@ class Explanation(NamedTuple):
       after: nodes of the scorer that searches run, and those folded at export; None if nothing was rewritten.
       items: number of items that the example request scores.
       batch: number of items in one batch.
+      chosen: the variant that the export ships; None if its manifest does not name it.
     """
 
     at_export: bool
@@ -52,6 +54,7 @@ class Explanation(NamedTuple):
     after: list[Node] | None
     items: int = ITEMS
     batch: int = BATCH
+    chosen: Chosen | None = None
 
     def graphs(self) -> dict[str, list[Node]]:
         """Returns the nodes of the graphs that exist, by "before" and "after", in this order."""
@@ -90,6 +93,7 @@ class Explanation(NamedTuple):
             "note": self.note,
             "request": {"items": self.items, "batch": self.batch},
             "report": [report._asdict() for report in self.report],
+            "variants": None if self.chosen is None else self.chosen._asdict(),
         }
         for name, nodes in self.graphs().items():
             shown = [

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from export_tools.graphs.chosen import Chosen
 from export_tools.graphs.explanation import Explanation
 from export_tools.graphs.report import Node
 
@@ -25,8 +26,10 @@ def clean(text: str) -> str:
 
 
 def tables(found: Explanation, top: int = TOP) -> list[Table]:
-    """Returns all tables: sums, passes, and the most expensive nodes before and after."""
+    """Returns all tables: sums, variants, passes, and the most expensive nodes before and after."""
     made = [_sums(found)]
+    if found.chosen is not None and (found.chosen.us_per_batch or found.chosen.refused):
+        made.append(_variants(found.chosen))
     if found.report:
         made.append(_passes(found))
     for name, nodes in found.graphs().items():
@@ -53,6 +56,25 @@ def _sums(found: Explanation) -> Table:
     kinds.append((request, [_number(one.request) for one in costs.values()]))
     rows = [(kind, *(value.strip() for value in values)) for kind, values in kinds]
     return Table("sums", (" ", *costs), rows)
+
+
+def _variants(chosen: Chosen) -> Table:
+    measured = chosen.us_per_batch
+    sizes = list(next(iter(measured.values()), {}))
+    rows: list[tuple[str, ...]] = [
+        (
+            clean(name),
+            *(_number(us[size]) for size in sizes),
+            _number(chosen.ns_per_item[name]),
+            "ships" if name == chosen.name else "",
+        )
+        for name, us in measured.items()
+    ]
+    rows += [
+        (clean(name), *("" for _ in sizes), "", f"left out: {clean(reason)}") for name, reason in chosen.refused.items()
+    ]
+    heads = ("variant ", *(f"{clean(size)} items" for size in sizes), "ns per item", " ")
+    return Table(f"variants of the scorer, microseconds per batch, on {clean(chosen.processor)}", heads, rows)
 
 
 def _passes(found: Explanation) -> Table:

@@ -24,6 +24,8 @@ EXPORT = Command(
         "graphs": Option("drawn", {"export.options.graphs": Path("drawn")}),
         "rewrite": Option(None, {"export.options.rewrite": False}),
         "fold_items": Option(None, {"export.options.fold_items": False}),
+        "measure": Option(None, {"export.options.measure": False}),
+        "assume": Option("plain", {"export.options.assume": "plain"}),
         "allow_non_finite": Option("age", {"export.options.allow_non_finite": ["age"]}),
         "force": Option(None, {"export.force": True}),
         "reuse_model": Option(

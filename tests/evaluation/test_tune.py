@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export_tools import Defaults, export
+from export_tools import Defaults, ExportOptions, export
 from tfserving_ext.artifacts import read_json, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import HeldOut
@@ -92,7 +92,7 @@ def test_the_table_lies_in_the_index_which_stays_as_it_was(world, index, tmp_pat
     assert options(found["chosen"]).startswith("--")
     # Later stages accept the index with this file.
     Index.open(index, checksums=True)
-    export(world.model, index, tmp_path / "model", Defaults(k=20))
+    export(world.model, index, tmp_path / "model", Defaults(k=20), options=ExportOptions(measure=False))
 
 
 def test_a_table_of_another_build_is_refused(index):

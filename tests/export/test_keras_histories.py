@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from export_tools import Defaults, ExportOptions, explain, export
-from export_tools.scorer import rewrite_and_check
+from export_tools.scorer import choose_scorer
 from export_tools.sources import open_source
 from tests.export.explained import check_explained
 from tests.passes.scorers import check
@@ -82,12 +82,13 @@ def test_the_passes_leave_the_scores(index, tmp_path, name, fold_items):
     keras.utils.set_random_seed(3)
     RANKERS[name]().save(tmp_path / "ranker.keras")
     source = open_source(tmp_path / "ranker.keras", None)
-    checked = rewrite_and_check(source, Index.open(index), fold_items)
-    assert checked is not None  # It was compared with the model's own scores, on random users as well.
-    assert [row.reason for row in checked.rewritten.report if row.name != "item_fold" and row.reason] == []
+    variant = choose_scorer(source, Index.open(index), fold_items, measured=False).variant
+    # It was compared with the model's own scores, on random users as well.
+    assert variant.rewritten is not None
+    assert [row.reason for row in variant.rewritten.report if row.name != "item_fold" and row.reason] == []
     for values in HISTORIES:
         user = source.user_tensors({name: tf.constant(values, spec.dtype) for name, spec in source.features.items()})
-        check(checked.rewritten, lambda *given: source.score(given[:-1], given[-1]), user, DIM)
+        check(variant.rewritten, lambda *given: source.score(given[:-1], given[-1]), user, DIM)
 
 
 @pytest.mark.parametrize("rewrite", [True, False])

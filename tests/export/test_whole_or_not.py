@@ -20,8 +20,8 @@ from tfserving_ext.artifacts import read_json
 
 EXPORT = """
 import sys
-from export_tools import Defaults, export
-export(sys.argv[1], sys.argv[2], sys.argv[3], Defaults(k=7))
+from export_tools import Defaults, ExportOptions, export
+export(sys.argv[1], sys.argv[2], sys.argv[3], Defaults(k=7), options=ExportOptions(measure=False))
 """
 
 # One process imports everything; its children export and are killed, so that no time is lost on imports.

@@ -75,7 +75,7 @@ def exports(world, tmp_path_factory) -> dict[str, Path]:
             world.index,
             root / name / "1",
             Defaults(k=20),
-            options=ExportOptions(rewrite=name == "rewritten"),
+            options=ExportOptions(rewrite=name == "rewritten", measure=False),
         )
     return {name: root / name / "1" for name in ("as_it_is", "rewritten")}
 

@@ -54,7 +54,7 @@ def test_the_example_goes_all_the_way(trained, tmp_path, world):
             "--ef",
             "5,9,20",
         ),
-        ("export", trained, tmp_path / "index", "-o", tmp_path / "models" / "1", "-k", 20),
+        ("export", trained, tmp_path / "index", "-o", tmp_path / "models" / "1", "-k", 20, "--no-measure"),
         ("verify", tmp_path / "models" / "1"),
     ]:
         # The export is a graph: serving it runs none of the user's code.

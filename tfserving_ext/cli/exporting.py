@@ -63,6 +63,18 @@ def export(
         bool,
         typer.Option(help="Precompute what depends on the item alone and store it in the index, if faster."),
     ] = True,
+    measure: Annotated[
+        bool,
+        typer.Option(help="Time the variants of the scorer on this machine for some seconds, and export the fastest."),
+    ] = True,
+    assume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Export this variant of the scorer without measuring, for another kind of machine: plain, passes or "
+            "passes+fold, or one of these with +xla.",
+        ),
+    ] = None,
     allow_non_finite: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,6 +98,10 @@ def export(
             f"{len(arguments)} arguments were given, allowed are MODEL INDEX, or only INDEX with --reuse-model"
         )
     if reuse_model is not None:
+        if assume is not None:
+            raise NannError(
+                f"--assume is {assume!r}, but --reuse-model keeps the exported scorer; export the model anew"
+            )
         run_reuse(reuse_model, arguments[0], out, evaluation, force)
     else:
         paper = Rounds(numbers("--ef", ef), numbers("--rounds", rounds))
@@ -95,7 +111,7 @@ def export(
             out,
             Defaults(k, BestFirst(frontier, pool), paper),
             SourceOptions(None, seeds, item_input, output, _names(feature) if feature else None),
-            ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, allow_non_finite or ()),
+            ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, measure, assume, allow_non_finite or ()),
             force,
         )
     outcome("export", f"{out}")
