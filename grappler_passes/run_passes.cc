@@ -13,10 +13,19 @@ namespace {
 // Passes prepare each other's patterns; four sweeps were enough for every model that we have.
 constexpr int kMaxSweeps = 10;
 
-// Reads the graph of `after` anew, and checks that its results are like those of `before`.
+// Reads the graph of `after` anew, and checks that its shapes are what the pass said of them, and its
+// results like those of `before`.
 absl::StatusOr<std::unique_ptr<ScorerGraph>> Verified(const ScorerGraph& before,
                                                       const ScorerGraph& after) {
   TF_ASSIGN_OR_RETURN(auto read, ScorerGraph::Create(after.ToGraphDef(), after.arguments()));
+  for (const NodeDef* node : after.Nodes()) {
+    const Shape &said = after.ShapeOf(node->name()), &is = read->ShapeOf(node->name());
+    if (said.known() && is.known() && said != is) {
+      return absl::InternalError(absl::StrCat("node ", node->name(), " has the shape ",
+                                              read->ShownShapeOf(node->name()),
+                                              ", which is not what the pass says"));
+    }
+  }
   const auto old = before.Results(), made = read->Results();
   if (old.size() != made.size()) return absl::InternalError("another number of results");
   for (size_t i = 0; i < old.size(); ++i) {

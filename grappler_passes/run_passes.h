@@ -28,8 +28,9 @@ struct PassReport {
 int ApplyRule(const Rule& rule, ScorerGraph& scorer);
 
 // Runs `rewrite`, which returns a number of rewrites, on a copy of `scorer`. The copy replaces
-// `scorer` if something was rewritten, TensorFlow could build the graph, and the results have the
-// same shapes and types as before. Otherwise `scorer` is unchanged, and the report has the reason.
+// `scorer` if something was rewritten, TensorFlow could build the graph, the new nodes have the
+// shapes that the pass gave them, and the results have the same shapes and types as before.
+// Otherwise `scorer` is unchanged, and the report has the reason.
 PassReport RunPass(
     const std::string& name,
     absl::FunctionRef<absl::StatusOr<int>(std::unique_ptr<ScorerGraph>& copy)> rewrite,

@@ -32,6 +32,7 @@ void AxesOutOfBoundsAreNone() {
   CHECK_THAT(shape.Product(0) == 1 && shape.Product(1) == 5 && shape.Product(2) == 35);
   CHECK_THAT(Shape::Scalar().last() == Shape::kNone && Shape::Scalar()[0] == Shape::kNone);
   CHECK_THAT(!SameLast(Shape::Scalar(), Shape::Scalar()) && SameLast(shape, {7}));
+  CHECK_THAT(!SameLast(Shape::Scalar(), shape) && !SameLast(shape, Shape::Scalar()));
 }
 
 void ProductsDoNotOverflow() {

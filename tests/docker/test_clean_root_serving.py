@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 from tests.docker import engine
-from tests.native.serving_host import ROOT, build
+from tests.native.building import ROOT
+from tests.native.serving_host import build
 
 pytestmark = pytest.mark.clean_root
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +11,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import named_tensor_pb2
 from tensorflow_serving.apis import predict_pb2
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-MINOR = ".".join(tf.__version__.split(".")[:2])
+from tests.native.building import MINOR, build_targets
+
 OPS = f"libnann_serving-{MINOR}.so"
 
 
@@ -31,15 +29,8 @@ class Built(NamedTuple):
 
 
 def build() -> Built:
-    """Builds all of it where setup.py has compiled most of it before."""
-    folder = ROOT / "build" / f"cmake-tensorflow-{MINOR}"
-    options = [f"-DPython3_EXECUTABLE={sys.executable}", f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}"]
-    for command in (
-        [BIN / "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options],
-        [BIN / "cmake", "--build", folder, "--parallel", "2", "--target", "nann_serving", "nann_host"],
-    ):
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stdout + run.stderr
+    """Builds both."""
+    folder = build_targets("nann_serving", "nann_host")
     return Built(folder / "serving", folder / "serving_host")
 
 

@@ -12,8 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.grappler import tf_optimizer
 
 from export_tools import Defaults, ExportOptions, export
+from tests.ops.searching import any_search
+from tests.passes.patterns import DIM, USER, one_score
+from tests.passes.scorers import numbers
+from tests.passes.test_broken import ALL, LINE
+from tfserving_ext import ops
 from tfserving_ext.index import Index
 from tfserving_ext.serving.models import load_servable
 
@@ -25,6 +32,7 @@ path, history, optimizers = sys.argv[1], np.array(json.loads(sys.argv[2])), sys.
 """
 SESSION = """
 from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.grappler import tf_optimizer
 config = config_pb2.ConfigProto()
 rewrite = config.graph_options.rewrite_options
 rewrite.min_graph_nodes = -1
@@ -159,3 +167,45 @@ def test_the_log_level_is_obeyed(exports, history, wanted):
     check(found, wanted)
     assert "was rewritten by passes before" not in log
     assert "MLIR V1" not in log
+
+
+def test_a_search_within_functions_within_functions(tmp_path):
+    """Its scorer's variable is made in the graph, and handed through two functions that are not inlined."""
+    embeddings, weighed, user = numbers(6, DIM, seed=5).numpy(), numbers(DIM, 6).numpy(), USER[0].numpy()
+
+    def apart(function):
+        return tf.function(function, experimental_attributes={"_noinline": True})
+
+    with tf.Graph().as_default() as graph:
+        weights = tf.Variable(weighed)
+        index = ops.index_handle(shared_name=str(tmp_path))
+        opened = ops.index_open(index, LINE.write(tmp_path, embeddings), dim=DIM)
+
+        def score(user, items):
+            return one_score(tf.nn.relu(tf.matmul(tf.reshape(items, [-1, DIM]), weights) + tf.reduce_sum(user * user)))
+
+        @apart
+        def inner(user):
+            return any_search(index, [user], score, DIM, **ALL).scores
+
+        @apart
+        def outer(user):
+            return inner(user) + 1.0
+
+        scores = outer(tf.compat.v1.placeholder_with_default(user, [None, 4]))
+        for each in (weights.initializer, opened, scores):
+            graph.add_to_collection("train_op", each)  # What the optimizer keeps.
+        meta_graph = tf.compat.v1.train.export_meta_graph()
+    config = config_pb2.ConfigProto()
+    config.graph_options.rewrite_options.min_graph_nodes = -1
+    config.graph_options.rewrite_options.custom_optimizers.add(name="nann_scorer")
+    optimized = tf_optimizer.OptimizeGraph(config, meta_graph)
+    searches = [node for each in optimized.library.function for node in each.node_def if node.op == "Nann>RoundsSearch"]
+    assert [len(node.attr["prepare"].list.func) for node in searches] == [1]
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        names = [weights.initializer.name, opened.name, scores.name]
+        initialized, opened, scores = tf.graph_util.import_graph_def(optimized, return_elements=names, name="")
+        session.run([initialized, opened])
+        found = session.run(scores)
+    wanted = np.maximum(embeddings @ weighed + (user**2).sum(), 0).sum(1) + 1
+    np.testing.assert_allclose(found[0], -np.sort(-wanted), rtol=1e-4)
