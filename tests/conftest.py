@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tfserving_ext.data.convert import convert
+from tfserving_ext.data.conversion import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.data.sequences import Sequences
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from export_tools.export import export
     from export_tools.inspect import inspect
     from export_tools.verify import verify
-    from tfserving_ext.data.convert import convert
+    from tfserving_ext.data.conversion import convert
     from tfserving_ext.data.synth import synth
     from tfserving_ext.evaluation.preflight import preflight
     from tfserving_ext.evaluation.run import evaluate
@@ -96,7 +96,7 @@ _HOMES = {
     "NeuralTopK": "tfserving_ext.retrieval.neural_top_k",
     "bench": "tfserving_ext.loadtest.run",
     "build_index": "tfserving_ext.index.build",
-    "convert": "tfserving_ext.data.convert",
+    "convert": "tfserving_ext.data.conversion",
     "evaluate": "tfserving_ext.evaluation.run",
     "explain": "export_tools.explain",
     "export": "export_tools.export",

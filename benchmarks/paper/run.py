@@ -152,7 +152,7 @@ class Experiment:
 
 def _convert(folder: Path) -> None:
     from tfserving_ext.data.complete_journey import write_csv
-    from tfserving_ext.data.convert import convert
+    from tfserving_ext.data.conversion import convert
     from tfserving_ext.data.rows import Rules
     from tfserving_ext.demo import HOUSEHOLDS_HELD_OUT
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from tests.cli.entries import GONE, Command, Option, arguments
 
-_RULES = "convert.rules"
+_RULES = "convert_behaviors.rules"
 CONVERT = Command(
     {"sources": "UserBehavior.csv"},
     {
-        "tfserving_ext.data.convert:convert": None,
+        "tfserving_ext.data.convert:convert_behaviors": None,
         "tfserving_ext.data.original_format:write_original": None,
         "tfserving_ext.data.beam:convert_by_beam": None,
     },
@@ -19,8 +19,8 @@ CONVERT = Command(
         "tfserving_ext.artifacts:read_json": {"num_train_samples": 1, "num_item": 1},
     },
     {
-        "sources": Option("a.csv b.csv", {"convert.sources": [Path("a.csv"), Path("b.csv")]}),
-        "out": Option("elsewhere", {"convert.target": Path("elsewhere")}),
+        "sources": Option("a.csv b.csv", {"convert_behaviors.sources": [Path("a.csv"), Path("b.csv")]}),
+        "out": Option("elsewhere", {"convert_behaviors.target": Path("elsewhere")}),
         "behaviors": Option("buy,cart", {f"{_RULES}.behaviors": ("buy", "cart")}),
         "time_range": Option("3..1970-01-02", {f"{_RULES}.time_range": (3, 86400)}),
         "min_item_count": Option("9", {f"{_RULES}.min_item_count": 9}),
@@ -28,12 +28,12 @@ CONVERT = Command(
         "validation": Option("0.25", {f"{_RULES}.validation": 0.25}),
         "test": Option("77", {f"{_RULES}.test": 77}),
         "seed": Option("6", {f"{_RULES}.seed": 6}),
-        "memory": Option("2.5", {"convert.memory_bytes": 5 << 29}),
-        "force": Option(None, {"convert.force": True}),
+        "memory": Option("2.5", {"convert_behaviors.memory_bytes": 5 << 29}),
+        "force": Option(None, {"convert_behaviors.force": True}),
         "layout": Option(
             "original",
             {
-                "convert": GONE,
+                "convert_behaviors": GONE,
                 "write_original.data": Path("UserBehavior.csv"),
                 "write_original.target": Path("data"),
                 "write_original.seed": 0,

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tfserving_ext.data.complete_journey import write_csv
-from tfserving_ext.data.convert import convert
+from tfserving_ext.data.conversion import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.data.sequences import Sequences
 

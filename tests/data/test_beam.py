@@ -14,7 +14,7 @@ from tfserving_ext.artifacts import read_json
 from tfserving_ext.data import sequence_format
 from tfserving_ext.data.beam import convert_by_beam
 from tfserving_ext.data.behavior_csv import BEHAVIORS, COLUMNS
-from tfserving_ext.data.convert import convert
+from tfserving_ext.data.conversion import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.data.synth import SynthConfig, synth
 from tfserving_ext.errors import NannError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tfserving_ext.data import convert as convert_module
-from tfserving_ext.data.convert import MEMORY_BYTES, convert
+from tfserving_ext.data.conversion import convert
+from tfserving_ext.data.convert import MEMORY_BYTES
 from tfserving_ext.data.rows import Rules
 
 RULES = Rules(min_item_count=2, min_user_count=2, validation=5, test=5)

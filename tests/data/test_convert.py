@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.data import sequence_format
 from tfserving_ext.data.behavior_csv import BEHAVIORS
-from tfserving_ext.data.convert import convert
+from tfserving_ext.data.conversion import convert
 from tfserving_ext.data.rows import Places, Rules, split_keys
 from tfserving_ext.data.sequence_format import load
 from tfserving_ext.data.sources import read_blocks
@@ -298,7 +298,7 @@ module.cores = lambda: 1
 read = sources.read_blocks
 module.read_blocks = lambda parts, _, first: read(parts, 2000, first)
 module._BYTES_PER_ROW = (module.MEMORY_BYTES - module.MIN_MEMORY_BYTES // 2) // 60
-module.convert(sys.argv[1], sys.argv[2], Rules(validation=5, test=5))
+module.convert_behaviors(sys.argv[1], sys.argv[2], Rules(validation=5, test=5))
 """
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tfserving_ext.data.behavior_csv import COLUMNS
-from tfserving_ext.data.convert import convert
+from tfserving_ext.data.conversion import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.data.sequence_format import load
 from tfserving_ext.errors import NannError

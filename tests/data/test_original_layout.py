@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfserving_ext.data import original_format, original_windows
-from tfserving_ext.data.convert import convert
-from tfserving_ext.data.original_format import FILES, write_original
+from tfserving_ext.data.conversion import convert
+from tfserving_ext.data.original_format import FILES, META_NAME, write_original
 from tfserving_ext.data.original_windows import convert_original, is_original
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.data.sequences import Sequences
@@ -257,3 +257,36 @@ def test_refuses_to_replace_its_own_source(world):
         with pytest.raises(NannError, match="is the source and would be replaced"):
             write(world.data, world.data)
     assert (world.data / "manifest.json").exists()
+
+
+def test_one_function_converts_to_the_layout_and_back(written, tmp_path):
+    _, folder = written
+    made = convert(folder.parent / "data", tmp_path / "made", layout="original")
+    for name in (META_NAME, *FILES.values()):
+        assert (made / name).read_bytes() == (folder / name).read_bytes()
+    back = convert([str(made)], tmp_path / "back")
+    wanted = convert_original(made, tmp_path / "wanted")
+    assert len(list(wanted.glob("*.tfrecord"))) == len(FILES)
+    for path in wanted.glob("*.tfrecord"):
+        assert (back / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"layout": "windows"}, "layout is 'windows', allowed are 'sequences' and 'original'"),
+        ({"rules": Rules(min_item_count=2)}, "read and written whole: got 1 sources"),
+        ({"sources": ["a", "b"]}, "read and written whole: got 2 sources"),
+        ({"memory_bytes": 5 << 29}, "memory is 2.5 GB, but it applies only to"),
+        ({"beam": ["--runner=A"]}, r"beam is \['--runner=A'\], but alibaba/nann's TFRecords"),
+    ],
+)
+def test_what_does_not_apply_to_the_layout_is_refused(tmp_path, changed, words):
+    with pytest.raises(NannError, match=words):
+        convert(**{"sources": tmp_path / "data", "target": tmp_path / "out", "layout": "original"} | changed)
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_is_refused_with_beam(tmp_path):
+    with pytest.raises(NannError, match="memory is 2 GB, but it applies only to"):
+        convert(tmp_path, tmp_path / "out", memory_bytes=2 << 30, beam=[])

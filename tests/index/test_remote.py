@@ -15,7 +15,7 @@ from export_tools import verify
 from export_tools.sources import open_source
 from tfserving_ext import cli, ops
 from tfserving_ext.artifacts import atomic_folder
-from tfserving_ext.data.convert import convert
+from tfserving_ext.data.conversion import convert
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index
 from tfserving_ext.outputs import INDEX

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from tfserving_ext.data.convert import convert
+from tfserving_ext.data.conversion import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.models import DnnConfig, TwoSidedConfig
 from tfserving_ext.models.checkpoint import save_model

@@ -261,7 +261,7 @@ def test_refuses_options_out_of_range(options, words):
 
 
 def test_validation_needs_validation_users(world, tmp_path):
-    from tfserving_ext.data.convert import convert
+    from tfserving_ext.data.conversion import convert
     from tfserving_ext.data.rows import Rules
 
     data = convert(world.csv, tmp_path / "data", Rules(validation=0, test=0.1))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from typer.testing import CliRunner
 
 from tfserving_ext.cli import app
-from tfserving_ext.data.convert import convert
+from tfserving_ext.data.conversion import convert
 from tfserving_ext.data.rows import Rules
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import DnnConfig, NannAttentionConfig, TwoSidedConfig

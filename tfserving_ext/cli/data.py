@@ -9,7 +9,6 @@ import typer
 
 from tfserving_ext.cli.options import Force, Out
 from tfserving_ext.errors import NannError
-from tfserving_ext.extras import require
 from tfserving_ext.progress import outcome
 
 _CONVERT_EXAMPLES = """Example: nann convert UserBehavior.csv.zip -o data --time-range 2017-11-25..2017-12-04
@@ -84,10 +83,8 @@ def convert(
     space as the CSV.
     """
     from tfserving_ext.artifacts import read_json
-    from tfserving_ext.data.convert import MEMORY_BYTES
-    from tfserving_ext.data.convert import convert as run
-    from tfserving_ext.data.original_format import META_NAME, write_original
-    from tfserving_ext.data.original_windows import convert_original, is_original
+    from tfserving_ext.data.conversion import convert as run
+    from tfserving_ext.data.original_format import META_NAME
     from tfserving_ext.data.rows import Rules
     from tfserving_ext.data.sequence_format import read_manifest
 
@@ -100,35 +97,16 @@ def convert(
         test=_share("--test", test),
         seed=seed,
     )
-    whole = layout == "original" or any(is_original(source) for source in sources)
-    if whole and (len(sources) > 1 or rules != Rules(seed=seed)):
-        raise NannError(
-            f"alibaba/nann's TFRecords are read and written whole: got {len(sources)} sources and {rules}; allowed are "
-            "one source, and none of the options that drop rows or split users"
-        )
-    if memory is not None and (whole or beam is not None):
-        raise NannError(
-            f"--memory is {memory:g}, but it applies only to conversions of UserBehavior's format on one machine"
-        )
+    try:
+        options = None if beam is None else shlex.split(beam)
+    except ValueError as error:
+        raise NannError(f"--beam is {beam!r}: {error}") from error
+    memory_bytes = None if memory is None else int(memory * 2**30)
+    run(sources, out, rules, memory_bytes=memory_bytes, layout=layout, beam=options, force=force)
     if layout == "original":
-        write_original(sources[0], out, seed, force)
         meta = read_json(out / META_NAME)
         outcome("convert", f"{meta['num_train_samples']:,} training windows, {meta['num_item']:,} items: {out}")
         return
-    if whole:
-        convert_original(sources[0], out, force)
-    elif beam is not None:
-        require("beam")
-        from tfserving_ext.data.beam import convert_by_beam
-
-        try:
-            options = shlex.split(beam)
-        except ValueError as error:
-            raise NannError(f"--beam is {beam!r}: {error}") from error
-        convert_by_beam(sources, out, rules, options, force=force)
-    else:
-        memory_bytes = MEMORY_BYTES if memory is None else int(memory * 2**30)
-        run(sources, out, rules, memory_bytes=memory_bytes, force=force)
     counts = read_manifest(out)["counts"]
     dropped = ", ".join(f"{count:,} by {rule}" for rule, count in counts.get("rows_dropped", {}).items() if count)
     outcome(

@@ -60,7 +60,7 @@ _LEAST_RANGE_ROWS = 1 << 20
 _RESUMABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # After these errors a later run may succeed.
 
 
-def convert(
+def convert_behaviors(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
     rules: Rules = Rules(),  # noqa: B008 - frozen
@@ -68,19 +68,10 @@ def convert(
     memory_bytes: int = MEMORY_BYTES,
     force: bool = False,
 ) -> Path:
-    """Converts behaviours to a `nann-sequences` folder.
-
-    Call it again with the same arguments to resume a conversion that was interrupted.
-
-    Example:
-      >>> from tfserving_ext.data.rows import Rules
-      >>> rules = Rules(min_item_count=2, validation=0.1, test=0.2)
-      >>> nann.convert("UserBehavior.csv", "converted", rules).name
-      'converted'
+    """Converts behaviours to a `nann-sequences` folder, as `convert` does without Apache Beam.
 
     Args:
-      sources: files (CSV, plain or in gzip or zip; Parquet) or folders of such files. Their rows are user_id, item_id,
-        category_id, behavior_type, timestamp, in any order.
+      sources: files or folders of behaviours, as `convert` takes them.
       target: the folder to write; it appears whole or not at all, and replaces an earlier conversion. While the
         conversion runs, a hidden folder beside it takes about 36 bytes a row.
       rules: what to keep, and how to split users.
@@ -133,7 +124,7 @@ def _identity(parts: list[Part], rules: Rules, block_bytes: int) -> dict[str, An
 
 @dataclasses.dataclass
 class _Conversion:
-    """One run of `convert`, with its arguments as fields; `free` is the memory for data, in bytes."""
+    """One run of `convert_behaviors`, with its arguments as fields; `free` is the memory for data, in bytes."""
 
     parts: list[Part]
     target: Path

@@ -61,7 +61,7 @@ def run_demo(
 def _data(stages: Stages) -> tuple[Stage, Stage]:
     """Runs the stages that write the purchases, as CSV and as sequences."""
     from tfserving_ext.data.complete_journey import write_csv
-    from tfserving_ext.data.convert import convert
+    from tfserving_ext.data.conversion import convert
     from tfserving_ext.data.rows import Rules
     from tfserving_ext.data.sequences import Sequences
 
