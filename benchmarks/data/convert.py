@@ -1,9 +1,6 @@
 """Speed and memory of `nann convert`, compared with a row-by-row conversion in Python: `make bench-convert`."""
 
-import json
 import os
-import shutil
-import sys
 import tempfile
 import time
 from itertools import islice
@@ -14,13 +11,13 @@ import typer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Read when TensorFlow is imported.
 
+from benchmarks.command import Out, measuring, print_summary
 from benchmarks.data.rowwise import convert_rowwise
 from benchmarks.processes import run_nann
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.data.rows import cores
 from tfserving_ext.data.sequence_format import read_manifest
 from tfserving_ext.data.synth import FIRST_TIME, LAST_TIME
-from tfserving_ext.errors import NannError
 from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console
 
@@ -91,7 +88,7 @@ def _rowwise(source: Path, target: Path) -> tuple[int, int, float]:
 def main(
     rows: Annotated[int | None, typer.Option(help="Rows of the corpus; 20 million by default.", min=1000)] = None,
     memory: Annotated[float, typer.Option(help="The bound on memory, in GB.", min=1)] = 4.0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/convert.json"),
+    out: Out = Path("benchmarks/out/convert.json"),
     scratch: Annotated[Path | None, typer.Option(help="Where to work; a temporary folder by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Two million rows.")] = False,
 ) -> None:
@@ -99,15 +96,8 @@ def main(
 
     Example: python -m benchmarks.data.convert --rows 100150807 --memory 6
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="bench-convert-", dir=scratch))
-    try:
-        figures = bench_convert(folder, rows or (QUICK_ROWS if quick else ROWS), memory)
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with measuring(out), tempfile.TemporaryDirectory(prefix="bench-convert-", dir=scratch) as folder:
+        figures = bench_convert(Path(folder), rows or (QUICK_ROWS if quick else ROWS), memory)
     names = ("rows", "seconds", "rows_per_second", "memory_bound_gb", "peak_memory_gb", "speedup_vs_rowwise")
     summary = {name: round(figures[name], 3) for name in names}
     write_json(out, {**provenance(), "quick": quick, **figures, "summary": summary})
@@ -116,7 +106,7 @@ def main(
         f"{figures['peak_memory_gb']:.2f} of {figures['memory_bound_gb']:g} GB; row by row "
         f"{figures['rowwise']['rows_per_second']:,.0f} rows a second\nraw figures: {out}"
     )
-    print(json.dumps(summary))
+    print_summary(summary)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ Faiss alone builds the graph with the same M and efConstruction, and writes it. 
 the graph and writes them as arrays that can be mapped. Both take turns, each in a process of its own.
 """
 
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.command import Folder, Out, measuring, print_summary
 from benchmarks.processes import run_module, run_nann
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.errors import NannError
@@ -93,8 +92,8 @@ def _summarise(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/index_build.json"),
+    folder: Folder = Path("demo"),
+    out: Out = Path("benchmarks/out/index_build.json"),
     items: Annotated[
         int | None, typer.Option(help="Items in the synthetic table; 200,000 by default.", min=100)
     ] = None,
@@ -105,20 +104,15 @@ def main(
 
     Example: python -m benchmarks.data.index_build --synthetic --items 1000000
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     log = out.with_suffix(".log")
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-index-", dir=out.parent) as scratch:
-            found = bench_index_build(
-                None if synthetic else folder,
-                Path(scratch),
-                log,
-                items or (QUICK_ITEMS if quick else ITEMS),
-                QUICK_REPEATS if quick else REPEATS,
-            )
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+    with measuring(out), tempfile.TemporaryDirectory(prefix="bench-index-", dir=out.parent) as scratch:
+        found = bench_index_build(
+            None if synthetic else folder,
+            Path(scratch),
+            log,
+            items or (QUICK_ITEMS if quick else ITEMS),
+            QUICK_REPEATS if quick else REPEATS,
+        )
     log.unlink()
     write_json(out, {**provenance(), "quick": quick, **found})
     for name, one in found["summary"].items():
@@ -127,8 +121,7 @@ def main(
             f"{one['items_per_second']:,.0f} a second, at most {one['peak_gb']:.2f} GB; "
             f"{one['seconds_vs_faiss']:.2f} times Faiss alone, {one['peak_vs_faiss']:.2f} times its memory"
         )
-    console.print(f"raw figures: {out}")
-    print(json.dumps(found["summary"]))
+    print_summary(found["summary"], out)
 
 
 if __name__ == "__main__":

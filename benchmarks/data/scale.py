@@ -3,20 +3,18 @@
 This takes fifteen minutes and 25 GB of disk. The results of one run are in benchmarks/results/scale.json.
 """
 
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.command import Out, measuring, print_summary
 from benchmarks.processes import run_nann
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.data.rows import cores
 from tfserving_ext.data.sequence_format import read_manifest
 from tfserving_ext.data.synth import FIRST_TIME, ITEMS, LAST_TIME, ROWS
-from tfserving_ext.errors import NannError
 from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console
 
@@ -72,23 +70,17 @@ def main(
     items: Annotated[int, typer.Option(help="Items from which it is drawn.", min=1)] = DRAWN_ITEMS,
     memory: Annotated[float, typer.Option(help="The conversion's bound on memory, in GB.", min=1)] = 6.0,
     steps: Annotated[int, typer.Option(help="Steps of the start, and of the training itself.", min=1)] = 100,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/scale.json"),
+    out: Out = Path("benchmarks/out/scale.json"),
     scratch: Annotated[Path | None, typer.Option(help="Where to work; a temporary folder by default.")] = None,
 ) -> None:
     """Measure every stage; the last line is the summary as JSON.
 
     Example: python -m benchmarks.data.scale --rows 2000000
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-scale-", dir=scratch) as folder:
-            figures = bench_scale(Path(folder), rows, items, memory, steps)
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+    with measuring(out), tempfile.TemporaryDirectory(prefix="bench-scale-", dir=scratch) as folder:
+        figures = bench_scale(Path(folder), rows, items, memory, steps)
     write_json(out, figures)
-    console.print(f"raw figures: {out}")
-    print(json.dumps({name: stage["peak_gb"] for name, stage in figures["stages"].items()}))
+    print_summary({name: stage["peak_gb"] for name, stage in figures["stages"].items()}, out)
 
 
 if __name__ == "__main__":

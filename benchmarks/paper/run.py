@@ -6,19 +6,17 @@ writes the tables of docs/paper.md to docs/paper_tables.md.
 
 import concurrent.futures
 import dataclasses
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.command import Out, measuring
 from benchmarks.paper.tables import figures_of, tables
 from benchmarks.processes import run_nann
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.data.rows import cores
-from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console
 
 SEEDS = (0, 1, 2)
@@ -163,7 +161,7 @@ def _convert(folder: Path) -> None:
 
 def main(
     folder: Annotated[Path, typer.Option(help="Where models and evaluations go.")] = Path("benchmarks/out/paper"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/paper.json"),
+    out: Out = Path("benchmarks/out/paper.json"),
     docs: Annotated[Path, typer.Option(help="Markdown file for the tables.")] = Path("docs/paper_tables.md"),
     jobs: Annotated[
         int, typer.Option(help="Runs at once; with more than one, each has only a share of the machine.", min=1)
@@ -173,15 +171,10 @@ def main(
 
     Example: python -m benchmarks.paper.run --jobs 2
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
+    with measuring(out):
         runs = Experiment(folder, jobs).measure()
         found: Mapping[str, Any] = {"cores": cores(), "runs": runs}
         text = tables(folder, runs)
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, found)
     docs.write_text(text)
     console.print(f"raw figures: {out}; tables: {docs}")

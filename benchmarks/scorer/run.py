@@ -12,9 +12,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Read when TensorFlow is imported.
 
-import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +24,7 @@ import tensorflow as tf
 import typer
 from rich.table import Table
 
+from benchmarks.command import Folder, Out, measuring, print_summary
 from benchmarks.scorer.loops import Contender, Rows, loop_of, nanoseconds, prepare_us
 from benchmarks.scorer.models import SCORERS, ReferenceScorer
 from benchmarks.scorer.whole_search import AS_IT_IS, SHIPPED, bench_whole_search
@@ -259,22 +258,17 @@ def _print_table(name: str, one: dict[str, Any]) -> None:
 
 
 def main(
-    folder: Annotated[Path, typer.Option("--folder", help="A demo's folder (`make demo`).")] = Path("demo"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/scorer.json"),
+    folder: Folder = Path("demo"),
+    out: Out = Path("benchmarks/out/scorer.json"),
     quick: Annotated[bool, typer.Option("--quick", help="In a minute or two.")] = False,
 ) -> None:
     """Measure scorers before and after the passes; the last line is the summary as JSON.
 
     Example: python -m benchmarks.scorer.run --quick
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with measuring(out):
         summary = bench_scorer(folder, out, quick)
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    console.print(f"raw figures: {out}")
-    print(json.dumps(summary))
+    print_summary(summary, out)
 
 
 if __name__ == "__main__":

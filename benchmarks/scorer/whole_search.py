@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.search.harness import answer, make_workload
-from benchmarks.search.peers.contract import Workload
 from benchmarks.search.peers.ours import BestFirst
+from benchmarks.search.peers.peer import Workload
 from export_tools.rows import write_rows
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError

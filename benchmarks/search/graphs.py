@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
+from benchmarks.command import Folder, Out, measuring, print_summary
 from tfserving_ext.artifacts import write_json
-from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.index.original import load_array
 from tfserving_ext.machine import provenance
@@ -221,8 +221,8 @@ def _corpora(folder: Path, only: str | None, quick: bool) -> Iterator[tuple[str,
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/graphs.json"),
+    folder: Folder = Path("demo"),
+    out: Out = Path("benchmarks/out/graphs.json"),
     corpus: Annotated[
         Literal["demo", "widened", "vectors"] | None, typer.Option(help="Only this corpus; the file keeps the others.")
     ] = None,
@@ -237,18 +237,14 @@ def main(
         if not (folder / name).exists():
             print(f"error: {folder / name} does not exist; make it with `nann demo --folder {folder}`", file=sys.stderr)
             raise SystemExit(1)
-    out.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder / "bench" / "graphs"
     scratch.mkdir(parents=True, exist_ok=True)
     figures = json.loads(out.read_text())["corpora"] if corpus is not None and out.exists() else {}
-    try:
+    with measuring(out):
         for name, one in _corpora(folder, corpus, quick):
             found = bench_graphs(one, scratch, range(1, builds + 1))
             shape = {"items": len(one.item_ids), "dim": one.embeddings.shape[1], "k": K, "quick": quick}
             figures[name] = {**shape, **provenance(), "graphs": found}
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
     summary = summarise({name: one["graphs"] for name, one in figures.items()})
     write_json(out, {"corpora": figures, "summary": summary})
     for name, graphs in summary.items():
@@ -258,8 +254,7 @@ def main(
                 + ", ".join(f"{row[f'scored_{wanted}']} for {wanted}" for wanted in COVERAGES)
                 + f"; {row['edges']:,.0f} edges, {row['megabytes']:.1f} MB, built in {row['seconds']:.1f} s"
             )
-    console.print(f"raw figures: {out}")
-    print(json.dumps(summary))
+    print_summary(summary, out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search.peers.contract import Peer, Workload
+from benchmarks.search.peers.peer import Peer, Workload
 from tfserving_ext.data.sequences import Cases, Sequences
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import user_tensors

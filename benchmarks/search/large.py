@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.command import Folder
 from benchmarks.search.harness import Measured, contenders, make_workload, measure, race
 from benchmarks.search.peers import Peer
 from tfserving_ext.artifacts import write_json
@@ -126,7 +127,7 @@ def _anonymous_mb() -> float:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
+    folder: Folder = Path("demo"),
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file.")] = Path("large.json"),
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the corpus.")] = False,
     map_index: Annotated[Path | None, typer.Option("--map", help="Only open this index, and print its cost.")] = None,

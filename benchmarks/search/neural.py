@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.command import Folder
 from benchmarks.search.harness import Measured, contenders, make_workload, measure, race
 from benchmarks.search.peers import Peer, Workload
 from tfserving_ext.artifacts import write_json
@@ -152,7 +153,7 @@ def _overhead_share(search: Any) -> float:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
+    folder: Folder = Path("demo"),
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file.")] = Path("neural.json"),
     threads: Annotated[int, typer.Option(help="Threads of every search.", min=1)] = 1,
     builds: Annotated[int, typer.Option(help="Graph builds.", min=1)] = 3,

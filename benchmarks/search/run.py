@@ -6,8 +6,6 @@ Each part runs in a process of its own, because TensorFlow fixes its threads at 
 part, as machines differ and are shared.
 """
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.command import Folder, Out, measuring, print_summary
 from benchmarks.search.report import plot, print_tables
 from tfserving_ext.artifacts import read_json, write_json
 from tfserving_ext.errors import NannError
@@ -125,21 +124,17 @@ def _rerank_at(settings: list[dict[str, Any]], ms_per_query: float) -> dict[str,
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/search.json"),
+    folder: Folder = Path("demo"),
+    out: Out = Path("benchmarks/out/search.json"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer cases, in a few minutes.")] = False,
 ) -> None:
     """Measure the searches against their peers; the last line is the summary as JSON.
 
     Example: python -m benchmarks.search.run --folder demo --quick
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
+    with measuring(out):
         summary = bench_search(folder, out, quick)
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    print(json.dumps(summary))
+    print_summary(summary)
 
 
 if __name__ == "__main__":

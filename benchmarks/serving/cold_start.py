@@ -6,13 +6,11 @@ The demo's export is started with and without its warm-up records, in turns, eac
 in the page cache, so that the process is cold, but not the disk.
 """
 
-import json
 import logging
 import multiprocessing
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
@@ -23,6 +21,7 @@ import grpc
 import numpy as np
 import typer
 
+from benchmarks.command import Folder, Out, measuring, print_summary
 from benchmarks.serving.served import histories_of, make_requests, running
 from tfserving_ext.artifacts import link_or_copy, write_json
 from tfserving_ext.errors import NannError
@@ -168,22 +167,16 @@ def _load(export: Path, histories: np.ndarray, pipe: Connection) -> None:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/cold_start.json"),
+    folder: Folder = Path("demo"),
+    out: Out = Path("benchmarks/out/cold_start.json"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer starts, in two minutes.")] = False,
 ) -> None:
     """Measure starts of the server, with and without warm-up records; the last line is the summary as JSON.
 
     Example: python -m benchmarks.serving.cold_start --folder demo --quick
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-cold-", dir=out.parent) as scratch:
-            found = bench_cold_start(folder, Path(scratch), QUICK_REPEATS if quick else REPEATS)
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+    with measuring(out), tempfile.TemporaryDirectory(prefix="bench-cold-", dir=out.parent) as scratch:
+        found = bench_cold_start(folder, Path(scratch), QUICK_REPEATS if quick else REPEATS)
     write_json(out, {**provenance(), "quick": quick, **found})
     for name, one in found["summary"].items():
         console.print(
@@ -191,8 +184,7 @@ def main(
             f"{one['answered_seconds']:.1f} s; first answer {one['first_ms']:.0f} ms, later ones "
             f"{one['later_ms']:.1f}, {one['first_to_later']:.1f} times"
         )
-    console.print(f"raw figures: {out}")
-    print(json.dumps(found["summary"]))
+    print_summary(found["summary"], out)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,7 @@ python -m benchmarks.serving.fuzz --folder demo --requests 100000
 
 import collections
 import http.client
-import json
-import os
 import random
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +14,7 @@ import grpc
 import numpy as np
 import typer
 
+from benchmarks.command import Folder, measuring, print_summary
 from benchmarks.serving.served import Process, running
 from benchmarks.serving.soak import ALLOWED_GROWTH, ALLOWED_GROWTH_MB, growth
 from tfserving_ext.errors import NannError
@@ -151,7 +149,7 @@ def _ask_good_request(server: Process, ids: list[int]) -> list[int]:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
+    folder: Folder = Path("demo"),
     requests: Annotated[int, typer.Option(help="How many to send.", min=CLIENTS)] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:
@@ -159,13 +157,9 @@ def main(
 
     Example: python -m benchmarks.serving.fuzz --folder demo --requests 10000
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
+    with measuring():
         found = fuzz_server(folder / "models" / "nann", requests, seed)
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    print(json.dumps(found))
+    print_summary(found)
 
 
 if __name__ == "__main__":

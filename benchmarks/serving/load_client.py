@@ -4,7 +4,6 @@ python -m benchmarks.serving.load_client
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.command import Out, print_summary
 from benchmarks.serving.load_stub import running_stub
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.loadtest import ModelSpec, Scenario, bench
 from tfserving_ext.machine import provenance
-from tfserving_ext.progress import console, progress
+from tfserving_ext.progress import progress
 
 CLIENTS = 16
 SECONDS, QUICK_SECONDS = 10.0, 4.0
@@ -84,14 +84,13 @@ def bench_client(out: Path, quick: bool = False) -> dict[str, float]:
 
 
 def main(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/load_client.json"),
+    out: Out = Path("benchmarks/out/load_client.json"),
     quick: Annotated[bool, typer.Option("--quick", help="Measure for a shorter time.")] = False,
 ) -> None:
     """Measure the client of `nann bench`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     summary = bench_client(out, quick)
-    console.print(f"raw figures: {out}")
-    print(json.dumps(summary))
+    print_summary(summary, out)
 
 
 if __name__ == "__main__":

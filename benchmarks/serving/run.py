@@ -3,22 +3,20 @@
 python -m benchmarks.serving.run --folder demo
 """
 
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from benchmarks.command import Folder, Out, measuring, print_summary
 from benchmarks.serving.served import asking, histories_of, running
 from benchmarks.serving.swaps import bench_swaps
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest import ModelSpec, Scenario, bench
 from tfserving_ext.machine import provenance
-from tfserving_ext.progress import console, progress
+from tfserving_ext.progress import progress
 
 CLIENTS = 8
 ROUNDS, QUICK_ROUNDS = 5, 2
@@ -110,23 +108,17 @@ def _measure(target: str, model: ModelSpec) -> dict[str, float]:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="Raw JSON.")] = Path("benchmarks/out/serve.json"),
+    folder: Folder = Path("demo"),
+    out: Out = Path("benchmarks/out/serve.json"),
     quick: Annotated[bool, typer.Option("--quick", help="In a minute or two.")] = False,
 ) -> None:
     """Measure the local server; the last line is the summary as JSON.
 
     Example: python -m benchmarks.serving.run --folder demo --quick
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with measuring(out):
         summary = bench_serve(folder, out, quick)
-    except NannError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    console.print(f"raw figures: {out}")
-    print(json.dumps(summary))
+    print_summary(summary, out)
 
 
 if __name__ == "__main__":

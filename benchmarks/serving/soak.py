@@ -9,7 +9,6 @@ Each answer must be, bit for bit, the one that the same request got earlier when
 
 import collections
 import faulthandler
-import json
 import multiprocessing
 import os
 import sys
@@ -24,6 +23,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from benchmarks.command import Folder, measuring, print_summary
 from benchmarks.serving.soak_requests import Request, ask, fault, make_requests
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import console
@@ -231,7 +231,7 @@ def _print(found: Sequence[dict[str, Any]]) -> None:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="A demo's folder.")] = Path("demo"),
+    folder: Folder = Path("demo"),
     seconds: Annotated[float, typer.Option(help="How long, per setting.", min=1)] = 60.0,
     setting: Annotated[
         list[str] | None, typer.Option(help="Threads as INTER,INTRA; may be repeated. Default: several from 1,1 up.")
@@ -246,15 +246,13 @@ def main(
         settings = [(int(inter), int(intra)) for inter, intra in (text.split(",") for text in setting or [])]
     except ValueError:
         raise typer.BadParameter(f"setting is {setting}, each must be two whole numbers such as 1,1") from None
-    try:
+    with measuring():
         found = soak(folder / "models" / "nann" / "1", seconds, settings or SETTINGS, clients)
-    except NannError as error:
-        raise SystemExit(f"error: {error}") from error
     _print(found)
     wrong = failures(found)
     for line in wrong:
         print(line, file=sys.stderr)
-    print(json.dumps({"failures": wrong, "settings": found}))
+    print_summary({"failures": wrong, "settings": found})
     raise SystemExit(bool(wrong))
 
 

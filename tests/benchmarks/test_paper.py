@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.paper import run as paper
 from benchmarks.paper.tables import figures_of, tables
+from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import EvaluationOptions, HeldOut, evaluate
 from tfserving_ext.evaluation.compare import load
 from tfserving_ext.evaluation.intervals import Bootstrap
@@ -55,11 +56,11 @@ def test_what_is_finished_is_not_run_again_and_a_failure_ends_it(tmp_path, monke
     assert [arguments[0] for arguments in asked] == ["index"]
 
     def fails(*_, **__):
-        raise paper.NannError("it failed")
+        raise NannError("it failed")
 
     monkeypatch.setattr(paper, "run_nann", fails)
     (tmp_path / "start" / "model").unlink()
-    with pytest.raises(paper.NannError, match="it failed"):
+    with pytest.raises(NannError, match="it failed"):
         paper.Experiment(tmp_path, 2).measure()
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from benchmarks.scorer.models.attention import dien, din, transformer
-from benchmarks.scorer.models.contract import DTYPES, ReferenceScorer
 from benchmarks.scorer.models.crosses import dcn_v2, deepfm
 from benchmarks.scorer.models.project import nann_attention, two_sided
+from benchmarks.scorer.models.reference_scorer import DTYPES, ReferenceScorer
 from benchmarks.scorer.models.towers import dnn, mmoe
 
 SCORERS: Mapping[str, Callable[[int], ReferenceScorer]] = MappingProxyType(

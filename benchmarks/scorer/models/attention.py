@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.scorer.models.contract import ReferenceScorer, built, history_of, normal, randomise
+from benchmarks.scorer.models.reference_scorer import ReferenceScorer, built, history_of, normal, randomise
 from tfserving_ext.models.retrieval_model import UserTensors
 
 DIN_DIM, DIM = 32, 64

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.scorer.models.contract import BEHAVIOURS, ReferenceScorer, randomise
+from benchmarks.scorer.models.reference_scorer import BEHAVIOURS, ReferenceScorer, randomise
 from tfserving_ext.models import NannAttention, TwoSided
 
 ITEMS, CATEGORIES = 1000, 10

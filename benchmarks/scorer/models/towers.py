@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.scorer.models.contract import ReferenceScorer, built, history_of, normal
+from benchmarks.scorer.models.reference_scorer import ReferenceScorer, built, history_of, normal
 from tfserving_ext.models.retrieval_model import UserTensors
 
 DIM = 64

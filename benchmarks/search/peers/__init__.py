@@ -4,6 +4,6 @@ A peer answers the same queries under the same model. It has settings from cheap
 fastest that reaches the required coverage, so that speeds are compared at equal coverage.
 """
 
-from benchmarks.search.peers.contract import Peer, Workload
+from benchmarks.search.peers.peer import Peer, Workload
 
 __all__ = ["Peer", "Workload"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.search.peers.contract import Workload
+from benchmarks.search.peers.peer import Workload
 
 # Items per batch of the scorer, so few that a batch's intermediate results stay in the processor's caches.
 CHUNK = 2048

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.search.peers.contract import Workload
+from benchmarks.search.peers.peer import Workload
 from tfserving_ext.ops import SearchResult
 from tfserving_ext.retrieval import NeuralTopK
 

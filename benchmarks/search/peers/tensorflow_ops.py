@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.search.peers.contract import Workload
+from benchmarks.search.peers.peer import Workload
 
 
 class TensorFlowOps:

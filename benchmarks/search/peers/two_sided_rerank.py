@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.search.peers.contract import Workload
+from benchmarks.search.peers.peer import Workload
 from tfserving_ext.models import TwoSidedConfig
 from tfserving_ext.models.checkpoint import TrainedModel, load_model
 from tfserving_ext.retrieval.metrics import recall

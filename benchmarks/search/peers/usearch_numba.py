@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from usearch.index import CompiledMetric, Index, Matches, MetricKind, MetricSignature
 
-from benchmarks.search.peers.contract import Workload
+from benchmarks.search.peers.peer import Workload
 from tfserving_ext.models import NannAttention, UserTensors
 from tfserving_ext.progress import progress
 

@@ -1,4 +1,4 @@
-"""The contract between the harness and a peer."""
+"""What the harness asks of a peer."""
 
 import dataclasses
 from collections.abc import Sequence
