@@ -1,13 +1,15 @@
 """Passes run wherever a model is loaded: in a session, by `tf.saved_model.load`, in the local server, by configuration.
 
-A fresh process for each, whose log says that they did.
+A fresh process for each way to load, whose log says that they did.
 """
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +26,18 @@ from tfserving_ext import ops
 from tfserving_ext.index import Index
 from tfserving_ext.serving.models import load_servable
 
-PROLOGUE = """
+END = "-- the end of a load --"
+SCRIPT = f"""
+END = {END!r}
 import json, sys
 import numpy as np, tensorflow as tf
 import tfserving_ext.ops
-path, history, optimizers = sys.argv[1], np.array(json.loads(sys.argv[2])), sys.argv[3].split()
+way, history, loads = sys.argv[1], np.array(json.loads(sys.argv[2])), json.loads(sys.argv[3])
+for path, optimizers in loads:
+    exec(way)
+    answer = {{"item_ids": found["item_ids"].tolist(), "scores": found["scores"].tolist(), "prepared": prepared}}
+    print(json.dumps(answer), flush=True)
+    print(END, file=sys.stderr, flush=True)
 """
 SESSION = """
 from tensorflow.core.protobuf import config_pb2
@@ -69,9 +78,20 @@ with LocalServer({"nann": Path(path).parent}, ServerOptions(grpc_port=0, rest_po
         found = client.predict("retrieve", {"item_history": history})
 prepared = []
 """
-EPILOGUE = """
-print(json.dumps({"item_ids": found["item_ids"].tolist(), "scores": found["scores"].tolist(), "prepared": prepared}))
-"""
+CHOSEN = "nann_flatten_rows nann_concat_matmul_split nann_user_hoist"
+# What each way loads, one after another in one process: an export, and the optimizers that a configuration names.
+LOADS = {
+    "session": [
+        ("as_it_is", ""),
+        ("rewritten", ""),
+        ("as_it_is", "nann_scorer"),
+        ("as_it_is", CHOSEN),
+        ("rewritten", "nann_scorer"),
+    ],
+    "function": [("as_it_is", ""), ("rewritten", "")],
+    "server": [("as_it_is", ""), ("rewritten", "")],
+}
+WAYS = {"session": SESSION, "function": FUNCTION, "server": SERVER}
 
 
 @pytest.fixture(scope="module")
@@ -110,17 +130,33 @@ def wanted(world, exports, history) -> dict[str, np.ndarray]:
     return {"item_ids": found["item_ids"], "scores": np.stack(scores)}
 
 
-def run(way: str, path: Path, history: np.ndarray, optimizers: str = "", log_level: str = "0") -> tuple[dict, str]:
-    script = PROLOGUE + way + EPILOGUE
+def run(
+    way: str, loads: list[tuple[Path, str]], history: np.ndarray, log_level: str = "0"
+) -> list[tuple[dict[str, Any], str]]:
+    """Loads models in one process; returns the answer and the log of each."""
+    pairs = json.dumps([(str(path), optimizers.split()) for path, optimizers in loads])
     done = subprocess.run(
-        [sys.executable, "-c", script, path, json.dumps(history.tolist()), optimizers],
+        [sys.executable, "-c", SCRIPT, WAYS[way], json.dumps(history.tolist()), pairs],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": log_level},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return list(zip(answers, done.stderr.split(END)[:-1], strict=True))
+
+
+@pytest.fixture(scope="module")
+def loaded(exports, history):
+    """Returns the answer and the log of a load; what a way loads is loaded once."""
+
+    @functools.cache
+    def by(way: str) -> dict[tuple[str, str], tuple[dict[str, Any], str]]:
+        loads = [(exports[name], optimizers) for name, optimizers in LOADS[way]]
+        return dict(zip(LOADS[way], run(way, loads, history), strict=True))
+
+    return lambda way, name, optimizers="": by(way)[name, optimizers]
 
 
 def check(found: dict, wanted: dict[str, np.ndarray]) -> None:
@@ -128,42 +164,41 @@ def check(found: dict, wanted: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", [SESSION, FUNCTION, SERVER], ids=["session", "function", "server"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("name", "words"), [("as_it_is", "Passes rewrote the scorer"), ("rewritten", "was rewritten by passes before")]
 )
-def test_passes_are_active(exports, history, wanted, way, name, words):
-    found, log = run(way, exports[name], history)
+def test_passes_are_active(loaded, wanted, way, name, words):
+    found, log = loaded(way, name)
     check(found, wanted)
     assert words in log
 
 
-def test_a_session_s_configuration_runs_them(exports, history, wanted):
-    found, log = run(SESSION, exports["as_it_is"], history, "nann_scorer")
+def test_a_session_s_configuration_runs_them(loaded, wanted):
+    found, log = loaded("session", "as_it_is", "nann_scorer")
     check(found, wanted)
     assert "The graph optimizer nann_scorer is active" in log
     assert "Passes rewrote the scorer" not in log  # The op found its work done.
     assert 1 in found["prepared"]
 
 
-def test_a_configuration_can_choose_passes(exports, history, wanted):
-    chosen = "nann_flatten_rows nann_concat_matmul_split nann_user_hoist"
-    found, log = run(SESSION, exports["as_it_is"], history, chosen)
+def test_a_configuration_can_choose_passes(loaded, wanted):
+    found, log = loaded("session", "as_it_is", CHOSEN)
     check(found, wanted)
-    for name in chosen.split():
+    for name in CHOSEN.split():
         assert f"The graph optimizer {name} is active" in log
     assert "was rewritten by passes before" in log
 
 
-def test_a_configuration_leaves_what_was_rewritten(exports, history, wanted):
-    found, log = run(SESSION, exports["rewritten"], history, "nann_scorer")
+def test_a_configuration_leaves_what_was_rewritten(loaded, wanted):
+    found, log = loaded("session", "rewritten", "nann_scorer")
     check(found, wanted)
     assert "was rewritten by passes before" in log
 
 
 def test_the_log_level_is_obeyed(exports, history, wanted):
     """TensorFlow 2.20 tells what is logged through Abseil whatever TF_CPP_MIN_LOG_LEVEL says."""
-    found, log = run(SESSION, exports["rewritten"], history, log_level="1")
+    ((found, log),) = run("session", [(exports["rewritten"], "")], history, log_level="1")
     check(found, wanted)
     assert "was rewritten by passes before" not in log
     assert "MLIR V1" not in log
