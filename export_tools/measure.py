@@ -28,6 +28,8 @@ LEAST_ROUNDS, SECONDS, STEADY = 6, 4.0, 0.02
 HOPELESS = 3.0  # A variant that takes so many times as long as the fastest is not measured again at this size.
 # Rows in a table, so that they do not fit into the caches, as those of a corpus do not; fewer if rows are wide.
 TABLE_ROWS, TABLE_BYTES = 100_000, 128 << 20
+LEAST_US = 0.1  # What is counted where the scorer takes no more time than the metric.
+WALK = ""  # The name of the search around a scorer, which is measured with a built-in metric in its place.
 STEPS = 50  # Of the progress bar, for the first round and for the others.
 
 Times = dict[str, dict[int, float]]
@@ -37,7 +39,7 @@ class Measured(NamedTuple):
     """The times of all variants.
 
     Attributes:
-      us: microseconds per batch, by the variant's name and the size: the fastest of all rounds.
+      us: microseconds of the processor per batch, by the variant's name and the size: the least of all rounds.
       noise: by how much the costs would differ if only every second round had been measured, as a part of them.
     """
 
@@ -48,8 +50,9 @@ class Measured(NamedTuple):
 def measure(variants: Sequence[Variant], user: UserTensors, items: np.ndarray, dtype: str = "float32") -> Measured:
     """Measures the time that a search spends on a batch: for gathering rows, and in the scorer.
 
-    All variants take turns on the same items. As many users as this process has cores search side by side, as on a
-    server under load.
+    What is measured is the time of the processor, in all threads of this process, since other programs disturb it far
+    less than the time on the clock; the walk, measured with a built-in metric, is taken off. All variants take turns on
+    the same items. As many users as this process has cores search side by side, as on a server under load.
 
     Args:
       variants: what to measure.
@@ -63,11 +66,14 @@ def measure(variants: Sequence[Variant], user: UserTensors, items: np.ndarray, d
         users = machine()["cores"]
         many = [tf.repeat(tensor, users, axis=0) for tensor in user]
         timers = {
-            (variant.name, size): _timer(variant, many, tables[_table_of(variant)], size)
+            (variant.name, size): _timer(variant.scorer, many, tables[_table_of(variant)], size)
             for variant in variants
             for size in SIZES
         }
-        count = tables[_table_of(variants[0])].item_ids().shape[0]
+        first = tables[_table_of(variants[0])]
+        queries = [tf.zeros([users, first.dim])]
+        timers |= {(WALK, size): _timer("dot", queries, first, size) for size in SIZES}
+        count = first.item_ids().shape[0]
         rng = np.random.default_rng(0)
 
         def run(name: str, size: int, order: np.ndarray) -> float:
@@ -102,12 +108,13 @@ def _rounds(
         shown = now
         noise = _noise(halves) if number >= LEAST_ROUNDS else math.inf
         if noise < STEADY or (number >= LEAST_ROUNDS and now - start > SECONDS):
-            return Measured(_best(halves), noise)
+            return Measured(_without_walk(_best(halves)), noise)
         best = _best(halves)
         shuffle()  # Each round has other items, since a search meets an item only once.
         for name, size in keys:
-            least = min((sizes[size] for sizes in best.values() if size in sizes), default=math.inf)
-            if number >= LEAST_ROUNDS and best[name][size] > HOPELESS * least:
+            if number >= LEAST_ROUNDS and best[name][size] > HOPELESS * min(
+                times[size] for other, times in best.items() if other != WALK
+            ):
                 continue
             half = halves[number % 2][name]
             half[size] = min(run(name, size), half.get(size, math.inf))
@@ -122,9 +129,18 @@ def _best(halves: tuple[Times, Times]) -> Times:
     }
 
 
+def _without_walk(times: Times) -> Times:
+    """Returns the times of the scorers, without that of the search around them."""
+    return {
+        name: {size: max(us - times[WALK][size], LEAST_US) for size, us in sizes.items()}
+        for name, sizes in times.items()
+        if name != WALK
+    }
+
+
 def _noise(halves: tuple[Times, Times]) -> float:
     """Returns the largest difference between the halves, of the variants that are among the fastest."""
-    one, other, best = costs(halves[0]), costs(halves[1]), costs(_best(halves))
+    one, other, best = (costs(_without_walk(times)) for times in (*halves, _best(halves)))
     least = min(best.values())
     return max(abs(one[name] - other[name]) / cost for name, cost in best.items() if cost <= HOPELESS * least)
 
@@ -149,10 +165,12 @@ def _tables(variants: Sequence[Variant], items: np.ndarray, dtype: str, folder: 
     return tables
 
 
-def _timer(variant: Variant, user: Sequence[tf.Tensor], table: MappedIndex, size: int) -> Callable[[tf.Tensor], float]:
+def _timer(
+    scorer: ops.Scorer | str, user: Sequence[tf.Tensor], table: MappedIndex, size: int
+) -> Callable[[tf.Tensor], float]:
     """Returns a function of ids, int64 [B, BATCHES * size], that scores them for the users [B, ...].
 
-    It returns the microseconds per batch.
+    It returns the microseconds per batch that the processor spends in this process, in all threads.
     """
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int64)])
@@ -161,7 +179,7 @@ def _timer(variant: Variant, user: Sequence[tf.Tensor], table: MappedIndex, size
         found = ops.best_first_search(
             table.resource_handle,
             user,
-            variant.scorer,
+            scorer,
             k=1,
             frontier=1,
             pool=1,
@@ -170,7 +188,13 @@ def _timer(variant: Variant, user: Sequence[tf.Tensor], table: MappedIndex, size
             batch_sizes=[size],
             rewrite=False,
         )
-        return tf.reduce_mean(tf.cast(found.gather_us + found.scorer_us, tf.float64))
+        return found.scores
 
     run = search.get_concrete_function()  # Called by itself, it would warn of one function after the other.
-    return lambda seeds: run(seeds).numpy().item() / BATCHES
+
+    def timer(seeds: tf.Tensor) -> float:
+        start = time.process_time()
+        run(seeds).numpy()
+        return 1e6 * (time.process_time() - start) / (BATCHES * len(seeds))
+
+    return timer
