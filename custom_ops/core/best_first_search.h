@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "custom_ops/core/best_first_walk.h"
 #include "custom_ops/core/search.h"
 
 namespace nann {
@@ -25,13 +26,12 @@ class BestFirstSearch : public Search {
                                                         int32_t max_steps);
 
  private:
-  BestFirstSearch(int32_t frontier, int32_t pool, int32_t max_steps)
-      : frontier_(frontier), pool_(pool), max_steps_(max_steps) {}
+  explicit BestFirstSearch(const BestFirstWidths& widths) : widths_(widths) {}
 
   absl::Status WalkGraph(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                          Workspace& workspace, SearchStatistics& statistics) const override;
 
-  const int32_t frontier_, pool_, max_steps_;
+  const BestFirstWidths widths_;
 };
 
 }  // namespace nann

@@ -111,7 +111,28 @@ absl::StatusOr<IndexView> IndexView::Create(const IndexFiles& files, int64_t dim
     if (!neighbors.ok()) return neighbors.status();
     view.layers_.push_back({*row_splits, *neighbors, layer.row_splits.name, layer.neighbors.name});
   }
+  absl::Status features = view.SetFeatures(files);
+  if (!features.ok()) return features;
   return view;
+}
+
+absl::Status IndexView::SetFeatures(const IndexFiles& files) {
+  const int64_t n = num_items();
+  if (n == 0 || files.item_features.name.empty()) return absl::OkStatus();
+  const int64_t width = static_cast<int64_t>(files.item_features.bytes.size()) / n;
+  if (width < kFeatureLanes || width > kMaxFeatures || width % kFeatureLanes != 0) {
+    return WrongSize(
+        files.item_features,
+        absl::StrCat(n, " x ", kFeatureLanes, ", ", 2 * kFeatureLanes, ", ... or ", kMaxFeatures));
+  }
+  auto features = AsArray<int8_t>(files.item_features, n * width);
+  if (!features.ok()) return features.status();
+  auto distances = AsArray<uint8_t>(files.edge_distances, layers_[0].neighbors.size());
+  if (!distances.ok()) return distances.status();
+  feature_width_ = width;
+  item_features_ = features->data();
+  edge_distances_ = distances->data();
+  return absl::OkStatus();
 }
 
 absl::Status IndexView::Validate() const {

@@ -37,6 +37,9 @@ struct IndexFiles {
   std::vector<Layer> layers;
   TableType type = TableType::kFloat32;
   IndexFile item_scales = {};  // float32 [n], read for kInt8 only
+  // What the surrogate search reads besides; an index without these files has neither.
+  IndexFile item_features = {};   // int8 [n, width]
+  IndexFile edge_distances = {};  // uint8 [row_splits[n]] of the ground layer
 };
 
 // A read-only view of an index: the item table and, per layer, the graph's edges as CSR rows.
@@ -52,6 +55,7 @@ class IndexView {
   absl::Status Validate() const;
 
   int64_t num_items() const { return static_cast<int64_t>(item_ids_.size()); }
+  bool Has(int32_t item) const { return item >= 0 && item < num_items(); }
   int64_t dim() const { return table_.dim; }
   // Returns the number of layers with edges. The start layer above them consists of the entry points.
   int num_layers() const { return static_cast<int>(layers_.size()); }
@@ -68,6 +72,18 @@ class IndexView {
     if (begin < 0 || begin > end || end > static_cast<int64_t>(l.neighbors.size())) return {};
     return l.neighbors.subspan(begin, end - begin);
   }
+
+  // Features of the items: their embeddings along the main directions of all embeddings, in steps of
+  // a 16th of the root mean square. An index without features has a width of 0.
+  int64_t feature_width() const { return feature_width_; }
+  const int8_t* features(int32_t item) const { return item_features_ + item * feature_width_; }
+  // Returns, for each of `Neighbors(0, item)`, the squared distance of the embeddings in steps of
+  // 1 / kDistanceSteps of the median over the layer's edges. Only for an index with features.
+  absl::Span<const uint8_t> EdgeDistances(int32_t item) const {
+    const absl::Span<const int32_t> neighbors = Neighbors(0, item);
+    return {edge_distances_ + (neighbors.data() - layers_[0].neighbors.data()), neighbors.size()};
+  }
+  static constexpr int kDistanceSteps = 64;
 
   // Prefetches the offsets that `Neighbors` reads first.
   void PrefetchRow(int layer, int32_t item) const {
@@ -90,6 +106,8 @@ class IndexView {
   }
 
  private:
+  absl::Status SetFeatures(const IndexFiles& files);
+
   struct Layer {
     absl::Span<const int64_t> row_splits;
     absl::Span<const int32_t> neighbors;
@@ -109,6 +127,9 @@ class IndexView {
   absl::Span<const int32_t> entry_points_;
   std::string entry_points_name_;
   std::vector<Layer> layers_;
+  int64_t feature_width_ = 0;
+  const int8_t* item_features_ = nullptr;
+  const uint8_t* edge_distances_ = nullptr;
 };
 
 // Writes the embeddings of `items`, which must be in the index, as float32 [items, dim] to `rows`.

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "custom_ops/core/feature_kernels.h"
+
 // The inner loops over rows of an item table: one set of kernels per instruction set, chosen at run
 // time.
 //
@@ -40,6 +42,7 @@ struct RowKernels {
   const char* name;
   Gather gather[kTableTypes];
   Score score[kMetrics][kTableTypes];
+  FeatureKernels features;
 };
 
 extern const RowKernels kPlainRowKernels;

@@ -54,6 +54,7 @@ struct Isa {
 }  // namespace
 }  // namespace nann
 
+#include "custom_ops/core/feature_kernels_impl.h"
 #include "custom_ops/core/row_kernels_impl.h"
 
 namespace nann {

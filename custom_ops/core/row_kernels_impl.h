@@ -5,7 +5,7 @@
 // Isa must have a type Vec of kWidth floats and Zero(), Set(float), Load(const T*),
 // LoadPart(const T*, n), which gives zeros after the first n, Store(float*, Vec),
 // StorePart(float*, n, Vec), Add, Sub, Mul, MulAdd(a, b, c) = a * b + c, and Sum(Vec), where T is
-// float, Half or int8_t.
+// float, Half or int8_t. feature_kernels_impl.h must be included before.
 
 namespace nann {
 namespace {
@@ -112,7 +112,9 @@ constexpr RowKernels MakeKernels(const char* name) {
           {Gather<float>, Gather<Half>, Gather<int8_t>},
           {{ScoreDot<float>, ScoreDot<Half>, ScoreDot<int8_t>},
            {ScoreL2<float>, ScoreL2<Half>, ScoreL2<int8_t>},
-           {ScoreCosine<float>, ScoreCosine<Half>, ScoreCosine<int8_t>}}};
+           {ScoreCosine<float>, ScoreCosine<Half>, ScoreCosine<int8_t>}},
+          {FeatureProducts, FeatureWeightedSum, FeatureDots, FeatureMakeBlock, FeatureBlockDots,
+           FeatureCorrect, FeatureChances, FeatureCountAbove, FeatureLastAbove, Solve}};
 }
 
 }  // namespace

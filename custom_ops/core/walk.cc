@@ -8,6 +8,12 @@
 
 namespace nann {
 
+absl::Status OutsideIndex(const IndexView& index, int layer, int32_t item, int32_t neighbor) {
+  return absl::DataLossError(absl::StrCat("item ", item, " has the neighbour ", neighbor,
+                                          " in layer ", layer, " of an index of ",
+                                          index.num_items(), " items"));
+}
+
 Walk::Walk(const IndexView& index, const SearchRequest& request, ScoreBatch score,
            Workspace& workspace, SearchStatistics& statistics)
     : index_(index),
@@ -24,19 +30,12 @@ absl::Status Walk::Enter() {
   workspace_.fresh.clear();
   workspace_.batch.clear();
   for (int32_t item : index_.entry_points()) {
-    if (!InIndex(item)) {
+    if (!index_.Has(item)) {
       return absl::DataLossError(absl::StrCat("the entry point ", item, " is outside an index of ",
                                               index_.num_items(), " items"));
     }
     Meet(item);
   }
-  return ScoreMet();
-}
-
-absl::Status Walk::MeetSeeds() {
-  workspace_.fresh.clear();
-  workspace_.batch.clear();
-  for (int32_t item : request_.seeds) Meet(item);
   return ScoreMet();
 }
 
@@ -55,14 +54,17 @@ absl::Status Walk::Expand(absl::Span<const Scored> candidates) {
     const absl::Span<const int32_t> neighbors = index_.Neighbors(layer_, candidate.item);
     for (int32_t neighbor : neighbors) workspace_.visited.Prefetch(neighbor);
     for (int32_t neighbor : neighbors) {
-      if (!InIndex(neighbor)) {
-        return absl::DataLossError(absl::StrCat("item ", candidate.item, " has the neighbour ",
-                                                neighbor, " in layer ", layer_, " of an index of ",
-                                                index_.num_items(), " items"));
-      }
+      if (!index_.Has(neighbor)) return OutsideIndex(index_, layer_, candidate.item, neighbor);
       Meet(neighbor);
     }
   }
+  return ScoreMet();
+}
+
+absl::Status Walk::Score(absl::Span<const int32_t> items) {
+  workspace_.fresh.clear();
+  workspace_.batch.clear();
+  for (int32_t item : items) Meet(item);
   return ScoreMet();
 }
 

@@ -7,6 +7,9 @@
 
 namespace nann {
 
+// Returns the error for a neighbour of `item` in `layer` that is outside the index.
+absl::Status OutsideIndex(const IndexView& index, int layer, int32_t item, int32_t neighbor);
+
 // The steps that all searches share: entering the graph, entering a layer, and scoring the unvisited
 // neighbours in one batch (Algorithm 2, lines "N = neighbours minus visited"). Used for one request;
 // the results of a step are in `fresh()` until the next step.
@@ -18,14 +21,15 @@ class Walk {
   // Scores the entry points. Returns DataLoss if one is outside the index, as does `Expand`: an index
   // may be opened unchecked, and a mapped file can change after the check.
   absl::Status Enter();
-  // Visits the request's seeds in the current layer, the ground layer in a new walk, and scores those
-  // without a known score.
-  absl::Status MeetSeeds();
+  // Meets the request's seeds in the current layer, the ground layer in a new walk.
+  absl::Status MeetSeeds() { return Score(request_.seeds); }
   // Starts `layer`, with only `entries` visited.
   void EnterLayer(int layer, absl::Span<const Scored> entries);
   // Visits and scores the neighbours of `candidates` in the layer that are not visited yet.
   // Returns DataLoss if one is outside the index.
   absl::Status Expand(absl::Span<const Scored> candidates);
+  // Visits `items` and scores those without a known score in one batch. Repeated items have no effect.
+  absl::Status Score(absl::Span<const int32_t> items);
   // Hints that `item` is likely to be expanded in the step after the next.
   void Prefetch(int32_t item) const { index_.PrefetchRow(layer_, item); }
 
@@ -36,7 +40,6 @@ class Walk {
   bool stopped() const { return statistics_.stopped != Stopped::kComplete; }
 
  private:
-  bool InIndex(int32_t item) const { return item >= 0 && item < index_.num_items(); }
   void Meet(int32_t item);
   absl::Status ScoreMet();
 

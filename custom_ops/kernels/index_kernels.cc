@@ -17,12 +17,13 @@ class IndexOpenOp : public OpKernel {
  public:
   explicit IndexOpenOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("dim", &dim_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("validate", &validate_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("validate", &options_.validate));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("features", &options_.features));
     DataType dtype;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("dtype", &dtype));
-    type_ = dtype == DT_INT8   ? nann::TableType::kInt8
-            : dtype == DT_HALF ? nann::TableType::kFloat16
-                               : nann::TableType::kFloat32;
+    options_.type = dtype == DT_INT8   ? nann::TableType::kInt8
+                    : dtype == DT_HALF ? nann::TableType::kFloat16
+                                       : nann::TableType::kFloat32;
   }
 
   void Compute(OpKernelContext* ctx) override {
@@ -38,15 +39,14 @@ class IndexOpenOp : public OpKernel {
                     absl::StrCat("files has shape ", files.shape().DebugString(), ", not [f]")));
     std::vector<std::string> paths;
     for (int64_t i = 0; i < files.NumElements(); ++i) paths.push_back(files.vec<tstring>()(i));
-    auto index = OpenIndex::Map(ctx->env(), paths, type_, dim_, validate_);
+    auto index = OpenIndex::Map(ctx->env(), paths, dim_, options_);
     OP_REQUIRES_OK(ctx, index.status());
     resource->Set(*std::move(index));
   }
 
  private:
   int64_t dim_;
-  bool validate_;
-  nann::TableType type_;
+  OpenIndex::Options options_;
 };
 
 // A buffer that lets a tensor view mapped memory. It keeps the index open and frees no memory itself.

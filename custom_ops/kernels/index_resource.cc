@@ -96,16 +96,17 @@ absl::Status Named(const absl::Status& status, const std::string& path) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
-    Env* env, const std::vector<std::string>& files, nann::TableType type, int64_t dim,
-    bool validate) {
-  const bool scaled = type == nann::TableType::kInt8;
-  const size_t plain = files.size() - scaled;
-  if (files.size() < 5 + scaled || plain % 2 != 1) {
+    Env* env, const std::vector<std::string>& files, int64_t dim, const Options& options) {
+  const bool scaled = options.type == nann::TableType::kInt8;
+  const size_t others = scaled + 2 * options.features;
+  const size_t plain = files.size() - others;
+  if (files.size() < 5 + others || plain % 2 != 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("files has ", files.size(),
                      " entries; it needs item_ids, item_embeddings, entry_points, "
                      "row_splits and neighbors for each layer",
-                     scaled ? ", and item_scales" : ""));
+                     scaled ? ", item_scales" : "",
+                     options.features ? ", item_features and edge_distances" : ""));
   }
   std::shared_ptr<OpenIndex> index(new OpenIndex);
   std::vector<nann::IndexFile> mapped;
@@ -122,13 +123,17 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
     mapped.push_back({path, bytes});
   }
   nann::IndexFiles parts{mapped[0], mapped[1], mapped[2], {}};
-  parts.type = type;
-  if (scaled) parts.item_scales = mapped.back();
+  parts.type = options.type;
+  if (scaled) parts.item_scales = mapped[plain];
+  if (options.features) {
+    parts.item_features = mapped[files.size() - 2];
+    parts.edge_distances = mapped[files.size() - 1];
+  }
   for (size_t i = 3; i < plain; i += 2) parts.layers.push_back({mapped[i], mapped[i + 1]});
   auto view = nann::IndexView::Create(parts, dim);
   TF_RETURN_IF_ERROR(view.status());
   index->lookup_ = std::make_unique<const nann::ItemLookup>(view->item_ids());
-  if (validate) {
+  if (options.validate) {
     TF_RETURN_IF_ERROR(view->Validate());
     for (const nann::IndexFile& file : mapped) {
       if (!file.bytes.empty() && IsLocal(file.name))

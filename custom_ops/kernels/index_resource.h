@@ -21,12 +21,17 @@ namespace nann_ops {
 // searches that use it.
 class OpenIndex {
  public:
+  struct Options {
+    nann::TableType type = nann::TableType::kFloat32;
+    bool features = false;  // Whether the files of the surrogate search are among them.
+    bool validate = true;
+  };
+
   // Maps `files`, in the order that Nann>IndexOpen documents, read-only through `env`; reads those of
   // a remote file system into memory. Checks the index's sizes and, with `validate`, its contents.
   static absl::StatusOr<std::shared_ptr<const OpenIndex>> Map(Env* env,
                                                               const std::vector<std::string>& files,
-                                                              nann::TableType type, int64_t dim,
-                                                              bool validate);
+                                                              int64_t dim, const Options& options);
 
   const nann::IndexView& view() const { return *view_; }
   const nann::ItemLookup& lookup() const { return *lookup_; }

@@ -39,7 +39,7 @@ absl::Status CheckRanks(OpKernelContext* ctx, absl::Span<const SearchArg> inputs
 
 absl::Status SearchCall::Prepare(const SearchKind& kind) {
   TF_RETURN_IF_ERROR(CheckRanks(ctx_, kSharedInputs, 0));
-  TF_RETURN_IF_ERROR(CheckRanks(ctx_, kind.inputs, kFirstOwnInput));
+  TF_RETURN_IF_ERROR(CheckRanks(ctx_, kind.interface.own_inputs, kFirstOwnInput));
   core::RefCountPtr<IndexResource> resource;
   TF_RETURN_IF_ERROR(LookupResource(ctx_, HandleFromInput(ctx_, kIndex), &resource));
   auto index = resource->Get();
@@ -61,20 +61,23 @@ absl::Status SearchCall::Prepare(const SearchKind& kind) {
                                                    " users"));
   }
   TF_RETURN_IF_ERROR(PrepareScorers());
-  return AllocateOutputs();
+  kind_ = &kind;
+  TF_RETURN_IF_ERROR(AllocateOutputs(kSearchOutputs));
+  return AllocateOutputs(kind.interface.own_outputs);
 }
 
-absl::Status SearchCall::AllocateOutputs() {
+absl::Status SearchCall::AllocateOutputs(absl::Span<const SearchArg> outputs) {
   if (batch_ * k_ > kMaxAnswerEntries) {
     return absl::InvalidArgumentError(absl::StrCat("an answer of ", batch_, " users x k = ", k_,
                                                    " is above ", kMaxAnswerEntries, " entries"));
   }
   const int64_t extents[] = {batch_, k_};
-  for (int i = 0; i < kNumSearchOutputs; ++i) {
-    const TensorShape shape(absl::MakeConstSpan(extents, kSearchOutputs[i].rank));
-    TF_RETURN_IF_ERROR(ctx_->allocate_output(i, shape, &outputs_[i]));
+  for (const SearchArg& output : outputs) {
+    const TensorShape shape(absl::MakeConstSpan(extents, output.rank));
+    Tensor* allocated = nullptr;
+    TF_RETURN_IF_ERROR(ctx_->allocate_output(outputs_.size(), shape, &allocated));
+    outputs_.push_back(allocated);
   }
-  outputs_[kIndexSequence]->vec<int64_t>().setZero();
   return absl::OkStatus();
 }
 
@@ -161,6 +164,10 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   outputs_[kNanScores]->vec<int64_t>()(user) = statistics.nan_scores;
   outputs_[kUnknownIds]->vec<int64_t>()(user) = unknown;
   outputs_[kStopped]->vec<int32_t>()(user) = static_cast<int32_t>(statistics.stopped);
+  outputs_[kIndexSequence]->vec<int64_t>()(user) = 0;
+  if (kind_->write != nullptr) {
+    kind_->write(statistics, user, absl::MakeConstSpan(outputs_).subspan(kNumSearchOutputs));
+  }
   {
     const nann::ScopedTimer timer(statistics.merging);
     WriteAnswer(user, worker.workspace.results);

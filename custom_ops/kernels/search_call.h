@@ -1,7 +1,6 @@
 #ifndef CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
 #define CUSTOM_OPS_KERNELS_SEARCH_CALL_H_
 
-#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -38,11 +37,13 @@ struct SearchPlan {
   std::unique_ptr<nann::Search> search;
 };
 
-// Describes one search op: the inputs that it alone has, and a function that makes its search from
-// them, for an index of `num_layers` layers.
+// Describes one search op: the inputs and outputs that it alone has, a function that makes its search
+// from the inputs, for an index of `num_layers` layers, and one that writes the outputs for a user.
 struct SearchKind {
-  absl::Span<const SearchArg> inputs;
+  const SearchInterface& interface;
   absl::StatusOr<SearchPlan> (*plan)(OpKernelContext* ctx, int num_layers);
+  void (*write)(const nann::SearchStatistics& statistics, int64_t user,
+                absl::Span<Tensor* const> outputs) = nullptr;
 };
 
 // One call of a search op, with everything that the searches for its users share. Subclasses differ
@@ -70,7 +71,7 @@ class SearchCall {
 
  private:
   absl::Status SetLimits(int64_t budget, int32_t deadline_ms);
-  absl::Status AllocateOutputs();
+  absl::Status AllocateOutputs(absl::Span<const SearchArg> outputs);
   std::vector<int32_t> Items(const Tensor& ids, int64_t user, int64_t& unknown) const;
   void SearchFor(int64_t user);
   absl::Status Search(int64_t user, Worker& worker);
@@ -86,7 +87,8 @@ class SearchCall {
   nann::SearchRequest limits_;  // The budget and deadline; ids differ from user to user.
   int32_t k_ = 0;
   int64_t batch_ = 0;
-  std::array<Tensor*, kNumSearchOutputs> outputs_{};
+  const SearchKind* kind_ = nullptr;
+  std::vector<Tensor*> outputs_;
 
   absl::Mutex mu_;
   absl::Status status_ ABSL_GUARDED_BY(mu_);

@@ -13,6 +13,7 @@
 #include "custom_ops/core/deployed_search.h"
 #include "custom_ops/core/metric_scorer.h"
 #include "custom_ops/core/rounds_search.h"
+#include "custom_ops/core/surrogate_search.h"
 #include "custom_ops/kernels/function_scorer.h"
 #include "custom_ops/kernels/scorer_functions.h"
 #include "custom_ops/kernels/search_call.h"
@@ -53,6 +54,23 @@ absl::StatusOr<SearchPlan> PlanDeployed(OpKernelContext* ctx, int num_layers) {
   auto search = nann::DeployedSearch::Create(level_topn, num_layers);
   TF_RETURN_IF_ERROR(search.status());
   return SearchPlan{level_topn.back(), *std::move(search)};
+}
+
+absl::StatusOr<SearchPlan> PlanSurrogate(OpKernelContext* ctx, int num_layers) {
+  const int32_t k = Number(ctx, kBestFirstK), pool = Number(ctx, kPool);
+  TF_RETURN_IF_ERROR(nann::CheckWidth("pool", pool));
+  const float expected_coverage = ctx->input(kExpectedCoverage).scalar<float>()();
+  return Plan(k, nann::SurrogateSearch::Create({k, Number(ctx, kSurrogateBatch), expected_coverage},
+                                               Number(ctx, kFrontier), std::max(pool, k),
+                                               Number(ctx, kMaxSteps)));
+}
+
+void WriteSurrogate(const nann::SearchStatistics& statistics, int64_t user,
+                    absl::Span<Tensor* const> outputs) {
+  outputs[kCandidates]->vec<int64_t>()(user) = statistics.candidates;
+  outputs[kPredictionError]->vec<float>()(user) = statistics.prediction_error;
+  outputs[kEstimatedCoverage]->vec<float>()(user) = statistics.estimated_coverage;
+  outputs[kFellBack]->vec<bool>()(user) = statistics.fell_back;
 }
 
 // Returns one user's row of a tensor [B, ...], as [1, ...]. A row in the middle of a buffer may not be
@@ -234,13 +252,15 @@ class SearchOpOf : public SearchOp {
   explicit SearchOpOf(OpKernelConstruction* ctx) : SearchOp(ctx, kKind) {}
 };
 
-constexpr SearchKind kBestFirstKind{kBestFirstSearch.own_inputs, PlanBestFirst};
-constexpr SearchKind kRoundsKind{kRoundsSearch.own_inputs, PlanRounds};
-constexpr SearchKind kDeployedKind{kDeployedSearch.own_inputs, PlanDeployed};
+constexpr SearchKind kBestFirstKind{kBestFirstSearch, PlanBestFirst};
+constexpr SearchKind kRoundsKind{kRoundsSearch, PlanRounds};
+constexpr SearchKind kDeployedKind{kDeployedSearch, PlanDeployed};
+constexpr SearchKind kSurrogateKind{kSurrogateSearch, PlanSurrogate, WriteSurrogate};
 
 REGISTER_KERNEL_BUILDER(Name(kBestFirstSearch.op).Device(DEVICE_CPU), SearchOpOf<kBestFirstKind>);
 REGISTER_KERNEL_BUILDER(Name(kRoundsSearch.op).Device(DEVICE_CPU), SearchOpOf<kRoundsKind>);
 REGISTER_KERNEL_BUILDER(Name(kDeployedSearch.op).Device(DEVICE_CPU), SearchOpOf<kDeployedKind>);
+REGISTER_KERNEL_BUILDER(Name(kSurrogateSearch.op).Device(DEVICE_CPU), SearchOpOf<kSurrogateKind>);
 
 }  // namespace
 }  // namespace nann_ops

@@ -32,6 +32,7 @@ REGISTER_OP("Nann>IndexOpen")
     .Attr("dim: int >= 1")
     .Attr("validate: bool = true")
     .Attr("dtype: {float, half, int8} = DT_FLOAT")
+    .Attr("features: bool = false")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle unused;
@@ -47,11 +48,13 @@ InvalidArgument if sizes disagree or, with `validate`, an offset, neighbour or e
 bounds; the message names the file and the position.
 
 index: a handle from `Nann>IndexHandle`.
-files: string [3 + 2 * layers], paths in this order: item_ids, item_embeddings, entry_points, then
-  row_splits and neighbors of every layer, ground layer first; for int8 one more, item_scales.
+files: string [f], paths in this order: item_ids, item_embeddings, entry_points, then
+  row_splits and neighbors of every layer, ground layer first; for int8 one more, item_scales; with
+  `features` two more, item_features and edge_distances.
 dim: the width of an item embedding.
 validate: whether to read all edges once and check them.
 dtype: the type of item_embeddings; a coordinate in int8 is the value times the item's scale.
+features: whether the index has what the surrogate search reads.
 )doc");
 
 REGISTER_OP("Nann>IndexItems")

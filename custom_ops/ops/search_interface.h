@@ -36,6 +36,11 @@ inline constexpr SearchArg kRoundsInputs[] = {
 enum DeployedInput { kLevelTopn = kFirstOwnInput };
 inline constexpr SearchArg kDeployedInputs[] = {{"level_topn", "int32", 1}};
 
+enum SurrogateInput { kSurrogateBatch = kMaxSteps + 1, kExpectedCoverage };
+inline constexpr SearchArg kSurrogateInputs[] = {
+    {"k", "int32", 0},         {"frontier", "int32", 0}, {"pool", "int32", 0},
+    {"max_steps", "int32", 0}, {"batch", "int32", 0},    {"expected_coverage", "float", 0}};
+
 // The last inputs are lists of any number of tensors. A later version may add lists that can be
 // empty.
 inline constexpr const char* kListInputs[] = {"user: Tuser", "captured: Tcaptured",
@@ -65,9 +70,17 @@ inline constexpr SearchArg kSearchOutputs[kNumSearchOutputs] = {
     {"gather_us", "int64", 1},  {"merge_us", "int64", 1},   {"index_sequence", "int64", 1},
 };
 
+// A search may have outputs of its own after these, of the same kinds.
+enum SurrogateOutput { kCandidates, kPredictionError, kEstimatedCoverage, kFellBack };
+inline constexpr SearchArg kSurrogateOutputs[] = {{"candidates", "int64", 1},
+                                                  {"prediction_error", "float", 1},
+                                                  {"estimated_coverage", "float", 1},
+                                                  {"fell_back", "bool", 1}};
+
 struct SearchInterface {
   const char* op;
   absl::Span<const SearchArg> own_inputs;
+  absl::Span<const SearchArg> own_outputs = {};
 
   constexpr int first_list_input() const {
     return kFirstOwnInput + static_cast<int>(own_inputs.size());
@@ -76,8 +89,10 @@ struct SearchInterface {
 inline constexpr SearchInterface kBestFirstSearch{"Nann>BestFirstSearch", kBestFirstInputs};
 inline constexpr SearchInterface kRoundsSearch{"Nann>RoundsSearch", kRoundsInputs};
 inline constexpr SearchInterface kDeployedSearch{"Nann>DeployedSearch", kDeployedInputs};
+inline constexpr SearchInterface kSurrogateSearch{"Nann>SurrogateSearch", kSurrogateInputs,
+                                                  kSurrogateOutputs};
 inline constexpr const SearchInterface* kSearches[] = {&kBestFirstSearch, &kRoundsSearch,
-                                                       &kDeployedSearch};
+                                                       &kDeployedSearch, &kSurrogateSearch};
 
 }  // namespace nann_ops
 }  // namespace tensorflow

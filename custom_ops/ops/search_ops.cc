@@ -44,8 +44,12 @@ absl::Status SearchShape(InferenceContext* c, const SearchInterface& search) {
     TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(shape, 0), &batch));
   }
   const DimensionHandle k = AnswerSize(c);
-  for (int i = 0; i < kNumSearchOutputs; ++i) {
-    c->set_output(i, kSearchOutputs[i].rank == 2 ? c->Matrix(batch, k) : c->Vector(batch));
+  int output = 0;
+  for (absl::Span<const SearchArg> outputs :
+       {absl::MakeConstSpan(kSearchOutputs), search.own_outputs}) {
+    for (const SearchArg& arg : outputs) {
+      c->set_output(output++, arg.rank == 2 ? c->Matrix(batch, k) : c->Vector(batch));
+    }
   }
   return absl::OkStatus();
 }
@@ -110,6 +114,7 @@ bool RegisterSearch(const SearchInterface& search, const char* summary, const ch
     for (const SearchArg& input : search.own_inputs) op.Input(spec(input));
     for (const char* input : kListInputs) op.Input(input);
     for (const SearchArg& output : kSearchOutputs) op.Output(spec(output));
+    for (const SearchArg& output : search.own_outputs) op.Output(spec(output));
     op.Attr("Tuser: list(type) >= 1")
         .Attr("Tcaptured: list(type) >= 0")
         .Attr("Tfilters: list(type) >= 0 = []")
@@ -157,6 +162,29 @@ graph. Seeds join when the ground layer is entered.
 )doc",
     R"doc(level_topn: int32 [layers + rounds + 1]: the beam of every layer above the ground, start layer first,
   the picks of every round at the ground, and k.
+)doc");
+
+[[maybe_unused]] const bool kSurrogateRegistered =
+    RegisterSearch(kSurrogateSearch, R"doc(
+Finds the top k items of an index under a model's scores while evaluating few of them: predicts the
+scores of neighbours from the scores already known, and evaluates those that may be among the best k
+(docs/surrogate.md). Starts as best-first does, and goes on as best-first where predictions fail. The
+index must be open with `features`.
+)doc",
+                   R"doc(k: int32 [], items to answer per user.
+frontier: int32 [], items expanded per step above the ground layer, and where predictions fail.
+pool: int32 [], at least `k`; neighbours of the best one and a half times as many items are candidates.
+  Where predictions fail, the pool of best-first.
+max_steps: int32 [], steps in a layer after which the walk ends in any case; 0 for no limit.
+batch: int32 [], items evaluated per step; a quarter of `k` if that is more.
+expected_coverage: float32 [], between 0 and 1. The walk ends when this share of the best k is expected
+  to be found. The expectation is cautious.
+candidates: int64 [B], items whose score was predicted or known.
+prediction_error: float32 [B], the standard error of the last predictions, in log-odds of an item's rank
+  among the evaluated ones.
+estimated_coverage: float32 [B], the share of the best k that is expected to be found; 0 where it is not
+  known, as where predictions fail.
+fell_back: bool [B], whether predictions failed and best-first finished the walk.
 )doc");
 
 }  // namespace

@@ -213,11 +213,11 @@ def test_the_op_counts_its_files(index, count):
 
 def test_a_refused_index_leaves_the_open_one_in_place(index, tmp_path):
     handle = ops.index_handle(shared_name=str(tmp_path))
-    ops.index_open(handle, [str(path) for path in index.files], dim=DIM)
+    ops.index_open(handle, [str(path) for path in index.files], dim=DIM, features=True)
     broken = tmp_path / "broken.bin"
     broken.write_bytes(b"\1")
     with pytest.raises(tf.errors.InvalidArgumentError):
-        ops.index_open(handle, [str(broken), *map(str, index.files[1:])], dim=DIM)
+        ops.index_open(handle, [str(broken), *map(str, index.files[1:])], dim=DIM, features=True)
     np.testing.assert_array_equal(ops.index_items(handle), index.item_ids)
 
 
@@ -252,12 +252,12 @@ def test_a_folder_without_manifest_is_no_index(index, tmp_path):
             Index.open(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, 99, "1", None, [1], True])
 def test_unknown_format_versions_are_refused(index, version):
     edit_manifest(index, format_version=version)
     with pytest.raises(NannError) as refused:
         Index.open(index.folder)
-    assert f"has format version {version!r}, this release reads 1" in str(refused.value)
+    assert f"has format version {version!r}, this release reads 1 and 2" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["num_items", "dim", "layers", "entry_points"])

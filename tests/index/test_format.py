@@ -12,6 +12,7 @@ from tests.index.conftest import DIM, N, write
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index, Layer
+from tfserving_ext.index.features import edge_distances, item_features
 
 
 def test_what_was_written_is_what_is_read(arrays, index):
@@ -23,7 +24,7 @@ def test_what_was_written_is_what_is_read(arrays, index):
         for layer, written in zip(opened.layers, arrays["layers"], strict=True):
             np.testing.assert_array_equal(layer.row_splits, written.row_splits)
             np.testing.assert_array_equal(layer.neighbors, written.neighbors)
-    ops.index_open(ops.index_handle(), [str(path) for path in index.files], dim=DIM)
+    ops.index_open(ops.index_handle(), [str(path) for path in index.files], dim=DIM, features=True)
 
 
 def test_the_files_are_the_bytes_that_the_format_promises(arrays, index):
@@ -35,6 +36,8 @@ def test_the_files_are_the_bytes_that_the_format_promises(arrays, index):
         "neighbors_0.bin": arrays["layers"][0].neighbors.astype("<i4"),
         "row_splits_1.bin": np.array([0, 1, 1, 1, 2, 2, 2, 3, 3, 3], "<i8"),
         "neighbors_1.bin": np.array([3, 6, 0], "<i4"),
+        "item_features.bin": item_features(arrays["item_embeddings"]),
+        "edge_distances.bin": edge_distances(arrays["item_embeddings"], arrays["layers"][0]),
     }
     assert {path.name for path in index.folder.iterdir()} == {"manifest.json", *expected}
     assert [path.name for path in index.files] == list(expected)
@@ -46,12 +49,13 @@ def test_the_files_are_the_bytes_that_the_format_promises(arrays, index):
         assert manifest["files"].pop(name) == {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256}
     assert manifest == {
         "format": "nann-index",
-        "format_version": 1,
+        "format_version": 2,
         "num_items": N,
         "dim": DIM,
         "dtype": "float32",
         "layers": 2,
         "entry_points": 2,
+        "features": 32,
         "metric": "L2",
         "M": 3,
         "files": {},

@@ -41,7 +41,7 @@ def remote(folder):
 
 def opened(target, index):
     handle = ops.index_handle(shared_name=f"remote_{next(_NUMBERS)}")
-    ops.index_open(handle, [f"{target}/{path.name}" for path in index.files], dim=index.dim)
+    ops.index_open(handle, [f"{target}/{path.name}" for path in index.files], dim=index.dim, features=True)
     return handle
 
 

@@ -16,24 +16,32 @@ import numpy as np
 from tfserving_ext.artifacts import atomic_folder, read_json, sha256, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import as_integers, check_graph, check_items, check_no_sentinel
+from tfserving_ext.index.features import edge_distances, item_features
 from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.table import DTYPES, check_dtype, decode, encode
 from tfserving_ext.local_paths import check_local
 from tfserving_ext.outputs import INDEX
 
 FORMAT = "nann-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 has no features for the surrogate search.
+READ_VERSIONS = (1, 2)
 # The limits of the op (custom_ops/core/index_view.h); they also keep a damaged manifest from causing large allocations.
 MAX_DIM = 1 << 20
 MAX_LAYERS = 32
+MAX_FEATURES = 128
 
 
-def _file_names(layers: int, dtype: str) -> list[str]:
+FEATURE_FILES = ("item_features.bin", "edge_distances.bin")
+
+
+def _file_names(layers: int, dtype: str, features: bool) -> list[str]:
     """Returns the names of all array files, in the order in which `Nann>IndexOpen` takes them."""
     names = ["item_ids.bin", "item_embeddings.bin", "entry_points.bin"]
     for layer in range(layers):
         names += [f"row_splits_{layer}.bin", f"neighbors_{layer}.bin"]
-    return [*names, "item_scales.bin"] if dtype == "int8" else names
+    names += ["item_scales.bin"] if dtype == "int8" else []
+    return [*names, *FEATURE_FILES] if features else names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +61,9 @@ class Index:
       item_scales: float32 [n] if `dtype` is int8, otherwise None.
       entry_points: int32 [e].
       layers: ground layer first.
+      item_features: int8 [n, features], and
+      edge_distances: uint8 [edges of the ground layer], what the surrogate search reads (`index.features`); None for an
+        index of format version 1.
     """
 
     folder: Path
@@ -62,6 +73,8 @@ class Index:
     item_scales: np.ndarray | None
     entry_points: np.ndarray
     layers: tuple[Layer, ...]
+    item_features: np.ndarray | None = None
+    edge_distances: np.ndarray | None = None
 
     @property
     def dim(self) -> int:
@@ -73,6 +86,11 @@ class Index:
         """The type of the stored embeddings: "float32", "float16" or "int8"."""
         return self.manifest["dtype"]
 
+    @property
+    def has_features(self) -> bool:
+        """Whether the index can be searched by the surrogate search."""
+        return self.item_features is not None
+
     def embeddings(self, rows: Any = slice(None)) -> np.ndarray:
         """Returns embeddings as a scorer gets them: float32 [m, dim], a view of the file if that is possible."""
         return decode(self.item_embeddings[rows], None if self.item_scales is None else self.item_scales[rows])
@@ -80,7 +98,7 @@ class Index:
     @property
     def files(self) -> list[Path]:
         """The array files in the order in which `ops.index_open` takes them."""
-        return [self.folder / name for name in _file_names(len(self.layers), self.dtype)]
+        return [self.folder / name for name in _file_names(len(self.layers), self.dtype, self.has_features)]
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], checksums: bool = False) -> "Index":
@@ -101,18 +119,21 @@ class Index:
         manifest = read_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise NannError(f"{folder / 'manifest.json'} does not describe an index (format {FORMAT!r})")
-        if manifest.get("format_version") != FORMAT_VERSION:
+        if manifest.get("format_version") not in READ_VERSIONS or isinstance(manifest["format_version"], bool):
             raise NannError(
-                f"{folder} has format version {manifest.get('format_version')!r}, this release reads {FORMAT_VERSION}; "
-                "build the index again with `nann index`"
+                f"{folder} has format version {manifest.get('format_version')!r}, this release reads "
+                f"{' and '.join(map(str, READ_VERSIONS))}; build the index again with `nann index`"
             )
         n = _count(folder, manifest, "num_items", 0, 2**31 - 1)
         dim = _count(folder, manifest, "dim", 1, MAX_DIM)
         num_layers = _count(folder, manifest, "layers", 1, MAX_LAYERS)
         num_entry_points = _count(folder, manifest, "entry_points", 0, 2**31 - 1)
         dtype = check_dtype(manifest.get("dtype"), str(folder))
+        features = 0
+        if manifest["format_version"] > 1:
+            features = _count(folder, manifest, "features", 0, MAX_FEATURES)
         files = manifest.get("files")
-        names = _file_names(num_layers, dtype)
+        names = _file_names(num_layers, dtype, features > 0)
         if not isinstance(files, dict) or set(files) != set(names):
             raise NannError(f"{folder / 'manifest.json'} must list the files {', '.join(names)}")
         if checksums:
@@ -127,7 +148,21 @@ class Index:
         for number in range(num_layers):
             row_splits = _map(folder / f"row_splits_{number}.bin", np.int64, n + 1)
             layers.append(Layer(row_splits, _map(folder / f"neighbors_{number}.bin", np.int32, int(row_splits[-1]))))
-        index = cls(folder, manifest, item_ids, item_embeddings, item_scales, entry_points, tuple(layers))
+        item_features = edge_distances = None
+        if features:
+            item_features = _map(folder / FEATURE_FILES[0], np.int8, n * features).reshape(n, features)
+            edge_distances = _map(folder / FEATURE_FILES[1], np.uint8, len(layers[0].neighbors))
+        index = cls(
+            folder,
+            manifest,
+            item_ids,
+            item_embeddings,
+            item_scales,
+            entry_points,
+            tuple(layers),
+            item_features,
+            edge_distances,
+        )
         index.check()
         return index
 
@@ -142,7 +177,7 @@ class Index:
             if len(wrong):
                 place = f"{self.folder / 'item_scales.bin'}[{wrong[0]}]"
                 raise NannError(f"{place} is {self.item_scales[wrong[0]]}, a scale must be above 0 and finite")
-        names = _file_names(len(self.layers), self.dtype)
+        names = _file_names(len(self.layers), self.dtype, self.has_features)
         check_no_sentinel(self.folder / names[0], self.item_ids)
         check_graph([self.folder / name for name in names], len(self.item_ids), self.entry_points, self.layers)
 
@@ -217,7 +252,7 @@ def write_index(
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise NannError(f"layers is {len(layers)}, allowed are 1 to {MAX_LAYERS}")
     values, scales = encode(item_embeddings, dtype)
-    names = _file_names(len(layers), dtype)
+    names = _file_names(len(layers), dtype, features=True)
     paths = [Path(folder) / name for name in names]
     entry_points, layers = as_integers(paths, entry_points, layers)
     check_graph(paths, len(item_ids), entry_points, layers)
@@ -226,6 +261,8 @@ def write_index(
         arrays += [layer.row_splits, layer.neighbors]
     if scales is not None:
         arrays.append(scales)
+    features = item_features(item_embeddings)
+    arrays += [features, edge_distances(item_embeddings, layers[0])]
     with atomic_folder(folder, INDEX, force) as new:
         files = {}
         for name, array in zip(names, arrays, strict=True):
@@ -239,6 +276,7 @@ def write_index(
             "dtype": dtype,
             "layers": len(layers),
             "entry_points": len(entry_points),
+            "features": features.shape[1],
             **parameters,
             "files": files,
         }

@@ -18,6 +18,7 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
 
     Attributes:
       dim: width of an item embedding.
+      has_features: whether the surrogate search can search it.
     """
 
     def __init__(self, index: Index) -> None:
@@ -28,6 +29,7 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
         """
         super().__init__()
         self.dim = index.dim
+        self.has_features = index.has_features
         self._dtype = index.dtype
         # Unique in the process, but the same in every process, so that exports have the same bytes. TensorFlow adds a
         # suffix of its own to the names in a loaded SavedModel.
@@ -45,7 +47,7 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
 
     def _initialize(self) -> Any:
         paths = [asset.asset_path for asset in self._assets]
-        ops.index_open(self.resource_handle, paths, dim=self.dim, dtype=self._dtype)
+        ops.index_open(self.resource_handle, paths, dim=self.dim, dtype=self._dtype, features=self.has_features)
 
     def _destroy_resource(self) -> None:
         tf.raw_ops.DestroyResourceOp(resource=self.resource_handle, ignore_lookup_error=True)

@@ -14,6 +14,7 @@ from tfserving_ext.ops._search import (
     MAX_WIDTH,
     SearchOptions,
     SearchResult,
+    SurrogateStatistics,
     best_first_search,
     deployed_search,
     index_gather,
@@ -21,6 +22,7 @@ from tfserving_ext.ops._search import (
     index_items,
     index_open,
     rounds_search,
+    surrogate_search,
 )
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Scorer",
     "SearchOptions",
     "SearchResult",
+    "SurrogateStatistics",
     "best_first_search",
     "deployed_search",
     "index_gather",
@@ -41,6 +44,7 @@ __all__ = [
     "load",
     "rewrite_scorer",
     "rounds_search",
+    "surrogate_search",
     "trace_scorer",
 ]
 

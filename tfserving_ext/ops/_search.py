@@ -53,30 +53,59 @@ class SearchResult(NamedTuple):
     index_sequence: tf.Tensor
 
 
+class SurrogateStatistics(NamedTuple):
+    """What the surrogate search knows of itself.
+
+    Attributes:
+      candidates: int64 [B], number of items whose score it predicted or knew.
+      prediction_error: float32 [B], the standard error of its last predictions, in log-odds of an item's rank.
+      estimated_coverage: float32 [B], the share of the best k that it expects to have found; 0 where it cannot tell.
+      fell_back: bool [B], whether its predictions failed and best-first finished the walk.
+    """
+
+    candidates: tf.Tensor
+    prediction_error: tf.Tensor
+    estimated_coverage: tf.Tensor
+    fell_back: tf.Tensor
+
+
 def index_handle(shared_name: str = "") -> tf.Tensor:
     """Returns a handle, resource [], to an index that `index_open` fills."""
     return load().nann_index_handle(shared_name=shared_name)
 
 
 def index_open(
-    index: tf.Tensor, files: Sequence[Any], dim: int, validate: bool = True, dtype: str = "float32"
+    index: tf.Tensor,
+    files: Sequence[Any],
+    dim: int,
+    validate: bool = True,
+    dtype: str = "float32",
+    features: bool = False,
 ) -> tf.Operation:
     """Maps the files of an index into the resource `index`, without copying them.
 
     Args:
       index: resource [], from `index_handle`.
-      files: 3 + 2 x layers paths: item_ids, item_embeddings, entry_points, then row_splits and neighbors of every
-        layer, ground layer first (docs/format.md); for int8 also item_scales.
+      files: paths: item_ids, item_embeddings, entry_points, then row_splits and neighbors of every
+        layer, ground layer first (docs/format.md); for int8 also item_scales; with `features` also item_features and
+        edge_distances.
       dim: width of an item embedding.
       validate: read all edges once and check that they are within their bounds.
       dtype: type of item_embeddings: "float32", "float16" or "int8".
+      features: whether the files of the surrogate search are there.
 
     Raises:
       tf.errors.InvalidArgumentError: a file has the wrong size, or an entry is out of bounds.
       tf.errors.NotFoundError: a file is missing.
     """
-    files = tf.stack(list(files))
-    return load().nann_index_open(index=index, files=files, dim=dim, validate=validate, dtype=tf.dtypes.as_dtype(dtype))
+    return load().nann_index_open(
+        index=index,
+        files=tf.stack(list(files)),
+        dim=dim,
+        validate=validate,
+        dtype=tf.dtypes.as_dtype(dtype),
+        features=features,
+    )
 
 
 def index_items(index: tf.Tensor) -> tf.Tensor:
@@ -152,7 +181,50 @@ def best_first_search(
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
-    return _search(load().nann_best_first_search, index, user, scorer, own, SearchOptions(**options))
+    return SearchResult(
+        *_outputs(load().nann_best_first_search, index, user, scorer, _integers(own), SearchOptions(**options))
+    )
+
+
+def surrogate_search(
+    index: tf.Tensor,
+    user: Sequence[tf.Tensor],
+    scorer: Scorer | str,
+    k: Any,
+    frontier: Any,
+    pool: Any,
+    max_steps: Any = 0,
+    batch: Any = 64,
+    expected_coverage: Any = 0.9,
+    **options: Any,
+) -> tuple[SearchResult, SurrogateStatistics]:
+    """Finds the top-k items by evaluating those that a surrogate predicts to be among them (docs/surrogate.md).
+
+    Args:
+      index: resource [], an index that is open with `features`.
+      user: see `best_first_search`.
+      scorer: see `best_first_search`.
+      k: int32 [], items to return per user, 1 to 1,000,000.
+      frontier: int32 [], items expanded per step above the ground layer, and where predictions fail.
+      pool: int32 [], below k it counts as k; neighbours of the best one and a half times as many items are candidates.
+        Where predictions fail, the pool of the best-first search.
+      max_steps: int32 [], the most steps in a layer; 0 for no limit.
+      batch: int32 [], items evaluated per step; a quarter of k if that is more.
+      expected_coverage: float32 [], between 0 and 1; the search ends when this share of the best k is expected to be
+        found. The expectation is cautious.
+      **options: see `SearchOptions`.
+
+    Returns:
+      A `SearchResult`, see `best_first_search`, and the surrogate's statistics.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a parameter is out of its range, shapes disagree, or the index has no features.
+    """
+    own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps, "batch": batch}
+    parameters = {**_integers(own), "expected_coverage": tf.cast(expected_coverage, tf.float32)}
+    outputs = _outputs(load().nann_surrogate_search, index, user, scorer, parameters, SearchOptions(**options))
+    shared = len(SearchResult._fields)
+    return SearchResult(*outputs[:shared]), SurrogateStatistics(*outputs[shared:])
 
 
 def rounds_search(
@@ -176,7 +248,9 @@ def rounds_search(
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     own = {"k": k, "ef": ef, "rounds": rounds}
-    return _search(load().nann_rounds_search, index, user, scorer, own, SearchOptions(**options))
+    return SearchResult(
+        *_outputs(load().nann_rounds_search, index, user, scorer, _integers(own), SearchOptions(**options))
+    )
 
 
 def deployed_search(
@@ -199,17 +273,23 @@ def deployed_search(
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     own = {"level_topn": level_topn}
-    return _search(load().nann_deployed_search, index, user, scorer, own, SearchOptions(**options))
+    return SearchResult(
+        *_outputs(load().nann_deployed_search, index, user, scorer, _integers(own), SearchOptions(**options))
+    )
 
 
-def _search(
+def _integers(parameters: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    return {name: tf.cast(value, tf.int32) for name, value in parameters.items()}
+
+
+def _outputs(
     op: Callable[..., Any],
     index: tf.Tensor,
     user: Sequence[tf.Tensor],
     scorer: Scorer | str,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, tf.Tensor],
     options: SearchOptions,
-) -> SearchResult:
+) -> Sequence[tf.Tensor]:
     none = tf.zeros([tf.shape(user[0])[0], 0], tf.int64)
     scored: dict[str, Any] = {"captured": [], "metric": scorer}
     if isinstance(scorer, Scorer):
@@ -221,15 +301,14 @@ def _search(
             "rewrite": options.rewrite and scorer.origin is None,
             "batch_sizes": list(options.batch_sizes),
         }
-    outputs = op(
+    return op(
         index=index,
         exclude=none if options.exclude is None else options.exclude,
         seeds=none if options.seeds is None else options.seeds,
         budget=tf.cast(options.budget, tf.int64),
         deadline_ms=options.deadline_ms,
-        **{name: tf.cast(value, tf.int32) for name, value in parameters.items()},
+        **parameters,
         user=list(user),
         filters=[],
         **scored,
     )
-    return SearchResult(*outputs)

@@ -2,6 +2,6 @@
 
 from tfserving_ext.retrieval.brute_force import BruteForce
 from tfserving_ext.retrieval.metrics import coverage, recall
-from tfserving_ext.retrieval.neural_top_k import BestFirst, NeuralTopK, Rounds
+from tfserving_ext.retrieval.neural_top_k import BestFirst, NeuralTopK, Rounds, Surrogate
 
-__all__ = ["BestFirst", "BruteForce", "NeuralTopK", "Rounds", "coverage", "recall"]
+__all__ = ["BestFirst", "BruteForce", "NeuralTopK", "Rounds", "Surrogate", "coverage", "recall"]

@@ -11,7 +11,7 @@ from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.resource import MappedIndex
-from tfserving_ext.ops import SearchResult
+from tfserving_ext.ops import SearchResult, SurrogateStatistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,24 @@ class BestFirst:
     frontier: int = 16
     pool: int = 200
     max_steps: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate(BestFirst):
+    """Parameters of the search that evaluates only what may be among the best (docs/surrogate.md).
+
+    Attributes:
+      frontier: items expanded per step above the ground layer, and where predictions fail.
+      pool: neighbours of the best one and a half times as many scored items are candidates. Where predictions fail, the
+        pool of the best-first search. Below k it counts as k.
+      max_steps: the most steps in a layer, 0 for no limit.
+      batch: items evaluated per step; a quarter of k if that is more.
+      expected_coverage: between 0 and 1; the search ends when this share of the best k is expected to be found. The
+        expectation is cautious: with the demo's model, 0.9 finds 0.997.
+    """
+
+    batch: int = 64
+    expected_coverage: float = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +122,7 @@ class NeuralTopK(tf.Module):
                 scorers[key] = ops.trace_scorer(flat_score, user, self.index.dim, self._untracked.xla)
         return scorers[key]
 
-    def _search(self, op: Callable[..., SearchResult], user: Sequence[tf.Tensor], **parameters: Any) -> SearchResult:
+    def _search(self, op: Callable[..., Any], user: Sequence[tf.Tensor], **parameters: Any) -> Any:
         return op(self.index.resource_handle, user, self._scorer(user), **self._untracked.options, **parameters)
 
     def __call__(
@@ -150,6 +168,42 @@ class NeuralTopK(tf.Module):
         """
         own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
         return self._search(ops.best_first_search, user, **own, seeds=seeds, **limits)
+
+    def surrogate(
+        self,
+        user: Sequence[tf.Tensor],
+        k: Any = 200,
+        seeds: Any = None,
+        frontier: Any = Surrogate.frontier,
+        pool: Any = Surrogate.pool,
+        max_steps: Any = Surrogate.max_steps,
+        batch: Any = Surrogate.batch,
+        expected_coverage: Any = Surrogate.expected_coverage,
+        **limits: Any,
+    ) -> tuple[SearchResult, SurrogateStatistics]:
+        """Runs the surrogate search, which finds about what best-first finds with a fraction of its evaluations.
+
+        Args:
+          user: user tensors, each [B, ...].
+          k: int32 [], number of items to return.
+          seeds: as in `best_first`.
+          frontier: int32 [], see `Surrogate`.
+          pool: int32 [], see `Surrogate`.
+          max_steps: int32 [], see `Surrogate`.
+          batch: int32 [], see `Surrogate`.
+          expected_coverage: float32 [], see `Surrogate`.
+          **limits: as in `best_first`.
+
+        Returns:
+          A `SearchResult`, see `best_first`, and a `SurrogateStatistics`: candidates int64 [B], prediction_error and
+          estimated_coverage float32 [B], and fell_back bool [B].
+
+        Raises:
+          tf.errors.InvalidArgumentError: a parameter is out of its range, or the index has no features.
+        """
+        own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
+        own |= {"batch": batch, "expected_coverage": expected_coverage}
+        return self._search(ops.surrogate_search, user, **own, seeds=seeds, **limits)
 
     def rounds(
         self,
@@ -227,18 +281,29 @@ class NeuralTopK(tf.Module):
         if isinstance(parameters, Rounds):
             ef, rounds = parameters.ef, parameters.rounds
             return lambda user, seeds: self.rounds(user, k, ef, rounds)
-        frontier, pool, max_steps = dataclasses.astuple(parameters)
-        return lambda user, seeds: self.best_first(user, k, seeds, frontier, pool, max_steps)
+        values = dataclasses.asdict(parameters)
+        if isinstance(parameters, Surrogate):
+            return lambda user, seeds: self.surrogate(user, k, seeds, **values)[0]
+        return lambda user, seeds: self.best_first(user, k, seeds, **values)
 
     def check(self, parameters: BestFirst | Rounds, k: int = 1) -> None:
         """Checks that parameters and k fit the index and the op.
 
         Raises:
-          NannError: a length does not fit the index's layers, or a value is out of its range.
+          NannError: a length does not fit the index's layers, a value is out of its range, or the index has no features
+            for the surrogate search.
         """
         if not 1 <= k <= ops.MAX_WIDTH:
             raise NannError(f"k is {k}, allowed are 1 to {ops.MAX_WIDTH}")
         fields = dataclasses.asdict(parameters)
+        if isinstance(parameters, Surrogate):
+            if not self.index.has_features:
+                raise NannError(
+                    "the index has no features, which the surrogate search needs; build it with `nann index`"
+                )
+            expected = fields.pop("expected_coverage")
+            if not 0 < expected < 1:
+                raise NannError(f"expected_coverage is {expected}, allowed are numbers between 0 and 1, both excluded")
         wanted = self._layers + 1
         for name, value in fields.items():
             values = value if isinstance(value, tuple) else (value,)
