@@ -121,6 +121,8 @@ def export(
     figures = None if options.evaluation is None else read_figures(options.evaluation)
     with contextlib.ExitStack() as work:
         opened = work.enter_context(_opened(Path(index), options.embeddings))
+        if not opened.has_features:
+            defaults = dataclasses.replace(defaults, surrogate=None)
         sample = check_index(opened_model, opened, str(index))
         made = _traced(opened_model, opened, defaults, options, work)
         with atomic_folder(target, EXPORT, force) as new:

@@ -106,7 +106,12 @@ def summary(found: dict[str, Any]) -> str:
         f"index      {index['num_items']:,} items, width {index['dim']}, {index['dtype']}, "
         f"{index['entry_points']:,} entry points, {index['layers']} layers",
         *(f"graph      {line}" for line in graph_facts(index)),
-        f"search     k {defaults['k']}, best-first {defaults['best_first']}, rounds {defaults['rounds']}",
+        f"search     k {defaults['k']}, "
+        + ", ".join(
+            f"{name.replace('_', '-')} {defaults[name]}"
+            for name in ("surrogate", "best_first", "rounds")
+            if defaults.get(name) is not None
+        ),
     ]
     if manifest.get("scorer"):
         lines.append(f"passes     {one_line(manifest['scorer'])}")

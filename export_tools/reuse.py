@@ -136,6 +136,11 @@ def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) ->
             raise NannError(
                 f"the {name} of {folder} is {given}, the exported model searches {searched}; export the model anew"
             )
+    if old.has_features and not new.has_features:
+        raise NannError(
+            f"{folder} has no features for the surrogate search, which the exported model runs; build the index again "
+            "with `nann index`, or export the model anew"
+        )
     shared, before, now = np.intersect1d(old.item_ids, new.item_ids, return_indices=True)
     if not len(shared):
         raise NannError(f"{folder} has no item in common with the exported index: its model or corpus is another")

@@ -29,6 +29,8 @@ def check_requests(source: Source, search: NeuralTopK, defaults: Defaults, non_f
                 f"{', '.join(floats) or 'none'}"
             )
     search.check(defaults.best_first, defaults.k)
+    if defaults.surrogate is not None:
+        search.check(defaults.surrogate, defaults.k)
     search.check(defaults.rounds)
 
 

@@ -141,11 +141,15 @@ def _requests(examples: Examples, index: Index) -> Iterator[predict_pb2.PredictR
         if first in (size, len(ids)):
             yield retrieve("retrieve", first, budget=np.int64(max(first, 1)))
         else:  # A request holds fewer seeds: let the second batch be so large, if the seeds have as many neighbours.
-            yield retrieve("retrieve", first, budget=np.int64(first + size), frontier=np.int32(size))
+            # Best-first scores the neighbours of `frontier` items in a batch, the surrogate search a quarter of k.
+            wide = {"frontier": np.int32(size), "k": np.int32(min(4 * size, max(len(ids), 1)))}
+            yield retrieve("retrieve", first, budget=np.int64(first + size), **wide)
         if size >= len(ids):
             break
     yield retrieve("retrieve", EXAMPLE_HISTORY)
+    yield retrieve("retrieve_best_first", EXAMPLE_HISTORY)
     yield retrieve("retrieve_rounds", EXAMPLE_HISTORY)
+    yield retrieve("retrieve_surrogate", EXAMPLE_HISTORY)
     yield retrieve("retrieve_trace", EXAMPLE_HISTORY)
     if examples.width is None:
         yield retrieve("serving_default", EXAMPLE_HISTORY)

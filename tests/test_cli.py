@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.export.sources import SIGNATURES
 from tfserving_ext import cli
 
 COMMANDS = [
@@ -95,7 +96,7 @@ def test_the_stages_by_hand(world, tmp_path):
         assert arguments[0] in run.stdout
         if arguments[0] == "inspect":
             named = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("signature ")]
-            assert named == ["retrieve", "retrieve_rounds", "retrieve_trace", "serving_default"]
+            assert named == sorted(SIGNATURES)
     assert (tmp_path / "figures.json").exists()
 
 

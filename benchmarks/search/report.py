@@ -8,6 +8,7 @@ from rich.table import Table
 from tfserving_ext.progress import console
 
 TITLES = {
+    "surrogate": "surrogate (ours)",
     "best_first": "best-first (ours)",
     "rounds": "the paper's rounds, in our op",
     "tensorflow_ops": "the paper's rounds, in TensorFlow's ops",

@@ -18,7 +18,7 @@ Library = Mapping[str, function_pb2.FunctionDef]
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 MAX_STEPS = 64  # Most nodes to follow from the use of a variable's handle back to the op that makes it.
 
-SEARCHES = ("Nann>BestFirstSearch", "Nann>RoundsSearch", "Nann>DeployedSearch")
+SEARCHES = ("Nann>BestFirstSearch", "Nann>RoundsSearch", "Nann>DeployedSearch", "Nann>SurrogateSearch")
 
 
 class Argument(NamedTuple):

@@ -12,11 +12,17 @@ from export_tools.signatures.request import Defaults, Request, finite, read, sha
 from export_tools.sources import Source
 from export_tools.sources.source import Sequence
 from tfserving_ext.models import UserTensors
-from tfserving_ext.ops import SearchResult
-from tfserving_ext.retrieval import NeuralTopK
+from tfserving_ext.ops import SearchResult, SurrogateStatistics
+from tfserving_ext.retrieval import NeuralTopK, Surrogate
 
 # level_topn of alibaba/nann: the beams of layers 2 and 1, the picks of three rounds at the ground layer, and k.
 LEVEL_TOPN_LENGTH = 6
+# The parameters of a walk that ends when a pool is expanded. By REST a request carries every input, so `retrieve` has
+# these alone, whichever search it runs.
+BEST_FIRST = ("frontier", "pool", "max_steps")
+
+_Walk = Callable[[UserTensors, Request], tuple[SearchResult, SurrogateStatistics | None]]
+_Reply = Callable[[Request], dict[str, tf.Tensor]]
 
 
 def signatures(
@@ -31,29 +37,65 @@ def signatures(
       non_finite: features in which the model expects NaN or infinity; in all others they are refused.
     """
     once = {"budget": tf.constant(0, tf.int64), "deadline_ms": tf.constant(0)}
-    best_first = {
-        "k": tf.constant(defaults.k),
-        "frontier": tf.constant(defaults.best_first.frontier),
-        "pool": tf.constant(defaults.best_first.pool),
-        "max_steps": tf.constant(defaults.best_first.max_steps),
-        **once,
+
+    def parameters(names: tuple[str, ...], values: Any) -> dict[str, tf.Tensor]:
+        return {"k": tf.constant(defaults.k), **{name: tf.constant(getattr(values, name)) for name in names}, **once}
+
+    best_first = parameters(BEST_FIRST, defaults.best_first)
+    by_name = {
+        "retrieve_rounds": (parameters(("ef", "rounds"), defaults.rounds), _rounds(source, search)),
     }
-    paper = {
-        "k": tf.constant(defaults.k),
-        "ef": tf.constant(defaults.rounds.ef),
-        "rounds": tf.constant(defaults.rounds.rounds),
-        **once,
+    if defaults.surrogate is None:
+        walk = _best_first(search)
+    else:
+        walk = _surrogate(search, defaults.surrogate)
+        best_first = parameters(BEST_FIRST, defaults.surrogate)
+        by_name["retrieve_best_first"] = (
+            parameters(BEST_FIRST, defaults.best_first),
+            _answering(source, _best_first(search)),
+        )
+        by_name["retrieve_surrogate"] = (
+            parameters((*BEST_FIRST, "batch", "expected_coverage"), defaults.surrogate),
+            _answering(source, _surrogate(search), statistics=True),
+        )
+    by_name["retrieve"] = best_first, _answering(source, walk)
+    by_name["retrieve_trace"] = best_first, _tracing(source, walk)
+    found = {
+        name: _signature(name, source, inputs, non_finite, reply) for name, (inputs, reply) in sorted(by_name.items())
     }
+    found["serving_default"] = found["retrieve"] if source.sequence is None else _deployed(source.sequence, search)
+    return found
 
-    def walk(user: UserTensors, request: Request) -> SearchResult:
-        return search.best_first(user, seeds=request.seeds, exclude=request.exclude, **request.parameters)
 
-    def retrieve(request: Request) -> dict[str, tf.Tensor]:
-        return answer(walk(source.user_tensors(request.features), request))
+def _best_first(search: NeuralTopK) -> _Walk:
+    def walk(user: UserTensors, request: Request) -> tuple[SearchResult, SurrogateStatistics | None]:
+        return search.best_first(user, seeds=request.seeds, exclude=request.exclude, **request.parameters), None
 
-    def retrieve_trace(request: Request) -> dict[str, tf.Tensor]:
+    return walk
+
+
+def _surrogate(search: NeuralTopK, fixed: Surrogate | None = None) -> _Walk:
+    """Returns the surrogate search; with `fixed`, the parameters that are its own are those, not the request's."""
+    own = {} if fixed is None else {"batch": fixed.batch, "expected_coverage": fixed.expected_coverage}
+
+    def walk(user: UserTensors, request: Request) -> tuple[SearchResult, SurrogateStatistics | None]:
+        return search.surrogate(user, seeds=request.seeds, exclude=request.exclude, **request.parameters, **own)
+
+    return walk
+
+
+def _answering(source: Source, walk: _Walk, statistics: bool = False) -> _Reply:
+    def reply(request: Request) -> dict[str, tf.Tensor]:
+        found, known = walk(source.user_tensors(request.features), request)
+        return {**answer(found), **(known._asdict() if statistics and known is not None else {})}
+
+    return reply
+
+
+def _tracing(source: Source, walk: _Walk) -> _Reply:
+    def reply(request: Request) -> dict[str, tf.Tensor]:
         user, user_us = timed(source.user_tensors, request.features)
-        found = walk(user, request)
+        found, _ = walk(user, request)
         return {
             **answer(found),
             "user_us": tf.fill(tf.shape(found.search_us), user_us),
@@ -63,27 +105,22 @@ def signatures(
             "merge_us": found.merge_us,
         }
 
-    def retrieve_rounds(request: Request) -> dict[str, tf.Tensor]:
+    return reply
+
+
+def _rounds(source: Source, search: NeuralTopK) -> _Reply:
+    def reply(request: Request) -> dict[str, tf.Tensor]:
         # The paper's search starts at the entry points. Ids that the request gives as `seeds` join them; a history does
         # not.
         seeds = request.seeds if source.seeds is None else None
         user = source.user_tensors(request.features)
         return answer(search.rounds(user, seeds=seeds, exclude=request.exclude, **request.parameters))
 
-    found = {
-        "retrieve": _signature(source, best_first, non_finite, retrieve),
-        "retrieve_trace": _signature(source, best_first, non_finite, retrieve_trace),
-        "retrieve_rounds": _signature(source, paper, non_finite, retrieve_rounds),
-    }
-    found["serving_default"] = found["retrieve"] if source.sequence is None else _deployed(source.sequence, search)
-    return found
+    return reply
 
 
 def _signature(
-    source: Source,
-    parameters: Mapping[str, tf.Tensor],
-    non_finite: Container[str],
-    reply: Callable[[Request], dict[str, tf.Tensor]],
+    name: str, source: Source, parameters: Mapping[str, tf.Tensor], non_finite: Container[str], reply: _Reply
 ) -> Any:
     """Returns a signature that takes raw features; `parameters`, and features that have a default, may be left out."""
     ids, none = tf.TensorSpec([None, None], tf.int64), tf.zeros([0, 0], tf.int64)
@@ -99,7 +136,7 @@ def _signature(
         return reply(read(source, parameters, non_finite, {**dict(zip(inputs, arguments, strict=False)), **named}))
 
     # TensorFlow takes the names and defaults of a signature from the Python function; here they come from the model.
-    run.__name__ = reply.__name__
+    run.__name__ = name
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from export_tools.signatures.parameters import for_all_users
 from export_tools.sources import Source
-from tfserving_ext.retrieval import BestFirst, Rounds
+from tfserving_ext.retrieval import BestFirst, Rounds, Surrogate
 
 # A request with more users is refused before anything is computed, so that a request's memory is bounded.
 MAX_USERS = 1024
@@ -22,13 +22,17 @@ class Defaults:
 
     Attributes:
       k: how many items to return.
-      best_first: parameters of `retrieve`.
+      best_first: parameters of the best-first search: of `retrieve_best_first`, and of `retrieve` where there is no
+        surrogate search.
       rounds: parameters of `retrieve_rounds`.
+      surrogate: parameters of the surrogate search: of `retrieve` and `retrieve_surrogate`. None for best-first in
+        `retrieve`, as it is for an index without features.
     """
 
     k: int = 200
     best_first: BestFirst = BestFirst()  # noqa: RUF009 - frozen
     rounds: Rounds = Rounds()  # noqa: RUF009
+    surrogate: Surrogate | None = Surrogate()  # noqa: RUF009
 
 
 class Request(NamedTuple):

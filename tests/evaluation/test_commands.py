@@ -37,7 +37,9 @@ def test_evaluate_then_report(world, tmp_path, capsys):
 def test_tune_prints_the_options_that_it_chose(world, tmp_path, monkeypatch):
     from tfserving_ext.retrieval import BestFirst
 
-    monkeypatch.setattr("tfserving_ext.evaluation.tune.grid", lambda k, layers: [BestFirst(4, k), BestFirst(16, 3 * k)])
+    monkeypatch.setattr(
+        "tfserving_ext.evaluation.tune.grid", lambda k, layers, features: [BestFirst(4, k), BestFirst(16, 3 * k)]
+    )
     index = shutil.copytree(world.index, tmp_path / "index")
     result = nann("tune", world.data, world.model, index, "-k", 20, "--max-cases", 6, "--coverage", 0.01)
     assert result.exit_code == 0

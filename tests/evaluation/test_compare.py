@@ -65,19 +65,20 @@ def test_differences_are_paired_over_users(runs):
 def test_other_cases_have_no_paired_difference(runs):
     found = compare(load([runs.first, runs.others]))
     assert all(part["value"] is None and part["interval"] is None for part in found["differences"])
-    assert [row["search"] for row in found["rows"]] == ["best_first", "rounds", None]
+    assert [row["search"] for row in found["rows"]] == ["surrogate", "best_first", "rounds", None]
 
 
 def test_builds_of_one_model_are_grouped(runs):
     found = compare(load([runs.first, runs.built, runs.narrow]))
     (best_first,) = [
-        build for build in compare(load([runs.first, runs.built]))["builds"] if build["search"] != "rounds"
+        build for build in compare(load([runs.first, runs.built]))["builds"] if build["search"] == "best_first"
     ]
     covered = [json.loads(path.read_text())["searches"]["best_first"]["coverage"] for path in (runs.first, runs.built)]
     assert best_first["coverage"] == covered
     assert best_first["range"] == max(covered) - min(covered)
     # Another search does not count as another build.
     assert [(build["search"], build["labels"]) for build in found["builds"]] == [
+        ("surrogate", ["first", "built"]),
         ("best_first", ["first", "built"]),
         ("rounds", ["first", "built"]),
     ]

@@ -13,6 +13,15 @@ from tfserving_ext.index import Index
 from tfserving_ext.training import load_model
 
 DIM = 64
+# The signatures of an export whose index has features.
+SIGNATURES = {
+    "retrieve",
+    "retrieve_best_first",
+    "retrieve_rounds",
+    "retrieve_surrogate",
+    "retrieve_trace",
+    "serving_default",
+}
 USER, ITEMS, LOGITS = (
     "inference_feed_inputs/user_seq_emb",
     "inference_feed_inputs/item_emb",

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export_tools import Defaults, ExportOptions, explain, export, inspect
+from export_tools.graphs.scorers import SEARCHES
 from export_tools.graphs.tables import summary
 from export_tools.inspect import summary as inspected
 from export_tools.manifest import FILE, read_manifest
@@ -282,7 +283,7 @@ def endless(folded, tmp_path):
     saved = saved_model_pb2.SavedModel.FromString((folded / "saved_model.pb").read_bytes())
     functions = {each.signature.name: each for each in saved.meta_graphs[0].graph_def.library.function}
     nodes = [node for function in functions.values() for node in function.node_def]
-    for name in {node.attr["scorer"].list.func[0].name for node in nodes if node.op == "Nann>BestFirstSearch"}:
+    for name in {node.attr["scorer"].list.func[0].name for node in nodes if node.op in SEARCHES}:
         scorer = functions[name].signature
         again = functions[name].node_def.add(name="again", op="StatefulPartitionedCall")
         again.input.extend(argument.name for argument in scorer.input_arg)
@@ -303,7 +304,7 @@ def changed(folded, name):
     saved = saved_model_pb2.SavedModel.FromString((folded / "saved_model.pb").read_bytes())
     for function in saved.meta_graphs[0].graph_def.library.function:
         for node in function.node_def:
-            if node.op == "Nann>BestFirstSearch":
+            if node.op in SEARCHES and node.attr["scorer"].list.func:
                 node.attr["scorer"].list.func[0].name = name
     return saved.SerializeToString()
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from export_tools import Defaults, export, verify
 from tests.export.explained import check_explained
+from tests.export.sources import SIGNATURES
 from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.models import NannAttentionConfig, TwoSidedConfig
 from tfserving_ext.training import Recipe, TrainingConfig, extract, fit, load_model, train
@@ -33,7 +34,7 @@ def test_a_two_sided_model_answers_with_the_largest_dot_products(world, tmp_path
     ids, embeddings = (np.load(tmp_path / "embeddings" / f"{name}.npy") for name in ("item_ids", "item_embs"))
     build_index(ids, embeddings, tmp_path / "index", Hnsw(threads=1))
     target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "two_sided" / "1", Defaults(k=10))
-    assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds", "retrieve_trace"}
+    assert set(verify(target)["signatures"]) == SIGNATURES
 
     opened = Index.open(tmp_path / "index")
     history = opened.item_ids[np.array([[3, 44, 9], [100, 7, 7]])]
@@ -64,7 +65,7 @@ def test_a_model_of_long_histories_answers_as_it_scores(world, tmp_path):
     build_index(ids, embeddings, tmp_path / "index", Hnsw(threads=1))
     target = export(tmp_path / "model", tmp_path / "index", tmp_path / "models" / "nann" / "1", Defaults(k=10))
     check_explained(target, tmp_path)
-    assert set(verify(target)["signatures"]) == {"serving_default", "retrieve", "retrieve_rounds", "retrieve_trace"}
+    assert set(verify(target)["signatures"]) == SIGNATURES
 
     opened, trained = Index.open(tmp_path / "index"), load_model(tmp_path / "model")
     history = opened.item_ids[np.random.default_rng(0).integers(len(ids), size=[1, 70])]

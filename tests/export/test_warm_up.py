@@ -6,13 +6,12 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from export_tools import Defaults, export, inspect, reuse
+from tests.export.sources import SIGNATURES
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.serving.models import load_servable
 from tfserving_ext.serving.warm_up import MAX_RECORDS, predict_requests, read_warm_up
-
-SIGNATURES = {"retrieve", "retrieve_rounds", "retrieve_trace", "serving_default"}
 
 
 class Dot(tf.Module):

@@ -16,6 +16,7 @@ from tensorflow.core.framework import graph_pb2
 from export_tools import Defaults, ExportOptions, export, inspect
 from export_tools.graphs.scorers import SEARCHES
 from export_tools.manifest import check_files, read_manifest
+from tests.export.sources import SIGNATURES
 from tfserving_ext.artifacts import read_json
 
 EXPORT = """
@@ -181,7 +182,7 @@ def test_graphs_for_those_who_look_at_them(world, tmp_path):
     export(world.model, world.index, tmp_path / "1", Defaults(k=3), options=ExportOptions(graphs=tmp_path / "graphs"))
     names = {path.stem for path in (tmp_path / "graphs").iterdir()}
     scorer = {"scorer_fold", "scorer_prepare", "scorer_score"}
-    assert names == {"user", "score", "retrieve", "retrieve_rounds", "retrieve_trace", "serving_default", *scorer}
+    assert names == {"user", "score", *SIGNATURES, *scorer}
     for name in names:
         binary = graph_pb2.GraphDef.FromString((tmp_path / "graphs" / f"{name}.pb").read_bytes())
         text = text_format.Parse((tmp_path / "graphs" / f"{name}.pbtxt").read_text(), graph_pb2.GraphDef())

@@ -19,12 +19,11 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 
 from custom_ops.preload import check_library
 from tests.compatibility.answering import TIMES
+from tests.export.sources import SIGNATURES
 from tests.native.building import ROOT
 from tests.native.serving_host import OPS, Built, build, host, read_answers, write_requests
 from tfserving_ext.serving import LocalServer, ServerOptions
 from tfserving_ext.serving.warm_up import FILE as WARM_UP_FILE
-
-SIGNATURES = {"retrieve", "retrieve_trace", "retrieve_rounds", "serving_default"}
 
 ALLOWED = check_library.read_allowed(check_library.list_of(Path(OPS)))
 

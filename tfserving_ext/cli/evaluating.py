@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tfserving_ext.cli.options import EfOption, Frontier, K, Pool, RoundsOption, numbers
+from tfserving_ext.cli.options import Batch, EfOption, ExpectedCoverage, Frontier, K, Pool, RoundsOption, numbers
 from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import check_json
 from tfserving_ext.progress import console, outcome
@@ -15,6 +15,7 @@ from tfserving_ext.progress import console, outcome
 class SearchName(str, Enum):
     """The searches that can be measured."""
 
+    surrogate = "surrogate"
     best_first = "best_first"
     rounds = "rounds"
 
@@ -42,10 +43,11 @@ _PREFLIGHT_EXAMPLES = """Example: nann preflight data model index --positions 9 
 nann preflight data model index --search rounds --rounds 1,1,6"""
 
 
-def _searches(frontier: int, pool: int, ef: str, rounds: str) -> dict[str, Any]:
-    from tfserving_ext.retrieval import BestFirst, Rounds
+def _searches(frontier: int, pool: int, batch: int, expected_coverage: float, ef: str, rounds: str) -> dict[str, Any]:
+    from tfserving_ext.retrieval import BestFirst, Rounds, Surrogate
 
     return {
+        "surrogate": Surrogate(frontier, pool, batch=batch, expected_coverage=expected_coverage),
         "best_first": BestFirst(frontier, pool),
         "rounds": Rounds(numbers("--ef", ef), numbers("--rounds", rounds)),
     }
@@ -67,6 +69,8 @@ def evaluate(
     search: Annotated[list[SearchName] | None, typer.Option(help="Measure only this search; may be repeated.")] = None,
     frontier: Frontier = 16,
     pool: Pool = 200,
+    batch: Batch = 64,
+    expected_coverage: ExpectedCoverage = 0.9,
     ef: EfOption = "100,200,400",
     rounds: RoundsOption = "1,1,3",
     positions: Positions = 1,
@@ -90,7 +94,7 @@ def evaluate(
     from tfserving_ext.evaluation import EvaluationOptions, HeldOut, summary
     from tfserving_ext.evaluation import evaluate as run
 
-    searches = _searches(frontier, pool, ef, rounds)
+    searches = _searches(frontier, pool, batch, expected_coverage, ef, rounds)
     wanted = [] if brute_force else [name.value for name in search or SearchName]
     figures = run(
         data,
@@ -187,9 +191,11 @@ def preflight(
     index: IndexFolder,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the verdict.")] = None,
     k: K = 200,
-    search: Annotated[SearchName, typer.Option(help="The search that will be deployed.")] = SearchName.best_first,
+    search: Annotated[SearchName, typer.Option(help="The search that will be deployed.")] = SearchName.surrogate,
     frontier: Frontier = 16,
     pool: Pool = 200,
+    batch: Batch = 64,
+    expected_coverage: ExpectedCoverage = 0.9,
     ef: EfOption = "100,200,400",
     rounds: RoundsOption = "1,1,3",
     positions: Positions = 1,
@@ -208,7 +214,7 @@ def preflight(
 
     if out is not None:
         check_json(out, "a verdict of `nann preflight`", "verdict")
-    deployed = _searches(frontier, pool, ef, rounds)[search.value]
+    deployed = _searches(frontier, pool, batch, expected_coverage, ef, rounds)[search.value]
     found = run(data, model, index, deployed, HeldOut(k, positions, max_cases, split), builds)
     colors = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
     for check in found["checks"]:

@@ -2,12 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tfserving_ext.artifacts import to_json
-from tfserving_ext.cli.options import EfOption, Force, Frontier, K, Out, Pool, RoundsOption, numbers
+from tfserving_ext.cli.options import (
+    Batch,
+    EfOption,
+    ExpectedCoverage,
+    Force,
+    Frontier,
+    K,
+    Out,
+    Pool,
+    RoundsOption,
+    numbers,
+)
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
@@ -32,8 +43,14 @@ def export(
     ],
     out: Out = Path("models/nann/1"),
     k: K = 200,
+    search: Annotated[
+        Literal["surrogate", "best-first"],
+        typer.Option(help="The search of the signature retrieve. An index without features is searched best-first."),
+    ] = "surrogate",
     frontier: Frontier = 16,
     pool: Pool = 200,
+    batch: Batch = 64,
+    expected_coverage: ExpectedCoverage = 0.9,
     ef: EfOption = "100,200,400",
     rounds: RoundsOption = "1,1,3",
     seeds: Annotated[
@@ -90,7 +107,7 @@ def export(
     from export_tools import Defaults, ExportOptions, SourceOptions
     from export_tools import export as run
     from export_tools import reuse as run_reuse
-    from tfserving_ext.retrieval import BestFirst, Rounds
+    from tfserving_ext.retrieval import BestFirst, Rounds, Surrogate
 
     wanted = 1 if reuse_model is not None else 2
     if len(arguments) != wanted:
@@ -105,11 +122,12 @@ def export(
         run_reuse(reuse_model, arguments[0], out, evaluation, force)
     else:
         paper = Rounds(numbers("--ef", ef), numbers("--rounds", rounds))
+        surrogate = Surrogate(frontier, pool, batch=batch, expected_coverage=expected_coverage)
         run(
             arguments[0],
             arguments[1],
             out,
-            Defaults(k, BestFirst(frontier, pool), paper),
+            Defaults(k, BestFirst(frontier, pool), paper, surrogate if search == "surrogate" else None),
             SourceOptions(None, seeds, item_input, output, _names(feature) if feature else None),
             ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, measure, assume, allow_non_finite or ()),
             force,

@@ -13,8 +13,16 @@ Out = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Replace the output folder, whatever it holds, even files of other stages.")
 ]
-Frontier = Annotated[int, typer.Option(help="Best-first search: items expanded per step.", min=1)]
-Pool = Annotated[int, typer.Option(help="Best-first search: scored items to keep; at least k.", min=1)]
+Frontier = Annotated[
+    int,
+    typer.Option(help="Best-first search: items expanded per step.", min=1),
+]
+Pool = Annotated[int, typer.Option(help="Best-first and surrogate search: scored items to keep; at least k.", min=1)]
+Batch = Annotated[int, typer.Option(help="Surrogate search: items evaluated per step.", min=1)]
+ExpectedCoverage = Annotated[
+    float,
+    typer.Option(help="Surrogate search: it ends when this share of the best k is expected to be found.", min=0, max=1),
+]
 EfOption = Annotated[str, typer.Option(help="The paper's search: beam width per layer, start layer first.")]
 RoundsOption = Annotated[str, typer.Option(help="The paper's search: rounds per layer, start layer first.")]
 K = Annotated[int, typer.Option("-k", "--k", help="Items in each answer.", min=1)]

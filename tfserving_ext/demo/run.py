@@ -240,7 +240,11 @@ def _summary_table(folder: Path, figures: dict[str, Any], trained: bool) -> None
     nann = "nann" if shutil.which("nann") else sys.argv[0]
     rows = {"model": "trained here" if trained else "read from the checkpoint that comes with nann"}
     rows |= {f"recall-all@{K} (brute force)": f"{figures['recall_all']:.4f}"}
-    titles = {"best_first": "best-first search, seeded with the history", "rounds": "the paper's rounds, default beams"}
+    titles = {
+        "surrogate": "surrogate search, seeded with the history",
+        "best_first": "best-first search, seeded with the history",
+        "rounds": "the paper's rounds, default beams",
+    }
     rows |= {
         f"{name.replace('_', ' ')}, no model": f"recall@{K} {found[str(K)]['recall']:.4f}"
         for name, found in figures["baselines"].items()

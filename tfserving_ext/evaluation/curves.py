@@ -12,14 +12,15 @@ import numpy as np
 from tfserving_ext.evaluation.cases import even_rows
 from tfserving_ext.evaluation.figures import MetricsContext, hits
 from tfserving_ext.evaluation.intervals import Bootstrap
-from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
-from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
+from tfserving_ext.evaluation.subject import Outcome, Setting, Subject, name_of_search
+from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
 
 CASES = 500
 POOLS = (1.0, 1.5, 2.0, 4.0)  # Multiples of the pool, or of k if that is larger.
 STEPS = (1, 2, 3, 4, 6, 8, 12)
 BEAMS = (0.25, 0.5, 1.0, 2.0)  # Multiples of ef.
 MOST_ROUNDS = 6
+EXPECTED = (0.3, 0.6, 0.8, 0.9, 0.95, 0.99)  # Of the surrogate search.
 
 
 def sweep(
@@ -48,6 +49,11 @@ def sweep(
     bootstrap = Bootstrap(subject.cases.user_ids[rows], resamples, seed)
     context = MetricsContext(bootstrap, subject.cutoffs, exact, len(subject.index.item_ids))
     settings = _settings(best_first, rounds, subject.k, len(subject.index.layers) + 1)
+    if subject.index.has_features:
+        surrogate = Surrogate(best_first.frontier, best_first.pool, best_first.max_steps)
+        settings["by_scored_fraction"] += [
+            Setting(dataclasses.replace(surrogate, expected_coverage=share), True) for share in EXPECTED
+        ]
     # Many settings are in both plots.
     distinct = {str(setting): setting for setting in (*settings["by_scored_fraction"], *settings["by_round"])}
     outcomes = subject.measure(distinct, rows, title="curves")
@@ -64,9 +70,10 @@ def sweep(
 
 def name_of(setting: Setting) -> str:
     """Returns the name of a setting's search in the evaluation's JSON."""
-    if isinstance(setting.parameters, Rounds):
+    name = name_of_search(setting.parameters)
+    if name == "rounds":
         return "rounds_seeded" if setting.seeded else "rounds"
-    return "best_first" if setting.seeded else "best_first_unseeded"
+    return name if setting.seeded else f"{name}_unseeded"
 
 
 def _settings(best_first: BestFirst, rounds: Rounds, k: int, layers: int) -> dict[str, list[Setting]]:

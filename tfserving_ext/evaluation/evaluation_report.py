@@ -11,6 +11,7 @@ from tfserving_ext.reports.plots import dot_plot, histogram, line_plot
 
 _TEMPLATES = Path(__file__).with_name("templates")
 TITLES = {
+    "surrogate": "surrogate, from the history",
     "best_first": "best-first, from the history",
     "best_first_unseeded": "best-first, from the entry points",
     "rounds": "the paper's rounds",
@@ -19,7 +20,7 @@ TITLES = {
     "own_history": "own history, then most popular",
     "own_history_in_window": "own history in window, then most popular",
 }
-_COLORS = {"best_first": 0, "rounds": 1, "best_first_unseeded": 2, "rounds_seeded": 3}
+_COLORS = {"surrogate": 4, "best_first": 0, "rounds": 1, "best_first_unseeded": 2, "rounds_seeded": 3}
 
 
 def title_of(name: str) -> str:

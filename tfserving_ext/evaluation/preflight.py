@@ -32,12 +32,12 @@ from tfserving_ext.evaluation.checks import (
     check_worst,
 )
 from tfserving_ext.evaluation.intervals import Bootstrap
-from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
+from tfserving_ext.evaluation.subject import Outcome, Setting, Subject, name_of_search
 from tfserving_ext.index.format import Index
-from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
+from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
 
 WORST_USERS = 5
-SEARCH, HELD_OUT, LIMITS = BestFirst(), HeldOut(max_cases=500), Limits()
+SEARCH, HELD_OUT, LIMITS = Surrogate(), HeldOut(max_cases=500), Limits()
 
 
 def preflight(
@@ -94,7 +94,7 @@ def preflight(
         "users": bootstrap.users,
         "items": items,
         "split": held_out.split,
-        "search": {"name": "best_first" if setting.seeded else "rounds", **dataclasses.asdict(search)},
+        "search": {"name": name_of_search(search), **dataclasses.asdict(search)},
         "checks": [dataclasses.asdict(check) for check in checks],
         "worst_users": _worst_users(subject, found, bootstrap),
         "builds": rebuilt,

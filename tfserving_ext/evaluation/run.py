@@ -29,11 +29,13 @@ from tfserving_ext.evaluation.intervals import LEVEL, RESAMPLES, Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
 from tfserving_ext.extras import require
 from tfserving_ext.outputs import check_beside, check_json
-from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
+from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
 
 FORMAT, FORMAT_VERSION = "nann-evaluation", 1
 # The searches of an evaluation, by their names in its JSON.
-SEARCHES: Mapping[str, BestFirst | Rounds] = MappingProxyType({"best_first": BestFirst(), "rounds": Rounds()})
+SEARCHES: Mapping[str, BestFirst | Rounds] = MappingProxyType(
+    {"surrogate": Surrogate(), "best_first": BestFirst(), "rounds": Rounds()}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,7 @@ def evaluate(
     Example:
       >>> figures = nann.evaluate("data", "model", "index", "evaluation.json")
       >>> list(figures["searches"])
-      ['best_first', 'rounds']
+      ['surrogate', 'best_first', 'rounds']
 
     Args:
       data: a folder that `nann convert` wrote.
@@ -80,8 +82,9 @@ def evaluate(
       index: a folder that `nann index` wrote from the same model.
       target: a JSON file for the metrics, or None. The results of each case (`.npz`) and the report (`.html`) are
         written beside it, with the same name.
-      searches: parameters of the searches to measure, by name; the best-first search is seeded with the history. If it
-        is empty, only brute force is measured (the original's test_all).
+      searches: parameters of the searches to measure, by name; best-first and the surrogate search are seeded with the
+        history. The latter is left out for an index without features. If there are none, only brute force is measured
+        (the original's test_all).
       held_out: the cases, and k.
       options: see `EvaluationOptions`.
 
@@ -98,6 +101,8 @@ def evaluate(
     files = None if target is None else _files(target, options.html)
     subject = Subject(data, model, index, held_out)
     check_buildable(subject.index, options.builds)
+    if not subject.index.has_features:  # An index of an earlier release is measured with what it can be searched with.
+        searches = {name: one for name, one in searches.items() if not isinstance(one, Surrogate)}
     settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}
     for setting in settings.values():
         subject.neural.check(setting.parameters, held_out.k)  # Checked now, not after minutes of brute force.

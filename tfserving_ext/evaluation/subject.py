@@ -19,7 +19,7 @@ from tfserving_ext.ops import SearchResult
 from tfserving_ext.progress import progress
 from tfserving_ext.retrieval.brute_force import BruteForce
 from tfserving_ext.retrieval.metrics import coverage, target_ranks
-from tfserving_ext.retrieval.neural_top_k import BestFirst, NeuralTopK, Rounds
+from tfserving_ext.retrieval.neural_top_k import BestFirst, NeuralTopK, Rounds, Surrogate
 from tfserving_ext.training.extract import check_match
 
 BATCH = 32
@@ -65,6 +65,13 @@ class Outcome:
     search_us: np.ndarray
     nan_scores: int
     seconds: float
+
+
+def name_of_search(parameters: BestFirst | Rounds) -> str:
+    """Returns the name that the search with these parameters has in figures and options."""
+    if isinstance(parameters, Rounds):
+        return "rounds"
+    return "surrogate" if isinstance(parameters, Surrogate) else "best_first"
 
 
 def cutoffs_of(k: int) -> tuple[int, ...]:
@@ -207,12 +214,11 @@ class Subject:
                     (*sample, layers, layers),
                 )
             else:
-                number = tf.constant(0)
+                names = [field.name for field in dataclasses.fields(kind)]
+                walk = neural.surrogate if kind is Surrogate else neural.best_first
                 traced = _traced(
-                    lambda user, seeds, frontier, pool, max_steps: neural.best_first(
-                        user, k, seeds, frontier, pool, max_steps
-                    ),
-                    (*sample, number, number, number),
+                    lambda user, seeds, *values: _alone(walk(user, k, seeds, **dict(zip(names, values, strict=True)))),
+                    (*sample, *(tf.constant(field.default) for field in dataclasses.fields(kind))),
                 )
 
             def search(user: UserTensors, seeds: tf.Tensor, parameters: BestFirst | Rounds) -> SearchResult:
@@ -237,6 +243,11 @@ def _traced(function: Callable[..., SearchResult], sample: Any) -> Callable[...,
     traced = tf.function(function, input_signature=specs)
     traced.get_concrete_function()  # Traces now, so that tracing is not timed as searching.
     return traced
+
+
+def _alone(found: Any) -> SearchResult:
+    """Returns a search's result without the statistics that some return beside it."""
+    return found if isinstance(found, SearchResult) else found[0]
 
 
 def _numpy(result: SearchResult) -> SearchResult:

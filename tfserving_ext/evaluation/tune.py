@@ -13,13 +13,15 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.cases import HeldOut, even_rows
 from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.intervals import Bootstrap
-from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
+from tfserving_ext.evaluation.subject import Outcome, Setting, Subject, name_of_search
 from tfserving_ext.ops import MAX_WIDTH
-from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
+from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
 
 FORMAT, FORMAT_VERSION = "nann-tuning", 1
 HELD_OUT = HeldOut(max_cases=500, split="validation")
 FILE = "tuning.json"
+BATCHES = (64, 128)
+EXPECTED = (0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
 FRONTIERS = (8, 16, 32, 64)
 POOLS = (1.0, 1.25, 1.5, 2.0, 3.0)  # Multiples of k.
 BEAMS = (0.25, 0.5, 1.0, 2.0)  # Multiples of the paper's beam widths.
@@ -28,10 +30,15 @@ ROUGH_CASES = 100  # All settings are measured on this many cases first.
 CLOSE = 1.25  # A setting that is slower by at most this factor on these cases may in truth be as fast.
 
 
-def grid(k: int, layers: int) -> list[BestFirst | Rounds]:
-    """Returns the parameters to try for answers of length k in an index with this many layers."""
+def grid(k: int, layers: int, features: bool = True) -> list[BestFirst | Rounds]:
+    """Returns the parameters to try for answers of length k in an index with so many layers, and features or not."""
     pools = sorted({min(round(k * factor), MAX_WIDTH) for factor in POOLS})
     result: list[BestFirst | Rounds] = [BestFirst(frontier, pool) for frontier in FRONTIERS for pool in pools]
+    if features:
+        pool = min(k, MAX_WIDTH)
+        result += [
+            Surrogate(pool=pool, batch=batch, expected_coverage=share) for batch in BATCHES for share in EXPECTED
+        ]
     if len(Rounds.ef) != layers + 1:
         return result  # The paper's parameters are for another number of layers.
     above = Rounds.rounds[:-1]
@@ -79,7 +86,11 @@ def tune(
     """
     _check_wanted(coverage, latency_ms)
     subject = Subject(data, model, index, held_out)
-    tried = list(candidates) if candidates is not None else grid(held_out.k, len(subject.index.layers))
+    tried = (
+        list(candidates)
+        if candidates is not None
+        else grid(held_out.k, len(subject.index.layers), subject.index.has_features)
+    )
     rows = _measured(subject, tried, min(ROUGH_CASES, len(subject.cases)))
     if len(subject.cases) > ROUGH_CASES:
         # After a few cases, most settings, the most expensive ones above all, can be ruled out.
@@ -198,8 +209,11 @@ def choose(
 def options(row: dict[str, Any]) -> str:
     """Returns a row's parameters as options of `nann evaluate` and `nann export`."""
     parameters = row["parameters"]
+    if row["search"] == "surrogate":
+        own = f"--batch {parameters['batch']} --expected-coverage {parameters['expected_coverage']}"
+        return f"--search surrogate --pool {parameters['pool']} {own}"
     if row["search"] == "best_first":
-        return f"--frontier {parameters['frontier']} --pool {parameters['pool']}"
+        return f"--search best-first --frontier {parameters['frontier']} --pool {parameters['pool']}"
     ef, rounds = (",".join(map(str, parameters[name])) for name in ("ef", "rounds"))
     return f"--ef {ef} --rounds {rounds}"
 
@@ -227,7 +241,7 @@ def _row(outcome: Outcome, parameters: BestFirst | Rounds, k: int, items: int, b
     """Returns one row of the table; its times are those of one user in the op, while all cores search."""
     covered, milliseconds = outcome.coverage[:, -1], outcome.search_us / 1000
     return {
-        "search": "best_first" if isinstance(parameters, BestFirst) else "rounds",
+        "search": name_of_search(parameters),
         "parameters": dataclasses.asdict(parameters),
         "coverage": float(covered.mean()),
         "coverage_interval": bootstrap.interval(covered),
