@@ -18,7 +18,7 @@ from tfserving_ext.artifacts import atomic_file, read_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
-PAGES = ("benchmarks/README.md", "docs/searches.md", "docs/evaluation.md", "docs/paper.md")
+PAGES = ("benchmarks/README.md", "docs/searches.md", "docs/surrogate.md", "docs/evaluation.md", "docs/paper.md")
 _BLOCK = re.compile(r"(<!-- figures: (.*?) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -47,6 +47,7 @@ FIGURES = {
     "conversion of 100 million": Figures("convert_100m.json", doc_tables.conversion),
     "stages at scale": Figures("scale.json", doc_tables.scale),
     "settings of the searches": Figures("bench/search.json", doc_tables.settings),
+    "surrogate": Figures("bench/search.json", doc_tables.surrogate),
     "the evaluated model": Figures("paper.json", doc_tables.evaluated),
     "the paper's table 3": Figures("paper.json", doc_tables.paper_table),
 }

@@ -181,7 +181,7 @@ def _same(record: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
 def _facts(evaluation: Path) -> dict[str, Any]:
     """Returns the facts about the demo's model that the page shows."""
     figures = read_json(evaluation)
-    search = figures["searches"]["best_first"]
+    search = figures["searches"]["surrogate"]
     kept = {name: figures[name] for name in ("k", "items", "recall_all")}
     return kept | {name: search[name] for name in ("coverage", "scored_fraction")}
 

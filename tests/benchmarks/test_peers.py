@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search.peers.brute_force import BruteForce
-from benchmarks.search.peers.ours import BestFirst, Rounds
+from benchmarks.search.peers.ours import BestFirst, Rounds, Surrogate
 from benchmarks.search.peers.tensorflow_ops import TensorFlowOps
 from tfserving_ext.retrieval import coverage
 
@@ -37,3 +37,10 @@ def test_a_narrow_walk_is_the_same_narrow_walk(workload):
 def test_best_first_is_seeded_with_the_history(workload):
     found = BestFirst(workload)(0, 24, (16, 200, 1000))
     assert coverage(found, workload.exact).mean() > 0.98
+
+
+def test_the_surrogate_search_is_seeded_with_the_history(workload):
+    search = Surrogate(workload)
+    assert coverage(search(0, 24, (64, 0.9)), workload.exact).mean() > 0.98
+    scored = {setting: search.search(0, 24, setting).items_scored.numpy().mean() for setting in search.settings[:2]}
+    assert scored[64, 0.1] < scored[64, 0.9]

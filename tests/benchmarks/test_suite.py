@@ -54,7 +54,7 @@ def ran(monkeypatch):
 
 def make_demo(folder):
     search = {"coverage": 0.99, "scored_fraction": 0.05}
-    figures = {"k": 200, "items": 1000, "recall_all": 0.3, "searches": {"best_first": search}, "cases": 5}
+    figures = {"k": 200, "items": 1000, "recall_all": 0.3, "searches": {"surrogate": search}, "cases": 5}
     (folder / "models" / "nann" / "1").mkdir(parents=True)
     write_json(folder / "evaluation.json", figures)
     (folder / "models" / "nann" / "1" / "saved_model.pb").touch()
