@@ -203,7 +203,8 @@ def surrogate(found: Found) -> str:
         f"settings, means over {len(neural['builds'])} graphs.\n\n"
         + table(head, rows)
         + f"\nThe surrogate search scores {summary['surrogate_scored_vs_best_first']:.2f} times the items of "
-        f"best-first and takes {summary['surrogate_time_vs_best_first']:.2f} times as long, at a coverage of at least 0.995 each."
+        f"best-first and takes {summary['surrogate_time_vs_best_first']:.2f} times as long, at a coverage of at least "
+        "0.995 each."
     )
 
 

@@ -26,6 +26,10 @@ class Ranking {
   // the worst item if there are fewer. There must be an item.
   size_t LastPlace(size_t count, const Excluded& excluded) const;
   const Scored& at(size_t place) const { return order_[place].scored; }
+  // Appends all items to `items`, best first.
+  void AppendTo(std::vector<Scored>& items) const {
+    for (const Entry& entry : order_) items.push_back(entry.scored);
+  }
   double log_odds(size_t place) const { return log_odds_[order_[place].added]; }
   // The log-odds of all items, in the order of `Add`.
   const std::vector<double>& log_odds() const { return log_odds_; }

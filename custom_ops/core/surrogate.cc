@@ -14,7 +14,7 @@ namespace {
 // The constant coordinate of every row, in the steps of the features: 1, as their mean square is.
 constexpr double kOne = 16;
 // The ridge, in these steps.
-constexpr double kRidge = 0.1 * kOne * kOne;
+constexpr double kRidge = 0.3 * kOne * kOne;
 // The weight of the assumption that an item's error is 0, against 1 for an evaluated copy of it.
 constexpr float kPrior = 0.1f;
 // The squared distance, relative to the median over the layer's edges, at which a weight is 1 / e.
@@ -25,6 +25,9 @@ constexpr int32_t kMaxSlots = 1 << 22;
 
 // Edges of this stored distance and above are left out: their weight is below a hundredth.
 constexpr uint8_t kFarthest = 89;
+
+// Predictions are nearly always between this and its negative.
+constexpr float kUsual = 32;
 
 // The weight of an edge by its stored distance.
 const std::array<float, 256>& EdgeWeights() {
@@ -241,8 +244,13 @@ absl::Span<const Surrogate::Choice> Surrogate::Best(size_t count, float least) {
   // Halves the range of a bound until not many more than `count` are above it. The bits of floats are
   // in the order of the floats, once those of negative ones are turned around.
   const auto ordered = [](int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); };
-  int64_t low = ordered(BitsOf(std::max(least, std::numeric_limits<float>::lowest())));
-  int64_t high = ordered(BitsOf(std::numeric_limits<float>::max()));
+  // Log-odds of a rank are far within the first range that is tried.
+  const auto above_all = [&](float value) {
+    return kernels_->count_above(values, num_slots_, value) < static_cast<int64_t>(count);
+  };
+  const float widest = std::numeric_limits<float>::max();
+  int64_t low = ordered(BitsOf(std::max(least, above_all(-kUsual) ? -widest : -kUsual)));
+  int64_t high = ordered(BitsOf(above_all(kUsual) ? kUsual : widest));
   float bound = least;
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;

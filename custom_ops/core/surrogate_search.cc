@@ -49,9 +49,9 @@ class PredictionCheck {
   bool any() const { return count_ > 0; }
   // Returns the standard error of predictions. A batch counts half as much as the next one.
   double error() const { return std::sqrt(mean_square_); }
-  // Returns how many items are found for each that is expected. Two items that were expected and found
-  // keep it from jumping.
-  double found_per_expected() const { return (found_ + 2) / (expected_ + 2); }
+  // Returns how many items are found for each that is expected. Half an item that was expected and
+  // found keeps it from jumping.
+  double found_per_expected() const { return (found_ + 0.5) / (expected_ + 0.5); }
   // Returns whether predictions tell nothing about the order of the scores. Batches consist of the
   // best candidates only, so that a low correlation within them is already a good sign.
   bool failed() const {
@@ -154,6 +154,18 @@ class SurrogateWalk {
   double estimated_coverage() const { return std::max(0.0, 1 - missed_ / k_); }
   double error() const { return check_.error(); }
 
+  // Sets `workspace.results` to all evaluated items, best first.
+  void Answer() {
+    w_.results.clear();
+    w_.fresh.clear();
+    w_.ranking.AppendTo(w_.results);
+    for (size_t i = 0; i < w_.evaluated.size(); ++i) {
+      const Scored& item = w_.evaluated[i];
+      if (i >= learnt_ || std::isnan(item.score)) w_.fresh.push_back(item);
+    }
+    if (!w_.fresh.empty()) Join(w_.fresh, w_.results);
+  }
+
  private:
   void CheckPredictions() {
     if (predictions_.empty()) return;
@@ -208,6 +220,7 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
   }
   std::vector<Scored>& evaluated = workspace.evaluated;
   evaluated.clear();
+  std::vector<Scored> entries;  // From which to enter the ground layer, without seeds.
   const auto record = [&](absl::Span<const int32_t> items, absl::Span<float> scores) {
     absl::Status status = score(items, scores);
     for (size_t i = 0; i < items.size(); ++i) evaluated.push_back({scores[i], items[i]});
@@ -218,7 +231,10 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
   const bool seeded = !request.seeds.empty();
   absl::Status status = seeded ? walk.MeetSeeds() : best_first.Descend();
   if (!status.ok()) return status;
-  if (!seeded) walk.EnterLayer(0, evaluated);
+  if (!seeded) {
+    entries.swap(workspace.results);
+    walk.EnterLayer(0, evaluated);
+  }
 
   SurrogateWalk surrogate(parameters_, best_first_, index, request, workspace);
   for (int32_t step = 0; !walk.stopped(); ++step) {
@@ -237,16 +253,26 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
   statistics.candidates = workspace.surrogate.num_slots();
   statistics.estimated_coverage = static_cast<float>(surrogate.estimated_coverage());
   statistics.prediction_error = static_cast<float>(surrogate.error());
-  workspace.results = evaluated;
-  const ScopedTimer timer(statistics.merging);
-  if (surrogate.failed()) {
+  if (surrogate.failed() && !walk.stopped()) {
+    // From the start, as if nothing had been evaluated in the ground layer, but with known scores: from
+    // where the walk is now, best-first would find less.
     statistics.fell_back = true;
     statistics.estimated_coverage = 0;
-    Excluded(request.excluded).KeepBest(best_first_.pool, workspace.results);
-    status = best_first.WalkGround();
-  } else {
-    std::sort(workspace.results.begin(), workspace.results.end(), Better);
+    walk.EnterLayer(0, entries);
+    if (seeded) {
+      status = walk.MeetSeeds();
+      workspace.results.swap(walk.fresh());
+    } else {
+      workspace.results = entries;
+    }
+    if (status.ok()) {
+      Excluded(request.excluded).KeepBest(best_first_.pool, workspace.results);
+      status = best_first.WalkGround();
+    }
+    if (!status.ok()) return status;
   }
+  const ScopedTimer timer(statistics.merging);
+  surrogate.Answer();
   best_first.Finish();
   return status;
 }
