@@ -15,6 +15,7 @@ from export_tools.items import check_index, write_sample
 from export_tools.manifest import read_figures, write_manifest
 from export_tools.rows import write_rows
 from export_tools.scorer import Choice, check_assumed, choose_scorer
+from export_tools.search_choice import with_search
 from export_tools.served_model import ServedModel, check_requests
 from export_tools.signatures import Defaults
 from export_tools.sources import Source, open_source
@@ -121,8 +122,7 @@ def export(
     figures = None if options.evaluation is None else read_figures(options.evaluation)
     with contextlib.ExitStack() as work:
         opened = work.enter_context(_opened(Path(index), options.embeddings))
-        if not opened.has_features:
-            defaults = dataclasses.replace(defaults, surrogate=None)
+        defaults = with_search(defaults, opened, figures)
         sample = check_index(opened_model, opened, str(index))
         made = _traced(opened_model, opened, defaults, options, work)
         with atomic_folder(target, EXPORT, force) as new:

@@ -106,7 +106,7 @@ def summary(found: dict[str, Any]) -> str:
         f"index      {index['num_items']:,} items, width {index['dim']}, {index['dtype']}, "
         f"{index['entry_points']:,} entry points, {index['layers']} layers",
         *(f"graph      {line}" for line in graph_facts(index)),
-        f"search     k {defaults['k']}, "
+        f"search     {defaults.get('search', 'best_first').replace('_', '-')}, k {defaults['k']}, "
         + ", ".join(
             f"{name.replace('_', '-')} {defaults[name]}"
             for name in ("surrogate", "best_first", "rounds")

@@ -41,25 +41,20 @@ def signatures(
     def parameters(names: tuple[str, ...], values: Any) -> dict[str, tf.Tensor]:
         return {"k": tf.constant(defaults.k), **{name: tf.constant(getattr(values, name)) for name in names}, **once}
 
-    best_first = parameters(BEST_FIRST, defaults.best_first)
+    inputs, walk = parameters(BEST_FIRST, defaults.best_first), _best_first(search)
     by_name = {
         "retrieve_rounds": (parameters(("ef", "rounds"), defaults.rounds), _rounds(source, search)),
+        "retrieve_best_first": (inputs, _answering(source, walk)),
     }
-    if defaults.surrogate is None:
-        walk = _best_first(search)
-    else:
-        walk = _surrogate(search, defaults.surrogate)
-        best_first = parameters(BEST_FIRST, defaults.surrogate)
-        by_name["retrieve_best_first"] = (
-            parameters(BEST_FIRST, defaults.best_first),
-            _answering(source, _best_first(search)),
-        )
+    if defaults.surrogate is not None:
         by_name["retrieve_surrogate"] = (
             parameters((*BEST_FIRST, "batch", "expected_coverage"), defaults.surrogate),
             _answering(source, _surrogate(search), statistics=True),
         )
-    by_name["retrieve"] = best_first, _answering(source, walk)
-    by_name["retrieve_trace"] = best_first, _tracing(source, walk)
+        if defaults.search == "surrogate":
+            inputs, walk = parameters(BEST_FIRST, defaults.surrogate), _surrogate(search, defaults.surrogate)
+    by_name["retrieve"] = inputs, _answering(source, walk)
+    by_name["retrieve_trace"] = inputs, _tracing(source, walk)
     found = {
         name: _signature(name, source, inputs, non_finite, reply) for name, (inputs, reply) in sorted(by_name.items())
     }

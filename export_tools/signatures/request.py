@@ -22,17 +22,18 @@ class Defaults:
 
     Attributes:
       k: how many items to return.
-      best_first: parameters of the best-first search: of `retrieve_best_first`, and of `retrieve` where there is no
-        surrogate search.
+      best_first: parameters of the best-first search.
       rounds: parameters of `retrieve_rounds`.
-      surrogate: parameters of the surrogate search: of `retrieve` and `retrieve_surrogate`. None for best-first in
-        `retrieve`, as it is for an index without features.
+      surrogate: parameters of the surrogate search; None for an index without features.
+      search: the search that `retrieve` runs, "surrogate" or "best_first"; "auto" for the surrogate search where an
+        evaluation or tuning found it at least as good on the index.
     """
 
     k: int = 200
     best_first: BestFirst = BestFirst()  # noqa: RUF009 - frozen
     rounds: Rounds = Rounds()  # noqa: RUF009
     surrogate: Surrogate | None = Surrogate()  # noqa: RUF009
+    search: str = "auto"
 
 
 class Request(NamedTuple):

@@ -44,9 +44,12 @@ def export(
     out: Out = Path("models/nann/1"),
     k: K = 200,
     search: Annotated[
-        Literal["surrogate", "best-first"],
-        typer.Option(help="The search of the signature retrieve. An index without features is searched best-first."),
-    ] = "surrogate",
+        Literal["auto", "surrogate", "best_first"],
+        typer.Option(
+            help="The search of the signature retrieve. auto: surrogate if --evaluation or the index's tuning.json "
+            "says that it is as good as best-first."
+        ),
+    ] = "auto",
     frontier: Frontier = 16,
     pool: Pool = 200,
     batch: Batch = 64,
@@ -127,7 +130,7 @@ def export(
             arguments[0],
             arguments[1],
             out,
-            Defaults(k, BestFirst(frontier, pool), paper, surrogate if search == "surrogate" else None),
+            Defaults(k, BestFirst(frontier, pool), paper, surrogate, search),
             SourceOptions(None, seeds, item_input, output, _names(feature) if feature else None),
             ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, measure, assume, allow_non_finite or ()),
             force,

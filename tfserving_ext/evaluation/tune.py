@@ -213,7 +213,7 @@ def options(row: dict[str, Any]) -> str:
         own = f"--batch {parameters['batch']} --expected-coverage {parameters['expected_coverage']}"
         return f"--search surrogate --pool {parameters['pool']} {own}"
     if row["search"] == "best_first":
-        return f"--search best-first --frontier {parameters['frontier']} --pool {parameters['pool']}"
+        return f"--search best_first --frontier {parameters['frontier']} --pool {parameters['pool']}"
     ef, rounds = (",".join(map(str, parameters[name])) for name in ("ef", "rounds"))
     return f"--ef {ef} --rounds {rounds}"
 
