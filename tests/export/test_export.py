@@ -44,7 +44,7 @@ def request_and_answer(world):
     cases = world.sequences.cases("test")
     user = tuple(part[:3] for part in user_tensors(trained, world.sequences, cases))
     history = np.maximum(world.sequences.ids_of(cases.histories[:3]), 0)
-    result, _ = NeuralTopK(index, trained.model.score).surrogate(user, k=10, seeds=history)
+    result = NeuralTopK(index, trained.model.score).best_first(user, k=10, seeds=history)
     categories = np.where(
         history > 0, world.sequences.category_ids[world.sequences.category_rows_of(cases.histories[:3]) - 1], 0
     )

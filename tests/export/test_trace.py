@@ -115,7 +115,7 @@ def test_grappler_leaves_the_tower_between_the_reads_of_the_clock(traced, root):
     for work in by_op["MatMul"] + by_op["ReadVariableOp"]:
         assert begin in waits[work]
         assert work in waits[end]
-    assert end in waits[by_op["Nann>SurrogateSearch"][0]]
+    assert end in waits[by_op["Nann>BestFirstSearch"][0]]
     # The checks of the request run before the first read of the clock.
     assert set(by_op["Assert"]) <= waits[begin]
 
