@@ -44,6 +44,7 @@ def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
         "neural": ("neural", "--threads", "1", "--builds", "3"),
         "neural_2_threads": ("neural", "--threads", "2", "--builds", "1", "--quick"),  # The first part has more cases.
         "large": ("large",),
+        "reference": ("reference",),
         "metrics": ("metrics",),
     }
     if quick:

@@ -208,6 +208,17 @@ def surrogate(found: Found) -> str:
     )
 
 
+def reference(found: Found) -> str:
+    """Returns both searches on the reference models."""
+    rows = []
+    for name, searches in found["reference"].items():
+        cells = [f"{one['coverage']:.3f}, {one['items_scored']:,.0f}" for one in searches.values()]
+        fell_back = [one["fell_back"] for search, one in searches.items() if search != "best_first"]
+        rows.append([name, *cells, f"{100 * fell_back[0]:.0f} %"])
+    searches = next(iter(found["reference"].values()))
+    return table(["model", *(name.replace("_", "-") for name in searches), "fell back"], rows)
+
+
 def evaluated(found: Found) -> str:
     """Returns the tables of the attention model compared with baselines, and of its searches."""
     figures = _run(found, "attention_seed0")["evaluation"]
