@@ -78,7 +78,7 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
       A dict with `settings`, the result of each setting of each search; `race`, the milliseconds per query of the
       fastest setting that covers at least 0.98, measured in turns; `race_high`, the same of our two searches at 0.995;
       `builds`, the results of our searches on each graph;
-      `overhead_share`, the part of the default search's time outside the model; `model`, the recall of the models by
+      `overhead_share`, the part of the surrogate search's time outside the model; `model`, the recall of the models by
       themselves; and the parameters of the benchmark.
 
     Raises:
@@ -113,7 +113,7 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
         "race": _raced(fastest, race_cases),
         "race_high": _raced(fastest_high, race_cases),
         "builds": [_our_figures(dataclasses.replace(workload, index=index), build_cases) for index in indexes],
-        "overhead_share": _overhead_share(made["best_first"]),
+        "overhead_share": _overhead_share(made["surrogate"]),
         "model": {
             "recall_all": float(hits.mean()),
             "two_sided_recall_all": made["rerank"].recall_all(),  # type: ignore[attr-defined]
@@ -169,7 +169,7 @@ def _our_figures(workload: Workload, cases: int) -> dict[str, Any]:
 
 
 def _overhead_share(search: Any) -> float:
-    """Returns the part of the default search's time that is not spent in the scorer."""
+    """Returns the part of a search's time, at its default setting, that is not spent in the scorer."""
     search.search(0, RACE_CASES, search.settings[0])
     result = search.search(0, RACE_CASES, search.settings[0])
     return float(1 - result.scorer_us.numpy().sum() / result.search_us.numpy().sum())

@@ -70,8 +70,8 @@ def summarise(figures: dict[str, Any]) -> dict[str, float]:
     """Summarises the results of all parts.
 
     Returns:
-      coverage, coverage_lowest: coverage of the default search at k 200, the mean and the lowest over graph builds.
-      rounds_coverage, scored_vs_rounds: coverage of the paper's rounds; items that the default search scores, over
+      coverage, coverage_lowest: coverage of best-first by default at k 200, mean and lowest over graph builds.
+      rounds_coverage, scored_vs_rounds: coverage of the paper's rounds; items that it scores, over
         those that the rounds score.
       recall_default, recall_rerank, recall_lead_vs_rerank: recall-retrieval of the default search; of the two-sided
         model's top n reranked, for the largest n that takes no longer; and the first minus the second.
@@ -86,7 +86,7 @@ def summarise(figures: dict[str, Any]) -> dict[str, float]:
         surrogate_time_vs_best_first_1m: the same on the large corpus at 0.99.
       qps_1m_two_cores, qps_1m_two_cores_high: its queries per second on two cores on the large corpus, as twice those
         on one thread, at a coverage of 0.98 and of 0.99.
-      overhead_share: the part of the default search's time outside the model.
+      overhead_share: the part of the surrogate search's time outside the model.
       dot_*: results of the walk under the dot product at a recall@10 of 0.95, on one thread.
       map_seconds, map_anonymous_mb: the cost of opening the large index.
     """

@@ -22,7 +22,7 @@ def race_of_both(found: Found) -> str:
     head = ["search", "setting", "coverage@200", "ms per query", "times ours", "ms, two threads"]
     plain, tuned = (neural["race"][name]["ms_per_query"] / ours for name in ("usearch", "usearch_tuned"))
     return (
-        f"{table(head, rows)}\nThe default search spends {100 * neural['overhead_share']:.1f} % of its time outside "
+        f"{table(head, rows)}\nThe surrogate search spends {100 * neural['overhead_share']:.1f} % of its time outside "
         f"the model. usearch with a metric in plain loops, as its\ndocumentation shows, takes {plain:.1f} times as "
         f"long as ours; with a metric that we tuned by hand for this model, {tuned:.1f} times."
     )
@@ -37,7 +37,7 @@ def builds(found: Found) -> str:
         scored = [graph[name]["items_scored"] for graph in graphs]
         rows["coverage@200, mean (lowest)"].append(f"{_mean(covered):.4f} ({min(covered):.4f})")
         rows["items scored"].append(f"{_mean(scored):,.0f}")
-    head = ["", "surrogate (default)", "best-first", "the paper's rounds"]
+    head = ["", "surrogate", "best-first", "the paper's rounds"]
     return table(head, [[name, *row] for name, row in rows.items()])
 
 
@@ -51,7 +51,7 @@ def rerank(found: Found) -> str:
     ]
     model = neural["model"]
     return (
-        f"The default search takes {default['ms_per_query']:.2f} ms and has a recall@200 of {default['recall']:.4f} "
+        f"The surrogate search takes {default['ms_per_query']:.2f} ms and has a recall@200 of {default['recall']:.4f} "
         f"({default['cases']:,} cases, the same as below).\n\n"
         + table(["n", "coverage@200", "recall@200", "ms"], rows)
         + f"\nBy itself, with every item scored, the neural model has a recall@200 of {model['recall_all']:.4f}, the "

@@ -17,7 +17,8 @@ def one(setting, ms, coverage=0.99, recall=0.3, **more):
 def build(coverage, scored, paper_scored):
     return {
         "seed": 1,
-        "best_first": one([16, 200, 1000], 5, coverage, items_scored=scored),
+        "surrogate": one([64, 0.9], 3, coverage + 0.005, items_scored=scored / 4, coverage_5th_percentile=0.96),
+        "best_first": one([16, 200, 1000], 5, coverage, items_scored=scored, coverage_5th_percentile=0.95),
         "rounds": one([[50], [1]], 9, items_scored=paper_scored),
     }
 
@@ -25,6 +26,7 @@ def build(coverage, scored, paper_scored):
 @pytest.fixture
 def figures():
     settings = {
+        "surrogate": [one([64, 0.9], 3.0, recall=0.32), one([64, 0.5], 2.0)],
         "best_first": [one([16, 200, 1000], 6.0, recall=0.32), one([24, 200, 4], 4.0)],
         "rounds": [one([[50], [1]], 30.0)],
         "tensorflow_ops": [one([[50], [1]], 40.0)],
@@ -40,6 +42,7 @@ def figures():
         "cases": 8,
         "settings": settings,
         "race": {name: {**ones[-1], "ms_per_query": ones[-1]["ms_per_query"] / 2} for name, ones in settings.items()},
+        "race_high": {"surrogate": one([64, 0.9], 1.5), "best_first": one([16, 200, 1000], 3.0)},
         "builds": [build(0.99, 100, 1000), build(0.97, 200, 1000)],
         "overhead_share": 0.07,
         "model": {"recall_all": 0.325, "two_sided_recall_all": 0.33},
@@ -47,24 +50,35 @@ def figures():
     large = {
         "items": 1000,
         "k": 200,
+        "surrogate": one([64, 0.5], 1.0, coverage=0.985, items_scored=300.0),
+        "surrogate_high": one([64, 0.9], 1.25, coverage=0.992, items_scored=400.0),
         "best_first": one([16, 200, 1000], 2.0, coverage=0.995, items_scored=900.0),
+        "best_first_high": one([16, 200, 1000], 2.5, coverage=0.995, items_scored=900.0),
         "brute_force_xla": one("xla", 500.0),
         "brute_force_tensorflow": one("tensorflow", 400.0),
         "map": {"seconds": 0.1, "anonymous_mb": 4.0},
     }
     metrics = {"dot_qps_vs_faiss": 1.3, "dot_qps_vs_hnswlib": 1.1}
-    return {"neural": neural, "large": large, "metrics": metrics}
+    reference = {"dnn": {"best_first": {"coverage": 0.98, "items_scored": 900.0, "fell_back": 0.0}}}
+    return {"neural": neural, "large": large, "reference": reference, "metrics": metrics}
 
 
 def test_the_summary_is_worked_out_from_the_parts(figures):
     summary = summarise(figures)
     assert (summary["coverage"], summary["coverage_lowest"]) == (0.98, 0.97)
     assert summary["scored_vs_rounds"] == 0.15
-    assert summary["qps_vs_usearch"] == 250.0
-    assert summary["qps_vs_usearch_tuned"] == 10.0
-    assert summary["qps_vs_brute_force"] == 22.5
-    assert summary["qps_vs_brute_force_1m"] == 200.0
-    # 500 candidates are the most that take no longer than the 6 ms of the default search.
+    assert summary["qps_vs_usearch"] == 500.0
+    assert summary["qps_vs_usearch_tuned"] == 20.0
+    assert summary["qps_vs_brute_force"] == 45.0
+    assert summary["qps_vs_best_first"] == 2.0
+    assert summary["qps_vs_brute_force_1m"] == 400.0
+    assert (summary["surrogate_coverage"], summary["surrogate_coverage_lowest"]) == (0.985, 0.975)
+    assert summary["surrogate_5th_vs_best_first"] == 0.01
+    assert summary["surrogate_scored_vs_best_first"] == 0.25
+    assert (summary["surrogate_time_vs_best_first"], summary["surrogate_time_vs_best_first_1m"]) == (0.5, 0.5)
+    assert (summary["qps_1m_two_cores"], summary["qps_1m_two_cores_high"]) == (2000, 1600)
+    assert summary["coverage_1m"] == 0.985
+    # 500 candidates are the most that take no longer than the 6 ms of the best-first search.
     assert summary["recall_rerank"] == 0.31
     assert summary["recall_lead_vs_rerank"] == pytest.approx(0.01)
     assert (summary["dot_qps_vs_faiss"], summary["map_anonymous_mb"]) == (1.3, 4.0)
@@ -94,7 +108,7 @@ def test_the_parts_run_on_their_own_and_the_summary_is_the_answer(figures, world
     monkeypatch.setattr(search, "provenance", dict)
     out = tmp_path / "search.json"
     assert bench_search(world.root, out, quick=True) == summarise(figures)
-    assert asked == [("neural", True), ("large", True), ("metrics", True)]
+    assert asked == [("neural", True), ("large", True), ("reference", True), ("metrics", True)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search.json", "search.svg"]
     assert json.loads(out.read_text())["summary"]["coverage"] == 0.98
     assert "usearch, numba metric" in capsys.readouterr().out

@@ -58,10 +58,13 @@ def arguments(*names: str) -> dict[str, str]:
 
 
 def search(function: str, shape: str) -> dict[str, Option]:
-    """Returns the options of both searches; `shape` is a path with a place for the search's name."""
+    """Returns the options of all searches; `shape` is a path with a place for the search's name."""
+    both = [f"{function}.{shape.format(name)}" for name in ("best_first", "surrogate")]
     return {
-        "frontier": Option("7", {f"{function}.{shape.format('best_first')}.frontier": 7}),
-        "pool": Option("321", {f"{function}.{shape.format('best_first')}.pool": 321}),
+        "frontier": Option("7", {f"{one}.frontier": 7 for one in both}),
+        "pool": Option("321", {f"{one}.pool": 321 for one in both}),
+        "batch": Option("96", {f"{both[1]}.batch": 96}),
+        "expected_coverage": Option("0.5", {f"{both[1]}.expected_coverage": 0.5}),
         "ef": Option("3,4,5", {f"{function}.{shape.format('rounds')}.ef": (3, 4, 5)}),
         "rounds": Option("2,3,4", {f"{function}.{shape.format('rounds')}.rounds": (2, 3, 4)}),
     }

@@ -26,7 +26,7 @@ EVALUATE = Command(
         **_measured("evaluate"),
         **search("evaluate", "searches.{}"),
         "out": Option("figures.json", {"evaluate.target": Path("figures.json")}),
-        "search": Option("rounds", {"evaluate.searches.best_first": GONE}),
+        "search": Option("rounds", {"evaluate.searches.best_first": GONE, "evaluate.searches.surrogate": GONE}),
         "brute_force": Option(
             None,
             {"evaluate.searches": {}},
@@ -68,6 +68,8 @@ PREFLIGHT = Command(
         **_measured("preflight"),
         "frontier": Option("7", {"preflight.search.frontier": 7}),
         "pool": Option("321", {"preflight.search.pool": 321}),
+        "batch": Option("96", {"preflight.search.batch": 96}, ("--search", "surrogate")),
+        "expected_coverage": Option("0.5", {"preflight.search.expected_coverage": 0.5}, ("--search", "surrogate")),
         "ef": Option("3,4,5", {"preflight.search.ef": (3, 4, 5)}, ("--search", "rounds")),
         "rounds": Option("2,3,4", {"preflight.search.rounds": (2, 3, 4)}, ("--search", "rounds")),
         "search": Option(

@@ -14,6 +14,7 @@ EXPORT = Command(
         "arguments": Option("a b", {"export.model": Path("a"), "export.index": Path("b")}),
         "out": Option("elsewhere", {"export.target": Path("elsewhere")}),
         "k": Option("30", {"export.defaults.k": 30}),
+        "search": Option("surrogate", {"export.defaults.search": "surrogate"}),
         **search("export", "defaults.{}"),
         "seeds": Option("history", {"export.source.seeds": "history"}),
         "item_input": Option("vector", {"export.source.item_input": "vector"}),

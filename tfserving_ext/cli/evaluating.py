@@ -191,7 +191,7 @@ def preflight(
     index: IndexFolder,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the verdict.")] = None,
     k: K = 200,
-    search: Annotated[SearchName, typer.Option(help="The search that will be deployed.")] = SearchName.surrogate,
+    search: Annotated[SearchName, typer.Option(help="The search that will be deployed.")] = SearchName.best_first,
     frontier: Frontier = 16,
     pool: Pool = 200,
     batch: Batch = 64,
