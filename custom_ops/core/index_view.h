@@ -81,6 +81,7 @@ class IndexView {
   // 1 / kDistanceSteps of the median over the layer's edges. Only for an index with features.
   absl::Span<const uint8_t> EdgeDistances(int32_t item) const {
     const absl::Span<const int32_t> neighbors = Neighbors(0, item);
+    if (neighbors.empty()) return {};  // It may be a row outside the file, which has no address.
     return {edge_distances_ + (neighbors.data() - layers_[0].neighbors.data()), neighbors.size()};
   }
   static constexpr int kDistanceSteps = 64;
