@@ -36,7 +36,11 @@ class Excluded {
   void KeepBest(size_t k, std::vector<Scored>& scored) const {
     const size_t own = scored.size() - CountOthers(scored);
     nann::KeepBest(k + own, scored);
-    if (own == 0) return;
+    if (own > 0) Cut(k, scored);
+  }
+
+  // As `KeepBest`, of items that are sorted, best first.
+  void Cut(size_t k, std::vector<Scored>& scored) const {
     size_t kept = 0;
     for (size_t others = 0; kept < scored.size() && others < k; ++kept) {
       others += !Has(scored[kept].item);

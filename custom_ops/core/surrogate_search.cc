@@ -159,7 +159,7 @@ class SurrogateWalk {
   double estimated_coverage() const { return std::max(0.0, 1 - missed_ / k_); }
   double error() const { return check_.error(); }
 
-  // Sets `workspace.results` to all evaluated items, best first.
+  // Sets `workspace.results` to the best k of all evaluated items, best first.
   void Answer() {
     w_.results.clear();
     w_.fresh.clear();
@@ -169,6 +169,7 @@ class SurrogateWalk {
       if (i >= learnt_ || std::isnan(item.score)) w_.fresh.push_back(item);
     }
     if (!w_.fresh.empty()) Join(w_.fresh, w_.results);
+    excluded_.Cut(k_, w_.results);
   }
 
  private:
