@@ -155,6 +155,13 @@ class SurrogateWalk {
     return chosen_;
   }
 
+  // Returns how many items were evaluated or have an expanded neighbour.
+  int64_t CountCandidates() {
+    for (size_t i = learnt_; i < w_.evaluated.size(); ++i) {
+      w_.surrogate.Ignore(w_.evaluated[i].item);
+    }
+    return w_.surrogate.num_slots();
+  }
   // Returns the share of the best k that the last call of `Choose` expected to be found.
   double estimated_coverage() const { return std::max(0.0, 1 - missed_ / k_); }
   double error() const { return check_.error(); }
@@ -256,7 +263,6 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
     status = walk.Score(items);
     if (!status.ok()) return status;
   }
-  statistics.candidates = workspace.surrogate.num_slots();
   statistics.estimated_coverage = static_cast<float>(surrogate.estimated_coverage());
   statistics.prediction_error = static_cast<float>(surrogate.error());
   if (surrogate.failed() && !walk.stopped()) {
@@ -277,9 +283,10 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
     }
     if (!status.ok()) return status;
   }
+  statistics.candidates = surrogate.CountCandidates();
+  best_first.Finish();
   const ScopedTimer timer(statistics.merging);
   surrogate.Answer();
-  best_first.Finish();
   return status;
 }
 
