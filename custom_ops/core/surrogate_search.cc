@@ -227,7 +227,7 @@ absl::StatusOr<std::unique_ptr<Search>> SurrogateSearch::Create(const Parameters
 absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequest& request,
                                         ScoreBatch score, Workspace& workspace,
                                         SearchStatistics& statistics) const {
-  if (index.feature_width() == 0) {
+  if (index.feature_width() == 0 && index.num_items() > 0) {
     return absl::InvalidArgumentError(
         "the index has no features, which the surrogate search needs");
   }
