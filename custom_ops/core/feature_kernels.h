@@ -37,7 +37,7 @@ struct FeatureKernels {
                   int64_t count, float* predictions);
   // Writes the chance that each of `values`, [count], known up to a normal error, is above `bound`:
   // the normal distribution of (value - bound) * inverse_error, by a polynomial that is 0 below -3 and
-  // within 0.015 everywhere. Returns their sum.
+  // within 0.017 everywhere. Returns their sum.
   float (*chances)(const float* values, float bound, float inverse_error, int64_t count,
                    float* chances);
   // Returns how many of `values`, [count], are above `bound`.
