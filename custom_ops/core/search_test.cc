@@ -17,53 +17,13 @@
 
 #include "custom_ops/core/best_first_search.h"
 #include "custom_ops/core/deployed_search.h"
-#include "custom_ops/core/index_view.h"
 #include "custom_ops/core/rounds_search.h"
+#include "custom_ops/core/surrogate_search.h"
 #include "custom_ops/core/testing.h"
+#include "custom_ops/core/world_testing.h"
 
 namespace nann {
 namespace {
-
-// The arrays of an index and the view of them.
-struct World {
-  std::vector<int64_t> item_ids;
-  std::vector<float> embeddings;
-  std::vector<int32_t> entry_points;
-  std::vector<std::pair<std::vector<int64_t>, std::vector<int32_t>>> layers;
-
-  IndexFiles Files() const {
-    IndexFiles files{FileOf(item_ids), FileOf(embeddings), FileOf(entry_points), {}};
-    for (const auto& [row_splits, neighbors] : layers) {
-      files.layers.push_back({FileOf(row_splits), FileOf(neighbors)});
-    }
-    return files;
-  }
-
-  IndexView View() const {
-    auto view = IndexView::Create(Files(), 1);
-    CHECK_THAT(view.ok());
-    return *view;
-  }
-};
-
-World RandomWorld(Random& random) {
-  World world;
-  const int n = Draw(random, 1, 60);
-  for (int i = 0; i < n; ++i) world.item_ids.push_back(1000 + i);
-  world.embeddings.resize(n);
-  for (int i = Draw(random, 1, 5); i > 0; --i) world.entry_points.push_back(Draw(random, 0, n - 1));
-  for (int layer = Draw(random, 1, 3); layer > 0; --layer) {
-    world.layers.push_back({{0}, {}});
-    auto& [row_splits, neighbors] = world.layers.back();
-    for (int i = 0; i < n; ++i) {
-      for (int degree = Draw(random, 0, 5); degree > 0; --degree) {
-        neighbors.push_back(Draw(random, 0, n - 1));
-      }
-      row_splits.push_back(neighbors.size());
-    }
-  }
-  return world;
-}
 
 std::unique_ptr<Search> RandomSearch(Random& random, int num_layers) {
   std::vector<int32_t> ef, rounds;
@@ -73,10 +33,13 @@ std::unique_ptr<Search> RandomSearch(Random& random, int num_layers) {
   }
   std::vector<int32_t> level_topn = ef;
   level_topn.push_back(10);
-  const int kind = Draw(random, 0, 2);
+  const int kind = Draw(random, 0, 3), max_steps = Draw(random, 0, 9);
+  const SurrogateSearch::Parameters surrogate{Draw(random, 1, ef[1]), Draw(random, 1, 20),
+                                              Draw(random, 1, 99) / 100.0f};
   auto search = kind == 0   ? RoundsSearch::Create(ef, rounds, num_layers)
                 : kind == 1 ? DeployedSearch::Create(level_topn, num_layers)
-                            : BestFirstSearch::Create(ef[0], ef[1], Draw(random, 0, 9));
+                : kind == 2 ? BestFirstSearch::Create(ef[0], ef[1], max_steps)
+                            : SurrogateSearch::Create(surrogate, ef[0], ef[1], max_steps);
   CHECK_THAT(search.ok());
   return *std::move(search);
 }
@@ -89,23 +52,43 @@ std::vector<int32_t> RandomItems(Random& random, int num_items) {
   return items;
 }
 
-// One workspace serves requests on indexes of different sizes, as the op's workers do.
+float RandomScore(Random& random) {
+  using Limits = std::numeric_limits<float>;
+  const float odd[] = {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity()};
+  const int value = Draw(random, -3, 4);
+  return value < 0 ? odd[-1 - value] : value;
+}
+
+// What a SurrogateSearch says beside the others, which say nothing.
+void CheckSurrogate(const Search& search, const IndexView& view, const SearchStatistics& s) {
+  if (dynamic_cast<const SurrogateSearch*>(&search) != nullptr) {
+    CHECK_THAT(s.candidates >= s.items_scored && s.candidates <= view.num_items());
+  } else {
+    CHECK_THAT(s.candidates == 0 && s.prediction_error == 0 && s.estimated_coverage == 0);
+    CHECK_THAT(!s.fell_back);
+  }
+}
+
+// One workspace serves requests on indexes of different sizes, as the op's workers do. The time may be
+// up before the first batch or after any other.
 void SearchesKeepTheirPromises() {
   Random random(1);
   Workspace workspace;
-  for (int example = 0; example < 3000; ++example) {
+  for (int example = 0; example < 4000; ++example) {
     const World world = RandomWorld(random);
     const IndexView view = world.View();
     CHECK_THAT(view.Validate().ok());
     ScoreLog log(view.num_items());
-    const int failing_batch = Draw(random, 0, 9);
+    SearchRequest request;
+    const int failing_batch = Draw(random, 0, 9), last_batch = Draw(random, -9, 9);
+    const auto now = std::chrono::steady_clock::now();
+    if (last_batch >= 0) request.deadline = now + std::chrono::hours(last_batch > 0);
     auto score = [&](absl::Span<const int32_t> items, absl::Span<float> scores) {
       CHECK_THAT(failing_batch == 0 || log.batches() < failing_batch);
-      for (float& s : scores) {
-        const int value = Draw(random, -2, 3);
-        s = value == 3 ? std::numeric_limits<float>::quiet_NaN() : value;
-      }
+      CHECK_THAT(last_batch < 0 || log.batches() < last_batch);
+      for (float& s : scores) s = RandomScore(random);
       log.Add(items, scores);
+      if (log.batches() == last_batch) request.deadline = now;
       if (log.batches() == failing_batch) return absl::UnavailableError("the model is away");
       return absl::OkStatus();
     };
@@ -115,18 +98,19 @@ void SearchesKeepTheirPromises() {
       seeds.push_back(Draw(random, 0, view.num_items() - 1));
     }
     const std::vector<int32_t> excluded = RandomItems(random, view.num_items());
-    SearchRequest request;
     request.seeds = seeds;
     request.excluded = excluded;
-    if (Draw(random, 0, 2) == 0) request.budget = Draw(random, 1, 30);
-    const absl::Status status =
-        RandomSearch(random, view.num_layers())->Run(view, request, score, workspace, statistics);
+    // A batch that the budget cuts is the last one anyway; the time does not matter to it.
+    if (last_batch < 0 && Draw(random, 0, 1) == 0) request.budget = Draw(random, 1, 30);
+    const std::unique_ptr<Search> search = RandomSearch(random, view.num_layers());
+    const absl::Status status = search->Run(view, request, score, workspace, statistics);
     if (failing_batch > 0 && log.batches() == failing_batch) {
       CHECK_THAT(status == absl::UnavailableError("the model is away"));
       continue;
     }
     CHECK_THAT(status.ok());
     log.CheckAnswer(request, statistics, workspace.results);
+    CheckSurrogate(*search, view, statistics);
   }
 }
 
@@ -144,12 +128,12 @@ std::vector<bool> Reached(const IndexView& index, std::vector<int32_t> seeds) {
   return reached;
 }
 
-// A pool as wide as k holds k items that are not excluded whenever so many can be reached.
-// First contact, line 7.
+// A pool as wide as k holds k items that are not excluded whenever so many can be reached, also through
+// items whose scores are NaN. First contact, line 7.
 void ExcludedItemsTakeNoRoom() {
   Random random(7);
   Workspace workspace;
-  for (int example = 0; example < 3000; ++example) {
+  for (int example = 0; example < 4000; ++example) {
     const World world = RandomWorld(random);
     const IndexView view = world.View();
     const std::vector<int32_t> excluded = RandomItems(random, view.num_items());
@@ -162,43 +146,47 @@ void ExcludedItemsTakeNoRoom() {
     SearchRequest request;
     request.seeds = seeds;
     request.excluded = excluded;
-    const auto score = [](absl::Span<const int32_t> items, absl::Span<float> scores) {
-      for (size_t i = 0; i < items.size(); ++i) scores[i] = items[i] * 37 % 11;
+    const int nans = Draw(random, 1, 4);
+    const auto score = [=](absl::Span<const int32_t> items, absl::Span<float> scores) {
+      for (size_t i = 0; i < items.size(); ++i) {
+        scores[i] =
+            items[i] % nans == 1 ? std::numeric_limits<float>::quiet_NaN() : items[i] * 37 % 11;
+      }
       return absl::OkStatus();
     };
-    const size_t k = Draw(random, 1, 9);
-    SearchStatistics statistics;
-    CHECK_THAT((*BestFirstSearch::Create(Draw(random, 1, 4), k, 0))
-                   ->Run(view, request, score, workspace, statistics)
-                   .ok());
-    CHECK_THAT(statistics.stopped == Stopped::kComplete);
-    CHECK_THAT(workspace.results.size() == std::min(k, others));
+    const int k = Draw(random, 1, 9), frontier = Draw(random, 1, 4);
+    for (const auto& search :
+         {BestFirstSearch::Create(frontier, k, 0),
+          SurrogateSearch::Create({k, Draw(random, 1, 9), 0.5f}, frontier, k, 0)}) {
+      SearchStatistics statistics;
+      CHECK_THAT((*search)->Run(view, request, score, workspace, statistics).ok());
+      CHECK_THAT(statistics.stopped == Stopped::kComplete);
+      CHECK_THAT(workspace.results.size() == std::min<size_t>(k, others));
+    }
   }
 }
 
 // Entries may be valid when they are checked and invalid later.
-void ABrokenItemIsAnErrorAndABrokenRowIsEmpty() {
+void ABrokenItemIsAnErrorAndABrokenRowIsEmpty(const Search& search) {
   const auto score = [](absl::Span<const int32_t>, absl::Span<float> scores) {
     for (float& s : scores) s = 0;
     return absl::OkStatus();
   };
-  const auto run = [&](const World& world, Workspace& workspace) {
-    SearchStatistics statistics;
-    return (*RoundsSearch::Create({3, 3}, {1, 3}, 1))
-        ->Run(world.View(), SearchRequest{}, score, workspace, statistics);
-  };
   Workspace workspace;
+  const auto run = [&](World world) {
+    world.item_features.resize(3 * kFeatureLanes);
+    world.edge_distances.resize(world.layers[0].second.size());
+    SearchStatistics statistics;
+    return search.Run(world.View(), SearchRequest{}, score, workspace, statistics);
+  };
   for (int32_t item : {-1, 3, std::numeric_limits<int32_t>::max()}) {
-    const World edge{{7, 8, 9}, {0, 0, 0}, {0}, {{{0, 1, 1, 1}, {item}}}};
-    CHECK_THAT(absl::IsDataLoss(run(edge, workspace)));
-    const World entry_point{{7, 8, 9}, {0, 0, 0}, {1, item}, {{{0, 0, 0, 0}, {}}}};
-    CHECK_THAT(absl::IsDataLoss(run(entry_point, workspace)));
+    CHECK_THAT(absl::IsDataLoss(run({{7, 8, 9}, {0, 0, 0}, {0}, {{{0, 1, 1, 1}, {item}}}})));
+    CHECK_THAT(absl::IsDataLoss(run({{7, 8, 9}, {0, 0, 0}, {1, item}, {{{0, 0, 0, 0}, {}}}})));
   }
   const int64_t huge = std::numeric_limits<int64_t>::max();
   for (auto [first, second] :
        {std::pair<int64_t, int64_t>{-1, 1}, {-huge, huge}, {2, 1}, {0, 5}, {huge, huge}}) {
-    const World world{{7, 8, 9}, {0, 0, 0}, {0}, {{{first, second, 1, 1}, {1}}}};
-    CHECK_THAT(run(world, workspace).ok());
+    CHECK_THAT(run({{7, 8, 9}, {0, 0, 0}, {0}, {{{first, second, 1, 1}, {1}}}}).ok());
     CHECK_THAT(workspace.results.size() == 1);
   }
 }
@@ -299,7 +287,9 @@ void ThreadsDoNotDisturbEachOther() {
 
 int main() {
   nann::SearchesKeepTheirPromises();
-  nann::ABrokenItemIsAnErrorAndABrokenRowIsEmpty();
+  nann::ABrokenItemIsAnErrorAndABrokenRowIsEmpty(**nann::RoundsSearch::Create({3, 3}, {1, 3}, 1));
+  nann::ABrokenItemIsAnErrorAndABrokenRowIsEmpty(
+      **nann::SurrogateSearch::Create({3, 3, 0.9f}, 1, 3, 0));
   nann::ExcludedItemsTakeNoRoom();
   nann::AWalkThatStepsCutSaysSo();
   nann::MergingIsTimedWithoutTheScorer();

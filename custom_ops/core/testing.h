@@ -75,6 +75,9 @@ class ScoreLog {
     CHECK_THAT(statistics.stopped != Stopped::kBudget || items_ == request.budget);
     CHECK_THAT(statistics.stopped != Stopped::kDeadline ||
                request.deadline != SearchRequest::kNoDeadline);
+    CHECK_THAT(statistics.estimated_coverage >= 0 && statistics.estimated_coverage <= 1);
+    CHECK_THAT(statistics.prediction_error >= 0 && std::isfinite(statistics.prediction_error));
+    CHECK_THAT(!statistics.fell_back || statistics.estimated_coverage == 0);
     std::vector<bool> answered(scored_.size());
     for (size_t i = 0; i < results.size(); ++i) {
       const int32_t item = results[i].item;
