@@ -16,6 +16,7 @@
 #include "custom_ops/core/item_lookup.h"
 #include "custom_ops/core/metric_scorer.h"
 #include "custom_ops/core/rounds_search.h"
+#include "custom_ops/core/surrogate_search.h"
 #include "custom_ops/core/testing.h"
 
 namespace nann {
@@ -62,15 +63,20 @@ struct Bytes : std::vector<char> {
 
 struct World {
   TableType type;
-  int num_items, dim;
+  int num_items, dim, feature_width;  // A width of 0 is that of an index without features.
   Bytes item_ids, item_embeddings, item_scales, entry_points;
   std::vector<std::pair<Bytes, Bytes>> layers;  // Row splits and neighbours of each layer.
+  Bytes item_features, edge_distances;
 
   IndexFiles Files() const {
     IndexFiles files{FileOf(item_ids),   FileOf(item_embeddings), FileOf(entry_points), {}, type,
                      FileOf(item_scales)};
     for (const auto& [row_splits, neighbors] : layers) {
       files.layers.push_back({FileOf(row_splits), FileOf(neighbors)});
+    }
+    if (feature_width > 0) {
+      files.item_features = FileOf(item_features);
+      files.edge_distances = FileOf(edge_distances);
     }
     return files;
   }
@@ -102,6 +108,11 @@ void MakeValid(Input& input, World& world) {
   for (int i = 0; i < n * world.dim * world.CoordinateSize(); ++i) {
     world.item_embeddings.Append(bits[i % std::size(bits)]);
   }
+  for (int i = 0; i < n * world.feature_width; ++i) {
+    world.item_features.Append(bits[i % std::size(bits)]);
+  }
+  const size_t edges = world.layers[0].second.size() / sizeof(int32_t);
+  for (size_t i = 0; i < edges; ++i) world.edge_distances.Append(input.Byte());
   if (world.type == TableType::kInt8) {
     for (int i = 0; i < n; ++i) world.item_scales.Append<float>((input.Byte() + 1) / 64.0f);
   }
@@ -117,9 +128,10 @@ void ChangeSize(Input& input, Bytes& file) {
 void Damage(Input& input, World& world) {
   for (int i = input.Below(4); i >= 0; --i) {
     auto& [row_splits, neighbors] = world.layers[input.Below(world.layers.size())];
-    Bytes* const files[] = {&world.item_ids,    &world.item_embeddings,
-                            &world.item_scales, &world.entry_points,
-                            &row_splits,        &neighbors};
+    Bytes* const files[] = {&world.item_ids,      &world.item_embeddings,
+                            &world.item_scales,   &world.entry_points,
+                            &row_splits,          &neighbors,
+                            &world.item_features, &world.edge_distances};
     Bytes& file = *files[input.Below(std::size(files))];
     const bool size = input.Byte() < 32;
     if (size) ChangeSize(input, file);
@@ -150,6 +162,9 @@ void MakeFreely(Input& input, World& world) {
   }
   if (world.type == TableType::kInt8) MakeFreely<float>(input, n, world.item_scales);
   MakeFreely<int8_t>(input, n * world.dim * world.CoordinateSize(), world.item_embeddings);
+  const size_t edges = world.layers[0].second.size() / sizeof(int32_t);
+  if (world.feature_width > 0) MakeFreely<uint8_t>(input, edges, world.edge_distances);
+  MakeFreely<int8_t>(input, n * world.feature_width, world.item_features);
 }
 
 float OddScore(uint8_t byte) {
@@ -177,9 +192,13 @@ std::vector<std::unique_ptr<Search>> Searches(Input& input, int num_layers) {
   rounds[0] = 1;
   auto level_topn = Widths(input, num_layers + 1 + input.Below(4), 20);
   level_topn.push_back(10);
+  const int max_steps = input.Below(10);
+  const SurrogateSearch::Parameters surrogate{1 + input.Below(20), 1 + input.Below(20),
+                                              (1 + input.Below(99)) / 100.0f};
   absl::StatusOr<std::unique_ptr<Search>> searches[] = {
       RoundsSearch::Create(ef, rounds, num_layers), DeployedSearch::Create(level_topn, num_layers),
-      BestFirstSearch::Create(ef[0], ef[1], input.Below(10))};
+      BestFirstSearch::Create(ef[0], ef[1], max_steps),
+      SurrogateSearch::Create(surrogate, ef[0], ef[1], max_steps)};
   std::vector<std::unique_ptr<Search>> made;
   for (auto& search : searches) {
     CHECK_THAT(search.ok());
@@ -205,9 +224,19 @@ void CheckIndex(const World& world, const IndexView& view) {
     }
     CHECK_THAT(edges * sizeof(int32_t) == world.layers[layer].second.size());
   }
+  if (view.num_items() == 0 || world.feature_width == 0) return;
+  size_t place = 0;
+  for (int32_t item = 0; item < view.num_items(); ++item) {
+    CHECK_THAT(view.features(item)[0] == world.item_features[item * view.feature_width()]);
+    for (uint8_t distance : view.EdgeDistances(item)) {
+      CHECK_THAT(distance == static_cast<uint8_t>(world.edge_distances[place++]));
+    }
+  }
+  CHECK_THAT(place == world.edge_distances.size());
 }
 
-// Runs every search for one request. In an index that is not valid, a search may end with DataLoss.
+// Runs every search for one request. In an index that is not valid, a search may end with DataLoss; one
+// without features is refused by the surrogate search, the last one.
 void RunSearches(Input& input, const IndexView& view, bool valid) {
   const int n = static_cast<int>(view.num_items());
   std::vector<int32_t> seeds;
@@ -248,7 +277,9 @@ void RunSearches(Input& input, const IndexView& view, bool valid) {
       return absl::OkStatus();
     };
     const absl::Status status = search->Run(view, request, score, workspace, statistics);
-    CHECK_THAT(status.ok() || (!valid && absl::IsDataLoss(status)));
+    const bool unfit = n > 0 && view.feature_width() == 0 && search == searches.back();
+    CHECK_THAT(unfit ? absl::IsInvalidArgument(status)
+                     : status.ok() || (!valid && absl::IsDataLoss(status)));
     if (status.ok()) log.CheckAnswer(request, statistics, workspace.results);
   }
 }
@@ -264,6 +295,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   World world;
   world.type = static_cast<TableType>(input.Below(kTableTypes));
   world.num_items = input.Below(41);
+  world.feature_width = static_cast<int>(kFeatureLanes) * input.Below(3);
   world.dim = 1 + input.Below(20);
   world.layers.resize(1 + input.Below(4));
   if (mode == kFree) {
