@@ -5,14 +5,11 @@
 
 #include "custom_ops/core/row_kernels.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cstring>
+#include <iterator>
 #include <string>
 
 #include "custom_ops/core/testing.h"
+#include "custom_ops/core/wall_testing.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -25,34 +22,6 @@ constexpr double kUnit = 0x1p-24;  // Half the distance from 1 to the next float
 constexpr int kRows = 9;           // So few that items are repeated.
 constexpr int kMaxCount = 20;
 
-// Memory that ends before a protected page, for one array at a time.
-class MemoryBeforeAWall {
- public:
-  explicit MemoryBeforeAWall(size_t bytes) {
-    const size_t page = sysconf(_SC_PAGESIZE);
-    const size_t usable = (bytes + page - 1) / page * page;
-    size_ = usable + page;
-    begin_ = static_cast<char*>(
-        mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    CHECK_THAT(begin_ != MAP_FAILED);
-    wall_ = begin_ + usable;
-    CHECK_THAT(mprotect(wall_, page, PROT_NONE) == 0);
-  }
-  ~MemoryBeforeAWall() { munmap(begin_, size_); }
-  MemoryBeforeAWall(const MemoryBeforeAWall&) = delete;
-
-  // Returns the last `n` values before the protected page.
-  template <typename T>
-  T* Last(int64_t n) {
-    CHECK_THAT(n * static_cast<int64_t>(sizeof(T)) <= wall_ - begin_);
-    return reinterpret_cast<T*>(wall_) - n;
-  }
-
- private:
-  size_t size_;
-  char *begin_, *wall_;
-};
-
 // Converts IEEE 754 binary16 by its definition.
 double FromHalf(uint16_t bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
@@ -63,11 +32,6 @@ double FromHalf(uint16_t bits) {
                           : std::numeric_limits<double>::quiet_NaN();
   }
   return bits & 0x8000 ? -value : value;
-}
-
-// Compares floats; any two NaNs are the same, but 0 and -0 are not.
-bool SameFloat(float a, float b) {
-  return (std::isnan(a) && std::isnan(b)) || std::memcmp(&a, &b, sizeof(a)) == 0;
 }
 
 // A random table of any type. Row 0 consists of zeros.
