@@ -270,17 +270,20 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
     // where the walk is now, best-first would find less.
     statistics.fell_back = true;
     statistics.estimated_coverage = 0;
-    walk.EnterLayer(0, entries);
     if (seeded) {
+      walk.EnterLayer(0, {});
       status = walk.MeetSeeds();
+      if (!status.ok()) return status;
       workspace.results.swap(walk.fresh());
     } else {
-      workspace.results = entries;
+      workspace.results.swap(entries);
     }
-    if (status.ok()) {
+    {
+      const ScopedTimer timer(statistics.merging);
       Excluded(request.excluded).KeepBest(best_first_.pool, workspace.results);
-      status = best_first.WalkGround();
     }
+    if (!seeded) walk.EnterLayer(0, workspace.results);
+    status = best_first.WalkGround();
     if (!status.ok()) return status;
   }
   statistics.candidates = surrogate.CountCandidates();
