@@ -17,9 +17,10 @@ namespace {
 
 // Errors of predictions below this, in log-odds, are not told apart from none.
 constexpr double kLeastError = 1e-3;
-// A walk without seeds enters the ground layer at one place. It must look so many times more closely
-// before it may stop, because it does not know the candidates of other places (docs/surrogate.md).
-constexpr double kUnseeded = 0.05;
+// A walk from few seeds does not know the candidates of other places, and must look more closely before
+// it may stop: from n seeds, what it may miss is n / kManySeeds of what it may miss from many, and
+// kFewest from a few or, entering the ground layer at one place, from none (docs/surrogate.md).
+constexpr double kManySeeds = 100, kFewest = 0.05;
 // A step that would need fewer items evaluates so many.
 constexpr size_t kLeastBatch = 8;
 
@@ -72,12 +73,13 @@ class PredictionCheck {
 class SurrogateWalk {
  public:
   SurrogateWalk(const SurrogateSearch::Parameters& parameters, const BestFirstWidths& best_first,
-                const IndexView& index, const SearchRequest& request, Workspace& workspace)
+                const IndexView& index, const SearchRequest& request, size_t seeds,
+                Workspace& workspace)
       : k_(parameters.k),
         // A step for a large k must not cost as much as one for a small k, or the walk is quadratic.
         batch_(std::max(parameters.batch, parameters.k / 4)),
         allowed_((1 - parameters.expected_coverage) * parameters.k *
-                 (request.seeds.empty() ? kUnseeded : 1)),
+                 std::clamp(seeds / kManySeeds, kFewest, 1.0)),
         // The neighbours of items that just miss the answer are worth a look.
         expanded_(best_first.pool + best_first.pool / 2),
         excluded_(request.excluded),
@@ -249,7 +251,8 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
     walk.EnterLayer(0, evaluated);
   }
 
-  SurrogateWalk surrogate(parameters_, best_first_, index, request, workspace);
+  SurrogateWalk surrogate(parameters_, best_first_, index, request, seeded ? evaluated.size() : 0,
+                          workspace);
   for (int32_t step = 0; !walk.stopped(); ++step) {
     status = surrogate.Learn();
     if (!status.ok()) return status;
