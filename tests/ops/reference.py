@@ -5,6 +5,7 @@ A graph here is plain Python: `layers[l][item]` is the list of the neighbours of
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +68,12 @@ class Scores:
         self.excluded = excluded
         self.is_nan = np.isnan(scores)
         self.values = np.where(self.is_nan, NEGATIVE_INFINITY, scores)
-        self.evaluated: set[int] = set()
+        self.evaluated: dict[int, None] = {}  # In the order of evaluation.
         self.rounds = 0
 
-    def round(self, items: set[int]) -> None:
+    def round(self, items: Iterable[int]) -> None:
         """Scores the items of a round; those that were scored before do not count again."""
+        items = dict.fromkeys(items)
         self.evaluated |= items
         self.rounds += bool(items)
 
@@ -102,7 +104,7 @@ def rounds_search(
 
     Seeds join W and C when the ground layer is entered.
     """
-    user = _scores(graph, scores, exclude)
+    user = user_scores(graph, scores, exclude)
     best = set(graph.entry_points)
     user.round(best)
     best = user.top(ef[0], best)
@@ -119,14 +121,14 @@ def rounds_search(
             user.round(met)
             best = user.top(width, best | met)
             candidates = best & met
-    return _answer(graph, user, best, k)
+    return answer(graph, user, best, k)
 
 
 def deployed_search(
     graph: Graph, scores: np.ndarray, k: int, widths: list[int], exclude: list[int], seeds: set[int] = frozenset()
 ) -> Answer:
     """Searches as alibaba/nann's deployed graph does; `widths` is its level_topn without the last entry, which is k."""
-    user = _scores(graph, scores, exclude)
+    user = user_scores(graph, scores, exclude)
     best = set(graph.entry_points)
     user.round(best)
     best = user.top(widths[0], best)
@@ -144,7 +146,7 @@ def deployed_search(
         user.round(met)
         candidates = user.top(width, met)
         pool |= candidates
-    return _answer(graph, user, pool, k)
+    return answer(graph, user, pool, k)
 
 
 def best_first_search(
@@ -162,35 +164,68 @@ def best_first_search(
     The search starts at the seeds in the ground layer or, without any, at the entry points, and then passes through all
     layers. `stopped` is 3 if `max_steps` ends it earlier.
     """
-    user = _scores(graph, scores, exclude)
-    best = set(seeds) or set(graph.entry_points)
-    user.round(best)
-    cut = False
-    for number in reversed(range(1 if seeds else len(graph.layers))):
-        layer = graph.layers[number]
-        width = max(pool, k) if number == 0 else frontier
-        best = user.top(width, best)
-        visited, expanded = set(seeds) or set(best), set()  # All seeds, including those for which the pool has no room.
-        for step in itertools.count(1):
-            candidates = set(user.ranked(best - expanded)[:frontier])
-            if not candidates:
-                break
-            if step > max_steps > 0:
-                cut = True
-                break
-            expanded |= candidates
-            met = {neighbor for item in candidates for neighbor in layer[item]} - visited
-            visited |= met
-            user.round(met)
-            best = user.top(width, best | met)
-    return dataclasses.replace(_answer(graph, user, best, k), stopped=3 if cut else 0)
+    user = user_scores(graph, scores, exclude)
+    entries, cut = enter_ground(graph, user, seeds, frontier, max_steps)
+    best, cut_here = walk_ground(graph, user, entries, bool(seeds), frontier, max(pool, k), max_steps)
+    return dataclasses.replace(answer(graph, user, best, k), stopped=3 if cut or cut_here else 0)
 
 
-def _scores(graph: Graph, scores: np.ndarray, exclude: list[int]) -> Scores:
+def enter_ground(graph: Graph, user: Scores, seeds: set[int], frontier: int, max_steps: int) -> tuple[set[int], bool]:
+    """Scores the seeds or, without any, walks best-first from the entry points through the layers above the ground.
+
+    Returns the items to enter the ground layer from, and whether `max_steps` cut a layer short.
+    """
+    if seeds:
+        user.round(sorted(seeds))
+        return set(seeds), False
+    best, cut = set(graph.entry_points), False
+    user.round(graph.entry_points)
+    for layer in reversed(graph.layers[1:]):
+        best = user.top(frontier, best)
+        best, cut_here = best_first_layer(layer, user, best, best, frontier, frontier, max_steps)
+        cut |= cut_here
+    return best, cut
+
+
+def walk_ground(
+    graph: Graph, user: Scores, entries: set[int], seeded: bool, frontier: int, width: int, max_steps: int
+) -> tuple[set[int], bool]:
+    """Walks the ground layer best-first; returns the best `width`, and whether `max_steps` cut it short."""
+    best = user.top(width, entries)
+    visited = entries if seeded else best  # All seeds, including those for which the pool has no room.
+    return best_first_layer(graph.layers[0], user, best, visited, frontier, width, max_steps)
+
+
+def best_first_layer(
+    layer: list[list[int]],
+    user: Scores,
+    best: set[int],
+    visited: set[int],
+    frontier: int,
+    width: int,
+    max_steps: int,
+) -> tuple[set[int], bool]:
+    """Expands the best of `best` until all are expanded; returns the best `width` and whether `max_steps` cut it."""
+    visited, expanded = set(visited), set()
+    for step in itertools.count(1):
+        candidates = user.ranked(best - expanded)[:frontier]
+        if not candidates:
+            return best, False
+        if step > max_steps > 0:
+            return best, True
+        expanded |= set(candidates)
+        met = [neighbor for item in candidates for neighbor in layer[item] if neighbor not in visited]
+        visited |= set(met)
+        user.round(met)
+        best = user.top(width, best | set(met))
+    raise AssertionError  # Not reached.
+
+
+def user_scores(graph: Graph, scores: np.ndarray, exclude: list[int]) -> Scores:
     return Scores(scores, set(np.flatnonzero(np.isin(graph.ids, exclude)).tolist()))
 
 
-def _answer(graph: Graph, user: Scores, items: set[int], k: int) -> Answer:
+def answer(graph: Graph, user: Scores, items: set[int], k: int) -> Answer:
     kept = [item for item in user.ranked(items) if item not in user.excluded][:k]
     missing = k - len(kept)
     return Answer(
