@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests.ops.reference import Graph
 from tests.ops.searching import any_search
+from tests.ops.surrogate_reference import World
 from tfserving_ext import ops
 
 # The user tensor is a table of this many scores, one per item. The length of such a row is not a multiple of a kernel's
@@ -19,7 +20,7 @@ GARBAGE = 1e30
 def table_score(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
     """Looks scores up exactly: the embedding of item i is [i + 1, 0], its score is entry i of the user's table."""
     index = tf.cast(items[..., 0], tf.int32) - 1
-    scores = tf.gather(user, tf.clip_by_value(index, 0, ITEMS - 1), axis=1, batch_dims=1)
+    scores = tf.gather(user, tf.clip_by_value(index, 0, user.shape[1] - 1), axis=1, batch_dims=1)
     return tf.where(index < 0, GARBAGE, scores)
 
 
@@ -37,7 +38,7 @@ class Searcher:
 
     def open(self, graph: Graph, embeddings: np.ndarray | None = None) -> "Searcher":
         embeddings = table_embeddings(len(graph)) if embeddings is None else embeddings
-        ops.index_open(self.index, graph.write(self.folder, embeddings), dim=self.dim)
+        ops.index_open(self.index, World.of(graph).write(self.folder, embeddings), dim=self.dim, features=True)
         return self
 
     def __call__(

@@ -30,10 +30,10 @@ def any_search(
       dim: width of an item embedding.
       k: int32 [].
       ef: beam widths; for "deployed" `level_topn` without its last entry, which is k; for "best_first"
-        [frontier, pool].
-      rounds: rounds per layer; for "best_first" [max_steps].
+        and "surrogate" [frontier, pool].
+      rounds: rounds per layer; for "best_first" [max_steps], for "surrogate" [max_steps, batch].
       exclude: int64 [B, x].
-      algorithm: the search, "rounds", "deployed" or "best_first".
+      algorithm: the search, "rounds", "deployed", "best_first" or "surrogate".
       xla: let XLA compile the function.
       **options: see `ops.SearchOptions`.
     """
@@ -43,4 +43,6 @@ def any_search(
         return ops.rounds_search(index, user, scorer, k, ef, rounds, **common)
     if algorithm == "deployed":
         return ops.deployed_search(index, user, scorer, tf.concat([tf.cast(ef, tf.int32), [k]], axis=0), **common)
+    if algorithm == "surrogate":
+        return ops.surrogate_search(index, user, scorer, k, ef[0], ef[1], rounds[0], rounds[1], **common)[0]
     return ops.best_first_search(index, user, scorer, k, ef[0], ef[1], rounds[0], **common)
