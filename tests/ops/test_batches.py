@@ -14,6 +14,7 @@ PARAMETERS = {
     "rounds": {"ef": [3, 4, 6], "rounds": [1, 2, 3]},
     "deployed": {"ef": [3, 4, 5, 4, 3], "algorithm": "deployed"},
     "best_first": {"ef": [3, 6], "rounds": [9], "algorithm": "best_first"},
+    "surrogate": {"ef": [3, 6], "rounds": [9, 2], "algorithm": "surrogate"},
 }
 
 
@@ -200,10 +201,15 @@ def test_an_item_is_evaluated_once_and_met_in_every_layer(tmp_path):
     assert (found.items_scored.tolist(), found.rounds.tolist()) == ([4], [3])
 
 
-@pytest.mark.parametrize("algorithm", ["rounds", "deployed", "best_first"])
+@pytest.mark.parametrize("algorithm", ["rounds", "deployed", "best_first", "surrogate"])
 def test_an_empty_index_has_empty_answers(tmp_path, algorithm):
     search = Searcher(tmp_path).open(Graph(np.zeros(0, np.int64), [], [[], []]))
-    ef, rounds = {"rounds": ([3] * 3, [1] * 3), "deployed": ([3] * 4, ()), "best_first": ([2, 4], [9])}[algorithm]
+    ef, rounds = {
+        "rounds": ([3] * 3, [1] * 3),
+        "deployed": ([3] * 4, ()),
+        "best_first": ([2, 4], [9]),
+        "surrogate": ([2, 4], [9, 2]),
+    }[algorithm]
     found = search(np.zeros([2, 40], np.float32), 3, ef, rounds, algorithm=algorithm, seeds=np.array([[1], [2]]))
     assert found.item_ids.tolist() == [[-1] * 3] * 2
     assert found.items_scored.tolist() == [0, 0]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tests.ops.conftest import ITEMS, Searcher, table_embeddings, table_score
 from tests.ops.reference import Answer, Graph, best_first_search, deployed_search, rounds_search
+from tests.ops.surrogate_reference import World, surrogate_search
 from tests.ops.test_beam_search import check
 from tests.ops.test_metric_search import numpy_scores
 from tfserving_ext import ops
@@ -16,7 +18,7 @@ from tfserving_ext.index import Layer, write_index
 from tfserving_ext.retrieval import BruteForce
 
 INF, NAN = np.inf, np.nan
-ALGORITHMS = ["rounds", "deployed", "best_first"]
+ALGORITHMS = ["rounds", "deployed", "best_first", "surrogate"]
 
 
 def line(n: int) -> list[list[int]]:
@@ -48,6 +50,11 @@ SCORES = {
 }
 
 
+def surrogate_of_graph(graph: Graph, scores: np.ndarray, k: int, *parameters: Any) -> Answer:
+    *own, exclude, seeds = parameters
+    return surrogate_search(World.of(graph), scores, k, *own, 0.9, exclude, seeds)
+
+
 def compare(
     search: Searcher,
     graph: Graph,
@@ -67,8 +74,11 @@ def compare(
     elif algorithm == "deployed":
         reference, ef, rounds = deployed_search, [width] * (layers + 3), []
         parameters = [ef]
-    else:
+    elif algorithm == "best_first":
         reference, ef, rounds = best_first_search, [2, width], [100]
+        parameters = [*ef, *rounds]
+    else:
+        reference, ef, rounds = surrogate_of_graph, [2, width], [100, 2]
         parameters = [*ef, *rounds]
     none = np.zeros([len(scores), 0], np.int64)
     exclude, seeds = (none if given is None else given for given in (exclude, seeds))
@@ -155,7 +165,12 @@ def test_a_hundred_thousand_exclusions_and_seeds(searcher, algorithm):
 @pytest.mark.parametrize("limits", [{}, {"budget": 1}, {"deadline_ms": 1}])
 def test_no_users(searcher, algorithm, limits):
     none = np.zeros([0, 3], np.int64)
-    ef, rounds = {"rounds": ([3] * 3, [1] * 3), "deployed": ([3] * 4, ()), "best_first": ([2, 4], [9])}[algorithm]
+    ef, rounds = {
+        "rounds": ([3] * 3, [1] * 3),
+        "deployed": ([3] * 4, ()),
+        "best_first": ([2, 4], [9]),
+        "surrogate": ([2, 4], [9, 2]),
+    }[algorithm]
     searcher.open(GRAPHS["no edges"])
     found = searcher(np.zeros([0, 6]), 4, ef, rounds, none, algorithm, seeds=none, **limits)
     assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 10]
@@ -190,7 +205,12 @@ def test_a_budget_below_the_entry_points(searcher, algorithm, budget):
     """The first entry points in their order are scored, each once even if it is repeated."""
     graph = Graph(ids(5), [3, 3, 1, 4, 1], [line(5)])
     scores = np.arange(5, dtype=np.float32)[None]
-    ef, rounds = {"rounds": ([5] * 2, [1, 9]), "deployed": ([5] * 5, ()), "best_first": ([5, 5], [9])}[algorithm]
+    ef, rounds = {
+        "rounds": ([5] * 2, [1, 9]),
+        "deployed": ([5] * 5, ()),
+        "best_first": ([5, 5], [9]),
+        "surrogate": ([5, 5], [9, 2]),
+    }[algorithm]
     found = searcher.open(graph)(scores, 5, ef, rounds, algorithm=algorithm, budget=budget)
     wanted = sorted([130, 110, 140][:budget], reverse=True)
     assert found.item_ids.tolist() == [wanted + [-1] * (5 - budget)]
