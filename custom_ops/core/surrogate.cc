@@ -111,22 +111,7 @@ int32_t Surrogate::SlotOf(int32_t item) {
   return MakeSlot(item);
 }
 
-absl::Status Surrogate::CheckNeighbors(int32_t item) const {
-  for (int32_t neighbor : index_->Neighbors(0, item)) {
-    if (!index_->Has(neighbor)) return OutsideIndex(*index_, 0, item, neighbor);
-  }
-  return absl::OkStatus();
-}
-
 void Surrogate::Ignore(int32_t item) { evaluated_[SlotOf(item)] = true; }
-
-absl::Status Surrogate::Expand(int32_t item) {
-  absl::Status status = CheckNeighbors(item);
-  const absl::Span<const int32_t> neighbors = index_->Neighbors(0, item);
-  if (!status.ok() || num_slots_ + neighbors.size() > kMaxSlots) return status;
-  for (int32_t neighbor : neighbors) SlotOf(neighbor);
-  return absl::OkStatus();
-}
 
 void Surrogate::Prefetch(absl::Span<const Scored> items, size_t place) const {
   // The rows of links come first, then the links, then what belongs to the items that they lead to.
@@ -156,10 +141,11 @@ absl::Status Surrogate::Observe(int32_t item, bool expand) {
   const int8_t* const row = index_->features(item);
   observed_rows_.insert(observed_rows_.end(), row, row + width_);
 
-  absl::Status status = CheckNeighbors(item);
-  if (!status.ok()) return status;
   const absl::Span<const int32_t> neighbors = index_->Neighbors(0, item);
   const absl::Span<const uint8_t> distances = index_->EdgeDistances(item);
+  for (int32_t neighbor : neighbors) {
+    if (!index_->Has(neighbor)) return OutsideIndex(*index_, 0, item, neighbor);
+  }
   MakeRoom(neighbors.size());
   expand &= num_slots_ + neighbors.size() <= kMaxSlots;
   const size_t begin = edges_.size();

@@ -39,8 +39,6 @@ class Surrogate {
   absl::Status Observe(int32_t item, bool expand);
   // Removes an evaluated item from the candidates without learning from it.
   void Ignore(int32_t item);
-  // Makes the neighbours of an ignored item candidates. Returns DataLoss if one is outside the index.
-  absl::Status Expand(int32_t item);
 
   // Fits to one target for each observed item, in the order of `Observe`, and predicts the target of
   // every candidate.
@@ -63,7 +61,6 @@ class Surrogate {
   int32_t SlotOf(int32_t item);
   int32_t MakeSlot(int32_t item);
   void MakeRoom(size_t slots);
-  absl::Status CheckNeighbors(int32_t item) const;
   void AddNewProducts();
   void FitLinear(absl::Span<const double> targets);
   void AddCorrections(absl::Span<const double> targets);

@@ -92,16 +92,11 @@ class SurrogateWalk {
   absl::Status Learn() {
     w_.fresh.clear();
     for (size_t i = learnt_; i < w_.evaluated.size(); ++i) {
-      others_ += !excluded_.Has(w_.evaluated[i].item);
-      if (!std::isnan(w_.evaluated[i].score)) w_.fresh.push_back(w_.evaluated[i]);
-    }
-    for (size_t i = learnt_; i < w_.evaluated.size(); ++i) {
-      if (!std::isnan(w_.evaluated[i].score)) continue;
-      // Such an item comes last: it is among the best items as long as all are.
-      w_.surrogate.Ignore(w_.evaluated[i].item);
-      if (others_ > expanded_) continue;
-      absl::Status status = w_.surrogate.Expand(w_.evaluated[i].item);
-      if (!status.ok()) return status;
+      if (std::isnan(w_.evaluated[i].score)) {
+        w_.surrogate.Ignore(w_.evaluated[i].item);
+      } else {
+        w_.fresh.push_back(w_.evaluated[i]);
+      }
     }
     w_.ranking.Add(w_.fresh);
     const size_t size = w_.ranking.size();
@@ -202,7 +197,7 @@ class SurrogateWalk {
   const Excluded excluded_;
   Workspace& w_;
   PredictionCheck check_;
-  size_t learnt_ = 0, others_ = 0, last_ = 0;  // `others_` of the learnt ones are not excluded.
+  size_t learnt_ = 0, last_ = 0;
   double missed_ = std::numeric_limits<double>::infinity(), expected_ = 0;
   std::vector<int32_t> chosen_;
   std::vector<float> predictions_;
