@@ -94,6 +94,7 @@ class SurrogateWalk {
     for (size_t i = learnt_; i < w_.evaluated.size(); ++i) {
       if (std::isnan(w_.evaluated[i].score)) {
         w_.surrogate.Ignore(w_.evaluated[i].item);
+        has_nan_ = true;
       } else {
         w_.fresh.push_back(w_.evaluated[i]);
       }
@@ -115,8 +116,8 @@ class SurrogateWalk {
     return absl::OkStatus();
   }
 
-  // Whether the surrogate can predict nothing here.
-  bool failed() const { return check_.failed(); }
+  // Whether the surrogate can predict nothing here. Beyond items whose score is NaN it has not looked.
+  bool failed() const { return check_.failed() || (exhausted_ && has_nan_); }
 
   // Returns the items to evaluate next; none if the walk is complete.
   const std::vector<int32_t>& Choose() {
@@ -148,7 +149,8 @@ class SurrogateWalk {
       chosen_.push_back(w_.surrogate.item(choice.slot));
       predictions_.push_back(choice.prediction);
     }
-    if (chosen_.empty() && !expects) missed_ = 0;  // Every item that can be reached is evaluated.
+    exhausted_ = chosen_.empty() && !expects;
+    if (exhausted_) missed_ = 0;  // Every item that can be reached is evaluated.
     return chosen_;
   }
 
@@ -199,6 +201,7 @@ class SurrogateWalk {
   PredictionCheck check_;
   size_t learnt_ = 0, last_ = 0;
   double missed_ = std::numeric_limits<double>::infinity(), expected_ = 0;
+  bool has_nan_ = false, exhausted_ = false;
   std::vector<int32_t> chosen_;
   std::vector<float> predictions_;
 };
