@@ -32,15 +32,18 @@ class PredictionCheck {
   void Add(absl::Span<const float> predictions, absl::Span<const double> targets, double expected,
            double found) {
     const double n = targets.size();
-    double x = 0, y = 0, xx = 0, yy = 0, xy = 0, errors = 0;
+    double prediction = 0, target = 0, errors = 0;  // Means, and a sum of squares.
     for (size_t i = 0; i < targets.size(); ++i) {
-      const double p = predictions[i], t = targets[i];
-      x += p, y += t, xx += p * p, yy += t * t, xy += p * t;
-      errors += (t - p) * (t - p);
+      prediction += predictions[i] / n;
+      target += targets[i] / n;
+      errors += (targets[i] - predictions[i]) * (targets[i] - predictions[i]);
     }
-    covariance_ += xy - x * y / n;
-    prediction_variance_ += xx - x * x / n;
-    target_variance_ += yy - y * y / n;
+    for (size_t i = 0; i < targets.size(); ++i) {
+      const double p = predictions[i] - prediction, t = targets[i] - target;
+      covariance_ += p * t;
+      prediction_variance_ += p * p;
+      target_variance_ += t * t;
+    }
     mean_square_ = count_ == 0 ? errors / n : (mean_square_ + errors / n) / 2;
     expected_ = expected_ / 2 + expected;
     found_ = found_ / 2 + found;
@@ -206,6 +209,29 @@ class SurrogateWalk {
   std::vector<float> predictions_;
 };
 
+// Walks the ground layer best-first from the start, as if nothing had been evaluated there, but with
+// known scores: from where a surrogate's walk ends, best-first would find less. Without seeds it enters
+// the layer from `entries`.
+absl::Status StartAgain(std::vector<Scored>& entries, const SearchRequest& request, int32_t pool,
+                        Walk& walk, BestFirstWalk& best_first, Workspace& workspace,
+                        SearchStatistics& statistics) {
+  const bool seeded = !request.seeds.empty();
+  if (seeded) {
+    walk.EnterLayer(0, {});
+    absl::Status status = walk.MeetSeeds();
+    if (!status.ok()) return status;
+    workspace.results.swap(walk.fresh());
+  } else {
+    workspace.results.swap(entries);
+  }
+  {
+    const ScopedTimer timer(statistics.merging);
+    Excluded(request.excluded).KeepBest(pool, workspace.results);
+  }
+  if (!seeded) walk.EnterLayer(0, workspace.results);
+  return best_first.WalkGround();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Search>> SurrogateSearch::Create(const Parameters& parameters,
@@ -267,24 +293,10 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
   statistics.estimated_coverage = static_cast<float>(surrogate.estimated_coverage());
   statistics.prediction_error = static_cast<float>(surrogate.error());
   if (surrogate.failed() && !walk.stopped()) {
-    // From the start, as if nothing had been evaluated in the ground layer, but with known scores: from
-    // where the walk is now, best-first would find less.
     statistics.fell_back = true;
     statistics.estimated_coverage = 0;
-    if (seeded) {
-      walk.EnterLayer(0, {});
-      status = walk.MeetSeeds();
-      if (!status.ok()) return status;
-      workspace.results.swap(walk.fresh());
-    } else {
-      workspace.results.swap(entries);
-    }
-    {
-      const ScopedTimer timer(statistics.merging);
-      Excluded(request.excluded).KeepBest(best_first_.pool, workspace.results);
-    }
-    if (!seeded) walk.EnterLayer(0, workspace.results);
-    status = best_first.WalkGround();
+    status =
+        StartAgain(entries, request, best_first_.pool, walk, best_first, workspace, statistics);
     if (!status.ok()) return status;
   }
   statistics.candidates = surrogate.CountCandidates();

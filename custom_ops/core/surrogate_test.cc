@@ -62,14 +62,7 @@ class DenseSurrogate {
     }
   }
 
-  // The neighbours of an ignored item become candidates too, if it is expanded.
-  void Ignore(int32_t item, bool expand) {
-    Evaluate(item);
-    for (int32_t neighbor : index_.Neighbors(0, item)) {
-      if (expand && evaluated_.count(neighbor) == 0) candidates_.insert(neighbor);
-      if (expand) known_.insert(neighbor);
-    }
-  }
+  void Ignore(int32_t item) { Evaluate(item); }
 
   void Fit(const std::vector<double>& targets) {
     const size_t n = index_.feature_width() + 1;
@@ -222,8 +215,7 @@ void CheckRequest(Surrogate& surrogate, const World& world, Random& random, int 
       const bool expand = Draw(random, 0, 3) > 0;
       if (Draw(random, 0, 7) == 0) {
         surrogate.Ignore(item);
-        if (expand) CHECK_THAT(surrogate.Expand(item).ok());
-        dense.Ignore(item, expand);
+        dense.Ignore(item);
       } else {
         CHECK_THAT(surrogate.Observe(item, expand).ok());
         dense.Observe(item, expand);
@@ -260,8 +252,7 @@ void ABrokenNeighborIsAnError() {
     const IndexView view = broken.View();
     surrogate.Start(view);
     for (int32_t item = 0; item < 30; ++item) {
-      const absl::Status status =
-          example % 3 == 0 ? surrogate.Expand(item) : surrogate.Observe(item, item % 2 == 0);
+      const absl::Status status = surrogate.Observe(item, item % 2 == 0);
       CHECK_THAT(status.ok() == (item != static_cast<int32_t>(row)));
       CHECK_THAT(status.ok() || absl::IsDataLoss(status));
     }

@@ -279,7 +279,7 @@ def surrogate_search(
         cut |= walk_ground(graph, user, entries, bool(seeds), frontier, max(pool, k), max_steps)[1]
     return SurrogateAnswer(
         **dataclasses.asdict(answer(graph, user, set(user.evaluated), k)) | {"stopped": 3 if cut else 0},
-        candidates=len(walk.surrogate.met),
+        candidates=len({*walk.surrogate.met, *user.evaluated}),
         prediction_error=walk.check.error,
         estimated_coverage=0.0 if failed else max(0.0, 1 - walk.missed / k),
         fell_back=failed,
