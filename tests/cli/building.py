@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.cli.entries import GONE, Command, Option, arguments
+from tfserving_ext.data.conversion import convert
 
 _RULES = "convert_behaviors.rules"
 CONVERT = Command(
@@ -15,6 +16,7 @@ CONVERT = Command(
         "tfserving_ext.data.beam:convert_by_beam": None,
     },
     {
+        "tfserving_ext.data.conversion:convert": convert,
         "tfserving_ext.data.sequence_format:read_manifest": {"counts": {"behaviors": 1, "users": 1, "items": 1}},
         "tfserving_ext.artifacts:read_json": {"num_train_samples": 1, "num_item": 1},
     },

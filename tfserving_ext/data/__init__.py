@@ -5,7 +5,7 @@ from tfserving_ext.extras import require
 __all__ = [
     "beam",
     "complete_journey",
-    "convert",
+    "conversion",
     "original_format",
     "original_windows",
     "rows",

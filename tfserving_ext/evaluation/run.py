@@ -101,11 +101,7 @@ def evaluate(
     files = None if target is None else _files(target, options.html)
     subject = Subject(data, model, index, held_out)
     check_buildable(subject.index, options.builds)
-    if not subject.index.has_features:  # An index of an earlier release is measured with what it can be searched with.
-        searches = {name: one for name, one in searches.items() if not isinstance(one, Surrogate)}
-    settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}
-    for setting in settings.values():
-        subject.neural.check(setting.parameters, held_out.k)  # Checked now, not after minutes of brute force.
+    settings = _settings(subject, searches)
     measured = _measured(subject, settings, options.builds)
     figures = _figures(subject, settings, measured, held_out, options)
     if options.curve_cases is not None:
@@ -122,6 +118,16 @@ def evaluate(
 
             write_report(files["html"], figures)
     return figures
+
+
+def _settings(subject: Subject, searches: Mapping[str, BestFirst | Rounds]) -> dict[str, Setting]:
+    """Returns the searches that the index allows, checked now rather than after minutes of brute force."""
+    if not subject.index.has_features:
+        searches = {name: one for name, one in searches.items() if not isinstance(one, Surrogate)}
+    settings = {name: Setting.deployed(parameters) for name, parameters in searches.items()}
+    for setting in settings.values():
+        subject.neural.check(setting.parameters, subject.k)
+    return settings
 
 
 def _files(target: str | os.PathLike[str], html: bool) -> dict[str, Path]:

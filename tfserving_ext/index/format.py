@@ -114,16 +114,7 @@ class Index:
         """
         check_local(folder)
         folder = Path(folder)
-        if not (folder / "manifest.json").exists():
-            raise NannError(f"{folder} is not an index: it has no manifest.json; build one with `nann index`")
-        manifest = read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise NannError(f"{folder / 'manifest.json'} does not describe an index (format {FORMAT!r})")
-        if manifest.get("format_version") not in READ_VERSIONS or isinstance(manifest["format_version"], bool):
-            raise NannError(
-                f"{folder} has format version {manifest.get('format_version')!r}, this release reads "
-                f"{' and '.join(map(str, READ_VERSIONS))}; build the index again with `nann index`"
-            )
+        manifest = _manifest(folder)
         n = _count(folder, manifest, "num_items", 0, 2**31 - 1)
         dim = _count(folder, manifest, "dim", 1, MAX_DIM)
         num_layers = _count(folder, manifest, "layers", 1, MAX_LAYERS)
@@ -180,6 +171,21 @@ class Index:
         names = _file_names(len(self.layers), self.dtype, self.has_features)
         check_no_sentinel(self.folder / names[0], self.item_ids)
         check_graph([self.folder / name for name in names], len(self.item_ids), self.entry_points, self.layers)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Reads the manifest of an index, of a version that this release knows."""
+    if not (folder / "manifest.json").exists():
+        raise NannError(f"{folder} is not an index: it has no manifest.json; build one with `nann index`")
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise NannError(f"{folder / 'manifest.json'} does not describe an index (format {FORMAT!r})")
+    if manifest.get("format_version") not in READ_VERSIONS or isinstance(manifest["format_version"], bool):
+        raise NannError(
+            f"{folder} has format version {manifest.get('format_version')!r}, this release reads "
+            f"{' and '.join(map(str, READ_VERSIONS))}; build the index again with `nann index`"
+        )
+    return manifest
 
 
 def _count(folder: Path, manifest: dict[str, Any], name: str, low: int, high: int) -> int:
@@ -256,18 +262,12 @@ def write_index(
     paths = [Path(folder) / name for name in names]
     entry_points, layers = as_integers(paths, entry_points, layers)
     check_graph(paths, len(item_ids), entry_points, layers)
-    arrays: list[np.ndarray] = [item_ids.astype("<i8", copy=False), values, entry_points]
-    for layer in layers:
-        arrays += [layer.row_splits, layer.neighbors]
-    if scales is not None:
-        arrays.append(scales)
-    features = item_features(item_embeddings)
-    arrays += [features, edge_distances(item_embeddings, layers[0])]
+    rows = [part for layer in layers for part in (layer.row_splits, layer.neighbors)]
+    features, distances = item_features(item_embeddings), edge_distances(item_embeddings, layers[0])
+    last = [features, distances] if scales is None else [scales, features, distances]
+    arrays = [item_ids.astype("<i8", copy=False), values, entry_points, *rows, *last]
     with atomic_folder(folder, INDEX, force) as new:
-        files = {}
-        for name, array in zip(names, arrays, strict=True):
-            np.ascontiguousarray(array).tofile(new / name)
-            files[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256(new / name)}
+        files = {name: _written(new / name, array) for name, array in zip(names, arrays, strict=True)}
         manifest = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -282,3 +282,9 @@ def write_index(
         }
         write_json(new / "manifest.json", manifest)
     return Index.open(folder)
+
+
+def _written(path: Path, array: np.ndarray) -> dict[str, Any]:
+    """Writes an array; returns its entry in the manifest."""
+    np.ascontiguousarray(array).tofile(path)
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256(path)}

@@ -150,6 +150,20 @@ class SearchOptions:
     rewrite: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class SurrogateOptions(SearchOptions):
+    """Options of the surrogate search.
+
+    Attributes:
+      batch: int32 [], items evaluated per step; a quarter of k if that is more.
+      expected_coverage: float32 [], between 0 and 1; the search ends when this share of the best k is expected to be
+        found. The expectation is cautious.
+    """
+
+    batch: Any = 64
+    expected_coverage: Any = 0.9
+
+
 def best_first_search(
     index: tf.Tensor,
     user: Sequence[tf.Tensor],
@@ -194,8 +208,6 @@ def surrogate_search(
     frontier: Any,
     pool: Any,
     max_steps: Any = 0,
-    batch: Any = 64,
-    expected_coverage: Any = 0.9,
     **options: Any,
 ) -> tuple[SearchResult, SurrogateStatistics]:
     """Finds the top-k items by evaluating those that a surrogate predicts to be among them (docs/surrogate.md).
@@ -209,10 +221,7 @@ def surrogate_search(
       pool: int32 [], below k it counts as k; neighbours of the best one and a half times as many items are candidates.
         Where predictions fail, the pool of the best-first search.
       max_steps: int32 [], the most steps in a layer; 0 for no limit.
-      batch: int32 [], items evaluated per step; a quarter of k if that is more.
-      expected_coverage: float32 [], between 0 and 1; the search ends when this share of the best k is expected to be
-        found. The expectation is cautious.
-      **options: see `SearchOptions`.
+      **options: see `SearchOptions` and `SurrogateOptions`.
 
     Returns:
       A `SearchResult`, see `best_first_search`, and the surrogate's statistics.
@@ -220,9 +229,10 @@ def surrogate_search(
     Raises:
       tf.errors.InvalidArgumentError: a parameter is out of its range, shapes disagree, or the index has no features.
     """
-    own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps, "batch": batch}
-    parameters = {**_integers(own), "expected_coverage": tf.cast(expected_coverage, tf.float32)}
-    outputs = _outputs(load().nann_surrogate_search, index, user, scorer, parameters, SearchOptions(**options))
+    given = SurrogateOptions(**options)
+    own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps, "batch": given.batch}
+    parameters = {**_integers(own), "expected_coverage": tf.cast(given.expected_coverage, tf.float32)}
+    outputs = _outputs(load().nann_surrogate_search, index, user, scorer, parameters, given)
     shared = len(SearchResult._fields)
     return SearchResult(*outputs[:shared]), SurrogateStatistics(*outputs[shared:])
 

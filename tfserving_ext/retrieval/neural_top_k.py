@@ -44,8 +44,8 @@ class Surrogate(BestFirst):
         expectation is cautious: with the demo's model, 0.9 finds 0.997.
     """
 
-    batch: int = 64
-    expected_coverage: float = 0.9
+    batch: int = ops.SurrogateOptions.batch
+    expected_coverage: float = ops.SurrogateOptions.expected_coverage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,9 +177,7 @@ class NeuralTopK(tf.Module):
         frontier: Any = Surrogate.frontier,
         pool: Any = Surrogate.pool,
         max_steps: Any = Surrogate.max_steps,
-        batch: Any = Surrogate.batch,
-        expected_coverage: Any = Surrogate.expected_coverage,
-        **limits: Any,
+        **options: Any,
     ) -> tuple[SearchResult, SurrogateStatistics]:
         """Runs the surrogate search, which finds about what best-first finds with a fraction of its evaluations.
 
@@ -190,9 +188,8 @@ class NeuralTopK(tf.Module):
           frontier: int32 [], see `Surrogate`.
           pool: int32 [], see `Surrogate`.
           max_steps: int32 [], see `Surrogate`.
-          batch: int32 [], see `Surrogate`.
-          expected_coverage: float32 [], see `Surrogate`.
-          **limits: as in `best_first`.
+          **options: `batch`, int32 [], and `expected_coverage`, float32 [], see `Surrogate`; and the limits of
+            `best_first`.
 
         Returns:
           A `SearchResult`, see `best_first`, and a `SurrogateStatistics`: candidates int64 [B], prediction_error and
@@ -202,8 +199,7 @@ class NeuralTopK(tf.Module):
           tf.errors.InvalidArgumentError: a parameter is out of its range, or the index has no features.
         """
         own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
-        own |= {"batch": batch, "expected_coverage": expected_coverage}
-        return self._search(ops.surrogate_search, user, **own, seeds=seeds, **limits)
+        return self._search(ops.surrogate_search, user, **own, seeds=seeds, **options)
 
     def rounds(
         self,
