@@ -194,6 +194,7 @@ def test_new_items_of_a_module(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_verify_holds_the_index_against_what_the_model_said(world, tmp_path):
     """The comparison also covers an index with rows of a folded scorer; here all checksums are right.
 

@@ -91,6 +91,7 @@ def test_the_passes_leave_the_scores(index, tmp_path, name, fold_items):
         check(variant.rewritten, lambda *given: source.score(given[:-1], given[-1]), user, DIM)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rewrite", [True, False])
 def test_an_export_of_one_answers_and_is_explained(index, tmp_path, rewrite):
     """The same models, through a whole export. First contact, lines 12 and 13."""

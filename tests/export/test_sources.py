@@ -121,6 +121,7 @@ def test_an_export_can_be_exported_again(world, tmp_path):
     np.testing.assert_array_equal(servable.signature("retrieve").run(request)["item_ids"], expected["item_ids"])
 
 
+@pytest.mark.slow
 def test_a_keras_archive(world, index, tmp_path):
     model = keras_ranker(world, tmp_path / "ranker.keras")
     servable, found = moved(export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE), tmp_path)

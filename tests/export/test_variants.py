@@ -156,6 +156,7 @@ def test_each_variant_ships_when_it_is_the_fastest(measured, monkeypatch, index,
     assert found.facts()["variants"]["us_per_batch"][name] == {"64": 32.0, "128": 64.0, "256": 128.0}
 
 
+@pytest.mark.slow
 @pytest.mark.medium
 def test_what_is_measured_ships(measured, monkeypatch, index, tmp_path):
     """Without a made-up clock: every variant has a time for every size, and the one that ships is as the rule says."""
@@ -322,6 +323,7 @@ def test_what_xla_should_not_compile_is_left_out(measured, monkeypatch, index, t
         check_answers(target, model)
 
 
+@pytest.mark.slow
 @pytest.mark.medium
 def test_a_new_index_keeps_the_variant(measured, monkeypatch, index, tmp_path):
     """It is not measured again, as the graph is the same."""

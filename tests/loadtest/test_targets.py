@@ -64,6 +64,7 @@ def server(half_plus):
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.medium
 def test_every_target_answers_the_same_scenario(half_plus, server):
     model = ModelSpec(name="half_plus", path=half_plus / "1", inputs={"x": InputSpec(shape=[3], low=1, high=2)})

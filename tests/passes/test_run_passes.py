@@ -7,6 +7,7 @@ import pytest
 from tests.native.building import build_targets
 
 
+@pytest.mark.slow
 @pytest.mark.medium
 def test_what_does_not_verify_is_undone():
     run = subprocess.run(

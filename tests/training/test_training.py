@@ -22,6 +22,7 @@ def changed(path, at: int, value: int) -> None:
     np.save(path, ids)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(world, tmp_path):
     start = fit(world.data, tmp_path / "start", TrainingConfig(steps=1, batch_size=64, negatives=50, epsilon=0))
     end = fit(world.data, tmp_path / "end", TrainingConfig(steps=150, batch_size=64, negatives=50, epsilon=0))
