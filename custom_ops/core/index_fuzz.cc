@@ -228,7 +228,7 @@ void CheckIndex(const World& world, const IndexView& view) {
   size_t place = 0;
   for (int32_t item = 0; item < view.num_items(); ++item) {
     CHECK_THAT(view.features(item)[0] == world.item_features[item * view.feature_width()]);
-    for (uint8_t distance : view.EdgeDistances(item)) {
+    for (uint8_t distance : view.EdgeDistances(view.Neighbors(0, item))) {
       CHECK_THAT(distance == static_cast<uint8_t>(world.edge_distances[place++]));
     }
   }

@@ -77,10 +77,10 @@ class IndexView {
   // a 16th of the root mean square. An index without features has a width of 0.
   int64_t feature_width() const { return feature_width_; }
   const int8_t* features(int32_t item) const { return item_features_ + item * feature_width_; }
-  // Returns, for each of `Neighbors(0, item)`, the squared distance of the embeddings in steps of
-  // 1 / kDistanceSteps of the median over the layer's edges. Only for an index with features.
-  absl::Span<const uint8_t> EdgeDistances(int32_t item) const {
-    const absl::Span<const int32_t> neighbors = Neighbors(0, item);
+  // Returns the squared distance from an item to each of `neighbors`, which `Neighbors(0, item)`
+  // returned, in steps of 1 / kDistanceSteps of the median over the layer's edges. Only for an index
+  // with features.
+  absl::Span<const uint8_t> EdgeDistances(absl::Span<const int32_t> neighbors) const {
     if (neighbors.empty()) return {};  // It may be a row outside the file, which has no address.
     return {edge_distances_ + (neighbors.data() - layers_[0].neighbors.data()), neighbors.size()};
   }

@@ -124,7 +124,7 @@ void Surrogate::Prefetch(absl::Span<const Scored> items, size_t place) const {
   if (place + kLinks < items.size()) {
     const int32_t item = items[place + kLinks].item;
     index_->PrefetchNeighbors(0, item);
-    __builtin_prefetch(index_->EdgeDistances(item).data());
+    __builtin_prefetch(index_->EdgeDistances(index_->Neighbors(0, item)).data());
   }
   if (place + kItems < items.size()) {
     for (int32_t neighbor : index_->Neighbors(0, items[place + kItems].item)) {
@@ -142,10 +142,7 @@ absl::Status Surrogate::Observe(int32_t item, bool expand) {
   observed_rows_.insert(observed_rows_.end(), row, row + width_);
 
   const absl::Span<const int32_t> neighbors = index_->Neighbors(0, item);
-  const absl::Span<const uint8_t> distances = index_->EdgeDistances(item);
-  for (int32_t neighbor : neighbors) {
-    if (!index_->Has(neighbor)) return OutsideIndex(*index_, 0, item, neighbor);
-  }
+  const absl::Span<const uint8_t> distances = index_->EdgeDistances(neighbors);
   MakeRoom(neighbors.size());
   expand &= num_slots_ + neighbors.size() <= kMaxSlots;
   const size_t begin = edges_.size();
@@ -156,10 +153,12 @@ absl::Status Surrogate::Observe(int32_t item, bool expand) {
   const char* const evaluated = evaluated_.data();
   float* const sums = weights_.data();
   for (size_t i = 0; i < neighbors.size(); ++i) {
-    int32_t slot = slots[neighbors[i]];
+    const int32_t neighbor = neighbors[i];  // Read once: a mapped file may change after a check.
+    if (!index_->Has(neighbor)) return OutsideIndex(*index_, 0, item, neighbor);
+    int32_t slot = slots[neighbor];
     if (slot < 0) {
       if (!expand) continue;
-      slot = MakeSlot(neighbors[i]);
+      slot = MakeSlot(neighbor);
     }
     // Without a branch, which the processor could not foresee.
     const bool wanted = !evaluated[slot] & (distances[i] < kFarthest) & (slot < kMaxSlots);

@@ -54,7 +54,7 @@ class DenseSurrogate {
     }
     // An edge counts if it leads to a candidate when it is met.
     const auto neighbors = index_.Neighbors(0, item);
-    const auto distances = index_.EdgeDistances(item);
+    const auto distances = index_.EdgeDistances(neighbors);
     for (size_t i = 0; i < neighbors.size(); ++i) {
       const double weight = std::exp(-distances[i] / (64 * 0.3));
       if (candidates_.count(neighbors[i]) == 0 || weight < 0.01) continue;
