@@ -7,6 +7,7 @@ from typing import Any
 from export_tools.signatures import Defaults
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
+from tfserving_ext.index.tuning import read_tuning
 from tfserving_ext.progress import outcome
 from tfserving_ext.retrieval import Surrogate
 
@@ -50,8 +51,6 @@ def with_search(defaults: Defaults, index: Index, figures: Mapping[str, Any] | N
 
 def _tuned(index: Index) -> dict[str, Any] | None:
     """Returns the setting that `nann tune` chose for this build of the index, or None."""
-    from tfserving_ext.evaluation.tune import read_tuning  # Imports all of the evaluation.
-
     try:
         return read_tuning(index.folder)["chosen"]
     except NannError:

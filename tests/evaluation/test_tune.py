@@ -10,8 +10,9 @@ from export_tools import Defaults, ExportOptions, export
 from tfserving_ext.artifacts import read_json, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation import HeldOut
-from tfserving_ext.evaluation.tune import choose, grid, options, pareto, promising, read_tuning, tune
+from tfserving_ext.evaluation.tune import choose, grid, options, pareto, promising, tune
 from tfserving_ext.index import Index
+from tfserving_ext.index.tuning import read_tuning
 from tfserving_ext.retrieval import BestFirst, Rounds
 
 HELD_OUT = HeldOut(20, max_cases=500, split="validation")

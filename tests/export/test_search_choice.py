@@ -14,9 +14,9 @@ from tests.export.sources import SIGNATURES
 from tests.index.test_broken import edit_manifest
 from tfserving_ext.artifacts import sha256, write_json
 from tfserving_ext.errors import NannError
-from tfserving_ext.evaluation.tune import FORMAT, FORMAT_VERSION
 from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.index.format import FEATURE_FILES
+from tfserving_ext.index.tuning import FORMAT, FORMAT_VERSION
 from tfserving_ext.retrieval import Surrogate
 from tfserving_ext.serving.models import load_servable
 

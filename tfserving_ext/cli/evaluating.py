@@ -153,8 +153,9 @@ def tune(
     folder.
     """
     from tfserving_ext.evaluation import HeldOut
-    from tfserving_ext.evaluation.tune import FILE, options
+    from tfserving_ext.evaluation.tune import options
     from tfserving_ext.evaluation.tune import tune as run
+    from tfserving_ext.index.tuning import FILE
 
     found = run(data, model, index, coverage, latency_ms, HeldOut(k, positions, max_cases, split))
     console.print(_table(found, options))

@@ -3,23 +3,21 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfserving_ext.artifacts import read_json, sha256, write_json
+from tfserving_ext.artifacts import sha256, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.cases import HeldOut, even_rows
 from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject, name_of_search
+from tfserving_ext.index.tuning import FILE, FORMAT, FORMAT_VERSION
 from tfserving_ext.ops import MAX_WIDTH
 from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
 
-FORMAT, FORMAT_VERSION = "nann-tuning", 1
 HELD_OUT = HeldOut(max_cases=500, split="validation")
-FILE = "tuning.json"
 BATCHES = (64, 128)
 EXPECTED = (0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
 FRONTIERS = (8, 16, 32, 64)
@@ -123,24 +121,6 @@ def _facts(subject: Subject, held_out: HeldOut) -> dict[str, Any]:
         "users": len(np.unique(subject.cases.user_ids)),
         "items": len(subject.index.item_ids),
     }
-
-
-def read_tuning(index: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the `tuning.json` in an index's folder.
-
-    Raises:
-      NannError: there is none, its format is another, or the index was built again afterwards.
-    """
-    path = Path(index) / FILE
-    if not path.exists():
-        raise NannError(f"{index} has no {FILE}; make one with `nann tune`")
-    tuning = read_json(path)
-    found = (tuning.get("format"), tuning.get("format_version")) if isinstance(tuning, dict) else (None, None)
-    if found != (FORMAT, FORMAT_VERSION):
-        raise NannError(f"{path} has format {found}, this release reads {(FORMAT, FORMAT_VERSION)}")
-    if tuning.get("index_manifest_sha256") != sha256(Path(index) / "manifest.json"):
-        raise NannError(f"{path} belongs to another build of the index; run `nann tune` again")
-    return tuning
 
 
 def pareto(rows: Sequence[dict[str, Any]]) -> list[int]:
