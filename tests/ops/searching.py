@@ -44,5 +44,5 @@ def any_search(
     if algorithm == "deployed":
         return ops.deployed_search(index, user, scorer, tf.concat([tf.cast(ef, tf.int32), [k]], axis=0), **common)
     if algorithm == "surrogate":
-        return ops.surrogate_search(index, user, scorer, k, ef[0], ef[1], rounds[0], rounds[1], **common)[0]
+        return ops.surrogate_search(index, user, scorer, k, ef[0], ef[1], rounds[0], batch=rounds[1], **common)[0]
     return ops.best_first_search(index, user, scorer, k, ef[0], ef[1], rounds[0], **common)
