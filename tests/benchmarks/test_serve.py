@@ -21,7 +21,7 @@ def histories(world):
 
 @pytest.mark.slow
 def test_swaps_under_load(world, histories, tmp_path):
-    found = bench_swaps(world.saved_model, world.index, tmp_path, histories, clients=6, seconds=24, swaps=5)
+    found = bench_swaps(world.saved_model, world.index, tmp_path, histories, clients=6, seconds=48, swaps=5)
     assert (found["failed"], found["wrong"], found["faults"]) == (0, 0, [])
     # There are five new versions, or a sixth as the time ends. All serve except the broken one, and one for which the
     # time ended too early.
