@@ -1,4 +1,4 @@
-"""What the commands of the benchmarks share: options, errors, and a summary that stands as JSON in the last line."""
+"""Shared by the commands of the benchmarks: options, errors, and the summary, printed as JSON in the last line."""
 
 import contextlib
 import json

@@ -41,7 +41,7 @@ REPEATS, QUICK_REPEATS = 9, 4
 ITEMS = 300_000  # So many that their rows of 256 bytes do not fit into the caches.
 ITERATIONS = (3, 20)  # Fewest and most iterations of one call.
 CALL_SECONDS = 0.3  # Most seconds that a call should take, so that turns follow each other at the same machine speed.
-# What the variants of an export are called here.
+# The names that this benchmark gives to the variants of an export.
 CONTENDERS = {
     "plain": "tensorflow",
     "plain+xla": "xla",

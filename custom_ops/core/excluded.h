@@ -39,7 +39,7 @@ class Excluded {
     if (own > 0) Cut(k, scored);
   }
 
-  // As `KeepBest`, of items that are sorted, best first.
+  // Does the same as `KeepBest` for items that are already sorted, best first.
   void Cut(size_t k, std::vector<Scored>& scored) const {
     size_t kept = 0;
     for (size_t others = 0; kept < scored.size() && others < k; ++kept) {

@@ -27,8 +27,8 @@ struct FeatureKernels {
   void (*dots)(const int8_t* rows, const float* weights, int64_t count, int64_t width, float* dots);
   // Puts kFeatureLanes rows, [kFeatureLanes, width], into the order of a block.
   void (*make_block)(const int8_t* rows, int64_t width, int8_t* block);
-  // As `dots`, of rows in blocks of kFeatureLanes: a block, [width, kFeatureLanes], has the first
-  // coordinates of its rows, then their second ones, and so on. Writes to `dots`, [blocks,
+  // Does the same as `dots` for rows in blocks of kFeatureLanes: a block, [width, kFeatureLanes], has
+  // the first coordinates of its rows, then their second ones, and so on. Writes to `dots`, [blocks,
   // kFeatureLanes].
   void (*block_dots)(const int8_t* rows, const float* weights, int64_t blocks, int64_t width,
                      float* dots);

@@ -21,7 +21,8 @@ namespace {
 
 constexpr double kUnit = 0x1p-24;  // Half the distance from 1 to the next float32.
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr uint64_t kHash = 0x4f6adc1131ae8d39;  // Of what the kernels make of one input.
+// The hash of the results of all kernels for one input, which must be the same on every processor.
+constexpr uint64_t kHash = 0x4f6adc1131ae8d39;
 
 // An array before a wall.
 template <typename T>

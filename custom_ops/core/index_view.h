@@ -37,7 +37,7 @@ struct IndexFiles {
   std::vector<Layer> layers;
   TableType type = TableType::kFloat32;
   IndexFile item_scales = {};  // float32 [n], read for kInt8 only
-  // What the surrogate search reads besides; an index without these files has neither.
+  // Read by the surrogate search alone; an index has either both files or none of them.
   IndexFile item_features = {};   // int8 [n, width]
   IndexFile edge_distances = {};  // uint8 [row_splits[n]] of the ground layer
 };

@@ -48,9 +48,9 @@ struct SearchStatistics {
   int32_t rounds = 0;        // Batches of fresh items, including that of the entry points.
   int64_t nan_scores = 0;    // Scores that are NaN, which count as worse than every number.
   Stopped stopped = Stopped::kComplete;
-  // Of a SurrogateSearch only: items whose scores it predicted or knew; the standard error of its
-  // predictions, in log-odds of the rank (ranking.h); the share of the best k that it expects to have
-  // found, 0 where it cannot tell; and whether it gave up predicting.
+  // Set by a SurrogateSearch only: the number of items whose scores it predicted or knew; the standard
+  // error of its predictions, in log-odds of the rank (ranking.h); the share of the best k that it
+  // expects to have found, 0 where it cannot tell; and whether it gave up predicting.
   int64_t candidates = 0;
   float prediction_error = 0;
   float estimated_coverage = 0;
@@ -67,8 +67,8 @@ struct Workspace {
   std::vector<float> batch_scores;
   std::vector<Scored> fresh, candidates, results, merged;
   std::vector<char> expanded;  // One entry for each of `results`.
-  // Of a SurrogateSearch: all evaluated items in order of evaluation, in order of score, and what is
-  // learnt from them.
+  // Used by a SurrogateSearch only: all evaluated items in order of evaluation, in order of score, and
+  // what is learnt from them.
   std::vector<Scored> evaluated;
   Ranking ranking;
   Surrogate surrogate;

@@ -1,4 +1,4 @@
-"""What the commands of the benchmarks share."""
+"""The options, errors and last lines that the commands of the benchmarks share."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the harness asks of a peer."""
+"""The interface of a peer, which the harness calls."""
 
 import dataclasses
 from collections.abc import Sequence
