@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "custom_ops/core/index_view.h"
+#include "custom_ops/core/passing_items.h"
 #include "custom_ops/core/ranking.h"
 #include "custom_ops/core/scored.h"
 #include "custom_ops/core/surrogate.h"
@@ -32,6 +33,8 @@ struct SearchRequest {
   // Items that the walk may pass through but must not answer, ascending. They take no room in any
   // beam or pool (excluded.h).
   absl::Span<const int32_t> excluded;
+  // The items that pass the request's filter, of the same index; null if there is no filter and all do.
+  const PassingItems* passing = nullptr;
   // The walk stops after this many evaluations, or at this time, and answers the best so far.
   int64_t budget = std::numeric_limits<int64_t>::max();
   static constexpr auto kNoDeadline = std::chrono::steady_clock::time_point::max();
@@ -48,6 +51,9 @@ struct SearchStatistics {
   int32_t rounds = 0;        // Batches of fresh items, including that of the entry points.
   int64_t nan_scores = 0;    // Scores that are NaN, which count as worse than every number.
   Stopped stopped = Stopped::kComplete;
+  // Whether every item that passes the request's filter and is not excluded was scored, so that the
+  // answer is exact.
+  bool exact = false;
   // Set by a SurrogateSearch only: the number of items whose scores it predicted or knew; the standard
   // error of its predictions, in log-odds of the rank (ranking.h); the share of the best k that it
   // expects to have found, 0 where it cannot tell; and whether it gave up predicting.
