@@ -5,6 +5,8 @@ import importlib.metadata
 import re
 import sys
 import sysconfig
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
@@ -123,3 +125,16 @@ def test_another_tensorflow_is_refused_with_a_way_out_that_ends(tmp_path):
         "pip uninstall -y tfserving-ext && pip install --no-build-isolation .",
     ):
         assert words in str(refused.value)
+
+
+def test_a_library_older_than_the_package_is_refused_with_the_command_that_builds_it():
+    """A pull that changes the ops leaves the library of yesterday, which lacks what this package passes."""
+    whole = _library.load()
+    _library.check_interface(whole, Path("today.so"))
+    without_ops = SimpleNamespace(nann_index_open=whole.nann_index_open)
+    without_arguments = SimpleNamespace(
+        **{name: lambda index: index for name in dir(whole) if name.startswith("nann_")}
+    )
+    for older in (without_ops, without_arguments):
+        with pytest.raises(ImportError, match=r"older\.so is older than the Python package: nann_.*`make setup`"):
+            _library.check_interface(older, Path("older.so"))

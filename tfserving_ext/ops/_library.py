@@ -1,6 +1,7 @@
 """Loads the compiled op library, once."""
 
 import functools
+import inspect
 from pathlib import Path
 from types import ModuleType
 
@@ -8,6 +9,9 @@ import tensorflow as tf
 
 FOLDER = Path(__file__).parent
 _NAME = "_nann_ops-tensorflow-"  # Followed by the minor version that it was built against; setup.py has the same name.
+
+# The newest argument of each op function that has been given one. A library that lacks it was built from earlier sources.
+_NEWEST = {"nann_index_open": "features", "nann_surrogate_search": "expected_coverage"}
 
 
 def library(folder: Path, version: str) -> Path:
@@ -40,11 +44,34 @@ def library(folder: Path, version: str) -> Path:
     )
 
 
+def check_interface(ops: ModuleType, path: Path) -> None:
+    """Checks that an op library was built from sources as new as this package's.
+
+    Args:
+      ops: TensorFlow's generated op functions of the library.
+      path: the library, for the message.
+
+    Raises:
+      ImportError: an op function is missing, or has not the arguments that this package passes.
+    """
+    for name, argument in _NEWEST.items():
+        function = getattr(ops, name, None)
+        if function is None or argument not in inspect.signature(function).parameters:
+            raise ImportError(
+                f"{path} is older than the Python package: {name} of the library has no argument {argument!r}; build "
+                f"it again, in a clone by `make setup`, elsewhere by installing the package anew"
+            )
+
+
 @functools.cache
 def load() -> ModuleType:
     """Loads the op library into this process and returns TensorFlow's generated op functions.
 
     Raises:
-      ImportError: the library was not built, or was built for another minor version of TensorFlow.
+      ImportError: the library was not built, was built for another minor version of TensorFlow, or is older than this
+        package.
     """
-    return tf.load_op_library(str(library(FOLDER, tf.__version__)))
+    path = library(FOLDER, tf.__version__)
+    ops = tf.load_op_library(str(path))
+    check_interface(ops, path)
+    return ops
