@@ -10,7 +10,7 @@ import tensorflow as tf
 FOLDER = Path(__file__).parent
 _NAME = "_nann_ops-tensorflow-"  # Followed by the minor version that it was built against; setup.py has the same name.
 
-# The newest argument of each op function that has been given one. A library that lacks it was built from earlier sources.
+# The newest argument of each op function. A library that lacks it was built from earlier sources.
 _NEWEST = {"nann_index_open": "features", "nann_surrogate_search": "expected_coverage"}
 
 
