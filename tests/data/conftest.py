@@ -38,3 +38,11 @@ def small_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def small(small_folder) -> Sequences:
     return Sequences.open(small_folder)
+
+
+@pytest.fixture
+def csv(tmp_path) -> Path:
+    """50 users of five behaviours each."""
+    path = tmp_path / "a.csv"
+    path.write_text("".join(f"{user},{item},1,pv,{item}\n" for user in range(50) for item in range(5)))
+    return path

@@ -12,13 +12,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
 
 from export_tools import Defaults, SourceOptions, export, verify
 from export_tools.sources.module import import_module_source
-from tests.export.explained import check_explained
-from tests.export.sources import DIM, LOGITS, SIGNATURES, USER, Ranker, keras_ranker, original_artefacts
+from tests.export.moving import move_and_verify
+from tests.export.sources import DIM, SIGNATURES, Ranker, keras_ranker
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.retrieval import BestFirst, Rounds
@@ -30,17 +28,6 @@ WIDE = Defaults(k=10, best_first=BestFirst(pool=600))  # The pool holds the whol
 @pytest.fixture(scope="module")
 def index(world):
     return Index.open(world.index)
-
-
-def moved(exported, tmp_path):
-    """Moves the export to another place and verifies it there."""
-    target = tmp_path / "elsewhere" / "3"
-    shutil.move(exported, target)
-    check_explained(target, tmp_path)
-    found = verify(target)
-    assert found["coverage"] >= 0.9
-    assert found["warm_up_records"] > 10
-    return load_servable(target), found
 
 
 def top(index, scores, k):
@@ -71,7 +58,7 @@ def check_ranker(servable, model, index):
 
 def test_a_module(world, index, tmp_path):
     model = Ranker(index)
-    servable, found = moved(export(model, world.index, tmp_path / "1", WIDE), tmp_path)
+    servable, found = move_and_verify(export(model, world.index, tmp_path / "1", WIDE), tmp_path)
     assert set(found["signatures"]) == SIGNATURES
     check_ranker(servable, model, index)
 
@@ -84,7 +71,7 @@ def test_a_saved_model_with_functions(world, index, tmp_path):
         tmp_path / "ranker", world.index, tmp_path / "1", WIDE, source=SourceOptions(seeds="item_history")
     )
     shutil.rmtree(tmp_path / "ranker")
-    servable, _ = moved(exported, tmp_path)
+    servable, _ = move_and_verify(exported, tmp_path)
     check_ranker(servable, model, index)
 
 
@@ -103,7 +90,7 @@ def test_a_saved_model_with_signatures(world, index, tmp_path):
     module = tf.Module()
     module.variables_of = [model.ids, model.table, model.hidden, model.out]
     tf.saved_model.save(module, str(tmp_path / "ranker"), signatures={"user": user, "score": score})
-    servable, _ = moved(
+    servable, _ = move_and_verify(
         export(tmp_path / "ranker", world.index, tmp_path / "1", WIDE, source=SourceOptions(seeds="item_history")),
         tmp_path,
     )
@@ -113,7 +100,7 @@ def test_a_saved_model_with_signatures(world, index, tmp_path):
 @pytest.mark.slow
 def test_an_export_can_be_exported_again(world, tmp_path):
     again = export(world.saved_model, world.index, tmp_path / "1", WIDE)
-    servable, _ = moved(again, tmp_path)
+    servable, _ = move_and_verify(again, tmp_path)
     first = load_servable(world.saved_model)
     history = np.asarray(Index.open(world.index).item_ids)[HISTORY_ROWS]
     request = {"item_history": history, "k": np.int32(10), "pool": np.int32(600)}
@@ -124,7 +111,7 @@ def test_an_export_can_be_exported_again(world, tmp_path):
 @pytest.mark.slow
 def test_a_keras_archive(world, index, tmp_path):
     model = keras_ranker(world, tmp_path / "ranker.keras")
-    servable, found = moved(export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE), tmp_path)
+    servable, found = move_and_verify(export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE), tmp_path)
     answer = {"item_ids", "scores", "num_results", "items_scored", "rounds", "nan_scores", "stopped"}
     assert set(found["signatures"]["retrieve"]) == answer
     table = index.embeddings()
@@ -164,92 +151,11 @@ def test_a_keras_model_with_the_contract(world, index, tmp_path):
             return self.dense(items * user[0][:, None, :])[..., 0]
 
     model = Contract()
-    servable, _ = moved(export(model, world.index, tmp_path / "1", WIDE), tmp_path)
+    servable, _ = move_and_verify(export(model, world.index, tmp_path / "1", WIDE), tmp_path)
     users = index.embeddings()[[9, 10]]
     scores = (users * model.dense.kernel.numpy()[:, 0]) @ index.embeddings().T
     answer = servable.signature("retrieve").run({"vector": users})
     np.testing.assert_array_equal(answer["item_ids"], top(index, scores, 10))
-
-
-@pytest.fixture(scope="module")
-def original(world, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("original") / "delivery"
-    original_artefacts(world, folder)
-    return folder
-
-
-@pytest.mark.slow
-def test_the_original_s_artefacts(world, original, tmp_path):
-    exported = export(original, original, tmp_path / "1", Defaults(k=20, best_first=BestFirst(pool=600)))
-    servable, found = moved(exported, tmp_path)
-    assert found["signatures"]["serving_default"]["top_k"]["dtype"] == "int64"
-    # The same weights by the usual export; alibaba/nann's table and requests have half precision.
-    ours = load_servable(world.saved_model)
-    rng = np.random.default_rng(4)
-    comm_seq = rng.normal(size=[1, 3200]).astype(np.float16)
-    request = {"comm_seq": comm_seq, "level_topn": np.array([100, 200, 200, 200, 200, 50], np.int32)}
-    wanted, got = (one.signature("serving_default").run(request)["top_k"][0] for one in (ours, servable))
-    assert len(set(wanted) & set(got)) >= 48
-    # `retrieve`, for REST, takes single precision and any number of users.
-    both = np.concatenate([comm_seq, comm_seq[:, ::-1]]).astype(np.float32)
-    answer = servable.signature("retrieve").run({"comm_seq": both})
-    single = servable.signature("retrieve").run({"comm_seq": both[1:]})
-    assert answer["item_ids"].shape == (2, 20)
-    np.testing.assert_array_equal(answer["item_ids"][1], single["item_ids"][0])
-    assert "half" not in str(servable.signature("retrieve").proto)
-
-
-def graph_of(folder):
-    return graph_pb2.GraphDef.FromString((folder / "frozen_graph.pb").read_bytes())
-
-
-def with_node(name, op):
-    def change(folder):
-        graph = graph_of(folder)
-        graph.node.add(name=name, op=op)
-        (folder / "frozen_graph.pb").write_bytes(graph.SerializeToString())
-
-    return change
-
-
-def without(name):
-    def change(folder):
-        graph = graph_of(folder)
-        nodes = [node for node in graph.node if node.name != name]
-        del graph.node[:]
-        graph.node.extend(nodes)
-        (folder / "frozen_graph.pb").write_bytes(graph.SerializeToString())
-
-    return change
-
-
-def other_width(folder):
-    meta = meta_graph_pb2.MetaGraphDef.FromString((folder / "exec.meta.pb").read_bytes())
-    meta.signature_def["predict"].inputs["comm_seq"].tensor_shape.dim[1].size = 1600
-    (folder / "exec.meta.pb").write_bytes(meta.SerializeToString())
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (with_node("x", "BlazeXlaOp"), "node x is a BlazeXlaOp, which this TensorFlow does not have"),
-        (with_node("x", "VarHandleOp"), "node x is a VarHandleOp; a frozen scorer holds no state"),
-        (with_node("x", "ReadFile"), "reads no files"),
-        (without(LOGITS), f"no node {LOGITS}"),
-        (without(USER), f"no node {USER}"),
-        (other_width, "1600"),
-        (lambda folder: (folder / "frozen_graph.pb").write_bytes(b"\xff" * 9), "frozen_graph.pb is not a GraphDef"),
-        (lambda folder: (folder / "exec.meta.pb").write_bytes(b"\xff" * 9), "exec.meta.pb is not a MetaGraphDef"),
-        (lambda folder: (folder / "enter_points.npy").unlink(), "enter_points.npy does not exist"),
-    ],
-)
-def test_broken_artefacts_of_the_original_are_refused(original, tmp_path, change, words):
-    folder = shutil.copytree(original, tmp_path / "delivery")
-    change(folder)
-    with pytest.raises(NannError) as error:
-        export(folder, folder, tmp_path / "1", Defaults(k=20))
-    assert words in str(error.value)
-    assert not (tmp_path / "1").exists()
 
 
 class Wrong(tf.Module):

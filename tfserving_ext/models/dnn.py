@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfserving_ext.models.retrieval_model import UserTensors
 from tfserving_ext.models.sequence_model import (
+    PooledUserModel,
     SequenceConfig,
-    SequenceModel,
     UserTower,
     dense,
     dot_products,
@@ -36,7 +36,7 @@ class DnnConfig(SequenceConfig):
     score_hidden: tuple[int, ...] = (128, 64, 32)
 
 
-class Dnn(SequenceModel[DnnConfig]):
+class Dnn(PooledUserModel[DnnConfig]):
     """The deep model without attention; follows `RetrievalModel`. A user is one vector, as wide as e_v."""
 
     config_type: ClassVar[type[SequenceConfig]] = DnnConfig
@@ -58,17 +58,6 @@ class Dnn(SequenceModel[DnnConfig]):
         last = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="score_out")
         self.score_network = keras.Sequential([keras.Input([2 * self.item_dim]), *layers, last], name="score_network")
         self.built = True
-
-    def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
-        """Computes the user vector of embedded behaviours.
-
-        Args:
-          sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
-
-        Returns:
-          One tensor: the user vectors [B, item_dim].
-        """
-        return (self.tower(sequence, self.padding_mask(sequence)),)
 
     def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
         """See `SequenceModel.score`."""

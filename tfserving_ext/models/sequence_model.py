@@ -242,3 +242,24 @@ class SequenceModel(keras.Model, Generic[Config]):
     @abstractmethod
     def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
         """See `RetrievalModel.score`; `items` may also be [1, N, d], the same items for every user of the batch."""
+
+
+class PooledUserModel(SequenceModel[Config]):
+    """A `SequenceModel` whose user is one vector, as wide as e_v, which `tower` computes from the history.
+
+    Attributes:
+      tower: turns embedded behaviours into the user's vector.
+    """
+
+    tower: UserTower
+
+    def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
+        """Computes the user vector of embedded behaviours.
+
+        Args:
+          sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
+
+        Returns:
+          One tensor: the user vectors [B, item_dim].
+        """
+        return (self.tower(sequence, self.padding_mask(sequence)),)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.models.retrieval_model import UserTensors
-from tfserving_ext.models.sequence_model import SequenceConfig, SequenceModel, UserTower, dot_products
+from tfserving_ext.models.sequence_model import PooledUserModel, SequenceConfig, UserTower, dot_products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TwoSidedConfig(SequenceConfig):
     user_hidden: tuple[int, ...] = ()
 
 
-class TwoSided(SequenceModel[TwoSidedConfig]):
+class TwoSided(PooledUserModel[TwoSidedConfig]):
     """The two-sided model; follows `RetrievalModel`. A user is one vector, as wide as e_v."""
 
     config_type: ClassVar[type[SequenceConfig]] = TwoSidedConfig
@@ -45,17 +45,6 @@ class TwoSided(SequenceModel[TwoSidedConfig]):
         super().__init__(item_ids, category_ids, item_counts, config)
         self.tower = UserTower(config.history_length, self.item_dim, config.pools, config.user_hidden)
         self.built = True
-
-    def user_from_sequence(self, sequence: tf.Tensor) -> UserTensors:
-        """Computes the user vector of embedded behaviours.
-
-        Args:
-          sequence: float32 [B, history_length, item_dim]; rows of zeros are padding.
-
-        Returns:
-          One tensor: the user vectors [B, item_dim].
-        """
-        return (self.tower(sequence, self.padding_mask(sequence)),)
 
     def score(self, user: UserTensors, items: tf.Tensor) -> tf.Tensor:
         """See `SequenceModel.score`."""
