@@ -61,7 +61,7 @@ SEQUENCES = Stage(
     "converted data (`nann convert`)",
     _MANIFEST,
     "nann-sequences",
-    (_MANIFEST, "items.parquet", "*.tfrecord", "*.npy"),  # Version 1 of the format had .npy files.
+    (_MANIFEST, "items.parquet", "*_keys.parquet", "*.tfrecord", "*.npy"),  # Version 1 of the format had .npy files.
 )
 WINDOWS = Stage("TFRecords of alibaba/nann (`nann convert --layout original`)", "ub_meta.json", "", ("ub_*",))
 MODEL = Stage(

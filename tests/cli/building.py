@@ -1,5 +1,6 @@
 """The options of `nann convert` to `nann index`, and of `nann` itself."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 from tests.cli.entries import GONE, Command, Option, arguments
 from tfserving_ext.data.conversion import convert
 
+_MAPPED = ("--columns", "user=a,item=b,event=c,rating=d")
+_ANY = {"translated.*": "files are read by a layout", "convert_behaviors.*": "what was translated is converted"}
 _RULES = "convert_behaviors.rules"
 CONVERT = Command(
     {"sources": "UserBehavior.csv"},
     {
         "tfserving_ext.data.convert:convert_behaviors": None,
+        "tfserving_ext.data.layouts.translation:translated": nullcontext(SimpleNamespace(behaviors="a.parquet")),
         "tfserving_ext.data.original_format:write_original": None,
         "tfserving_ext.data.beam:convert_by_beam": None,
     },
@@ -32,6 +36,12 @@ CONVERT = Command(
         "seed": Option("6", {f"{_RULES}.seed": 6}),
         "memory": Option("2.5", {"convert_behaviors.memory_bytes": 5 << 29}),
         "force": Option(None, {"convert_behaviors.force": True}),
+        "columns": Option("user=c,item=d", {"translated.layout.user": "c", "translated.layout.item": "d", **_ANY}),
+        "preset": Option("s3rec", {"translated.layout.history": True, **_ANY}),
+        "event": Option("a=pv,b=buy", {"translated.layout.events": (("a", "pv"), ("b", "buy"))}, _MAPPED),
+        "time_unit": Option("ms", {"translated.layout.time_unit": "ms"}, _MAPPED),
+        "min_rating": Option("4", {"translated.layout.min_rating": 4.0}, _MAPPED),
+        "separator": Option("tab", {"translated.layout.separator": "\t"}, _MAPPED),
         "layout": Option(
             "original",
             {

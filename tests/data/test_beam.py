@@ -77,7 +77,7 @@ def test_any_rows(rows, least):
     ("text", "rules", "words"),
     [
         ("1,2,3,pv,4\n" * 9 + "1,2,3,click,4\n", Rules(), r"a\.csv, line 10: behavior_type is 'click'"),
-        ("1,2,3,pv,4\n" * 9, Rules(), "validation 10,000 and test 10,000 users of 1"),
+        ("1,2,3,pv,4\n" * 9, Rules(validation=1), "validation 1 and test 0 users of 1"),
         ("1,2,3,pv,4\n" * 3, Rules(), "none of 3 rows is left"),
         ("", Rules(), r"a\.csv is empty"),
     ],

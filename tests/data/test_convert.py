@@ -213,7 +213,7 @@ def test_gzip_gives_the_same_files_and_the_seed_moves_users(csv, tmp_path):
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        ({}, ["validation 10,000 and test 10,000 users of 50", "validation=0.1"]),
+        ({"validation": 10_000}, ["validation 10,000 and test 5 users of 50", "validation=0.1"]),
         ({"validation": 25, "test": 0.5}, ["validation 25 and test 25 users of 50"]),
         ({"validation": -1}, ["validation is -1"]),
         ({"test": 1.5}, ["test is 1.5"]),

@@ -3,7 +3,7 @@
 import shlex
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,7 +11,14 @@ from tfserving_ext.cli.options import Force, Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
+if TYPE_CHECKING:
+    from tfserving_ext.data.layouts.layout import Mapped
+
 _CONVERT_EXAMPLES = """Example: nann convert UserBehavior.csv.zip -o data --time-range 2017-11-25..2017-12-04
+
+nann convert ml-25m.zip -o data --preset movielens --min-rating 4
+
+nann convert clicks.jsonl -o data --columns user=visitor,item=sku,time=ts,event=kind --event view=pv,order=buy
 
 nann convert parts/ more.parquet -o data --behaviors buy,cart --validation 0.1 --test 0.1 --memory 2
 
@@ -19,13 +26,50 @@ nann convert data -o original --layout original    (and back: nann convert origi
 
 nann convert /shared/parts -o /shared/data --beam '--runner=FlinkRunner --flink_master=flink:8081'"""
 
+# The names of `PRESETS`, which a command cannot import for its help: `nann --help` works without the extra [train].
+_PRESETS = "movielens, retailrocket, yoochoose, tmall, tianchi, taobao-ad, amazon, amazon-2023, gowalla, recbole, s3rec"
 
-def _share(option: str, text: str) -> int | float:
+
+def _share(option: str, text: str | None) -> int | float | None:
     """Parses a number of users, or a fraction of them."""
+    if text is None:
+        return None
     try:
         return float(text) if "." in text else int(text)
     except ValueError as error:
         raise NannError(f"{option} is {text!r}, allowed are a number of users (10000) or a fraction (0.1)") from error
+
+
+def _mapped(
+    sources: list[Path],
+    preset: str | None,
+    columns: str | None,
+    event: str | None,
+    values: tuple[str | None, float | None, str | None],
+) -> "list[Path] | Mapped":
+    """Returns the sources with the layout that the options say, or alone if there are none.
+
+    Args:
+      sources: the files and folders.
+      preset: the name of a known layout.
+      columns: NAME=COLUMN, separated by commas.
+      event: VALUE=BEHAVIOUR, separated by commas.
+      values: unit of time, lowest rating, and separator.
+    """
+    from tfserving_ext.data.layouts.layout import Mapped, make_layout, parse_pairs
+    from tfserving_ext.data.layouts.presets import PRESETS
+
+    if all(given is None for given in (preset, columns, event, *values)):
+        return sources
+    if preset is not None and preset not in PRESETS:
+        raise NannError(f"--preset is {preset!r}; allowed are {', '.join(PRESETS)}")
+    layout = make_layout(
+        None if preset is None else PRESETS[preset],
+        None if columns is None else parse_pairs("--columns", columns),
+        None if event is None else tuple(parse_pairs("--event", event).items()),
+        *values,
+    )
+    return Mapped(sources, layout)
 
 
 def _time_range(text: str) -> tuple[int, int]:
@@ -50,11 +94,31 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="Files (CSV: plain, .gz, .zip; Parquet) or folders of them, in UserBehavior's format; or a folder of "
-            "alibaba/nann's TFRecords."
+            help="Files (CSV: plain, .gz, .zip; Parquet) or folders of them, in UserBehavior's format; with --columns "
+            "or --preset, in another one, or JSON lines; or a folder of alibaba/nann's TFRecords."
         ),
     ],
     out: Out = Path("data"),
+    preset: Annotated[str | None, typer.Option(help=f"The layout of the files: {_PRESETS}.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Which column is what: user=COLUMN,item=COLUMN and, where there are any, category, event, time and "
+            "rating. A column is its name or, without a header, its number from 1."
+        ),
+    ] = None,
+    event: Annotated[
+        str | None,
+        typer.Option(help="The events to keep, and what they count as: view=pv,order=buy (pv, buy, cart or fav)."),
+    ] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="s, ms, us or ns since 1970, or mmdd; by default told by the values.")
+    ] = None,
+    min_rating: Annotated[float | None, typer.Option(help="Drop rows with a lower rating.")] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Between the fields of a line: a character, or tab; by default told by the first line."),
+    ] = None,
     behaviors: Annotated[
         str, typer.Option(help="Kinds of behaviours to keep, separated by commas.")
     ] = "pv,buy,cart,fav",
@@ -63,8 +127,18 @@ def convert(
     ] = None,
     min_item_count: Annotated[int, typer.Option(help="Drop items with fewer behaviours.", min=1)] = 5,
     min_user_count: Annotated[int, typer.Option(help="Drop users with fewer behaviours.", min=1)] = 2,
-    validation: Annotated[str, typer.Option(help="Validation users: a number, or a fraction below 1.")] = "10000",
-    test: Annotated[str, typer.Option(help="Test users: a number, or a fraction below 1.")] = "10000",
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            help="Validation users: a number, or a fraction below 1.", show_default="10000, or a tenth if that is fewer"
+        ),
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Test users: a number, or a fraction below 1.", show_default="10000, or a tenth if that is fewer"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.", min=0)] = 0,
     memory: Annotated[float | None, typer.Option(help="Memory to use at most, in GB.", min=1, show_default="4")] = None,
     layout: Annotated[
@@ -102,13 +176,18 @@ def convert(
     except ValueError as error:
         raise NannError(f"--beam is {beam!r}: {error}") from error
     memory_bytes = None if memory is None else int(memory * 2**30)
-    run(sources, out, rules, memory_bytes=memory_bytes, layout=layout, beam=options, force=force)
+    chosen = _mapped(sources, preset, columns, event, (time_unit, min_rating, separator))
+    run(chosen, out, rules, memory_bytes=memory_bytes, layout=layout, beam=options, force=force)
     if layout == "original":
         meta = read_json(out / META_NAME)
         outcome("convert", f"{meta['num_train_samples']:,} training windows, {meta['num_item']:,} items: {out}")
         return
-    counts = read_manifest(out)["counts"]
-    dropped = ", ".join(f"{count:,} by {rule}" for rule, count in counts.get("rows_dropped", {}).items() if count)
+    manifest = read_manifest(out)
+    counts = manifest["counts"]
+    rules_dropped = {**manifest.get("layout", {}).get("rows_dropped", {}), **counts.get("rows_dropped", {})}
+    dropped = ", ".join(f"{count:,} by {rule}" for rule, count in rules_dropped.items() if count)
+    if items_dropped := counts.get("items_dropped"):
+        dropped += f" ({items_dropped:,} items with fewer than {min_item_count} rows)"
     outcome(
         "convert",
         f"{counts['behaviors']:,} behaviours, {counts['users']:,} users, {counts['items']:,} items: {out}"

@@ -6,6 +6,7 @@ __all__ = [
     "beam",
     "complete_journey",
     "conversion",
+    "layouts",
     "original_format",
     "original_windows",
     "rows",

@@ -11,6 +11,7 @@ Steps 1 and 3 run on all cores. Finished blocks and ranges survive a kill (spill
 import dataclasses
 import errno
 import os
+import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -23,6 +24,7 @@ import polars as pl
 from tfserving_ext.artifacts import atomic_folder
 from tfserving_ext.data.counts import Counts
 from tfserving_ext.data.histories import Histories
+from tfserving_ext.data.layouts.translation import Translation
 from tfserving_ext.data.rows import (
     ItemTable,
     Places,
@@ -66,6 +68,7 @@ def convert_behaviors(
     rules: Rules = Rules(),  # noqa: B008 - frozen
     *,
     memory_bytes: int = MEMORY_BYTES,
+    translation: Translation | None = None,
     force: bool = False,
 ) -> Path:
     """Converts behaviours to a `nann-sequences` folder, as `convert` does without Apache Beam.
@@ -76,6 +79,7 @@ def convert_behaviors(
         conversion runs, a hidden folder beside it takes about 36 bytes a row.
       rules: what to keep, and how to split users.
       memory_bytes: upper bound of the process's memory, in bytes.
+      translation: what `sources` was translated from; the manifest names its sources, and its keys are written too.
       force: replace whatever `target` holds.
 
     Returns:
@@ -95,7 +99,7 @@ def convert_behaviors(
     spill = Spill(target, _identity(parts, rules, block_bytes))
     pool = ThreadPoolExecutor(cores())
     try:
-        _Conversion(parts, target, rules, spill, pool, free, block_bytes, force).run()
+        _Conversion(parts, target, rules, spill, pool, free, block_bytes, translation, force).run()
     except NannError as error:
         pool.shutdown(cancel_futures=True)
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _RESUMABLE:
@@ -133,6 +137,7 @@ class _Conversion:
     pool: ThreadPoolExecutor
     free: int
     block_bytes: int
+    translation: Translation | None
     force: bool
 
     def run(self) -> None:
@@ -255,7 +260,9 @@ class _Conversion:
         """Does step 4."""
         splits = split_users(histories.user_ids, self.rules)
         # Hashing the sources releases the interpreter lock, so histories are encoded meanwhile.
-        sources = self.pool.submit(lambda: describe_sources(part.path for part in self.parts))
+        translation = self.translation
+        read = [part.path for part in self.parts] if translation is None else translation.sources
+        sources = self.pool.submit(describe_sources, read)
         with (
             atomic_folder(self.target, SEQUENCES, self.force) as folder,
             progress("writing histories (users)", splits.size) as advance,
@@ -272,6 +279,8 @@ class _Conversion:
                             advance(users)
             item_counts = histories.item_counts(splits == 0)
             write_items(folder, items.ids, items.categories, item_counts)
+            for keys in [] if translation is None else translation.keys:
+                shutil.copy(keys, folder)
             write_manifest(
                 folder,
                 counts=counts.as_dict(items, histories.user_ids.size, int(histories.lengths.sum())),
@@ -285,6 +294,7 @@ class _Conversion:
                 },
                 rules=self.rules.as_dict(),
                 sources=sources.result(),
+                **({} if translation is None else {"layout": translation.record}),
             )
 
     def _framed(self, histories: Histories, users: np.ndarray) -> Iterator[tuple[int, bytes]]:

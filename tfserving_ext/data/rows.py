@@ -16,6 +16,7 @@ from tfserving_ext.errors import NannError
 
 PAIR = ("item_id", "category_id")
 _MOST = 2**63
+_MOST_HELD_OUT = 10_000  # Users, unless more are asked for: enough for narrow intervals of recall.
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Rules:
       min_user_count: rows that a user needs; with fewer than 2 there is nothing to predict from.
       behaviors: the behaviour types to keep.
       time_range: first and last timestamp to keep, unix seconds, both inclusive; None keeps all.
-      validation: users held out for validation: a number, or a fraction below 1 of the users that are left.
+      validation: users held out for validation: a number, or a fraction below 1 of the users that are left; None for
+        10,000 users or a tenth of them, whichever is fewer.
       test: users held out for test, likewise.
       seed: for the hash that assigns users to splits.
     """
@@ -40,8 +42,8 @@ class Rules:
     min_user_count: int = 2
     behaviors: tuple[str, ...] = BEHAVIORS
     time_range: tuple[int, int] | None = None
-    validation: int | float = 10_000
-    test: int | float = 10_000
+    validation: int | float | None = None
+    test: int | float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,7 +62,7 @@ class Rules:
             )
         for name in ("validation", "test"):
             value = getattr(self, name)
-            if not (value >= 0 and (isinstance(value, int) or value < 1)):
+            if value is not None and not (value >= 0 and (isinstance(value, int) or value < 1)):
                 raise NannError(f"{name} is {value}; it must be a number of users or a fraction from 0 to below 1")
 
     def as_dict(self) -> dict[str, Any]:
@@ -239,13 +241,19 @@ def split_sizes(users: int, rules: Rules) -> tuple[int, int]:
     Raises:
       NannError: no user would be left to train on.
     """
-    sizes = [int(value) if isinstance(value, int) else round(value * users) for value in (rules.validation, rules.test)]
+    sizes = [_split_size(value, users) for value in (rules.validation, rules.test)]
     if sum(sizes) >= users:
         raise NannError(
             f"validation {sizes[0]:,} and test {sizes[1]:,} users of {users:,} leave none to train on; choose fewer, "
             f"or fractions such as validation=0.1, test=0.1"
         )
     return sizes[0], sizes[1]
+
+
+def _split_size(value: int | float | None, users: int) -> int:
+    if value is None:
+        return min(_MOST_HELD_OUT, users // 10)
+    return value if isinstance(value, int) else round(value * users)
 
 
 def split_users(user_ids: np.ndarray, rules: Rules) -> np.ndarray:
