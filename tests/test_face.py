@@ -20,7 +20,7 @@ from tfserving_ext import progress
 FACE = {
     *("Index", "NeuralTopK", "BruteForce", "LocalServer", "Client"),
     *("convert", "synth", "train", "extract", "build_index", "evaluate", "tune", "preflight"),
-    *("export", "verify", "inspect", "explain", "bench"),
+    *("export", "verify", "inspect", "explain", "bench", "recommend"),
 }
 # Each takes more than about ten seconds on a busy machine.
 SLOW = {"evaluate", "export", "preflight", "train", "tune", "verify"}

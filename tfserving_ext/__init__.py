@@ -12,6 +12,7 @@ One function for each stage from recorded behaviours to a served model; `nann NA
   preflight    check whether an index can be trusted for a model
   export       write one SavedModel with user tower, search and scorer
   verify       check an exported model in a fresh process
+  recommend    show what an exported model answers for one user
   inspect      show what is in a SavedModel
   explain      show what the graph passes did to its scorer
   bench        measure throughput and latency of a server
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from tfserving_ext.retrieval.brute_force import BruteForce
     from tfserving_ext.retrieval.neural_top_k import NeuralTopK
     from tfserving_ext.serving.client import Client
+    from tfserving_ext.serving.recommendation import recommend
     from tfserving_ext.serving.server import LocalServer
     from tfserving_ext.training.extract import extract
     from tfserving_ext.training.recipes import train
@@ -81,6 +83,7 @@ __all__ = [
     "extract",
     "inspect",
     "preflight",
+    "recommend",
     "synth",
     "train",
     "tune",
@@ -103,6 +106,7 @@ _HOMES = {
     "extract": "tfserving_ext.training.extract",
     "inspect": "export_tools.inspect",
     "preflight": "tfserving_ext.evaluation.preflight",
+    "recommend": "tfserving_ext.serving.recommendation",
     "synth": "tfserving_ext.data.synth",
     "train": "tfserving_ext.training.recipes",
     "tune": "tfserving_ext.evaluation.tune",

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tests.cli.entries import GONE, Command, Option, search
+from tfserving_ext.serving.recommendation import Recommendation
 from tfserving_ext.serving.request_log import log_json
 
 EXPORT = Command(
@@ -143,6 +144,22 @@ SMOKE = Command(
         "ca": Option("ca.pem", {"smoke.tls.ca": Path("ca.pem")}, ("--tls",)),
         "cert": Option("c.pem", {"smoke.tls.cert": Path("c.pem")}, ("--tls",)),
         "key": Option("c.key", {"smoke.tls.key": Path("c.key")}, ("--tls",)),
+    },
+)
+_WHOM = ("--user", "5", "--data", "data")
+RECOMMEND = Command(
+    {"model": "models/nann/1"},
+    {"tfserving_ext.serving.recommendation:recommend": Recommendation([], [], 0)},
+    {},
+    {
+        "model": Option("other", {"recommend.saved_model": Path("other")}, _WHOM),
+        "user": Option("7", {"recommend.asked.user": "7"}, _WHOM),
+        "data": Option("other", {"recommend.asked.data": Path("other")}, _WHOM),
+        "features": Option('{"age":[3]}', {"recommend.asked.features.age": [3]}, ("--features", "{}")),
+        "names": Option("a.csv", {"recommend.names": Path("a.csv")}, _WHOM),
+        "k": Option("7", {"recommend.k": 7}, _WHOM),
+        "new": Option(None, {"recommend.asked.new": True}, _WHOM),
+        "signature": Option("other", {"recommend.signature": "other"}, _WHOM),
     },
 )
 DEMO = Command(

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Command] = {
     "explain": serving.EXPLAIN,
     "serve": serving.SERVE,
     "smoke": serving.SMOKE,
+    "recommend": serving.RECOMMEND,
     "bench": measuring.BENCH,
     "bench compare": measuring.BENCH_COMPARE,
     "bench report": measuring.BENCH_REPORT,

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -87,6 +88,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [line.strip().split(",") for line in lines[30_000:]]
     values = {name: [kind(row[place]) for row in rows] for place, (name, kind) in enumerate(columns.items())}
     pl.DataFrame(values).write_parquet(folder / "more.parquet")
+    _write_other_layouts(folder, [line.split(",") for line in lines])
+    (folder / "purchases").mkdir()
+    shutil.copy(DEMO / "purchases" / "items.csv", folder / "purchases")
     for name in ("plain", "adversarial", "epsilon_0.1", "evaluation"):
         for kind in ("json", "npz"):
             shutil.copy(DEMO / f"evaluation.{kind}", folder / f"{name}.{kind}")
@@ -100,6 +104,16 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, feature in (("ranker", "age"), ("renamed", "user/age")):  # A slash must be renamed by --feature.
         _ranker(width, feature).save(folder / f"{name}.keras")
     return folder
+
+
+def _write_other_layouts(folder: Path, rows: list[list[str]]) -> None:
+    """Writes the files that docs/data.md converts by a preset or by columns."""
+    ratings = ["userId,movieId,rating,timestamp", *(f"{row[0]},{row[1]},4.5,{row[4].strip()}" for row in rows)]
+    with zipfile.ZipFile(folder / "ml-25m.zip", "w") as archive:
+        archive.writestr("ml-25m/ratings.csv", "\n".join(ratings) + "\n")
+    clicks = ({"visitor": f"v{row[0]}", "sku": f"s{row[1]}", "ts": int(row[4]), "kind": "view"} for row in rows)
+    (folder / "clicks.jsonl").write_text("".join(json.dumps(click) + "\n" for click in clicks))
+    (folder / "log.tsv").write_text("".join(f"{row[0]}\t{row[4].strip()}\t{row[1]}\n" for row in rows))
 
 
 def _ranker(width: int, feature: str) -> keras.Model:

@@ -61,7 +61,7 @@ def test_the_command_calls_that_function_with_its_own_defaults(name, function, o
         monkeypatch.setattr(sys.modules[path], behind, recorder(result, is_it))
     assert found, f"tests/cli knows no {function} behind `nann {name}`"
     words = [part for key, value in command.arguments.items() if key != "usual" for part in value.split()]
-    words += ["--target", "grpc://127.0.0.1:8500"] if name == "bench" else []
+    words += {"bench": ["--target", "grpc://127.0.0.1:8500"], "recommend": ["--features", "{}"]}.get(name, [])
     ran = CliRunner().invoke(cli.app, [*name.split(), *words])
     assert ran.exit_code == 0, (ran.output, ran.exception)
     assert given or not signature.parameters

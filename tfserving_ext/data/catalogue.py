@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tfserving_ext.errors import NannError
 
-COLUMNS = ("item_id", "name", "category_id", "category")
+NEEDED = ("item_id", "name")
+CATEGORY = "category"
 
 
 @dataclass(frozen=True)
@@ -15,37 +16,38 @@ class Catalogue:
     """Maps item ids to names and categories.
 
     Attributes:
-      names: item id to name.
-      categories: item id to the name of its category, which may be empty.
+      names: the text of an item's id to its name.
+      categories: the text of an item's id to the name of its category, which may be empty.
     """
 
-    names: dict[int, str]
-    categories: dict[int, str]
+    names: dict[str, str]
+    categories: dict[str, str]
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Catalogue":
-        """Reads a CSV file of `COLUMNS`, with a header.
+        """Reads a CSV file with a header that has the columns item_id and name, and perhaps category.
 
         Raises:
-          NannError: the file is missing or a row is bad; the message says which line.
+          NannError: the file is missing, lacks a column, or a row has another number of fields; the message says which.
         """
         path = Path(path)
-        names: dict[int, str] = {}
-        categories: dict[int, str] = {}
+        names: dict[str, str] = {}
+        categories: dict[str, str] = {}
         try:
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.reader(file)
-                header = tuple(next(reader, ()))
-                if header != COLUMNS:
+                header = next(reader, [])
+                if missing := [column for column in NEEDED if column not in header]:
                     raise NannError(
-                        f"{path}, line 1: the header is {','.join(header)!r}; expected {','.join(COLUMNS)!r}"
+                        f"{path}, line 1: the header is {','.join(header)!r}; {missing[0]} is missing, "
+                        f"{' and '.join(NEEDED)} are needed"
                     )
                 for row in reader:
-                    if len(row) != len(COLUMNS):
-                        raise NannError(f"{path}, line {reader.line_num}: {len(row)} fields; expected {len(COLUMNS)}")
-                    if not row[0].isdecimal():
-                        raise NannError(f"{path}, line {reader.line_num}: item_id is {row[0]!r}; expected an integer")
-                    names[int(row[0])], categories[int(row[0])] = row[1], row[3]
+                    if len(row) != len(header):
+                        raise NannError(f"{path}, line {reader.line_num}: {len(row)} fields; expected {len(header)}")
+                    fields = dict(zip(header, row, strict=True))
+                    names[fields["item_id"]] = fields["name"]
+                    categories[fields["item_id"]] = fields.get(CATEGORY, "")
         except FileNotFoundError as error:
             raise NannError(f"{path} does not exist") from error
         except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -55,10 +57,10 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.names)
 
-    def name(self, item_id: int) -> str:
+    def name(self, item_id: int | str) -> str:
         """Returns a human-readable name such as `BANANAS (TROPICAL FRUIT)`, or `item 7` for an item without a name."""
-        item_id = int(item_id)
-        if item_id not in self.names:
-            return f"item {item_id}"
-        name, category = self.names[item_id], self.categories[item_id]
+        key = str(item_id)
+        if key not in self.names:
+            return f"item {key}"
+        name, category = self.names[key], self.categories[key]
         return name if not category or name == category else f"{name} ({category})"

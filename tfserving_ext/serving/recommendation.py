@@ -1,0 +1,175 @@
+"""Asks an exported model for one user's recommendations, and names what it answers."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfserving_ext.errors import NannError
+
+HISTORY = "item_history"  # The input of our own models' signatures that takes a user's items.
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """An item of a history or of an answer.
+
+    Attributes:
+      id: its id; the text that stood in the user's data, if that was no whole number.
+      name: its name, or `item ID` if it has none.
+      score: the model's score; None in a history.
+    """
+
+    id: str
+    name: str
+    score: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """One user's answer.
+
+    Attributes:
+      history: the user's items, oldest first; empty if the request was given by its features.
+      items: the answer, best first.
+      items_scored: how many items the model evaluated.
+    """
+
+    history: list[Item]
+    items: list[Item]
+    items_scored: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Whom to recommend to; either `user` and `data`, or `features`.
+
+    Attributes:
+      user: the user's id in the data, as a text.
+      data: output of `nann convert`.
+      features: the signature's inputs by name, with one user each.
+      new: leave out the items of the user's history.
+    """
+
+    user: str | None = None
+    data: str | os.PathLike[str] | None = None
+    features: Mapping[str, Any] | None = None
+    new: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises NannError unless exactly one way is complete."""
+        by_id = self.user is not None and self.data is not None
+        if by_id == (self.features is not None) or (self.user is None) != (self.data is None):
+            raise NannError("a request needs either a user and data, or features")
+        if self.new and not by_id:
+            raise NannError("items of the history can only be left out for a user of data; exclude them by features")
+
+
+def recommend(
+    saved_model: str | os.PathLike[str],
+    asked: Asked,
+    k: int = 10,
+    names: str | os.PathLike[str] | None = None,
+    signature: str = "retrieve",
+) -> Recommendation:
+    """Runs an exported model for one user, in this process.
+
+    Example:
+      >>> from tfserving_ext.serving.recommendation import Asked
+      >>> found = nann.recommend("models/nann/1", Asked(user="5000", data="data"), k=3)
+      >>> len(found.items)
+      3
+
+    Args:
+      saved_model: output of `nann export`.
+      asked: whom to recommend to.
+      k: how many items to answer.
+      names: a CSV file with the columns item_id and name, and perhaps category.
+      signature: the signature to call.
+
+    Raises:
+      NannError: a file is missing or damaged, the user is unknown, the signature is missing or does not take what was
+        asked, or the search fails.
+    """
+    from tfserving_ext.data.catalogue import Catalogue
+    from tfserving_ext.serving.models import ModelOptions, ServingError, load_servable
+
+    catalogue = Catalogue({}, {}) if names is None else Catalogue.open(names)
+    keys: dict[int, str] = {}
+    history = np.zeros(0, np.int64)
+    if asked.data is not None:
+        history, keys = _history(Path(asked.data), str(asked.user))
+    servable = load_servable(saved_model, ModelOptions(warm_up_runs=0))
+    try:
+        served = servable.signature(signature)
+        inputs = _inputs(served, asked, history)
+        answer = served.run({**inputs, "k": np.asarray(k, np.int32)})
+    except ServingError as error:
+        raise NannError(f"{saved_model}: {error.message}") from error
+    finally:
+        servable.close()
+
+    def item(number: int, score: float | None = None) -> Item:
+        key = keys.get(number, str(number))
+        return Item(key, catalogue.name(key), score)
+
+    count = int(np.ravel(answer["num_results"])[0])
+    found = zip(answer["item_ids"][0][:count].tolist(), answer["scores"][0][:count].tolist(), strict=True)
+    return Recommendation(
+        [item(one) for one in history.tolist()], [item(*one) for one in found], int(answer["items_scored"][0])
+    )
+
+
+def _history(data: Path, user: str) -> tuple[np.ndarray, dict[int, str]]:
+    """Returns the ids of a user's items, oldest first, and, where ids are numbers for texts, the text of each."""
+    import polars as pl
+
+    from tfserving_ext.data.sequences import Sequences
+
+    sequences = Sequences.open(data)
+    users, items = (data / f"{role}_keys.parquet" for role in ("user", "item"))
+    number = int(user) if user.isdecimal() and len(user) < 20 else -1
+    if users.exists():
+        row = pl.scan_parquet(users).filter(pl.col("key") == user).collect()
+        number = row["id"].item() if row.height else -1
+    place = np.flatnonzero(sequences.user_ids == number)
+    if not place.size:
+        raise NannError(
+            f"{data} has no user {user!r}; it has {sequences.user_ids.size:,}, such as {_some(sequences, users)}"
+        )
+    begin, end = sequences.row_splits[place[0]], sequences.row_splits[place[0] + 1]
+    keys = dict(pl.read_parquet(items).iter_rows()) if items.exists() else {}
+    return sequences.ids_of(sequences.sequence_items[begin:end]), keys
+
+
+def _some(sequences: Any, users: Path) -> str:
+    import polars as pl
+
+    some = sequences.user_ids[-3:].tolist()
+    if users.exists():
+        some = pl.scan_parquet(users).filter(pl.col("id").is_in(some)).collect()["key"].to_list()
+    return ", ".join(map(str, some))
+
+
+def _inputs(signature: Any, asked: Asked, history: np.ndarray) -> dict[str, np.ndarray]:
+    import tensorflow as tf
+
+    if asked.features is None:
+        if HISTORY not in signature.proto.inputs:
+            wanted = sorted(set(signature.proto.inputs) - set(signature.defaults))
+            raise NannError(f"the model does not take {HISTORY}, but {', '.join(wanted)}; give these as features")
+        exclude = {"exclude": history[None]} if asked.new else {}
+        return {HISTORY: history[None], **exclude}
+    inputs = {}
+    for name, value in asked.features.items():
+        if name not in signature.proto.inputs:
+            raise NannError(f"the signature has no input {name!r}; it has {', '.join(sorted(signature.proto.inputs))}")
+        dtype = tf.dtypes.as_dtype(signature.proto.inputs[name].dtype).as_numpy_dtype
+        try:
+            inputs[name] = np.asarray(value, dtype)
+        except (TypeError, ValueError) as error:
+            raise NannError(f"{name} is {value!r}, which is not {np.dtype(dtype).name}: {error}") from error
+    return inputs
