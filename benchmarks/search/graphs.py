@@ -20,6 +20,7 @@ import numpy as np
 import typer
 
 from benchmarks.command import Folder, Out, measuring, print_summary
+from benchmarks.search.evaluations import scored_at
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.index.original import load_array
@@ -107,26 +108,6 @@ def _facts(index: Index) -> dict[str, Any]:
         "megabytes": sum(path.stat().st_size for path in index.files) / 2**20,
         "manifest": {name: index.manifest.get(name) for name in ("graph", "knn", "unreachable")},
     }
-
-
-def scored_at(points: Sequence[dict[str, Any]], coverage: float) -> float | None:
-    """Returns what a search scores for a mean coverage, interpolated between its settings; None if none reaches it.
-
-    Args:
-      points: each with `coverage` and `items_scored`.
-      coverage: the coverage wanted.
-    """
-    ordered = sorted(points, key=lambda point: point["items_scored"])
-    scored = [point["items_scored"] for point in ordered]
-    # A setting that scores more and covers less is of no use.
-    best = np.maximum.accumulate([point["coverage"] for point in ordered])
-    if best[-1] < coverage:
-        return None
-    after = int(np.searchsorted(best, coverage))
-    if after == 0:
-        return float(scored[0])
-    part = (coverage - best[after - 1]) / (best[after] - best[after - 1])
-    return float(scored[after - 1] + part * (scored[after] - scored[after - 1]))
 
 
 def summarise(figures: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from benchmarks.command import Folder
+from benchmarks.search.evaluations import count_evaluations
 from benchmarks.search.harness import Measured, contenders, make_workload, measure, race
 from benchmarks.search.peers import Peer, Workload
 from tfserving_ext.artifacts import write_json
@@ -21,7 +22,8 @@ from tfserving_ext.progress import console, progress
 
 K = 200
 POSITIONS = 9
-HIGH_COVERAGE = 0.995
+# The searches that are compared at a high coverage too, for which a search needs many cases.
+HIGH, HIGH_COVERAGE = ("surrogate", "best_first", "guitar"), 0.995
 # Cases per peer. Slow peers get fewer; those whose recalls are compared get many, as their difference is small.
 CASES = {
     "surrogate": 600,
@@ -32,6 +34,7 @@ CASES = {
     "usearch": 16,
     "usearch_tuned": 100,
     "rerank": 600,
+    "guitar": 200,
 }
 QUICK_CASES = {
     "surrogate": 200,
@@ -42,7 +45,11 @@ QUICK_CASES = {
     "usearch": 4,
     "usearch_tuned": 32,
     "rerank": 200,
+    "guitar": 64,
 }
+# The searches whose evaluations are counted, and on which cases.
+COUNTED = ("surrogate", "guitar", "best_first")
+COUNTED_CASES, QUICK_COUNTED_CASES = CASES["guitar"], QUICK_CASES["guitar"]
 BUILD_CASES, QUICK_BUILD_CASES = 300, 100
 RACE_CASES = 64
 REPEATS, QUICK_REPEATS = 6, 2
@@ -56,12 +63,16 @@ def _peers() -> dict[str, type[Peer]]:
     except ImportError as error:
         raise NannError(f"a peer cannot be imported ({error}); install them all: pip install '.[bench]'") from error
     from benchmarks.search.peers.brute_force import BruteForce
+    from benchmarks.search.peers.guitar import Guitar
     from benchmarks.search.peers.ours import BestFirst, Rounds, Surrogate
     from benchmarks.search.peers.tensorflow_ops import TensorFlowOps
     from benchmarks.search.peers.two_sided_rerank import TwoSidedRerank
 
     ours: tuple[type[Peer], ...] = (Surrogate, BestFirst, Rounds)
-    others: tuple[type[Peer], ...] = (TensorFlowOps, BruteForce, UsearchNumba, UsearchTuned, TwoSidedRerank)
+    others: tuple[type[Peer], ...] = (
+        *(TensorFlowOps, BruteForce, UsearchNumba, UsearchTuned, TwoSidedRerank),
+        *(Guitar,),
+    )
     return {peer.name: peer for peer in (*ours, *others)}
 
 
@@ -76,10 +87,11 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
 
     Returns:
       A dict with `settings`, the result of each setting of each search; `race`, the milliseconds per query of the
-      fastest setting that covers at least 0.98, measured in turns; `race_high`, the same of our two searches at 0.995;
-      `builds`, the results of our searches on each graph;
-      `overhead_share`, the part of the surrogate search's time outside the model; `model`, the recall of the models by
-      themselves; and the parameters of the benchmark.
+      fastest setting that covers at least 0.98, measured in turns; `race_high`, the same of those in `HIGH` at 0.995;
+      `evaluations`, for each search of `COUNTED` and each of its settings the coverage and the evaluations, all on the
+      same cases; `builds`, the results of our searches on each graph; `overhead_share`, the part of the surrogate
+      search's time outside the model; `model`, the recall of the models by themselves; and the parameters of the
+      benchmark.
 
     Raises:
       NannError: an artefact or a library is missing.
@@ -91,18 +103,18 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
     found: dict[str, list[Measured]] = {}
     made: dict[str, Peer] = {}
     for name, make in peers.items():
-        made[name] = make(workload)
+        made[name] = make(workload.first(cases[name]))
         with progress(name, len(made[name].settings)) as advance:
             found[name] = []
             for setting in made[name].settings:
                 found[name].append(measure(made[name], workload, setting, cases[name]))
                 advance(note=f"coverage {found[name][-1].coverage:.3f}")
     runners = {name: (made[name], contenders(found[name])) for name in peers}
-    # At a coverage that only our searches were measured at with many cases.
-    high = {name: (made[name], contenders(found[name], HIGH_COVERAGE)) for name in ("surrogate", "best_first")}
+    high = {name: (made[name], contenders(found[name], HIGH_COVERAGE)) for name in HIGH}
     race_cases = {name: min(RACE_CASES, cases[name]) for name in peers}
     repeats = QUICK_REPEATS if quick else REPEATS
     fastest, fastest_high = race(runners, race_cases, repeats), race(high, race_cases, repeats)
+    counted_cases = QUICK_COUNTED_CASES if quick else COUNTED_CASES
     hits = (workload.exact == workload.targets[:, None]).any(axis=1)
     return {
         "threads": threads,
@@ -112,6 +124,10 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
         "settings": {name: [dataclasses.asdict(one) for one in ones] for name, ones in found.items()},
         "race": _raced(fastest, race_cases),
         "race_high": _raced(fastest_high, race_cases),
+        "evaluations": {
+            name: count_evaluations(made[name], workload, counted_cases)  # type: ignore[arg-type]
+            for name in COUNTED
+        },
         "builds": [_our_figures(dataclasses.replace(workload, index=index), build_cases) for index in indexes],
         "overhead_share": _overhead_share(made["surrogate"]),
         "model": {

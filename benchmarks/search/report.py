@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.search.evaluations import scored_at
 from tfserving_ext.progress import console
 
 TITLES = {
@@ -16,7 +17,9 @@ TITLES = {
     "usearch": "usearch, numba metric",
     "usearch_tuned": "usearch, numba metric tuned by hand",
     "rerank": "two-sided model, reranked",
+    "guitar": "GUITAR's gradient pruning, scoring alone",
 }
+COVERAGES = (0.98, 0.99, 0.995)
 
 
 def print_tables(figures: dict[str, Any]) -> None:
@@ -45,6 +48,10 @@ def print_tables(figures: dict[str, Any]) -> None:
                     f"{part['race'][search]['ms_per_query']:.2f}" if raced else "",
                 )
         console.print(table)
+    for search, points in figures["neural"]["evaluations"].items():
+        scored = ((wanted, scored_at(points, wanted)) for wanted in COVERAGES)
+        cells = (f"{'not reached' if one is None else f'{one:,.0f}'} for {wanted}" for wanted, one in scored)
+        console.print(f"evaluations for a coverage, {TITLES[search]}: {', '.join(cells)}")
 
 
 def plot(figures: dict[str, Any], target: Path) -> None:

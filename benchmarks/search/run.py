@@ -15,12 +15,14 @@ import numpy as np
 import typer
 
 from benchmarks.command import Folder, Out, measuring, print_summary
+from benchmarks.search.evaluations import scored_versus
 from benchmarks.search.report import plot, print_tables
 from tfserving_ext.artifacts import read_json, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.machine import provenance
 
 FIFTH = "coverage_5th_percentile"
+COUNTED_COVERAGE = 0.99  # The coverage at which evaluations are compared.
 
 
 def bench_search(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]:
@@ -78,7 +80,10 @@ def summarise(figures: dict[str, Any]) -> dict[str, float]:
       recall_brute_force, recall_two_sided: recall of the two models by themselves.
       qps_vs_*: queries per second of the surrogate search over those of the peer, each at its fastest setting that
         covers at least 0.98, on one thread. USearch is measured with a metric written as its documentation shows, and
-        with one tuned by hand.
+        with one tuned by hand; GUITAR's time is a lower bound (`peers/guitar.py`). qps_vs_guitar_high: the same at
+        0.995.
+      scored_vs_guitar: evaluations of the surrogate search over those of GUITAR, with two for each gradient, at a
+        coverage of 0.99.
       surrogate_coverage, surrogate_coverage_lowest, surrogate_5th_vs_best_first: coverage of the surrogate search at
         its default setting, mean and lowest over graph builds, and its 5th percentile over cases minus best-first's.
       surrogate_scored_vs_best_first: items that it scores over those that best-first scores, both by default.
@@ -113,6 +118,9 @@ def summarise(figures: dict[str, Any]) -> dict[str, float]:
         "qps_vs_rounds": race["rounds"]["ms_per_query"] / ours,
         "qps_vs_brute_force": race["brute_force"]["ms_per_query"] / ours,
         "qps_vs_best_first": race["best_first"]["ms_per_query"] / ours,
+        "qps_vs_guitar": race["guitar"]["ms_per_query"] / ours,
+        "qps_vs_guitar_high": high["guitar"]["ms_per_query"] / high["surrogate"]["ms_per_query"],
+        "scored_vs_guitar": scored_versus(neural["evaluations"], "surrogate", "guitar", COUNTED_COVERAGE),
         "surrogate_coverage": np.mean([build["surrogate"]["coverage"] for build in builds]),
         "surrogate_coverage_lowest": min(build["surrogate"]["coverage"] for build in builds),
         "surrogate_5th_vs_best_first": np.mean(

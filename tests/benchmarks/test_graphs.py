@@ -1,27 +1,12 @@
 """What is read from the figures of two graphs."""
 
 import numpy as np
-import pytest
 
-from benchmarks.search.graphs import scored_at, summarise
+from benchmarks.search.graphs import summarise
 
 
 def points(*pairs: tuple[float, float]) -> list[dict[str, float]]:
     return [{"items_scored": scored, "coverage": coverage} for scored, coverage in pairs]
-
-
-def test_items_scored_are_interpolated_between_settings():
-    measured = points((1000, 0.97), (2000, 0.99), (4000, 0.998))
-    for wanted in (0.975, 0.98, 0.99, 0.995):
-        expected = np.interp(wanted, [0.97, 0.99, 0.998], [1000, 2000, 4000])
-        assert scored_at(measured, wanted) == pytest.approx(expected)
-        assert scored_at(measured[::-1], wanted) == pytest.approx(expected)
-    assert scored_at(measured, 0.96) == 1000
-    assert scored_at(measured, 0.999) is None
-
-
-def test_a_setting_that_scores_more_and_covers_less_is_left_out():
-    assert scored_at(points((1000, 0.97), (1500, 0.96), (2000, 0.99)), 0.98) == pytest.approx(1750)
 
 
 def test_the_summary_has_means_over_seeds_and_ratios_to_hnsw():

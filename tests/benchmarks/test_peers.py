@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search.peers.brute_force import BruteForce
+from benchmarks.search.peers.guitar import Guitar, Walk, promising
 from benchmarks.search.peers.ours import BestFirst, Rounds, Surrogate
 from benchmarks.search.peers.tensorflow_ops import TensorFlowOps
 from tfserving_ext.retrieval import coverage
@@ -44,3 +45,41 @@ def test_the_surrogate_search_is_seeded_with_the_history(workload):
     assert coverage(search(0, 24, (64, 0.9)), workload.exact).mean() > 0.98
     scored = {setting: search.search(0, 24, setting).items_scored.numpy().mean() for setting in search.settings[:2]}
     assert scored[64, 0.1] < scored[64, 0.9]
+
+
+@pytest.fixture(scope="module")
+def guitar(workload) -> Guitar:
+    return Guitar(workload.first(6))
+
+
+def test_gradient_pruning_that_prunes_nothing_is_our_best_first_search(workload, guitar):
+    found, scored = BestFirst(workload).counted(0, 6, (16, 200, 1000))
+    walks = guitar.walks["share", 1.0, 16]
+    assert [walk.evaluated for walk in walks] == scored.tolist()
+    assert same(guitar.counted(0, 6, ("share", 1.0, 16))[0], found)
+    assert min(walk.gradients for walk in walks) >= 200  # All of the pool is expanded, and what it held before.
+
+
+def test_gradient_pruning_evaluates_less_and_gradients_count(guitar):
+    walks = [guitar.walks["alpha", amount, 16] for amount in (1.03, 1.1)]
+    narrow, wide = (np.mean([walk.evaluated for walk in each]) for each in walks)
+    assert narrow < wide
+    assert guitar.counted(2, 3, ("alpha", 1.1, 16))[1] == walks[1][2].evaluated + 2 * walks[1][2].gradients
+
+
+def test_what_is_timed_scores_as_many_items_as_the_walks_cost(guitar, monkeypatch):
+    setting = ("alpha", 1.05, 16)
+    walks = [Walk(np.arange(20), evaluated, 30, 2) for evaluated in range(100, 106)]
+    monkeypatch.setitem(guitar.walks, setting, walks)
+    assert guitar.score_as_many(1, 5, setting).tolist() == [162] * 4
+    np.testing.assert_array_equal(guitar(1, 5, setting)[2], guitar.counted(3, 4, setting)[0][0])
+
+
+def test_neighbours_are_chosen_by_their_angle_to_the_gradient():
+    gradient = np.array([2.0, 0.0])
+    degrees = np.radians([90, 10, 180, 12, -30])
+    ways = np.array([5, 0.1, 1, 3, 9])[:, None] * np.stack([np.cos(degrees), np.sin(degrees)], axis=1)
+    assert promising(gradient, ways, ("alpha", 1.3, 16)).tolist() == [1, 3]
+    assert promising(gradient, ways, ("alpha", 3.1, 16)).tolist() == [1, 3, 4]
+    assert promising(gradient, ways, ("share", 0.5, 16)).tolist() == [1, 3, 4]
+    assert promising(gradient, ways[:0], ("share", 0.5, 16)).tolist() == []

@@ -34,7 +34,9 @@ def figures():
         "usearch": [one(200, 1000.0)],
         "usearch_tuned": [one(200, 40.0)],
         "rerank": [one(250, 2.0, recall=0.29), one(500, 5.5, recall=0.31), one(1000, 9.0, recall=0.33)],
+        "guitar": [one(["alpha", 1.1, 16], 3.0)],
     }
+    points = {"surrogate": (100, 300), "guitar": (500, 1100), "best_first": (900, 1200)}
     neural = {
         "threads": 1,
         "k": 200,
@@ -42,7 +44,18 @@ def figures():
         "cases": 8,
         "settings": settings,
         "race": {name: {**ones[-1], "ms_per_query": ones[-1]["ms_per_query"] / 2} for name, ones in settings.items()},
-        "race_high": {"surrogate": one([64, 0.9], 1.5), "best_first": one([16, 200, 1000], 3.0)},
+        "race_high": {
+            "surrogate": one([64, 0.9], 1.5),
+            "best_first": one([16, 200, 1000], 3.0),
+            "guitar": one(["share", 0.3, 32], 2.4),
+        },
+        "evaluations": {
+            name: [
+                {"setting": 1, "coverage": 0.985, "items_scored": low},
+                {"setting": 2, "coverage": 0.995, "items_scored": high},
+            ]
+            for name, (low, high) in points.items()
+        },
         "builds": [build(0.99, 100, 1000), build(0.97, 200, 1000)],
         "overhead_share": 0.07,
         "model": {"recall_all": 0.325, "two_sided_recall_all": 0.33},
@@ -71,6 +84,9 @@ def test_the_summary_is_worked_out_from_the_parts(figures):
     assert summary["qps_vs_usearch_tuned"] == 20.0
     assert summary["qps_vs_brute_force"] == 45.0
     assert summary["qps_vs_best_first"] == 2.0
+    assert (summary["qps_vs_guitar"], summary["qps_vs_guitar_high"]) == (1.5, 1.6)
+    # At a coverage of 0.99, half-way between the two settings.
+    assert summary["scored_vs_guitar"] == 0.25
     assert summary["qps_vs_brute_force_1m"] == 400.0
     assert (summary["surrogate_coverage"], summary["surrogate_coverage_lowest"]) == (0.985, 0.975)
     assert summary["surrogate_5th_vs_best_first"] == 0.01
@@ -111,7 +127,9 @@ def test_the_parts_run_on_their_own_and_the_summary_is_the_answer(figures, world
     assert asked == [("neural", True), ("large", True), ("reference", True), ("metrics", True)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search.json", "search.svg"]
     assert json.loads(out.read_text())["summary"]["coverage"] == 0.98
-    assert "usearch, numba metric" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "usearch, numba metric" in shown
+    assert "best-first (ours): 900 for 0.98, 1,050 for 0.99, 1,200 for 0.995" in " ".join(shown.split())
     Done.returncode = 1
     with pytest.raises(NannError, match="the part neural failed"):
         bench_search(world.root, out)

@@ -53,6 +53,11 @@ class BestFirst:
         """See `Peer`."""
         return self.search(first, last, setting).item_ids.numpy()
 
+    def counted(self, first: int, last: int, setting: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """See `Counting`."""
+        found = self.search(first, last, setting)
+        return found.item_ids.numpy(), found.items_scored.numpy()
+
 
 class Surrogate(BestFirst):
     """The surrogate search, seeded with the history. Settings are (batch, expected_coverage), the default first."""

@@ -41,6 +41,16 @@ class Workload:
     threads: int
     scratch: Path
 
+    def first(self, cases: int) -> "Workload":
+        """Returns the workload of the first `cases` cases, or of all if there are fewer."""
+        return dataclasses.replace(
+            self,
+            user=tuple(tensor[:cases] for tensor in self.user),
+            histories=self.histories[:cases],
+            targets=self.targets[:cases],
+            exact=self.exact[:cases],
+        )
+
 
 class Peer(Protocol):
     """One way to answer the queries.
