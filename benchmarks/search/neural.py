@@ -35,6 +35,7 @@ CASES = {
     "usearch_tuned": 100,
     "rerank": 600,
     "guitar": 200,
+    "no_residuals": 200,
 }
 QUICK_CASES = {
     "surrogate": 200,
@@ -46,9 +47,10 @@ QUICK_CASES = {
     "usearch_tuned": 32,
     "rerank": 200,
     "guitar": 64,
+    "no_residuals": 64,
 }
 # The searches whose evaluations are counted, and on which cases.
-COUNTED = ("surrogate", "guitar", "best_first")
+COUNTED = ("surrogate", "no_residuals", "guitar", "best_first")
 COUNTED_CASES, QUICK_COUNTED_CASES = CASES["guitar"], QUICK_CASES["guitar"]
 BUILD_CASES, QUICK_BUILD_CASES = 300, 100
 RACE_CASES = 64
@@ -64,6 +66,7 @@ def _peers() -> dict[str, type[Peer]]:
         raise NannError(f"a peer cannot be imported ({error}); install them all: pip install '.[bench]'") from error
     from benchmarks.search.peers.brute_force import BruteForce
     from benchmarks.search.peers.guitar import Guitar
+    from benchmarks.search.peers.no_residuals import NoResiduals
     from benchmarks.search.peers.ours import BestFirst, Rounds, Surrogate
     from benchmarks.search.peers.tensorflow_ops import TensorFlowOps
     from benchmarks.search.peers.two_sided_rerank import TwoSidedRerank
@@ -71,7 +74,7 @@ def _peers() -> dict[str, type[Peer]]:
     ours: tuple[type[Peer], ...] = (Surrogate, BestFirst, Rounds)
     others: tuple[type[Peer], ...] = (
         *(TensorFlowOps, BruteForce, UsearchNumba, UsearchTuned, TwoSidedRerank),
-        *(Guitar,),
+        *(Guitar, NoResiduals),
     )
     return {peer.name: peer for peer in (*ours, *others)}
 

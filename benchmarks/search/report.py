@@ -18,6 +18,7 @@ TITLES = {
     "usearch_tuned": "usearch, numba metric tuned by hand",
     "rerank": "two-sided model, reranked",
     "guitar": "GUITAR's gradient pruning, scoring alone",
+    "no_residuals": "surrogate without residuals",
 }
 COVERAGES = (0.98, 0.99, 0.995)
 

@@ -82,8 +82,8 @@ def summarise(figures: dict[str, Any]) -> dict[str, float]:
         covers at least 0.98, on one thread. USearch is measured with a metric written as its documentation shows, and
         with one tuned by hand; GUITAR's time is a lower bound (`peers/guitar.py`). qps_vs_guitar_high: the same at
         0.995.
-      scored_vs_guitar: evaluations of the surrogate search over those of GUITAR, with two for each gradient, at a
-        coverage of 0.99.
+      scored_vs_guitar, scored_vs_no_residuals: evaluations of the surrogate search over those of GUITAR, with two for
+        each gradient, and over those of itself without the graph's residuals, at a coverage of 0.99.
       surrogate_coverage, surrogate_coverage_lowest, surrogate_5th_vs_best_first: coverage of the surrogate search at
         its default setting, mean and lowest over graph builds, and its 5th percentile over cases minus best-first's.
       surrogate_scored_vs_best_first: items that it scores over those that best-first scores, both by default.
@@ -121,6 +121,7 @@ def summarise(figures: dict[str, Any]) -> dict[str, float]:
         "qps_vs_guitar": race["guitar"]["ms_per_query"] / ours,
         "qps_vs_guitar_high": high["guitar"]["ms_per_query"] / high["surrogate"]["ms_per_query"],
         "scored_vs_guitar": scored_versus(neural["evaluations"], "surrogate", "guitar", COUNTED_COVERAGE),
+        "scored_vs_no_residuals": scored_versus(neural["evaluations"], "surrogate", "no_residuals", COUNTED_COVERAGE),
         "surrogate_coverage": np.mean([build["surrogate"]["coverage"] for build in builds]),
         "surrogate_coverage_lowest": min(build["surrogate"]["coverage"] for build in builds),
         "surrogate_5th_vs_best_first": np.mean(

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.search.peers.brute_force import BruteForce
 from benchmarks.search.peers.guitar import Guitar, Walk, promising
+from benchmarks.search.peers.no_residuals import NoResiduals
 from benchmarks.search.peers.ours import BestFirst, Rounds, Surrogate
 from benchmarks.search.peers.tensorflow_ops import TensorFlowOps
 from tfserving_ext.retrieval import coverage
@@ -83,3 +84,10 @@ def test_neighbours_are_chosen_by_their_angle_to_the_gradient():
     assert promising(gradient, ways, ("alpha", 3.1, 16)).tolist() == [1, 3, 4]
     assert promising(gradient, ways, ("share", 0.5, 16)).tolist() == [1, 3, 4]
     assert promising(gradient, ways[:0], ("share", 0.5, 16)).tolist() == []
+
+
+def test_without_residuals_the_fit_alone_predicts(workload):
+    """The distances along edges are all that says how much a neighbour's error counts."""
+    plain, alone = Surrogate(workload), NoResiduals(workload)
+    assert alone.counted(0, 24, (64, 0.9))[1].tolist() != plain.counted(0, 24, (64, 0.9))[1].tolist()
+    assert coverage(alone(0, 24, (64, 0.98)), workload.exact).mean() > 0.9

@@ -35,8 +35,9 @@ def figures():
         "usearch_tuned": [one(200, 40.0)],
         "rerank": [one(250, 2.0, recall=0.29), one(500, 5.5, recall=0.31), one(1000, 9.0, recall=0.33)],
         "guitar": [one(["alpha", 1.1, 16], 3.0)],
+        "no_residuals": [one([64, 0.9], 4.0)],
     }
-    points = {"surrogate": (100, 300), "guitar": (500, 1100), "best_first": (900, 1200)}
+    points = {"surrogate": (100, 300), "no_residuals": (400, 400), "guitar": (500, 1100), "best_first": (900, 1200)}
     neural = {
         "threads": 1,
         "k": 200,
@@ -86,7 +87,7 @@ def test_the_summary_is_worked_out_from_the_parts(figures):
     assert summary["qps_vs_best_first"] == 2.0
     assert (summary["qps_vs_guitar"], summary["qps_vs_guitar_high"]) == (1.5, 1.6)
     # At a coverage of 0.99, half-way between the two settings.
-    assert summary["scored_vs_guitar"] == 0.25
+    assert (summary["scored_vs_guitar"], summary["scored_vs_no_residuals"]) == (0.25, 0.5)
     assert summary["qps_vs_brute_force_1m"] == 400.0
     assert (summary["surrogate_coverage"], summary["surrogate_coverage_lowest"]) == (0.985, 0.975)
     assert summary["surrogate_5th_vs_best_first"] == 0.01
