@@ -18,6 +18,9 @@ namespace nann {
 // With seeds, the walk starts from them in the ground layer and reads no other layer: the user's own
 // items are closer to the answer than the hierarchy can lead. Without seeds, every upper layer is
 // walked in the same way, with a pool of `frontier`, from the entry points down.
+//
+// With a filter, the pool holds items that pass, and as many are met from each as it has neighbours,
+// across failing ones (bridge.h).
 class BestFirstSearch : public Search {
  public:
   // A `max_steps` of 0 means no limit: the walk still ends, because every step expands an item.
@@ -28,6 +31,8 @@ class BestFirstSearch : public Search {
  private:
   explicit BestFirstSearch(const BestFirstWidths& widths) : widths_(widths) {}
 
+  int32_t width() const override { return widths_.pool; }
+  int64_t ExpectedEvaluations() const override { return widths_.ExpectedEvaluations(); }
   absl::Status WalkGraph(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                          Workspace& workspace, SearchStatistics& statistics) const override;
 

@@ -116,6 +116,22 @@ absl::Status BestFirstWalk::Descend() {
   return status;
 }
 
+absl::Status BestFirstWalk::WalkGround() {
+  absl::Status status = WalkLayer(widths_.pool);
+  while (status.ok() && walk_.filters() && !walk_.stopped()) {
+    const size_t others = excluded_.CountOthers(workspace_.results);
+    if (others >= static_cast<size_t>(widths_.pool)) break;
+    status = walk_.FindMore(widths_.pool - others);
+    if (!status.ok() || walk_.fresh().empty()) break;
+    {
+      const ScopedTimer timer(statistics_.merging);
+      Join(walk_.fresh(), workspace_.results);
+    }
+    status = WalkLayer(widths_.pool);
+  }
+  return status;
+}
+
 // Sets `cut_` if one more step would have expanded something.
 absl::Status BestFirstWalk::WalkLayer(int32_t room) {
   Pool pool(room, excluded_, workspace_);

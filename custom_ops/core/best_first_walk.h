@@ -18,6 +18,9 @@ struct BestFirstWidths {
   // its range.
   static absl::StatusOr<BestFirstWidths> Create(int32_t frontier, int32_t pool, int32_t max_steps);
 
+  // Returns about how many items such a walk scores: an item of the pool brings some ten others.
+  int64_t ExpectedEvaluations() const { return int64_t{10} * pool; }
+
   int32_t frontier, pool, max_steps;
 };
 
@@ -38,7 +41,9 @@ class BestFirstWalk {
   // Leaves the items to enter the ground layer from in `workspace.results`.
   absl::Status Descend();
   // Walks the ground layer, where the items of `workspace.results` are visited, with a pool of `pool`.
-  absl::Status WalkGround() { return WalkLayer(widths_.pool); }
+  // With a filter it starts again from other items that pass, as long as there are any and the pool is
+  // not full.
+  absl::Status WalkGround();
   // Sets `stopped` to kSteps if a layer had more to expand after `max_steps` steps.
   void Finish();
 

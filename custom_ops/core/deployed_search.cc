@@ -1,6 +1,7 @@
 #include "custom_ops/core/deployed_search.h"
 
 #include <cstddef>
+#include <numeric>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
@@ -21,7 +22,12 @@ absl::StatusOr<std::unique_ptr<Search>> DeployedSearch::Create(absl::Span<const 
     absl::Status status = CheckWidth(absl::StrCat("level_topn[", i, "]"), level_topn[i]);
     if (!status.ok()) return status;
   }
-  return absl::WrapUnique<Search>(new DeployedSearch(level_topn.first(level_topn.size() - 1)));
+  return absl::WrapUnique<Search>(
+      new DeployedSearch(level_topn.first(level_topn.size() - 1), level_topn.back()));
+}
+
+int64_t DeployedSearch::ExpectedEvaluations() const {
+  return 7 * std::accumulate(widths_.begin(), widths_.end(), int64_t{0});
 }
 
 absl::Status DeployedSearch::WalkGraph(const IndexView& index, const SearchRequest& request,
@@ -63,9 +69,11 @@ absl::Status DeployedSearch::WalkGraph(const IndexView& index, const SearchReque
     excluded.KeepBest(*width, workspace.candidates);
     results.insert(results.end(), workspace.candidates.begin(), workspace.candidates.end());
   }
-  const ScopedTimer timer(statistics.merging);
-  KeepBest(results.size(), results);
-  return absl::OkStatus();
+  {
+    const ScopedTimer timer(statistics.merging);
+    KeepBest(results.size(), results);
+  }
+  return walk.Fill(k_);
 }
 
 }  // namespace nann

@@ -24,13 +24,16 @@ class DeployedSearch : public Search {
                                                         int num_layers);
 
  private:
-  explicit DeployedSearch(absl::Span<const int32_t> widths)
-      : widths_(widths.begin(), widths.end()) {}
+  DeployedSearch(absl::Span<const int32_t> widths, int32_t k)
+      : widths_(widths.begin(), widths.end()), k_(k) {}
 
+  int32_t width() const override { return k_; }
+  int64_t ExpectedEvaluations() const override;
   absl::Status WalkGraph(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                          Workspace& workspace, SearchStatistics& statistics) const override;
 
   const std::vector<int32_t> widths_;
+  const int32_t k_;
 };
 
 }  // namespace nann

@@ -163,6 +163,12 @@ absl::Status IndexView::Validate() const {
   return absl::OkStatus();
 }
 
+absl::Status OutsideIndex(const IndexView& index, int layer, int32_t item, int32_t neighbor) {
+  return absl::DataLossError(absl::StrCat("item ", item, " has the neighbour ", neighbor,
+                                          " in layer ", layer, " of an index of ",
+                                          index.num_items(), " items"));
+}
+
 void Gather(const IndexView& index, absl::Span<const int32_t> items, float* rows) {
   const RowKernels& kernels = *SupportedRowKernels().sets[0];
   kernels.gather[static_cast<int>(index.table_type())](index.table(), items.data(),

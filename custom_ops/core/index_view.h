@@ -133,6 +133,9 @@ class IndexView {
   const uint8_t* edge_distances_ = nullptr;
 };
 
+// Returns the error for a neighbour of `item` in `layer` that is outside the index.
+absl::Status OutsideIndex(const IndexView& index, int layer, int32_t item, int32_t neighbor);
+
 // Writes the embeddings of `items`, which must be in the index, as float32 [items, dim] to `rows`.
 void Gather(const IndexView& index, absl::Span<const int32_t> items, float* rows);
 

@@ -25,6 +25,16 @@ class PassingItems {
   bool Has(int32_t item) const { return words_[item / kBits] >> (item % kBits) & 1; }
   int64_t count() const { return count_; }
 
+  // Returns the first passing item from `item` on, which must not be negative; if there is none, a number
+  // that no item has.
+  int64_t Next(int64_t item) const {
+    size_t at = item / kBits;
+    if (at >= words_.size()) return item;
+    uint64_t word = words_[at] & ~uint64_t{0} << (item % kBits);
+    while (word == 0 && ++at < words_.size()) word = words_[at];
+    return at * kBits + (word == 0 ? 0 : __builtin_ctzll(word));
+  }
+
   // Appends the passing items to `items`, in ascending order.
   void AppendTo(std::vector<int32_t>& items) const {
     items.reserve(items.size() + count_);

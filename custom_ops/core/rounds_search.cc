@@ -52,6 +52,12 @@ absl::StatusOr<std::unique_ptr<Search>> RoundsSearch::Create(absl::Span<const in
   return absl::WrapUnique<Search>(new RoundsSearch(ef, rounds));
 }
 
+int64_t RoundsSearch::ExpectedEvaluations() const {
+  int64_t expanded = 0;
+  for (size_t i = 1; i < ef_.size(); ++i) expanded += int64_t{rounds_[i]} * ef_[i];
+  return 7 * expanded;  // An item that is expanded brings some seven others.
+}
+
 absl::Status RoundsSearch::WalkGraph(const IndexView& index, const SearchRequest& request,
                                      ScoreBatch score, Workspace& workspace,
                                      SearchStatistics& statistics) const {
@@ -82,7 +88,7 @@ absl::Status RoundsSearch::WalkGraph(const IndexView& index, const SearchRequest
       Merge(ef_[i], excluded, workspace);
     }
   }
-  return absl::OkStatus();
+  return walk.Fill(ef_.back());
 }
 
 }  // namespace nann

@@ -28,6 +28,8 @@ class RoundsSearch : public Search {
   RoundsSearch(absl::Span<const int32_t> ef, absl::Span<const int32_t> rounds)
       : ef_(ef.begin(), ef.end()), rounds_(rounds.begin(), rounds.end()) {}
 
+  int32_t width() const override { return ef_.back(); }
+  int64_t ExpectedEvaluations() const override;
   absl::Status WalkGraph(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                          Workspace& workspace, SearchStatistics& statistics) const override;
 

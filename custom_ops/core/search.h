@@ -9,6 +9,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "custom_ops/core/bridge.h"
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/passing_items.h"
 #include "custom_ops/core/ranking.h"
@@ -51,12 +52,12 @@ struct SearchStatistics {
   int32_t rounds = 0;        // Batches of fresh items, including that of the entry points.
   int64_t nan_scores = 0;    // Scores that are NaN, which count as worse than every number.
   Stopped stopped = Stopped::kComplete;
-  // Whether every item that passes the request's filter and is not excluded was scored, so that the
-  // answer is exact.
+  // Whether every item that passes the request's filter and is not excluded was scored, without a walk,
+  // so that the answer is exact.
   bool exact = false;
-  // Set by a SurrogateSearch only: the number of items whose scores it predicted or knew; the standard
-  // error of its predictions, in log-odds of the rank (ranking.h); the share of the best k that it
-  // expects to have found, 0 where it cannot tell; and whether it gave up predicting.
+  // Set by a SurrogateSearch, and with `exact`: the number of items whose scores it predicted or knew;
+  // the standard error of its predictions, in log-odds of the rank (ranking.h); the share of the best k
+  // that it expects to have found, 0 where it cannot tell; and whether it gave up predicting.
   int64_t candidates = 0;
   float prediction_error = 0;
   float estimated_coverage = 0;
@@ -69,6 +70,7 @@ struct SearchStatistics {
 // nothing.
 struct Workspace {
   VisitedSet visited;
+  Bridge bridge;
   std::vector<int32_t> batch;
   std::vector<float> batch_scores;
   std::vector<Scored> fresh, candidates, results, merged;
@@ -86,12 +88,18 @@ class Search {
   virtual ~Search() = default;
 
   // Walks `index` and leaves the items to answer in `workspace.results`, best first and without
-  // excluded ones: as many as the width of the search, if so many were reached. Errors of `score` are
-  // returned. `workspace` must not be used by another search at the same time.
+  // excluded ones: as many as the width of the search, if so many were reached. With a filter, so many
+  // are always reached if they pass and nothing stops the walk before; where few items pass, all of
+  // them are scored instead. Errors of `score` are returned. `workspace` must not be used by another
+  // search at the same time.
   absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                    Workspace& workspace, SearchStatistics& statistics) const;
 
  private:
+  // Returns how many items the search answers at most.
+  virtual int32_t width() const = 0;
+  // Returns about how many items a walk scores that no filter hinders.
+  virtual int64_t ExpectedEvaluations() const = 0;
   // Does the work of `Run`, but may leave excluded items among the results.
   virtual absl::Status WalkGraph(const IndexView& index, const SearchRequest& request,
                                  ScoreBatch score, Workspace& workspace,

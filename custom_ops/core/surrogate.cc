@@ -41,6 +41,11 @@ const std::array<float, 256>& EdgeWeights() {
   return weights;
 }
 
+// Orders choices best first.
+constexpr auto BetterChoice = [](const Surrogate::Choice& a, const Surrogate::Choice& b) {
+  return a.prediction != b.prediction ? a.prediction > b.prediction : a.slot < b.slot;
+};
+
 int32_t BitsOf(float value) {
   int32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -55,8 +60,10 @@ float FloatOf(int32_t bits) {
 
 }  // namespace
 
-void Surrogate::Start(const IndexView& index) {
+void Surrogate::Start(const IndexView& index, const PassingItems* passing) {
   index_ = &index;
+  passing_ = passing;
+  stones_.clear();
   kernels_ = &SupportedRowKernels().sets[0]->features;
   width_ = index.feature_width();
   if (slots_.size() == static_cast<size_t>(index.num_items())) {
@@ -97,6 +104,7 @@ int32_t Surrogate::MakeSlot(int32_t item) {
   items_[slot] = item;
   evaluated_[slot] = false;
   weights_[slot] = 0;
+  if (passing_ != nullptr && !passing_->Has(item)) stones_.push_back({0, slot});
   const int32_t lane = slot % kFeatureLanes;
   std::memcpy(last_rows_.data() + lane * width_, index_->features(item), width_);
   if (lane == kFeatureLanes - 1) {
@@ -109,6 +117,11 @@ int32_t Surrogate::SlotOf(int32_t item) {
   if (slots_[item] >= 0) return slots_[item];
   MakeRoom(1);
   return MakeSlot(item);
+}
+
+void Surrogate::Add(absl::Span<const int32_t> items) {
+  MakeRoom(items.size());
+  for (int32_t item : items) SlotOf(item);
 }
 
 void Surrogate::Ignore(int32_t item) { evaluated_[SlotOf(item)] = true; }
@@ -174,6 +187,10 @@ absl::Status Surrogate::Observe(int32_t item, bool expand) {
 void Surrogate::Fit(absl::Span<const double> targets) {
   AddNewProducts();
   FitLinear(targets);
+  Predict(targets);
+}
+
+void Surrogate::Predict(absl::Span<const double> targets) {
   const int64_t rest = num_slots_ % kFeatureLanes;
   if (rest > 0) {  // Predictions beyond the last slot are made but never read.
     kernels_->make_block(last_rows_.data(), width_, blocks_.data() + (num_slots_ - rest) * width_);
@@ -181,6 +198,30 @@ void Surrogate::Fit(absl::Span<const double> targets) {
   const int64_t blocks = (num_slots_ + kFeatureLanes - 1) / kFeatureLanes;
   kernels_->block_dots(blocks_.data(), linear_.data(), blocks, width_, predictions_.data());
   AddCorrections(targets);
+  for (Choice& stone : stones_) {
+    stone.prediction = predictions_[stone.slot];
+    predictions_[stone.slot] = -std::numeric_limits<float>::infinity();
+  }
+}
+
+absl::StatusOr<size_t> Surrogate::Cross(size_t most, float least) {
+  const auto end = std::partition(stones_.begin(), stones_.end(),
+                                  [=](const Choice& stone) { return stone.prediction >= least; });
+  const size_t crossed = std::min<size_t>(most, end - stones_.begin());
+  std::nth_element(stones_.begin(), stones_.begin() + crossed, end, BetterChoice);
+  std::sort(stones_.begin(), stones_.begin() + crossed, BetterChoice);
+  crossed_.clear();
+  for (size_t i = 0; i < crossed; ++i) crossed_.push_back(stones_[i].slot);
+  stones_.erase(stones_.begin(), stones_.begin() + crossed);
+  for (int32_t slot : crossed_) {
+    evaluated_[slot] = true;
+    const int32_t item = items_[slot];
+    for (int32_t neighbor : index_->Neighbors(0, item)) {
+      if (!index_->Has(neighbor)) return OutsideIndex(*index_, 0, item, neighbor);
+      if (num_slots_ < kMaxSlots) SlotOf(neighbor);
+    }
+  }
+  return crossed;
 }
 
 // In pieces, whose sums are exact.
@@ -268,9 +309,7 @@ absl::Span<const Surrogate::Choice> Surrogate::Best(size_t count, float least) {
        slot = kernels_->last_above(values, slot, bound)) {
     best_.push_back({values[slot], static_cast<int32_t>(slot)});
   }
-  std::sort(best_.begin(), best_.end(), [](const Choice& a, const Choice& b) {
-    return a.prediction != b.prediction ? a.prediction > b.prediction : a.slot < b.slot;
-  });
+  std::sort(best_.begin(), best_.end(), BetterChoice);
   if (best_.size() > count) best_.resize(count);
   return best_;
 }

@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "custom_ops/core/index_view.h"
+#include "custom_ops/core/passing_items.h"
 #include "custom_ops/core/row_kernels.h"
 #include "custom_ops/core/scored.h"
 
@@ -29,8 +31,12 @@ class Surrogate {
     int32_t slot;
   };
 
-  // Forgets the request before. The index must have features and outlive the request.
-  void Start(const IndexView& index);
+  // Forgets the request before. The index must have features and outlive the request. If
+  // `passing` is not null, only the items that it has can be candidates. The others are stepping stones:
+  // their scores are predicted as well, to learn which of them to cross on the way to others.
+  void Start(const IndexView& index, const PassingItems* passing = nullptr);
+  // Makes items candidates or stepping stones.
+  void Add(absl::Span<const int32_t> items);
 
   // Hints that the items from `place` on will be observed one after the other.
   void Prefetch(absl::Span<const Scored> items, size_t place) const;
@@ -43,6 +49,14 @@ class Surrogate {
   // Fits to one target for each observed item, in the order of `Observe`, and predicts the target of
   // every candidate.
   void Fit(absl::Span<const double> targets);
+
+  bool has_stones() const { return !stones_.empty(); }
+  // Crosses the `most` stepping stones with the highest predictions that are at least `least`: their
+  // neighbours become candidates. Returns how many were crossed. Until the next `Fit` or `Predict`,
+  // nothing else may be called. Returns DataLoss if a neighbour is outside the index.
+  absl::StatusOr<size_t> Cross(size_t most, float least);
+  // Predicts the target of every candidate anew, for the targets of the last `Fit`.
+  void Predict(absl::Span<const double> targets);
 
   // Returns how many candidates are expected to have a target above `bound`, if the errors of the
   // predictions are normal with the standard deviation `error`. Sets `chance` of each of them.
@@ -66,6 +80,7 @@ class Surrogate {
   void AddCorrections(absl::Span<const double> targets);
 
   const IndexView* index_ = nullptr;
+  const PassingItems* passing_ = nullptr;
   const FeatureKernels* kernels_ = nullptr;
   int64_t width_ = 0;
 
@@ -80,6 +95,10 @@ class Surrogate {
   // in `last_rows_`, [kFeatureLanes, width_].
   std::vector<int8_t> blocks_, last_rows_;
   std::vector<int32_t> slots_;  // The slot of each item of the index, or -1.
+
+  // The stepping stones that are not crossed, with their predictions.
+  std::vector<Choice> stones_;
+  std::vector<int32_t> crossed_;
 
   // By observed item.
   std::vector<int8_t> observed_rows_;

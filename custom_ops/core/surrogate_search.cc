@@ -9,6 +9,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "custom_ops/core/excluded.h"
+#include "custom_ops/core/prediction_check.h"
 #include "custom_ops/core/scoped_timer.h"
 #include "custom_ops/core/walk.h"
 
@@ -23,54 +24,31 @@ constexpr double kLeastError = 1e-3;
 constexpr double kManySeeds = 100, kFewest = 0.05;
 // A step that would need fewer items evaluates so many.
 constexpr size_t kLeastBatch = 8;
+// With a filter, fewer candidates have an evaluated neighbour, and predictions err more than it seems:
+// errors are taken to be so many times as large, and of what may be missed only this share is allowed.
+constexpr double kFilteredError = 1.5, kFilteredAllowed = 0.2;
+// Where at most so many items pass, all of them are candidates; where the filter leaves fewer items near
+// the start than elsewhere, so many.
+constexpr int64_t kAllCandidates = 1 << 16, kAllIfFar = 1 << 18;
+// Of how many starts the neighbours are looked at to know that.
+constexpr size_t kLookedAt = 256;
+// Stepping stones to cross in a step and in a walk.
+constexpr size_t kCrossedPerStep = 256, kMaxCrossed = 4096;
 
-// Compares predictions with what came of them.
-class PredictionCheck {
- public:
-  // Adds a batch; `targets` are what `predictions` should have been. `expected` of its items were
-  // expected to be among the best k, and `found` are.
-  void Add(absl::Span<const float> predictions, absl::Span<const double> targets, double expected,
-           double found) {
-    const double n = targets.size();
-    double prediction = 0, target = 0, errors = 0;  // Means, and a sum of squares.
-    for (size_t i = 0; i < targets.size(); ++i) {
-      prediction += predictions[i] / n;
-      target += targets[i] / n;
-      errors += (targets[i] - predictions[i]) * (targets[i] - predictions[i]);
+// Returns whether the share of passing items around the items at which the walk starts is below half of
+// their share in the index.
+bool PassingAreFar(const IndexView& index, const SearchRequest& request) {
+  absl::Span<const int32_t> starts = request.seeds.empty() ? index.entry_points() : request.seeds;
+  int64_t near = 0, passing = 0;
+  for (int32_t start : starts.first(std::min(kLookedAt, starts.size()))) {
+    for (int32_t neighbor : index.Neighbors(0, start)) {
+      if (!index.Has(neighbor)) continue;  // A walk that comes here says so.
+      ++near;
+      passing += request.passing->Has(neighbor);
     }
-    for (size_t i = 0; i < targets.size(); ++i) {
-      const double p = predictions[i] - prediction, t = targets[i] - target;
-      covariance_ += p * t;
-      prediction_variance_ += p * p;
-      target_variance_ += t * t;
-    }
-    mean_square_ = count_ == 0 ? errors / n : (mean_square_ + errors / n) / 2;
-    expected_ = expected_ / 2 + expected;
-    found_ = found_ / 2 + found;
-    count_ += targets.size();
   }
-
-  bool any() const { return count_ > 0; }
-  // Returns the standard error of predictions. A batch counts half as much as the next one.
-  double error() const { return std::sqrt(mean_square_); }
-  // Returns how many items are found for each that is expected. Half an item that was expected and
-  // found keeps it from jumping.
-  double found_per_expected() const { return (found_ + 0.5) / (expected_ + 0.5); }
-  // Returns whether predictions tell nothing about the order of the scores. Batches consist of the
-  // best candidates only, so that a low correlation within them is already a good sign.
-  bool failed() const {
-    return count_ >= kEnough &&
-           covariance_ < kLeastCorrelation * std::sqrt(prediction_variance_ * target_variance_);
-  }
-
- private:
-  static constexpr int kEnough = 192;
-  static constexpr double kLeastCorrelation = 0.1;
-
-  double covariance_ = 0, prediction_variance_ = 0, target_variance_ = 0, mean_square_ = 0;
-  double expected_ = 0, found_ = 0;
-  int64_t count_ = 0;
-};
+  return 2 * passing * index.num_items() < near * request.passing->count();
+}
 
 // The walk of the ground layer.
 class SurrogateWalk {
@@ -82,13 +60,26 @@ class SurrogateWalk {
         // A step for a large k must not cost as much as one for a small k, or the walk is quadratic.
         batch_(std::max(parameters.batch, parameters.k / 4)),
         allowed_((1 - parameters.expected_coverage) * parameters.k *
-                 std::clamp(seeds / kManySeeds, kFewest, 1.0)),
+                 std::clamp(seeds / kManySeeds, kFewest, 1.0) *
+                 (request.passing == nullptr ? 1 : kFilteredAllowed)),
+        error_scale_(request.passing == nullptr ? 1 : kFilteredError),
         // The neighbours of items that just miss the answer are worth a look.
         expanded_(best_first.pool + best_first.pool / 2),
         excluded_(request.excluded),
         w_(workspace) {
     w_.ranking.Start();
-    w_.surrogate.Start(index);
+    const PassingItems* const passing = request.passing;
+    w_.surrogate.Start(index, passing);
+    if (passing == nullptr) return;
+    all_ = passing->count() <= kAllCandidates ||
+           (passing->count() <= kAllIfFar && PassingAreFar(index, request));
+    if (all_) {
+      w_.batch.clear();
+      passing->AppendTo(w_.batch);
+      w_.surrogate.Add(w_.batch);
+    } else {
+      w_.surrogate.Add(request.seeds);
+    }
   }
 
   // Learns from the items of `workspace.evaluated` that are new.
@@ -109,7 +100,7 @@ class SurrogateWalk {
       for (size_t i = 0; i < w_.fresh.size(); ++i) {
         const Scored& item = w_.fresh[i];
         w_.surrogate.Prefetch(w_.fresh, i);
-        absl::Status status = w_.surrogate.Observe(item.item, !Better(worst, item));
+        absl::Status status = w_.surrogate.Observe(item.item, !all_ && !Better(worst, item));
         if (!status.ok()) return status;
       }
     }
@@ -119,43 +110,21 @@ class SurrogateWalk {
     return absl::OkStatus();
   }
 
-  // Whether the surrogate can predict nothing here. Beyond items whose score is NaN it has not looked.
-  bool failed() const { return check_.failed() || (exhausted_ && has_nan_); }
-
   // Returns the items to evaluate next; none if the walk is complete.
-  const std::vector<int32_t>& Choose() {
-    chosen_.clear();
-    predictions_.clear();
-    const size_t size = w_.ranking.size();
-    // The k-th best item, once there are so many.
-    last_ = size == 0 ? 0 : w_.ranking.LastPlace(k_, excluded_);
-    const bool expects = check_.any() && last_ + 1 < size;
-    double missed = std::numeric_limits<double>::infinity();
-    float least = -std::numeric_limits<float>::infinity();
-    if (expects) {
-      // A candidate with exactly the k-th best score would not be in the answer.
-      const double bound = w_.ranking.log_odds(last_) + 3 * kLeastError;
-      const double error = std::max(check_.error(), kLeastError);
-      missed = w_.surrogate.ExpectAbove(bound, error) * check_.found_per_expected();
-      least = bound - 3 * error;
-    }
-    missed_ = missed;
-    expected_ = 0;
-    if (missed <= allowed_) return chosen_;
-    for (const Surrogate::Choice& choice : w_.surrogate.Best(batch_, least)) {
-      if (expects) {
-        const double chance = w_.surrogate.chance(choice.slot);
-        if (chance == 0 || (missed <= allowed_ && chosen_.size() >= kLeastBatch)) break;
-        expected_ += chance;
-        missed -= chance * check_.found_per_expected();
-      }
-      chosen_.push_back(w_.surrogate.item(choice.slot));
-      predictions_.push_back(choice.prediction);
-    }
-    exhausted_ = chosen_.empty() && !expects;
-    if (exhausted_) missed_ = 0;  // Every item that can be reached is evaluated.
+  absl::StatusOr<absl::Span<const int32_t>> Next() {
+    absl::StatusOr<size_t> crossed = 0;
+    do {
+      crossed = Cross();
+      if (!crossed.ok()) return crossed.status();
+      Choose();
+    } while (chosen_.empty() && *crossed > 0);
     return chosen_;
   }
+
+  // Whether the surrogate can predict nothing here. Beyond items whose score is NaN it has not looked.
+  bool failed() const { return check_.failed() || (exhausted_ && has_nan_); }
+  // Returns whether the answer would have fewer than k items.
+  bool lacks_items() const { return excluded_.CountOthers(w_.evaluated) < static_cast<size_t>(k_); }
 
   // Returns how many items were evaluated or have an expanded neighbour.
   int64_t CountCandidates() {
@@ -164,7 +133,7 @@ class SurrogateWalk {
     }
     return w_.surrogate.num_slots();
   }
-  // Returns the share of the best k that the last call of `Choose` expected to be found.
+  // Returns the share of the best k that the last call of `Next` expected to be found.
   double estimated_coverage() const { return std::max(0.0, 1 - missed_ / k_); }
   double error() const { return check_.error(); }
 
@@ -182,6 +151,54 @@ class SurrogateWalk {
   }
 
  private:
+  // With a filter, crosses stepping stones that are predicted to be among the best k. Returns how many.
+  absl::StatusOr<size_t> Cross() {
+    if (!w_.surrogate.has_stones()) return 0;
+    const size_t size = w_.ranking.size();
+    const size_t last = size == 0 ? 0 : w_.ranking.LastPlace(k_, excluded_);
+    const float least =
+        last + 1 < size ? w_.ranking.log_odds(last) : -std::numeric_limits<float>::infinity();
+    auto crossed = w_.surrogate.Cross(std::min(kCrossedPerStep, kMaxCrossed - crossed_), least);
+    if (!crossed.ok() || *crossed == 0) return crossed;
+    crossed_ += *crossed;
+    w_.surrogate.Predict(w_.ranking.log_odds());
+    return crossed;
+  }
+
+  // Puts the candidates to evaluate into `chosen_`.
+  void Choose() {
+    chosen_.clear();
+    predictions_.clear();
+    const size_t size = w_.ranking.size();
+    // The k-th best item, once there are so many.
+    last_ = size == 0 ? 0 : w_.ranking.LastPlace(k_, excluded_);
+    const bool expects = check_.any() && last_ + 1 < size;
+    double missed = std::numeric_limits<double>::infinity();
+    float least = -std::numeric_limits<float>::infinity();
+    if (expects) {
+      // A candidate with exactly the k-th best score would not be in the answer.
+      const double bound = w_.ranking.log_odds(last_) + 3 * kLeastError;
+      const double error = std::max(error_scale_ * check_.error(), kLeastError);
+      missed = w_.surrogate.ExpectAbove(bound, error) * check_.found_per_expected();
+      least = bound - 3 * error;
+    }
+    missed_ = missed;
+    expected_ = 0;
+    if (missed <= allowed_) return;
+    for (const Surrogate::Choice& choice : w_.surrogate.Best(batch_, least)) {
+      if (expects) {
+        const double chance = w_.surrogate.chance(choice.slot);
+        if (chance == 0 || (missed <= allowed_ && chosen_.size() >= kLeastBatch)) break;
+        expected_ += chance;
+        missed -= chance * check_.found_per_expected();
+      }
+      chosen_.push_back(w_.surrogate.item(choice.slot));
+      predictions_.push_back(choice.prediction);
+    }
+    exhausted_ = chosen_.empty() && !expects;
+    if (exhausted_) missed_ = 0;  // Every item that can be reached is evaluated.
+  }
+
   void CheckPredictions() {
     if (predictions_.empty()) return;
     std::vector<float> predictions;
@@ -198,11 +215,14 @@ class SurrogateWalk {
 
   const int32_t k_, batch_;
   const double allowed_;  // How many of the best k may be expected among the candidates.
+  const double error_scale_;
   const size_t expanded_;
   const Excluded excluded_;
   Workspace& w_;
   PredictionCheck check_;
   size_t learnt_ = 0, last_ = 0;
+  bool all_ = false;  // Whether all passing items are candidates.
+  size_t crossed_ = 0;
   double missed_ = std::numeric_limits<double>::infinity(), expected_ = 0;
   bool has_nan_ = false, exhausted_ = false;
   std::vector<int32_t> chosen_;
@@ -232,6 +252,23 @@ absl::Status StartAgain(std::vector<Scored>& entries, const SearchRequest& reque
   return best_first.WalkGround();
 }
 
+// Evaluates what the surrogate chooses until nothing is left that is worth it. Returns whether
+// `max_steps` steps were not enough for that.
+absl::StatusOr<bool> WalkByPredictions(int32_t max_steps, SurrogateWalk& surrogate, Walk& walk) {
+  for (int32_t step = 0; !walk.stopped(); ++step) {
+    absl::Status status = surrogate.Learn();
+    if (!status.ok()) return status;
+    if (surrogate.failed()) break;
+    const auto items = surrogate.Next();
+    if (!items.ok()) return items.status();
+    if (items->empty()) break;
+    if (step == max_steps) return true;
+    status = walk.Score(*items);
+    if (!status.ok()) return status;
+  }
+  return false;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Search>> SurrogateSearch::Create(const Parameters& parameters,
@@ -248,6 +285,10 @@ absl::StatusOr<std::unique_ptr<Search>> SurrogateSearch::Create(const Parameters
   status.Update(best_first.status());
   if (!status.ok()) return status;
   return absl::WrapUnique<Search>(new SurrogateSearch(parameters, *best_first));
+}
+
+int64_t SurrogateSearch::ExpectedEvaluations() const {
+  return 2 * int64_t{parameters_.k} + 4 * parameters_.batch;
 }
 
 absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequest& request,
@@ -270,6 +311,8 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
   const bool seeded = !request.seeds.empty();
   absl::Status status = seeded ? walk.MeetSeeds() : best_first.Descend();
   if (!status.ok()) return status;
+  if (evaluated.empty() && walk.filters()) status = walk.FindMore(parameters_.batch);
+  if (!status.ok()) return status;
   if (!seeded) {
     entries.swap(workspace.results);
     walk.EnterLayer(0, evaluated);
@@ -277,28 +320,19 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
 
   SurrogateWalk surrogate(parameters_, best_first_, index, request, seeded ? evaluated.size() : 0,
                           workspace);
-  for (int32_t step = 0; !walk.stopped(); ++step) {
-    status = surrogate.Learn();
-    if (!status.ok()) return status;
-    if (surrogate.failed()) break;
-    const std::vector<int32_t>& items = surrogate.Choose();
-    if (items.empty()) break;
-    if (step == best_first_.max_steps) {
-      statistics.stopped = Stopped::kSteps;
-      break;
-    }
-    status = walk.Score(items);
-    if (!status.ok()) return status;
-  }
+  const auto cut = WalkByPredictions(best_first_.max_steps, surrogate, walk);
+  if (!cut.ok()) return cut.status();
   statistics.estimated_coverage = static_cast<float>(surrogate.estimated_coverage());
   statistics.prediction_error = static_cast<float>(surrogate.error());
-  if (surrogate.failed() && !walk.stopped()) {
+  const bool fills = walk.filters() && surrogate.lacks_items();
+  if ((surrogate.failed() || fills) && !walk.stopped()) {
     statistics.fell_back = true;
     statistics.estimated_coverage = 0;
     status =
         StartAgain(entries, request, best_first_.pool, walk, best_first, workspace, statistics);
     if (!status.ok()) return status;
   }
+  if (*cut && !walk.stopped()) statistics.stopped = Stopped::kSteps;
   statistics.candidates = surrogate.CountCandidates();
   best_first.Finish();
   const ScopedTimer timer(statistics.merging);

@@ -19,8 +19,13 @@ namespace nann {
 // What is predicted is an item's place among the evaluated ones rather than its score, so that the
 // walk is the same for any increasing function of the scores.
 //
+// With a filter, only items that pass are candidates. The scores of failing items that it meets are
+// predicted too: those that would be among the best k are stepping stones, whose neighbours it looks up.
+// Where few items pass, all of these are candidates, and no stones are needed.
+//
 // Where predictions do not agree with the scores, as with scores that have nothing to do with the
-// embeddings, the walk goes on as BestFirstSearch from the items that it has evaluated.
+// embeddings, the walk goes on as BestFirstSearch from the items that it has evaluated; also where,
+// with a filter, it has found fewer than k items.
 class SurrogateSearch : public Search {
  public:
   struct Parameters {
@@ -42,6 +47,8 @@ class SurrogateSearch : public Search {
   SurrogateSearch(const Parameters& parameters, const BestFirstWidths& best_first)
       : parameters_(parameters), best_first_(best_first) {}
 
+  int32_t width() const override { return parameters_.k; }
+  int64_t ExpectedEvaluations() const override;
   absl::Status WalkGraph(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                          Workspace& workspace, SearchStatistics& statistics) const override;
 

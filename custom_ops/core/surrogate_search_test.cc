@@ -22,59 +22,12 @@ namespace {
 
 constexpr int kItems = 800, kWidth = 16, kDegree = 12, kK = 60;
 
-int SquaredDistance(const int8_t* a, const int8_t* b) {
-  int sum = 0;
-  for (int j = 0; j < kWidth; ++j) sum += (a[j] - b[j]) * (a[j] - b[j]);
-  return sum;
-}
-
-// Returns an index in whose ground layer each item is linked to those with the nearest features, as in
-// a graph of embeddings.
-World LargeWorld(Random& random) {
-  World world = RandomWorld(random, kItems, kWidth, kDegree, 2);
-  auto& [row_splits, neighbors] = world.layers[0];
-  row_splits = {0};
-  neighbors.clear();
-  std::vector<int> distances;
-  for (int item = 0; item < kItems; ++item) {
-    std::vector<std::pair<int, int32_t>> near;
-    const int8_t* const features = world.item_features.data();
-    for (int other = 0; other < kItems; ++other) {
-      if (other == item) continue;
-      near.emplace_back(SquaredDistance(features + item * kWidth, features + other * kWidth),
-                        other);
-    }
-    std::partial_sort(near.begin(), near.begin() + kDegree, near.end());
-    for (int i = 0; i < kDegree; ++i) {
-      distances.push_back(near[i].first);
-      neighbors.push_back(near[i].second);
-    }
-    row_splits.push_back(neighbors.size());
-  }
-  std::vector<int> order = distances;
-  std::nth_element(order.begin(), order.begin() + order.size() / 2, order.end());
-  world.edge_distances.clear();
-  for (int distance : distances) {
-    const int steps = IndexView::kDistanceSteps * distance / order[order.size() / 2];
-    world.edge_distances.push_back(std::min(steps, 255));
-  }
-  return world;
-}
+World LargeWorld(Random& random) { return NearWorld(random, kItems, kWidth, kDegree, kWidth); }
 
 std::unique_ptr<Search> MakeSearch() {
   auto search = SurrogateSearch::Create({kK, 32, 0.9f}, 20, kK, 0);
   CHECK_THAT(search.ok());
   return *std::move(search);
-}
-
-// Returns the scores of all items by a random linear function of their features.
-std::vector<float> LinearScores(const World& world, Random& random) {
-  std::vector<float> weights(kWidth), scores(kItems);
-  for (float& weight : weights) weight = Draw(random, -9, 9) / 256.0f;
-  for (size_t i = 0; i < world.item_features.size(); ++i) {
-    scores[i / kWidth] += weights[i % kWidth] * world.item_features[i];
-  }
-  return scores;
 }
 
 std::vector<float> RandomScores(Random& random) {
@@ -122,7 +75,7 @@ void PredictableScoresTakeFewerEvaluations() {
   int64_t evaluated = 0, evaluated_best_first = 0;
   for (int example = 0; example < 8; ++example) {
     const World world = LargeWorld(random);
-    const std::vector<float> scores = LinearScores(world, random);
+    const std::vector<float> scores = LinearScores(world, kWidth, random);
     const Outcome outcome = RunOn(*MakeSearch(), world, scores);
     CHECK_THAT(!outcome.statistics.fell_back);
     CHECK_THAT(outcome.statistics.stopped == Stopped::kComplete);
@@ -141,7 +94,7 @@ void OnlyTheOrderOfTheScoresCounts() {
   Random random(12);
   for (int example = 0; example < 5; ++example) {
     const World world = LargeWorld(random);
-    std::vector<float> scores = LinearScores(world, random), cubes;
+    std::vector<float> scores = LinearScores(world, kWidth, random), cubes;
     for (float& score : scores) score = std::floor(score);  // With ties.
     for (float score : scores) cubes.push_back(score * score * score - 7);
     *std::max_element(cubes.begin(), cubes.end()) = std::numeric_limits<float>::infinity();
