@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from export_tools.variants import Variant
 from tfserving_ext import ops
-from tfserving_ext.index import Graph, Layer, write_index
+from tfserving_ext.index import Graph, ItemStorage, Layer, write_index
 from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.machine import machine
 from tfserving_ext.models import UserTensors
@@ -160,7 +160,7 @@ def _tables(variants: Sequence[Variant], items: np.ndarray, dtype: str, folder: 
         values = values[np.arange(count) % len(items)]
         layer = Layer(np.zeros(count + 1, np.int64), np.zeros(0, np.int32))
         graph = Graph(np.zeros(1, np.int32), [layer])
-        written = write_index(folder / name, np.arange(count), values, graph, {}, dtype)
+        written = write_index(folder / name, np.arange(count), values, graph, {}, ItemStorage(dtype))
         tables[name] = MappedIndex(written)
     return tables
 

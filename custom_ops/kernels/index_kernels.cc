@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "custom_ops/kernels/index_resource.h"
@@ -19,6 +21,7 @@ class IndexOpenOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("dim", &dim_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("validate", &options_.validate));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("features", &options_.features));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("attributes", &options_.attributes));
     DataType dtype;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("dtype", &dtype));
     options_.type = dtype == DT_INT8   ? nann::TableType::kInt8
@@ -86,6 +89,35 @@ class IndexItemsOp : public OpKernel {
   }
 };
 
+class IndexFilterOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* ctx) override {
+    core::RefCountPtr<IndexResource> resource;
+    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
+    auto index = resource->Get();
+    OP_REQUIRES_OK(ctx, index.status());
+    const Tensor& filter = ctx->input(1);
+    OP_REQUIRES(ctx, filter.dims() == 0,
+                absl::InvalidArgumentError(
+                    absl::StrCat("filter has shape ", filter.shape().DebugString(), ", not []")));
+    auto passing = (*index)->Passing(filter.scalar<tstring>()());
+    OP_REQUIRES_OK(ctx, passing.status());
+    std::vector<int32_t> items;
+    if (*passing != nullptr) {
+      (*passing)->AppendTo(items);
+    } else {
+      items.resize((*index)->view().num_items());
+      std::iota(items.begin(), items.end(), 0);
+    }
+    Tensor* output = nullptr;
+    OP_REQUIRES_OK(
+        ctx, ctx->allocate_output(0, TensorShape({static_cast<int64_t>(items.size())}), &output));
+    std::copy(items.begin(), items.end(), output->flat<int32_t>().data());
+  }
+};
+
 class IndexGatherOp : public OpKernel {
  public:
   explicit IndexGatherOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
@@ -126,6 +158,7 @@ REGISTER_KERNEL_BUILDER(Name("Nann>IndexHandle").Device(DEVICE_CPU),
                         ResourceHandleOp<IndexResource>);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexOpen").Device(DEVICE_CPU), IndexOpenOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexItems").Device(DEVICE_CPU), IndexItemsOp);
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexFilter").Device(DEVICE_CPU), IndexFilterOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexGather").Device(DEVICE_CPU), IndexGatherOp);
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
@@ -98,15 +99,15 @@ absl::Status Named(const absl::Status& status, const std::string& path) {
 absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
     Env* env, const std::vector<std::string>& files, int64_t dim, const Options& options) {
   const bool scaled = options.type == nann::TableType::kInt8;
-  const size_t others = scaled + 2 * options.features;
+  const size_t others = scaled + 2 * options.features + options.attributes;
   const size_t plain = files.size() - others;
   if (files.size() < 5 + others || plain % 2 != 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("files has ", files.size(),
-                     " entries; it needs item_ids, item_embeddings, entry_points, "
-                     "row_splits and neighbors for each layer",
-                     scaled ? ", item_scales" : "",
-                     options.features ? ", item_features and edge_distances" : ""));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "files has ", files.size(),
+        " entries; it needs item_ids, item_embeddings, entry_points, "
+        "row_splits and neighbors for each layer",
+        scaled ? ", item_scales" : "", options.features ? ", item_features and edge_distances" : "",
+        options.attributes ? ", attributes" : ""));
   }
   std::shared_ptr<OpenIndex> index(new OpenIndex);
   std::vector<nann::IndexFile> mapped;
@@ -126,12 +127,17 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
   parts.type = options.type;
   if (scaled) parts.item_scales = mapped[plain];
   if (options.features) {
-    parts.item_features = mapped[files.size() - 2];
-    parts.edge_distances = mapped[files.size() - 1];
+    parts.item_features = mapped[plain + scaled];
+    parts.edge_distances = mapped[plain + scaled + 1];
   }
   for (size_t i = 3; i < plain; i += 2) parts.layers.push_back({mapped[i], mapped[i + 1]});
   auto view = nann::IndexView::Create(parts, dim);
   TF_RETURN_IF_ERROR(view.status());
+  if (options.attributes) {
+    auto attributes = nann::Attributes::Create(mapped.back(), view->num_items());
+    TF_RETURN_IF_ERROR(attributes.status());
+    index->attributes_.emplace(*std::move(attributes));
+  }
   index->lookup_ = std::make_unique<const nann::ItemLookup>(view->item_ids());
   if (options.validate) {
     TF_RETURN_IF_ERROR(view->Validate());
@@ -142,6 +148,15 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
   }
   index->view_ = std::make_unique<const nann::IndexView>(*std::move(view));
   return index;
+}
+
+absl::StatusOr<std::shared_ptr<const nann::PassingItems>> OpenIndex::Passing(
+    absl::string_view filter) const {
+  if (absl::StripAsciiWhitespace(filter).empty()) return nullptr;
+  if (attributes_.has_value()) return filters_.Passing(filter, *attributes_);
+  return absl::InvalidArgumentError(
+      "there is a filter, but the index has no attributes; build it with `nann index "
+      "--attributes`");
 }
 
 std::string IndexResource::DebugString() const {

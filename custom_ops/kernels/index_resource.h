@@ -2,11 +2,14 @@
 #define CUSTOM_OPS_KERNELS_INDEX_RESOURCE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "custom_ops/core/attributes.h"
+#include "custom_ops/core/filter_cache.h"
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/item_lookup.h"
 #include "custom_ops/kernels/worker_pool.h"
@@ -23,7 +26,8 @@ class OpenIndex {
  public:
   struct Options {
     nann::TableType type = nann::TableType::kFloat32;
-    bool features = false;  // Whether the files of the surrogate search are among them.
+    bool features = false;    // Whether the files of the surrogate search are among them,
+    bool attributes = false;  // and the file of the items' attributes.
     bool validate = true;
   };
 
@@ -37,12 +41,18 @@ class OpenIndex {
   const nann::ItemLookup& lookup() const { return *lookup_; }
   WorkerPool& workers() const { return workers_; }
 
+  // Returns the items that pass a filter; null, which stands for all of them, if there is nothing in its
+  // text. Returns InvalidArgument if it is not a filter of the index's attributes.
+  absl::StatusOr<std::shared_ptr<const nann::PassingItems>> Passing(absl::string_view filter) const;
+
  private:
   OpenIndex() = default;
 
   std::vector<std::unique_ptr<ReadOnlyMemoryRegion>> regions_;
   std::unique_ptr<const nann::IndexView> view_;
   std::unique_ptr<const nann::ItemLookup> lookup_;
+  std::optional<const nann::Attributes> attributes_;
+  mutable nann::FilterCache filters_;
   mutable WorkerPool workers_;
 };
 

@@ -60,10 +60,32 @@ absl::Status SearchCall::Prepare(const SearchKind& kind) {
                                                    "; exclude says that the batch is ", batch_,
                                                    " users"));
   }
+  TF_RETURN_IF_ERROR(SetFilters());
   TF_RETURN_IF_ERROR(PrepareScorers());
   kind_ = &kind;
   TF_RETURN_IF_ERROR(AllocateOutputs(kSearchOutputs));
-  return AllocateOutputs(kind.interface.own_outputs);
+  TF_RETURN_IF_ERROR(AllocateOutputs(kind.interface.own_outputs));
+  if (static_cast<int>(outputs_.size()) == ctx_->num_outputs()) return absl::OkStatus();
+  return AllocateOutputs(kExactOutput);
+}
+
+absl::Status SearchCall::SetFilters() {
+  OpInputList filters;
+  TF_RETURN_IF_ERROR(ctx_->input_list("filters", &filters));
+  if (filters.size() == 0) return absl::OkStatus();
+  const Tensor& texts = filters[0];
+  if (texts.dims() != 1 || (texts.dim_size(0) != 1 && texts.dim_size(0) != batch_)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("filter has shape ", texts.shape().DebugString(),
+                     ", it must be [1] or, as exclude says that the batch is ", batch_, " users, [",
+                     batch_, "]"));
+  }
+  for (int64_t user = 0; user < texts.dim_size(0); ++user) {
+    auto passing = index_->Passing(texts.vec<tstring>()(user));
+    TF_RETURN_IF_ERROR(passing.status());
+    passing_.push_back(*std::move(passing));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SearchCall::AllocateOutputs(absl::Span<const SearchArg> outputs) {
@@ -152,6 +174,7 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   nann::SearchRequest request = limits_;
   request.seeds = seeds;
   request.excluded = excluded;
+  if (!passing_.empty()) request.passing = passing_[passing_.size() == 1 ? 0 : user].get();
   nann::SearchStatistics statistics;
   TF_RETURN_IF_ERROR(search_->Run(
       index_->view(), request,
@@ -168,6 +191,8 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   if (kind_->write != nullptr) {
     kind_->write(statistics, user, absl::MakeConstSpan(outputs_).subspan(kNumSearchOutputs));
   }
+  const size_t exact = kNumSearchOutputs + kind_->interface.own_outputs.size();
+  if (exact < outputs_.size()) outputs_[exact]->vec<bool>()(user) = statistics.exact;
   {
     const nann::ScopedTimer timer(statistics.merging);
     WriteAnswer(user, worker.workspace.results);

@@ -70,6 +70,7 @@ class SearchCall {
   int64_t batch() const { return batch_; }
 
  private:
+  absl::Status SetFilters();
   absl::Status SetLimits(int64_t budget, int32_t deadline_ms);
   absl::Status AllocateOutputs(absl::Span<const SearchArg> outputs);
   std::vector<int32_t> Items(const Tensor& ids, int64_t user, int64_t& unknown) const;
@@ -84,6 +85,8 @@ class SearchCall {
   std::shared_ptr<const OpenIndex> index_;
   std::unique_ptr<nann::Search> search_;
   Tensor exclude_, seeds_;
+  // The items that pass the filter of each user, or that of all users; none without filters.
+  std::vector<std::shared_ptr<const nann::PassingItems>> passing_;
   nann::SearchRequest limits_;  // The budget and deadline; ids differ from user to user.
   int32_t k_ = 0;
   int64_t batch_ = 0;

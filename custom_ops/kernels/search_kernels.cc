@@ -186,21 +186,26 @@ absl::Status CheckBatchSizes(absl::Span<const int64_t> sizes) {
                                                  nann::kMaxWidth));
 }
 
-absl::Status CheckNoFilters(OpKernelConstruction* ctx) {
-  std::vector<DataType> filters;
+absl::Status CheckLists(OpKernelConstruction* ctx) {
+  std::vector<DataType> filters, exact;
   TF_RETURN_IF_ERROR(ctx->GetAttr("Tfilters", &filters));
-  if (filters.empty()) return absl::OkStatus();
+  TF_RETURN_IF_ERROR(ctx->GetAttr("Texact", &exact));
+  if (exact.size() > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("exact holds ", exact.size(), " tensors, allowed are none and one"));
+  }
+  if (filters.empty() || filters == std::vector<DataType>{DT_STRING}) return absl::OkStatus();
   return absl::UnimplementedError(
-      absl::StrCat("filters holds ", filters.size(),
-                   " tensors, but this version of nann has no filters: the model needs the version "
-                   "that wrote it, or a later one"));
+      absl::StrCat("filters holds tensors of the types [", DataTypeSliceString(filters),
+                   "], but this version of nann knows one of strings alone: the model needs the "
+                   "version that wrote it, or a later one"));
 }
 
 // The kernel of a search op, whose scorer is a function or a metric.
 class SearchOp : public AsyncOpKernel {
  public:
   SearchOp(OpKernelConstruction* ctx, const SearchKind& kind) : AsyncOpKernel(ctx), kind_(kind) {
-    OP_REQUIRES_OK(ctx, CheckNoFilters(ctx));
+    OP_REQUIRES_OK(ctx, CheckLists(ctx));
     auto metric = ReadMetric(ctx);
     OP_REQUIRES_OK(ctx, metric.status());
     metric_ = *metric;

@@ -33,6 +33,7 @@ REGISTER_OP("Nann>IndexOpen")
     .Attr("validate: bool = true")
     .Attr("dtype: {float, half, int8} = DT_FLOAT")
     .Attr("features: bool = false")
+    .Attr("attributes: bool = false")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle unused;
@@ -50,11 +51,12 @@ bounds; the message names the file and the position.
 index: a handle from `Nann>IndexHandle`.
 files: string [f], paths in this order: item_ids, item_embeddings, entry_points, then
   row_splits and neighbors of every layer, ground layer first; for int8 one more, item_scales; with
-  `features` two more, item_features and edge_distances.
+  `features` two more, item_features and edge_distances; with `attributes` one more, attributes.
 dim: the width of an item embedding.
 validate: whether to read all edges once and check them.
 dtype: the type of item_embeddings; a coordinate in int8 is the value times the item's scale.
 features: whether the index has what the surrogate search reads.
+attributes: whether the index has attributes of its items, by which searches can filter.
 )doc");
 
 REGISTER_OP("Nann>IndexItems")
@@ -70,6 +72,26 @@ Returns the item ids of an open index, as a view of the mapped file: nothing is 
 
 index: an open index.
 item_ids: int64 [n], the data's own ids.
+)doc");
+
+REGISTER_OP("Nann>IndexFilter")
+    .Input("index: resource")
+    .Input("filter: string")
+    .Output("items: int32")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &unused));
+      c->set_output(0, c->Vector(c->UnknownDim()));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Returns the items of an open index that pass a filter.
+
+index: an open index; fails with InvalidArgument if it has no attributes, unless the filter is empty.
+filter: string [], in the language of docs/filters.md; fails with InvalidArgument if it is not. All items
+  pass an empty one.
+items: int32 [m], dense indices in ascending order.
 )doc");
 
 REGISTER_OP("Nann>IndexGather")

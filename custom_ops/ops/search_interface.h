@@ -77,6 +77,11 @@ inline constexpr SearchArg kSurrogateOutputs[] = {{"candidates", "int64", 1},
                                                   {"estimated_coverage", "float", 1},
                                                   {"fell_back", "bool", 1}};
 
+// The last outputs are lists, which are empty unless an attribute asks for them, as graphs do that
+// filter.
+inline constexpr const char* kListOutputs[] = {"exact: Texact"};
+inline constexpr SearchArg kExactOutput[] = {{"exact", "bool", 1}};
+
 struct SearchInterface {
   const char* op;
   absl::Span<const SearchArg> own_inputs;

@@ -51,6 +51,7 @@ absl::Status SearchShape(InferenceContext* c, const SearchInterface& search) {
       c->set_output(output++, arg.rank == 2 ? c->Matrix(batch, k) : c->Vector(batch));
     }
   }
+  while (output < c->num_outputs()) c->set_output(output++, c->Vector(batch));
   return absl::OkStatus();
 }
 
@@ -76,7 +77,8 @@ budget: int64 [], evaluations after which the best so far is the answer; 0 for n
 deadline_ms: int32 [], milliseconds after which no further batch is begun; 0 for no limit.
 user: the user tensors, each [B, ...]; for a metric one float32 [B, dim], the queries.
 captured: the tensors that the scorer captured, most of them variables.
-filters: reserved; must be empty in this version.
+filters: none, or one string [B] or [1]: for each user, or for all, a filter in the language of
+  docs/filters.md. Only items that pass it are scored and returned; all items pass an empty one.
 item_ids: int64 [B, k], the data's own ids.
 scores: float32 [B, k], higher is better.
 items_scored: int64 [B], evaluations of the model.
@@ -93,6 +95,8 @@ merge_us: int64 [B], the part of `search_us` for putting scored items in order a
   The rest of `search_us` is the walk: neighbours, visited items, and everything between.
 index_sequence: int64 [B], the sequence number of the last update that the searched index holds; 0 for
   an index without updates, which is every index in this version.
+exact: none, or one bool [B], as `Texact` says: whether every item that passes the user's filter was
+  scored, so that the answer is that of scoring all items.
 scorer: the score function; none if a metric scores.
 metric: a built-in score of the query and an item's embedding: the dot product, the negative of the
   squared L2 distance, or the cosine.
@@ -115,9 +119,11 @@ bool RegisterSearch(const SearchInterface& search, const char* summary, const ch
     for (const char* input : kListInputs) op.Input(input);
     for (const SearchArg& output : kSearchOutputs) op.Output(spec(output));
     for (const SearchArg& output : search.own_outputs) op.Output(spec(output));
+    for (const char* output : kListOutputs) op.Output(output);
     op.Attr("Tuser: list(type) >= 1")
         .Attr("Tcaptured: list(type) >= 0")
         .Attr("Tfilters: list(type) >= 0 = []")
+        .Attr("Texact: list({bool}) >= 0 = []")
         .Attr("scorer: list(func) = []")
         .Attr("metric: {'none', 'dot', 'l2', 'cosine'} = 'none'")
         .Attr("compiled_scorer: list(func) = []")

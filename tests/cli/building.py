@@ -145,6 +145,7 @@ INDEX = Command(
     },
     {
         "tfserving_ext.index.original:load_array": lambda path: path,
+        "tfserving_ext.index.attributes:read_attributes": lambda path, id_column: (path, id_column),
     },
     {
         "embeddings": Option(
@@ -173,8 +174,11 @@ INDEX = Command(
                 "import_original.target": Path("index"),
                 "import_original.dtype": "float32",
                 "import_original.force": False,
+                "import_original.attributes": None,
             },
         ),
+        "attributes": Option("a.csv", {"build_index.attributes": (Path("a.csv"), "item_id")}),
+        "attribute_id": Option("sku", {"build_index.attributes": (Path("a.csv"), "sku")}, ("--attributes", "a.csv")),
     },
 )
 # Options before the subcommand. `--traceback` is handled outside Typer; tests/cli/test_options.py tests it.

@@ -99,6 +99,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keys = {name: (TLS / f"server.{end}").read_text() for name, end in (("server_key", "key"), ("server_cert", "pem"))}
     (folder / "ssl.config").write_text("".join(f"{name}: {_quoted(text)}\n" for name, text in keys.items()))
     width = np.load(DEMO / "embeddings" / "item_embs.npy", mmap_mode="r").shape[1]
+    _items(folder).write_parquet(folder / "items.parquet")
     (folder / "my_module.py").write_text(MODULE)
     (folder / "my_models.py").write_text(RANKERS % width)
     for name, feature in (("ranker", "age"), ("renamed", "user/age")):  # A slash must be renamed by --feature.
@@ -114,6 +115,14 @@ def _write_other_layouts(folder: Path, rows: list[list[str]]) -> None:
     clicks = ({"visitor": f"v{row[0]}", "sku": f"s{row[1]}", "ts": int(row[4]), "kind": "view"} for row in rows)
     (folder / "clicks.jsonl").write_text("".join(json.dumps(click) + "\n" for click in clicks))
     (folder / "log.tsv").write_text("".join(f"{row[0]}\t{row[4].strip()}\t{row[1]}\n" for row in rows))
+
+
+def _items(folder: Path) -> pl.DataFrame:
+    """Made-up attributes of the demo's items."""
+    ids = np.load(folder / "embeddings" / "item_ids.npy")
+    tags = [["vegan"] if item % 5 == 0 else [] for item in ids]
+    columns = {"category": ids % 31, "price": ids % 97 / 4, "in_stock": ids % 3 > 0, "brand": ids % 7, "tags": tags}
+    return pl.DataFrame({"item_id": ids, **columns}).with_columns(pl.col("brand").cast(pl.String))
 
 
 def _ranker(width: int, feature: str) -> keras.Model:

@@ -44,7 +44,8 @@ def test_the_page_names_the_files_and_the_version(world, title, of_world, module
     folder = getattr(world, of_world)
     there = {path.name for path in folder.iterdir()}
     assert {name for name in there if not any(re.fullmatch(pattern, name) for pattern in patterns)} == set()
-    optional = {"item_scales", "_keys"}  # Tables in int8, and ids that are not whole numbers, have these.
+    # Tables in int8, ids that are not whole numbers, and items with attributes have these.
+    optional = {"item_scales", "_keys", "attributes"}
     unused = [pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in there)]
     assert [pattern for pattern in unused if not any(word in pattern for word in optional)] == []
     if module is not None:

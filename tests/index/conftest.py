@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfserving_ext.index import Graph, Index, Layer, write_index
+from tfserving_ext.index import Graph, Index, ItemStorage, Layer, write_index
 
 N, DIM = 9, 3
 
@@ -15,9 +15,9 @@ def csr(rows: list[list[int]]) -> Layer:
     )
 
 
-def write(folder: Path, *, entry_points: np.ndarray, layers: list[Layer], **rest: Any) -> Index:
-    """Returns a function that writes `arrays` as an index."""
-    return write_index(folder, graph=Graph(entry_points, layers), **rest)
+def write(folder: Path, *, entry_points: np.ndarray, layers: list[Layer], dtype: str = "float32", **rest: Any) -> Index:
+    """Writes `arrays` as an index."""
+    return write_index(folder, graph=Graph(entry_points, layers), storage=ItemStorage(dtype), **rest)
 
 
 @pytest.fixture

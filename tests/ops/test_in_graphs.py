@@ -99,7 +99,7 @@ def test_shapes_are_static_where_they_are_known(index, users_shape, exclude_shap
         return found
 
     search.get_concrete_function()
-    assert seen == [[[batch, width], [batch, width], *[[batch]] * 10]]
+    assert seen == [[[batch, width], [batch, width], *[[batch]] * 11]]
 
 
 def test_batches_that_cannot_agree_are_refused_when_traced(index):

@@ -157,7 +157,10 @@ def best_first(index, **changed):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"filters": [[1, 2], [3]]}, "filters holds 2 tensors, but this version of nann has no filters"),
+        (
+            {"filters": [[1, 2], [3]]},
+            "filters holds tensors of the types [int32, int32], but this version",
+        ),
         ({"placement": "gpu"}, 'Value for attr \'placement\' of "gpu" is not in the list of allowed values: "cpu"'),
         ({"metric": "none"}, "scorer holds 0 functions; without a metric it must hold 1"),
         ({"user": [tf.zeros([1, 2])] * 2}, "user has the types [float, float]; the metric dot needs none and one"),

@@ -100,7 +100,7 @@ def test_shapes_are_static_where_they_are_known(index, batch, k):
         return found
 
     search.get_concrete_function()
-    assert seen == [[[batch, k]] * 2 + [[batch]] * 14, [tf.int64, tf.float32, tf.float32, tf.bool]]
+    assert seen == [[[batch, k]] * 2 + [[batch]] * 15, [tf.int64, tf.float32, tf.float32, tf.bool]]
 
 
 @pytest.mark.parametrize("name", ["k", "max_steps", "batch", "expected_coverage"])

@@ -21,7 +21,9 @@ nann train data -o model --start-from two_sided --epsilon 0.03
 nann train data -o model --model my_module:MyModel --steps 20000"""
 _INDEX_EXAMPLES = """Example: nann index embeddings -o index --m 32 --ef-construction 40
 
-nann index embeddings -o index --graph knn --neighbors 32"""
+nann index embeddings -o index --graph knn --neighbors 32
+
+nann index embeddings -o index --attributes items.parquet"""
 _LOSS, _OPTIMIZER, _RUN = "Loss", "Optimizer", "Run"
 _OWN = "depends on the model"
 
@@ -248,23 +250,34 @@ def index(
     original: Annotated[
         Path | None, typer.Option(help="Import the graph from this folder of alibaba/nann's .npy files instead.")
     ] = None,
+    attributes: Annotated[
+        Path | None,
+        typer.Option(help="A .parquet or .csv table of the items' attributes, by which searches can filter."),
+    ] = None,
+    attribute_id: Annotated[str, typer.Option(help="The column of --attributes with the items' ids.")] = "item_id",
     force: Force = False,
 ) -> None:
     """Build the graph with Faiss, or import one of alibaba/nann."""
     from tfserving_ext.index import Hnsw, build_index, import_original
+    from tfserving_ext.index.attribute_file import attribute_facts
     from tfserving_ext.index.original import load_array
     from tfserving_ext.index.reach import graph_facts
     from tfserving_ext.outputs import INDEX, check_replaceable
 
+    check_replaceable(out, INDEX, force, [embeddings, original, attributes])
+    table = None
+    if attributes is not None:
+        from tfserving_ext.index.attributes import read_attributes
+
+        table = read_attributes(attributes, attribute_id)
     if original is not None:
-        made = import_original(original, embeddings, out, dtype, force)
+        made = import_original(original, embeddings, out, dtype, force, table)
     else:
-        check_replaceable(out, INDEX, force, [embeddings])
         hnsw = Hnsw(m, ef_construction, threads, seed, gpu, graph, neighbors)
         arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, hnsw, dtype, force)
+        made = build_index(*arrays, out, hnsw, dtype, force, table)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
-    for line in graph_facts(made.manifest):
+    for line in graph_facts(made.manifest) + attribute_facts(made.manifest):
         outcome("index", line)
 
 

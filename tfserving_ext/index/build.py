@@ -8,22 +8,26 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.attribute_file import StoredAttributes
 from tfserving_ext.index.checks import check_items
 from tfserving_ext.index.copies import FAN_OUT, add_copies, find_copies
 from tfserving_ext.index.distinct import CHUNK, Distinct
-from tfserving_ext.index.format import Index, write_index
+from tfserving_ext.index.format import Index, ItemStorage, write_index
 from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.knn import knn_layer
 from tfserving_ext.index.reach import link_unreachable, unreachable
 from tfserving_ext.index.table import check_dtype
 from tfserving_ext.outputs import INDEX, check_replaceable
 from tfserving_ext.progress import progress
+
+if TYPE_CHECKING:
+    import polars as pl
 
 START_LAYER = 2
 # If a corpus is too small for upper layers, its first items, up to this many, are the entry points.
@@ -95,6 +99,7 @@ def build_index(
     hnsw: Hnsw = HNSW,
     dtype: str = "float32",
     force: bool = False,
+    attributes: "pl.DataFrame | None" = None,
 ) -> Index:
     """Builds an index and writes it to the folder `target`, whole or not at all.
 
@@ -116,24 +121,36 @@ def build_index(
       hnsw: how to build the graph.
       dtype: the type of the embeddings in the index: "float32", "float16" or "int8". The graph is built from float32.
       force: replace whatever `target` holds.
+      attributes: attributes of the items, by which searches can filter (docs/filters.md): a row per item, with the
+        column `item_id`.
 
     Returns:
       The index, opened.
 
     Raises:
-      NannError: the items (see `write_index`) or the dtype are bad, `target` cannot be written, or `hnsw.gpu` is set
-        and Faiss has no GPU.
+      NannError: the items (see `write_index`), the attributes (see `store_attributes`) or the dtype are bad, `target`
+        cannot be written, or `hnsw.gpu` is set and Faiss has no GPU.
     """
     check_dtype(dtype, "the index")
     check_replaceable(target, INDEX, force)  # Checked now, not after the minutes or hours that a graph takes.
     if hnsw.gpu:
         _check_gpu()
     item_ids, item_embeddings = check_items(item_ids, item_embeddings)
+    storage = ItemStorage(dtype, stored(attributes, item_ids))
     with _threads(hnsw.threads or len(os.sched_getaffinity(0))):
         graph, about = _whole_graph(item_embeddings, hnsw)
     parameters = {"metric": "L2", "M": hnsw.m, "efConstruction": hnsw.ef_construction, "seed": hnsw.seed}
     parameters |= {"graph": hnsw.graph, "faiss": faiss.__version__, **about}
-    return write_index(target, item_ids, item_embeddings, graph, parameters, dtype, force)
+    return write_index(target, item_ids, item_embeddings, graph, parameters, storage, force)
+
+
+def stored(attributes: "pl.DataFrame | None", item_ids: np.ndarray) -> StoredAttributes | None:
+    """Returns the attributes as they are stored. Only indexes with attributes need Polars."""
+    if attributes is None:
+        return None
+    from tfserving_ext.index.attributes import store_attributes
+
+    return store_attributes(attributes, item_ids)
 
 
 @contextmanager

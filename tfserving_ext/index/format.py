@@ -15,6 +15,7 @@ import numpy as np
 
 from tfserving_ext.artifacts import atomic_folder, read_json, sha256, write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.attribute_file import ATTRIBUTES_FILE, StoredAttributes, check_head, file_size
 from tfserving_ext.index.checks import as_integers, check_graph, check_items, check_no_sentinel
 from tfserving_ext.index.features import edge_distances, item_features
 from tfserving_ext.index.graph import Graph, Layer
@@ -35,13 +36,30 @@ MAX_FEATURES = 128
 FEATURE_FILES = ("item_features.bin", "edge_distances.bin")
 
 
-def _file_names(layers: int, dtype: str, features: bool) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class ItemStorage:
+    """How the items of an index are stored, besides their graph.
+
+    Attributes:
+      dtype: the type of the stored embeddings: "float32", "float16" or "int8" (`index.table`).
+      attributes: the items' attributes, if they have any.
+    """
+
+    dtype: str = "float32"
+    attributes: StoredAttributes | None = None
+
+
+STORAGE = ItemStorage()
+
+
+def _file_names(layers: int, dtype: str, features: bool, attributes: bool = False) -> list[str]:
     """Returns the names of all array files, in the order in which `Nann>IndexOpen` takes them."""
     names = ["item_ids.bin", "item_embeddings.bin", "entry_points.bin"]
     for layer in range(layers):
         names += [f"row_splits_{layer}.bin", f"neighbors_{layer}.bin"]
     names += ["item_scales.bin"] if dtype == "int8" else []
-    return [*names, *FEATURE_FILES] if features else names
+    names += FEATURE_FILES if features else []
+    return [*names, ATTRIBUTES_FILE] if attributes else names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +105,11 @@ class Index:
         return self.manifest["dtype"]
 
     @property
+    def attributes(self) -> dict[str, str]:
+        """The type of every attribute of the items by its name (docs/filters.md); empty for an index without any."""
+        return dict(self.manifest["attributes"]["columns"]) if "attributes" in self.manifest else {}
+
+    @property
     def has_features(self) -> bool:
         """Whether the index can be searched by the surrogate search."""
         return self.item_features is not None
@@ -98,7 +121,8 @@ class Index:
     @property
     def files(self) -> list[Path]:
         """The array files in the order in which `ops.index_open` takes them."""
-        return [self.folder / name for name in _file_names(len(self.layers), self.dtype, self.has_features)]
+        names = _file_names(len(self.layers), self.dtype, self.has_features, bool(self.attributes))
+        return [self.folder / name for name in names]
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], checksums: bool = False) -> "Index":
@@ -124,13 +148,18 @@ class Index:
         if manifest["format_version"] > 1:
             features = _count(folder, manifest, "features", 0, MAX_FEATURES)
         files = manifest.get("files")
-        names = _file_names(num_layers, dtype, features > 0)
+        names = _file_names(num_layers, dtype, features > 0, "attributes" in manifest)
         if not isinstance(files, dict) or set(files) != set(names):
             raise NannError(f"{folder / 'manifest.json'} must list the files {', '.join(names)}")
         if checksums:
             for name in names:
                 if not isinstance(files[name], dict) or files[name].get("sha256") != _sha256(folder / name):
                     raise NannError(f"{folder / name} does not have the checksum that manifest.json gives")
+        if "attributes" in manifest:
+            path = folder / ATTRIBUTES_FILE
+            check_head(
+                path, _map(path, np.uint8, file_size(folder, manifest)), n, len(manifest["attributes"]["columns"])
+            )
         item_ids = _map(folder / names[0], np.int64, n)
         item_embeddings = _map(folder / names[1], DTYPES[dtype], n * dim).reshape(n, dim)
         item_scales = _map(folder / "item_scales.bin", np.float32, n) if dtype == "int8" else None
@@ -232,7 +261,7 @@ def write_index(
     item_embeddings: np.ndarray,
     graph: Graph,
     parameters: Mapping[str, Any],
-    dtype: str = "float32",
+    storage: ItemStorage = STORAGE,
     force: bool = False,
 ) -> Index:
     """Writes an index, whole or not at all, and opens it.
@@ -243,7 +272,7 @@ def write_index(
       item_embeddings: float32 [n, dim], finite.
       graph: the entry points and layers.
       parameters: further entries of the manifest (metric, M, ...).
-      dtype: the type of the stored embeddings: "float32", "float16" or "int8" (`index.table`).
+      storage: how the items are stored.
       force: replace whatever `folder` holds.
 
     Returns:
@@ -257,14 +286,16 @@ def write_index(
     entry_points, layers = graph
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise NannError(f"layers is {len(layers)}, allowed are 1 to {MAX_LAYERS}")
+    dtype, attributes = storage.dtype, storage.attributes
     values, scales = encode(item_embeddings, dtype)
-    names = _file_names(len(layers), dtype, features=True)
+    names = _file_names(len(layers), dtype, features=True, attributes=attributes is not None)
     paths = [Path(folder) / name for name in names]
     entry_points, layers = as_integers(paths, entry_points, layers)
     check_graph(paths, len(item_ids), entry_points, layers)
     rows = [part for layer in layers for part in (layer.row_splits, layer.neighbors)]
     features, distances = item_features(item_embeddings), edge_distances(item_embeddings, layers[0])
     last = [features, distances] if scales is None else [scales, features, distances]
+    last += [] if attributes is None else [attributes.content]
     arrays = [item_ids.astype("<i8", copy=False), values, entry_points, *rows, *last]
     with atomic_folder(folder, INDEX, force) as new:
         files = {name: _written(new / name, array) for name, array in zip(names, arrays, strict=True)}
@@ -278,6 +309,7 @@ def write_index(
             "entry_points": len(entry_points),
             "features": features.shape[1],
             **parameters,
+            **({} if attributes is None else {"attributes": attributes.facts}),
             "files": files,
         }
         write_json(new / "manifest.json", manifest)

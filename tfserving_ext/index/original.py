@@ -5,15 +5,20 @@ import re
 import tokenize
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.build import stored
 from tfserving_ext.index.checks import as_integers, check_graph, check_items
-from tfserving_ext.index.format import MAX_LAYERS, Index, write_index
+from tfserving_ext.index.format import MAX_LAYERS, Index, ItemStorage, write_index
 from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.reach import unreachable
 from tfserving_ext.outputs import INDEX, check_replaceable
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # The errors that NumPy raises for files that are not arrays, or have a damaged header or archive.
 _NOT_AN_ARRAY = (
@@ -87,6 +92,7 @@ def import_original(
     target: str | os.PathLike[str],
     dtype: str = "float32",
     force: bool = False,
+    attributes: "pl.DataFrame | None" = None,
 ) -> Index:
     """Converts the original's files to an index, with the graph unchanged.
 
@@ -98,18 +104,20 @@ def import_original(
       target: the folder to write; it replaces an earlier index.
       dtype: the type of the stored embeddings: "float32", "float16" or "int8".
       force: replace whatever `target` holds.
+      attributes: attributes of the items, as in `build_index`.
 
     Returns:
       The index, opened.
 
     Raises:
-      NannError: as `read_original` and `write_index` do.
+      NannError: as `read_original`, `store_attributes` and `write_index` do.
     """
     check_replaceable(target, INDEX, force, [index_folder, embeddings_folder])
     item_ids, item_embeddings, entry_points, layers = read_original(index_folder, embeddings_folder)
     left = [len(items) for items in unreachable(entry_points, layers)]
     about = {"imported_from": "alibaba/nann", "unreachable": {"before": left, "after": left}}
-    return write_index(target, item_ids, item_embeddings, Graph(entry_points, layers), about, dtype, force)
+    storage = ItemStorage(dtype, stored(attributes, item_ids))
+    return write_index(target, item_ids, item_embeddings, Graph(entry_points, layers), about, storage, force)
 
 
 def _levels(folder: Path) -> int:

@@ -19,17 +19,19 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
     Attributes:
       dim: width of an item embedding.
       has_features: whether the surrogate search can search it.
+      has_attributes: whether searches can filter it.
     """
 
     def __init__(self, index: Index) -> None:
         """Maps `index`.
 
         Raises:
-          tf.errors.InvalidArgumentError: a file changed since `index` was opened.
+          tf.errors.InvalidArgumentError: a file changed since `index` was opened, or that of the attributes is damaged.
         """
         super().__init__()
         self.dim = index.dim
         self.has_features = index.has_features
+        self.has_attributes = bool(index.attributes)
         self._dtype = index.dtype
         # Unique in the process, but the same in every process, so that exports have the same bytes. TensorFlow adds a
         # suffix of its own to the names in a loaded SavedModel.
@@ -47,7 +49,8 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
 
     def _initialize(self) -> Any:
         paths = [asset.asset_path for asset in self._assets]
-        ops.index_open(self.resource_handle, paths, dim=self.dim, dtype=self._dtype, features=self.has_features)
+        parts = {"features": self.has_features, "attributes": self.has_attributes}
+        ops.index_open(self.resource_handle, paths, dim=self.dim, dtype=self._dtype, **parts)
 
     def _destroy_resource(self) -> None:
         tf.raw_ops.DestroyResourceOp(resource=self.resource_handle, ignore_lookup_error=True)
@@ -55,6 +58,10 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
     def item_ids(self) -> tf.Tensor:
         """Returns the data's own ids, int64 [n], as a view of the file."""
         return ops.index_items(self.resource_handle)
+
+    def passing(self, filter: Any) -> tf.Tensor:
+        """Returns the dense indices, int32 [m], of the items that pass `filter`, string [] (docs/filters.md)."""
+        return ops.index_filter(self.resource_handle, filter)
 
     def embeddings(self, items: Any) -> tf.Tensor:
         """Returns the embeddings, float32 [m, dim], of the dense indices `items`, int32 [m]."""

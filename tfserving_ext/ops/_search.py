@@ -37,6 +37,8 @@ class SearchResult(NamedTuple):
         walk (docs/searches.md).
       index_sequence: int64 [B], the sequence number of the last update in the searched index; 0 for an index as built,
         which every index is in this version.
+      exact: bool [B], whether every item that passes the `filter` was scored, so that the answer is that of scoring all
+        items; False without a filter.
     """
 
     item_ids: tf.Tensor
@@ -51,6 +53,7 @@ class SearchResult(NamedTuple):
     gather_us: tf.Tensor
     merge_us: tf.Tensor
     index_sequence: tf.Tensor
+    exact: tf.Tensor
 
 
 class SurrogateStatistics(NamedTuple):
@@ -81,6 +84,7 @@ def index_open(
     validate: bool = True,
     dtype: str = "float32",
     features: bool = False,
+    attributes: bool = False,
 ) -> tf.Operation:
     """Maps the files of an index into the resource `index`, without copying them.
 
@@ -88,11 +92,12 @@ def index_open(
       index: resource [], from `index_handle`.
       files: paths: item_ids, item_embeddings, entry_points, then row_splits and neighbors of every
         layer, ground layer first (docs/format.md); for int8 also item_scales; with `features` also item_features and
-        edge_distances.
+        edge_distances; with `attributes` also attributes.
       dim: width of an item embedding.
       validate: read all edges once and check that they are within their bounds.
       dtype: type of item_embeddings: "float32", "float16" or "int8".
       features: whether the files of the surrogate search are there.
+      attributes: whether the file of the items' attributes is there.
 
     Raises:
       tf.errors.InvalidArgumentError: a file has the wrong size, or an entry is out of bounds.
@@ -105,12 +110,26 @@ def index_open(
         validate=validate,
         dtype=tf.dtypes.as_dtype(dtype),
         features=features,
+        attributes=attributes,
     )
 
 
 def index_items(index: tf.Tensor) -> tf.Tensor:
     """Returns the index's item ids, int64 [n], as a view of the mapped file."""
     return load().nann_index_items(index=index)
+
+
+def index_filter(index: tf.Tensor, filter: Any) -> tf.Tensor:
+    """Returns the items that pass a filter, int32 [m], dense indices in ascending order.
+
+    Args:
+      index: resource [], an open index.
+      filter: string [], see docs/filters.md; all items pass an empty one.
+
+    Raises:
+      tf.errors.InvalidArgumentError: `filter` is not a filter of the index's attributes.
+    """
+    return load().nann_index_filter(index=index, filter=filter)
 
 
 def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:
@@ -137,6 +156,8 @@ class SearchOptions:
       seeds: int64 [B, s], ids to start from, such as the user's history; None for none. Unknown ids are ignored.
       budget: int64 [], the number of scored items after which the search returns the best so far; 0 for no limit.
       deadline_ms: int32 [], milliseconds after which no further batch is started; 0 for no limit.
+      filter: string [B] or [1], the items that each user, or all users, want (docs/filters.md); None for all items, and
+        so is an empty string. Items that do not pass are neither scored nor returned.
       batch_sizes: sizes that scorer batches are padded to, ascending. Not used by metrics.
       rewrite: rewrite the scorer by the passes (docs/scorer.md) when the search first runs, unless it was rewritten
         before.
@@ -146,6 +167,7 @@ class SearchOptions:
     seeds: Any = None
     budget: Any = 0
     deadline_ms: Any = 0
+    filter: Any = None
     batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES
     rewrite: bool = True
 
@@ -195,9 +217,7 @@ def best_first_search(
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
-    return SearchResult(
-        *_outputs(load().nann_best_first_search, index, user, scorer, _integers(own), SearchOptions(**options))
-    )
+    return _run(load().nann_best_first_search, index, user, scorer, _integers(own), SearchOptions(**options))[0]
 
 
 def surrogate_search(
@@ -232,9 +252,8 @@ def surrogate_search(
     given = SurrogateOptions(**options)
     own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps, "batch": given.batch}
     parameters = {**_integers(own), "expected_coverage": tf.cast(given.expected_coverage, tf.float32)}
-    outputs = _outputs(load().nann_surrogate_search, index, user, scorer, parameters, given)
-    shared = len(SearchResult._fields)
-    return SearchResult(*outputs[:shared]), SurrogateStatistics(*outputs[shared:])
+    found, own_outputs = _run(load().nann_surrogate_search, index, user, scorer, parameters, given)
+    return found, SurrogateStatistics(*own_outputs)
 
 
 def rounds_search(
@@ -258,9 +277,7 @@ def rounds_search(
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     own = {"k": k, "ef": ef, "rounds": rounds}
-    return SearchResult(
-        *_outputs(load().nann_rounds_search, index, user, scorer, _integers(own), SearchOptions(**options))
-    )
+    return _run(load().nann_rounds_search, index, user, scorer, _integers(own), SearchOptions(**options))[0]
 
 
 def deployed_search(
@@ -283,23 +300,22 @@ def deployed_search(
       tf.errors.InvalidArgumentError: a parameter is out of its range, or shapes disagree.
     """
     own = {"level_topn": level_topn}
-    return SearchResult(
-        *_outputs(load().nann_deployed_search, index, user, scorer, _integers(own), SearchOptions(**options))
-    )
+    return _run(load().nann_deployed_search, index, user, scorer, _integers(own), SearchOptions(**options))[0]
 
 
 def _integers(parameters: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     return {name: tf.cast(value, tf.int32) for name, value in parameters.items()}
 
 
-def _outputs(
+def _run(
     op: Callable[..., Any],
     index: tf.Tensor,
     user: Sequence[tf.Tensor],
     scorer: Scorer | str,
     parameters: Mapping[str, tf.Tensor],
     options: SearchOptions,
-) -> Sequence[tf.Tensor]:
+) -> tuple[SearchResult, Sequence[tf.Tensor]]:
+    """Runs a search op; returns what all searches answer, and the outputs that this one alone has."""
     none = tf.zeros([tf.shape(user[0])[0], 0], tf.int64)
     scored: dict[str, Any] = {"captured": [], "metric": scorer}
     if isinstance(scorer, Scorer):
@@ -311,7 +327,8 @@ def _outputs(
             "rewrite": options.rewrite and scorer.origin is None,
             "batch_sizes": list(options.batch_sizes),
         }
-    return op(
+    filtered = options.filter is not None
+    *outputs, exact = op(
         index=index,
         exclude=none if options.exclude is None else options.exclude,
         seeds=none if options.seeds is None else options.seeds,
@@ -319,6 +336,10 @@ def _outputs(
         deadline_ms=options.deadline_ms,
         **parameters,
         user=list(user),
-        filters=[],
+        filters=[options.filter] if filtered else [],
+        Texact=[tf.bool] if filtered else [],
         **scored,
     )
+    shared = len(SearchResult._fields) - 1
+    told = exact[0] if filtered else tf.zeros_like(outputs[2], tf.bool)
+    return SearchResult._make([*outputs[:shared], told]), outputs[shared:]

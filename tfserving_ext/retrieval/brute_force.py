@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.ops import SearchResult
@@ -48,81 +49,101 @@ class BruteForce(tf.Module):
         self._chunk = chunk
         self._shared_items = shared_items
 
-    def __call__(self, user: Sequence[tf.Tensor], k: Any = 200) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, user: Sequence[tf.Tensor], k: Any = 200, filter: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the top-k of all items: the result of `search` without its statistics.
 
         Returns:
           scores float32 [B, k] and item ids int64 [B, k], best first.
         """
-        found = self.search(user, k)
+        found = self.search(user, k, filter)
         return found.scores, found.item_ids
 
-    def search(self, user: Sequence[tf.Tensor], k: Any = 200) -> SearchResult:
-        """Returns the top-k of all items.
+    def search(self, user: Sequence[tf.Tensor], k: Any = 200, filter: Any = None) -> SearchResult:
+        """Returns the top-k of all items, or of those that pass a filter.
 
         Args:
           user: user tensors, each [B, ...].
           k: int32 [], number of items to return.
+          filter: string [B] or [1], the items that each user, or all users, want (docs/filters.md); None for all items.
 
         Returns:
           A `SearchResult` as that of `NeuralTopK`, but with times of 0; ties are broken by the lower item index.
+
+        Raises:
+          tf.errors.InvalidArgumentError: a text in `filter` is not a filter of the index's attributes.
         """
-        return self._traced(tuple(user), k)  # The traced function has a weak reference to `self`; this call holds it.
+        # The traced function has a weak reference to `self`; this call holds it.
+        return self._traced(tuple(user), k, None if filter is None else tf.convert_to_tensor(filter, tf.string))
 
     @tf.function(reduce_retracing=True)
-    def _traced(self, user: tuple[tf.Tensor, ...], k: Any) -> SearchResult:
-        if self._shared_items:
-            items, keys, nan_scores = self._best(user, k)
+    def _traced(self, user: tuple[tf.Tensor, ...], k: Any, filter: tf.Tensor | None) -> SearchResult:
+        item_ids, batch = self.index.item_ids(), tf.shape(user[0])[0]
+        if self._shared_items and (filter is None or filter.shape == [1]):
+            items, keys, nan_scores, scored = self._best(user, k, None if filter is None else filter[0])
         else:
-            specs = (tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int64))
-            items, keys, nan_scores = tf.map_fn(
-                lambda one: tuple(part[0] for part in self._best(tuple(tensor[None] for tensor in one), k)),
-                user,
-                fn_output_signature=specs,
-                parallel_iterations=1,
-            )
-        item_ids = self.index.item_ids()
-        n, batch = tf.shape(item_ids)[0], tf.shape(user[0])[0]
-        missing = [[0, 0], [0, tf.maximum(k - n, 0)]]
+            texts = None if filter is None else tf.broadcast_to(filter, [batch])
+            items, keys, nan_scores, scored = self._best_of_each(user, k, texts)
+        zeros = tf.zeros([batch], tf.int64)
         return SearchResult(
-            item_ids=tf.pad(tf.gather(item_ids, items), missing, constant_values=-1),
-            scores=tf.pad(_scores(keys), missing, constant_values=-float("inf")),
-            items_scored=tf.fill([batch], tf.cast(n, tf.int64)),
+            item_ids=tf.where(items < 0, tf.constant(NO_ITEM, tf.int64), tf.gather(item_ids, tf.maximum(items, 0))),
+            scores=_scores(keys),
+            items_scored=scored,
             rounds=tf.ones([batch], tf.int32),
             nan_scores=nan_scores,
-            unknown_ids=tf.zeros([batch], tf.int64),
+            unknown_ids=zeros,
             stopped=tf.zeros([batch], tf.int32),
-            search_us=tf.zeros([batch], tf.int64),
-            scorer_us=tf.zeros([batch], tf.int64),
-            gather_us=tf.zeros([batch], tf.int64),
-            merge_us=tf.zeros([batch], tf.int64),
-            index_sequence=tf.zeros([batch], tf.int64),
+            search_us=zeros,
+            scorer_us=zeros,
+            gather_us=zeros,
+            merge_us=zeros,
+            index_sequence=zeros,
+            exact=tf.ones([batch], tf.bool),
         )
 
-    def _best(self, user: tuple[tf.Tensor, ...], k: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _best_of_each(self, user: tuple[tf.Tensor, ...], k: Any, texts: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+        """Does the same as `_best` for one user after the other, with `texts`, string [B], as their filters."""
+
+        def best(one: tuple[tuple[tf.Tensor, ...], tf.Tensor | None]) -> tuple[tf.Tensor, ...]:
+            tensors, text = one
+            return tuple(part[0] for part in self._best(tuple(tensor[None] for tensor in tensors), k, text))
+
+        specs = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in (
+            ([None], tf.int32), ([None], tf.int32), ([], tf.int64), ([], tf.int64)
+        ))  # fmt: skip
+        if texts is None:
+            return tf.map_fn(lambda one: best((one, None)), user, fn_output_signature=specs, parallel_iterations=1)
+        return tf.map_fn(best, (user, texts), fn_output_signature=specs, parallel_iterations=1)
+
+    def _best(self, user: tuple[tf.Tensor, ...], k: Any, text: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
         """Finds the best items of a batch of users, who are all scored together.
 
+        Args:
+          user: user tensors, each [B, ...].
+          k: int32 [], number of items to return.
+          text: string [], the filter of all users; None for none.
+
         Returns:
-          Item indices int32 [B, min(k, n)], best first; the keys of their scores, int32 of the same shape; and the
-          number of scores that were NaN, int64 [B].
+          Item indices int32 [B, k], best first, and -1 where no items are left; the keys of their scores, int32 [B, k];
+          the number of scores that were NaN, int64 [B]; and the number of scored items, int64 [B].
         """
-        n, batch = tf.shape(self.index.item_ids())[0], tf.shape(user[0])[0]
+        items = tf.range(tf.size(self.index.item_ids())) if text is None else self.index.passing(text)
+        count, batch = tf.size(items), tf.shape(user[0])[0]
         at_once = tf.maximum(self._chunk // tf.maximum(batch, 1), 1)
 
         def step(begin: tf.Tensor, best: tf.Tensor, keys: tf.Tensor, nans: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            items = tf.range(begin, tf.minimum(begin + at_once, n))
-            scores = self._score(user, self.index.embeddings(items)[None])
+            fresh = items[begin : begin + at_once]
+            scores = self._score(user, self.index.embeddings(fresh)[None])
             nans += tf.math.count_nonzero(tf.math.is_nan(scores), axis=1)
             # The best so far come first, ordered by index if keys are equal. `top_k` prefers earlier entries, and so
             # breaks ties by the lower index.
             keys = tf.concat([keys, _keys(scores)], axis=1)
-            best = tf.concat([best, tf.repeat(items[None], batch, axis=0)], axis=1)
+            best = tf.concat([best, tf.repeat(fresh[None], batch, axis=0)], axis=1)
             keys, places = tf.math.top_k(keys, tf.minimum(k, tf.shape(keys)[1]))
             return begin + at_once, tf.gather(best, places, batch_dims=1), keys, nans
 
         none = tf.zeros([batch, 0], tf.int32)
         _, best, keys, nans = tf.while_loop(
-            lambda begin, *_: begin < n,
+            lambda begin, *_: begin < count,
             step,
             (tf.constant(0), none, none, tf.zeros([batch], tf.int64)),
             (
@@ -133,7 +154,9 @@ class BruteForce(tf.Module):
             ),
             parallel_iterations=1,
         )
-        return best, keys, nans
+        missing = [[0, 0], [0, tf.maximum(k - count, 0)]]
+        best, keys = tf.pad(best, missing, constant_values=-1), tf.pad(keys, missing, constant_values=_NAN)
+        return best, keys, nans, tf.fill([batch], tf.cast(count, tf.int64))
 
 
 def _keys(scores: tf.Tensor) -> tf.Tensor:
