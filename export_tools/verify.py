@@ -3,7 +3,6 @@
 The process is fresh because a model may depend on what its exporter left behind: registered ops, open resources, files.
 """
 
-import functools
 import json
 import os
 import shutil
@@ -151,21 +150,18 @@ def _coverage(path: Path, servable: Any) -> float:
     Raises:
       NannError: a returned score is not the scorer's.
     """
-    import tensorflow as tf
-
+    from export_tools.exact import ExactAnswers
     from export_tools.items import check_sample
     from export_tools.warm_up import Examples
-    from tfserving_ext.retrieval import BruteForce, coverage
+    from tfserving_ext.retrieval import coverage
 
     manifest = read_manifest(path)
-    loaded = tf.saved_model.load(str(path))
     k = manifest["defaults"]["k"]
     covered = []
     with exported_index(path, manifest) as index:
         k = min(k, len(index.item_ids))
-        check_sample(path, index, getattr(loaded, "fold", None))
-        # If the scorer was rewritten, the index may hold rows for it in place of embeddings.
-        exact = BruteForce(index, functools.partial(_call, getattr(loaded, "score_rows", loaded.score)))
+        exact = ExactAnswers(path, index)
+        check_sample(path, index, getattr(exact.loaded, "fold", None))
         examples = Examples.of_export(path, manifest["seeds"])
         rng = np.random.default_rng(0)
         for _ in range(SAMPLE_USERS if k else 0):
@@ -176,8 +172,7 @@ def _coverage(path: Path, servable: Any) -> float:
             history = np.asarray(index.item_ids)[[start, *near]]
             inputs = {**examples.inputs(history), "k": np.int32(k)}
             answer = servable.signature("retrieve").run(inputs)
-            features = _features(loaded.user, inputs, servable.signature("retrieve").defaults)
-            found = exact.search(loaded.user(features), tf.constant(k))
+            found = exact.search(inputs, servable.signature("retrieve").defaults, k)
             covered.append(coverage(answer["item_ids"], found.item_ids.numpy())[0])
             scores = dict(zip(found.item_ids[0].numpy().tolist(), found.scores[0].numpy().tolist(), strict=True))
             count = int(answer["num_results"][0]) if "num_results" in answer else k  # An older export gives no count.
@@ -187,18 +182,6 @@ def _coverage(path: Path, servable: Any) -> float:
                 if not np.isclose(score, wanted, rtol=1e-3, atol=1e-4):
                     raise NannError(f"retrieve gives item {item} the score {score}, the exported scorer {wanted}")
     return float(np.mean(covered)) if covered else 1.0
-
-
-def _call(score: Any, user: Any, items: Any) -> Any:
-    return score(tuple(user), items)
-
-
-def _features(user: Any, inputs: dict[str, np.ndarray], defaults: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns those inputs of a request that the exported `user` takes."""
-    import tensorflow as tf
-
-    specs = user.concrete_functions[0].structured_input_signature[0][0]
-    return {name: tf.constant(inputs.get(name, defaults.get(name)), spec.dtype) for name, spec in specs.items()}
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from tfserving_ext import progress
 FACE = {
     *("Index", "NeuralTopK", "BruteForce", "LocalServer", "Client"),
     *("convert", "synth", "train", "extract", "build_index", "evaluate", "tune", "preflight"),
-    *("export", "verify", "inspect", "explain", "bench", "recommend"),
+    *("export", "verify", "inspect", "explain", "bench", "recommend", "judge"),
 }
 # Each takes more than about ten seconds on a busy machine.
-SLOW = {"evaluate", "export", "preflight", "train", "tune", "verify"}
+SLOW = {"evaluate", "export", "judge", "preflight", "train", "tune", "verify"}
 
 
 def test_it_offers_this_and_nothing_else():

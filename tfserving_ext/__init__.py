@@ -12,6 +12,7 @@ One function for each stage from recorded behaviours to a served model; `nann NA
   preflight    check whether an index can be trusted for a model
   export       write one SavedModel with user tower, search and scorer
   verify       check an exported model in a fresh process
+  judge        measure an exported model on real requests, against exact answers
   recommend    show what an exported model answers for one user
   inspect      show what is in a SavedModel
   explain      show what the graph passes did to its scorer
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from export_tools.explain import explain
     from export_tools.export import export
     from export_tools.inspect import inspect
+    from export_tools.judge import judge
     from export_tools.verify import verify
     from tfserving_ext.data.conversion import convert
     from tfserving_ext.data.synth import synth
@@ -82,6 +84,7 @@ __all__ = [
     "export",
     "extract",
     "inspect",
+    "judge",
     "preflight",
     "recommend",
     "synth",
@@ -105,6 +108,7 @@ _HOMES = {
     "export": "export_tools.export",
     "extract": "tfserving_ext.training.extract",
     "inspect": "export_tools.inspect",
+    "judge": "export_tools.judge",
     "preflight": "tfserving_ext.evaluation.preflight",
     "recommend": "tfserving_ext.serving.recommendation",
     "synth": "tfserving_ext.data.synth",

@@ -146,6 +146,20 @@ SMOKE = Command(
         "key": Option("c.key", {"smoke.tls.key": Path("c.key")}, ("--tls",)),
     },
 )
+_ONE = {"coverage": 1.0, "items_scored": 1.0, "intervals": {"coverage": (1, 1)}}
+_FIGURES = {"answers": {"exact": _ONE, "retrieve": _ONE}, "k": 1, "items": 1, "requests": 1}
+JUDGE = Command(
+    {"saved_model": "models/nann/1", "requests": "requests.json"},
+    {"export_tools.judge:judge": _FIGURES},
+    {},
+    {
+        "saved_model": Option("other", {"judge.saved_model": Path("other")}),
+        "requests": Option("other.json", {"judge.requests": Path("other.json")}),
+        "k": Option("7", {"judge.k": 7}),
+        "out": Option("figures.json", {"judge.target": Path("figures.json")}),
+        "signature": Option("retrieve_rounds", {"judge.signatures": ("retrieve_rounds",)}),
+    },
+)
 _WHOM = ("--user", "5", "--data", "data")
 RECOMMEND = Command(
     {"model": "models/nann/1"},

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Command] = {
     "explain": serving.EXPLAIN,
     "serve": serving.SERVE,
     "smoke": serving.SMOKE,
+    "judge": serving.JUDGE,
     "recommend": serving.RECOMMEND,
     "bench": measuring.BENCH,
     "bench compare": measuring.BENCH_COMPARE,

@@ -89,6 +89,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = {name: [kind(row[place]) for row in rows] for place, (name, kind) in enumerate(columns.items())}
     pl.DataFrame(values).write_parquet(folder / "more.parquet")
     _write_other_layouts(folder, [line.split(",") for line in lines])
+    requests = [{"item_history": [1082185, 1029743], "next": [995242]}]
+    (folder / "requests.json").write_text(json.dumps(requests))
+    pl.DataFrame(requests).write_parquet(folder / "requests.parquet")
+    shutil.copy(DEMO / "purchases" / "items.csv", folder / "products.csv")
     (folder / "purchases").mkdir()
     shutil.copy(DEMO / "purchases" / "items.csv", folder / "purchases")
     for name in ("plain", "adversarial", "epsilon_0.1", "evaluation"):

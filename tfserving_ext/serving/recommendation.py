@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfserving_ext.errors import NannError
+from tfserving_ext.serving.requests import as_inputs
 
 HISTORY = "item_history"  # The input of our own models' signatures that takes a user's items.
 
@@ -155,21 +156,10 @@ def _some(sequences: Any, users: Path) -> str:
 
 
 def _inputs(signature: Any, asked: Asked, history: np.ndarray) -> dict[str, np.ndarray]:
-    import tensorflow as tf
-
     if asked.features is None:
         if HISTORY not in signature.proto.inputs:
             wanted = sorted(set(signature.proto.inputs) - set(signature.defaults))
             raise NannError(f"the model does not take {HISTORY}, but {', '.join(wanted)}; give these as features")
         exclude = {"exclude": history[None]} if asked.new else {}
         return {HISTORY: history[None], **exclude}
-    inputs = {}
-    for name, value in asked.features.items():
-        if name not in signature.proto.inputs:
-            raise NannError(f"the signature has no input {name!r}; it has {', '.join(sorted(signature.proto.inputs))}")
-        dtype = tf.dtypes.as_dtype(signature.proto.inputs[name].dtype).as_numpy_dtype
-        try:
-            inputs[name] = np.asarray(value, dtype)
-        except (TypeError, ValueError) as error:
-            raise NannError(f"{name} is {value!r}, which is not {np.dtype(dtype).name}: {error}") from error
-    return inputs
+    return as_inputs(signature, asked.features)

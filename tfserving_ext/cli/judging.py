@@ -1,4 +1,4 @@
-"""`nann recommend`: one user's recommendations as a table."""
+"""`nann judge` and `nann recommend`: whether an exported model's answers are good, by figures and by eye."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,40 @@ from typing import Annotated, Any
 import typer
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.progress import console
+from tfserving_ext.progress import console, outcome
 
-_EXAMPLES = """Example: nann recommend models/nann/1 --user 42 --data data --names products.csv
+_JUDGE_EXAMPLES = """Example: nann judge models/nann/1 requests.json -o judgement.json
 
-nann recommend models/mine/1 --features '{"age": [[35]], "country": ["fr"]}' -k 20"""
+nann judge models/nann/1 requests.parquet -k 100"""
+_RECOMMEND_EXAMPLES = """Example: nann recommend models/nann/1 --user 1234 --data data --names products.csv
+
+nann recommend models/nann/1 --features '{"item_history": [1082185, 1029743]}' -k 20"""
+
+
+def judge(
+    saved_model: Annotated[Path, typer.Argument(help="Output of `nann export`.")],
+    requests: Annotated[
+        Path,
+        typer.Argument(
+            help="The inputs of one user each, by name: JSON, JSON lines or Parquet; with `next`, the ids of the items "
+            "that the user chose next, recall is measured too."
+        ),
+    ],
+    k: Annotated[
+        int | None, typer.Option("-k", help="Number of items to answer.", min=1, show_default="the model's")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the figures.")] = None,
+    signature: Annotated[list[str] | None, typer.Option(help="Measure only this signature; may be repeated.")] = None,
+) -> None:
+    """Measure an exported model on real requests, against scoring every item."""
+    from export_tools.judge import SIGNATURES, as_table, verdict
+    from export_tools.judge import judge as run
+
+    figures = run(saved_model, requests, k, out, SIGNATURES if signature is None else tuple(signature))
+    outcome("judge", verdict(figures))
+    console.print(as_table(figures))
+    if out is not None:
+        outcome("judge", f"figures: {out}")
 
 
 def recommend(
@@ -63,5 +92,6 @@ def _json(option: str, text: str) -> dict[str, Any]:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command to `nann`."""
-    app.command(epilog=_EXAMPLES)(recommend)
+    """Adds the commands to `nann`."""
+    app.command(epilog=_JUDGE_EXAMPLES)(judge)
+    app.command(epilog=_RECOMMEND_EXAMPLES)(recommend)

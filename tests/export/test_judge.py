@@ -1,0 +1,132 @@
+"""`nann judge` on models that are not ours, against the Keras model's own predictions and NumPy."""
+
+import json
+
+import keras
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from export_tools import ExportOptions, SourceOptions, export
+from export_tools.judge import judge, verdict
+from tfserving_ext.cli import app
+from tfserving_ext.errors import NannError
+from tfserving_ext.index import Hnsw, build_index
+
+ITEMS, DIM, K, USERS = 300, 6, 20, 12
+IDS = np.random.default_rng(0).permutation(10**6)[:ITEMS]
+TABLE = np.random.default_rng(1).normal(size=[ITEMS, DIM]).astype(np.float32)
+AGES = np.random.default_rng(2).normal(size=USERS).round(3)
+
+
+@pytest.fixture(scope="module")
+def ranker():
+    keras.utils.set_random_seed(3)
+    age, item = keras.Input([1], name="age"), keras.Input([DIM], name="item")
+    hidden = keras.layers.Dense(12, activation="tanh")(keras.layers.Concatenate()([age, item]))
+    return keras.Model([age, item], keras.layers.Dense(1, activation="sigmoid")(hidden))
+
+
+@pytest.fixture(scope="module")
+def exported(ranker, tmp_path_factory):
+    root = tmp_path_factory.mktemp("judged")
+    build_index(IDS, TABLE, root / "index", Hnsw(threads=1))
+    ranker.save(root / "ranker.keras")
+    return export(
+        root / "ranker.keras",
+        root / "index",
+        root / "mine" / "1",
+        source=SourceOptions(item_input="item"),
+        options=ExportOptions(measure=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def scores(ranker):
+    """The model's own scores of all items, [USERS, ITEMS]."""
+    return np.stack([ranker.predict([np.full([ITEMS, 1], age), TABLE], verbose=0)[:, 0] for age in AGES])
+
+
+@pytest.fixture(scope="module")
+def requests():
+    rng = np.random.default_rng(4)
+    return [{"age": age, "next": rng.choice(IDS, 3, replace=False).tolist()} for age in AGES.tolist()]
+
+
+def test_figures_are_those_of_numpy(exported, scores, requests):
+    found = judge(exported, requests, K)
+    order = IDS[np.argsort(-scores, axis=1)][:, :K]
+    chosen = [request["next"] for request in requests]
+    hits = np.array([[item in wanted for item in row] for row, wanted in zip(order, chosen, strict=True)])
+    exact = found["answers"]["exact"]
+    assert exact["coverage"] == 1 and exact["items_scored"] == ITEMS
+    assert exact["recall"] == pytest.approx(hits.sum(axis=1).mean() / 3)
+    assert exact["hit_rate"] == pytest.approx(hits.any(axis=1).mean())
+    assert exact["mrr"] == pytest.approx(np.mean([1 / (1 + row.argmax()) if row.any() else 0 for row in hits]))
+    gains = 1 / np.log2(np.arange(K) + 2)
+    assert exact["ndcg"] == pytest.approx((hits * gains).sum(axis=1).mean() / gains[:3].sum())
+    # A pool of 200 of 300 items misses hardly anything, and the intervals enclose the means.
+    for one in found["answers"].values():
+        assert one["coverage"] >= 0.99
+        assert all(
+            low <= one[name] + 1e-9 and one[name] - 1e-9 <= high for name, (low, high) in one["intervals"].items()
+        )
+    assert f"of the best {K} of 300 items" in verdict(found) and "12 requests" in verdict(found)
+
+
+def test_excluded_items_are_not_missed(exported, requests, scores):
+    """The exact answer leaves them out too."""
+    best = IDS[np.argsort(-scores, axis=1)]
+    excluding = [{**request, "exclude": row[:5].tolist()} for request, row in zip(requests, best, strict=True)]
+    found = judge(exported, excluding, K)["answers"]
+    assert found["retrieve"]["coverage"] >= 0.99
+    hits = [[item in request["next"] for item in row[5 : K + 5]] for request, row in zip(requests, best, strict=True)]
+    assert found["exact"]["recall"] == pytest.approx(np.sum(hits, axis=1).mean() / 3)
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
+def test_the_command_reads_files_and_writes_figures(exported, requests, tmp_path, kind):
+    path = tmp_path / f"requests.{kind}"
+    if kind == "parquet":
+        pl.DataFrame(requests).write_parquet(path)
+    else:
+        lines = [json.dumps(request) for request in requests]
+        path.write_text(f"[{','.join(lines)}]" if kind == "json" else "\n".join(lines))
+    out = tmp_path / "figures.json"
+    ran = CliRunner().invoke(
+        app, ["judge", str(exported), str(path), "-k", str(K), "-o", str(out), "--signature", "retrieve"]
+    )
+    assert ran.exit_code == 0, ran.output
+    figures = json.loads(out.read_text())
+    wanted = judge(exported, requests, K, signatures=["retrieve"])
+    assert figures["answers"] == json.loads(json.dumps(wanted["answers"]))
+    assert "retrieve finds" in " ".join(ran.output.split())
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ([{"age": 1.0, "next": [1]}, {"age": 1.0}], "request 2 has no 'next', but others have"),
+        ([{"age": 1.0, "next": []}], "'next' of request 1 is empty"),
+        ([{"age": 1.0}, {"height": 1.0}], "request 2: the signature has no input 'height'; it has age"),
+        ([{"age": "old"}], "request 1: age is 'old', which is not float32"),
+        ([{"age": [[1.0], [2.0]]}], "request 1 is of 2 users; one is expected"),
+        ([{}], "request 1: .*age"),
+    ],
+)
+def test_requests_that_are_refused(exported, changed, words):
+    with pytest.raises(NannError, match=words):
+        judge(exported, changed, K)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "at least one object"), ("[1]", "at least one object"), ("{", "neither JSON"), ("PAR1", "neither JSON")],
+)
+def test_files_that_are_refused(exported, tmp_path, text, words):
+    (tmp_path / "requests.json").write_text(text)
+    with pytest.raises(NannError, match=words):
+        judge(exported, tmp_path / "requests.json")
+    with pytest.raises(NannError, match="cannot read"):
+        judge(exported, tmp_path / "missing.json")
