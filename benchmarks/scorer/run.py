@@ -4,7 +4,8 @@
 
 For every reference model in `models`, the original, with and without XLA, is compared with the results of
 `ops.rewrite_scorer`. All take turns on the same random items, a batch at a time, and the fastest time of each counts.
-Which of them ships is what `nann export` chooses, by its own measurement.
+Which of them ships is what `nann export` chooses, by its own measurement. A large matrix product takes part in the
+turns: its multiply-adds per second are the peak, of which each scorer reaches a share.
 Then the whole search of the demo's model is measured, if there is a demo.
 """
 
@@ -12,7 +13,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Read when TensorFlow is imported.
 
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,9 +25,10 @@ import typer
 from rich.table import Table
 
 from benchmarks.command import Folder, Out, measuring, print_summary
-from benchmarks.scorer.loops import Contender, Rows, loop_of, nanoseconds, prepare_us
+from benchmarks.scorer.loops import PRODUCT, Contender, Rows, large_product, loop_of, nanoseconds, prepare_us
 from benchmarks.scorer.models import SCORERS, ReferenceScorer
-from benchmarks.scorer.whole_search import AS_IT_IS, SHIPPED, bench_whole_search
+from benchmarks.scorer.report import print_table, summarise
+from benchmarks.scorer.whole_search import AS_IT_IS, bench_whole_search
 from export_tools.scorer import Choice, choose_fastest
 from export_tools.variants import SAMPLE_ITEMS, Variants
 from tfserving_ext import ops
@@ -36,10 +37,10 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.machine import provenance
 from tfserving_ext.progress import console, outcome, progress
 
-BATCHES, QUICK_BATCHES = (256, 512, 1024, 2048, 4096), (512, 2048)
+BATCHES, QUICK_BATCHES = (64, 128, 256, 512, 1024, 2048, 4096), (64, 128, 512, 2048)
 REPEATS, QUICK_REPEATS = 9, 4
 ITEMS = 300_000  # So many that their rows of 256 bytes do not fit into the caches.
-ITERATIONS = (3, 20)  # Fewest and most iterations of one call.
+ITERATIONS = (3, 50)  # Fewest and most iterations of one call.
 CALL_SECONDS = 0.3  # Most seconds that a call should take, so that turns follow each other at the same machine speed.
 # The names that this benchmark gives to the variants of an export.
 CONTENDERS = {
@@ -48,6 +49,7 @@ CONTENDERS = {
     "passes+xla": "passes, xla",
     "passes+fold+xla": "passes+fold, xla",
 }
+PEAK = "product"  # The name of the large matrix product among the contenders.
 LARGEST_ERROR = 1e-4  # Largest difference between contenders, relative to the largest score.
 
 
@@ -60,11 +62,7 @@ def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
       quick: fewer batch sizes and repetitions.
 
     Returns:
-      The summary: in `model`, for each model, the least and the median over batch sizes of the speed-up of the scorer
-      that an export ships, over XLA without passes; `speedup_min` and `speedup_median`, those of nann_attention; the
-      lowest median of all; `median_min` and `least`, the lowest median and the lowest of all, over the better of XLA
-      and TensorFlow without passes; `search_speedup`, that of the demo's search with folded rows (None without a
-      demo); and the two costs by which `grappler_passes/item_fold.cc` decides whether to fold.
+      The summary, see `summarise`.
 
     Raises:
       NannError: two contenders give different scores.
@@ -79,10 +77,10 @@ def bench_scorer(folder: Path, out: Path, quick: bool = False) -> dict[str, Any]
         with progress("scorers in turns", len(SCORERS)) as advance:
             for name, make in SCORERS.items():
                 figures["models"][name] = measured = _bench_model(make(0), rows, quick)
-                _print_table(name, measured)
+                print_table(name, measured)
                 advance(note=name)
     figures["search"] = _bench_search(folder, quick)
-    figures["summary"] = _summarise(figures)
+    figures["summary"] = summarise(figures)
     write_json(out, figures)
     return figures["summary"]
 
@@ -109,9 +107,13 @@ def _bench_model(model: ReferenceScorer, rows: Rows, quick: bool) -> dict[str, A
     shipped = CONTENDERS.get(choice.variant.name, choice.variant.name)
     us, refused = _race(contenders, model.user, quick)
     baseline = "tensorflow" if "xla" in refused else "xla"
-    report = made["passes"].report if shipped not in made else made[shipped].report
+    batches = QUICK_BATCHES if quick else BATCHES
+    before = made["passes"].report[0].multiply_adds_before
+    form = shipped.removesuffix(", xla")
+    after = made[form].report[-1].multiply_adds_after if form in made else before
+    peak = us.pop(PEAK)
     return {
-        "batches": list(QUICK_BATCHES if quick else BATCHES),
+        "batches": list(batches),
         "us": us,
         "xla_refuses": refused,
         "baseline": baseline,
@@ -122,8 +124,13 @@ def _bench_model(model: ReferenceScorer, rows: Rows, quick: bool) -> dict[str, A
         "speedups_over_better": _ratios(np.minimum(us[baseline], us["tensorflow"]).tolist(), us[shipped]),
         "prepare_us": {name: prepare_us(one.scorer, model.user) for name, one in made.items()},
         "row_bytes": {name: 4 * one.row_dim for name, one in made.items()},
-        "multiply_adds_before": report[0].multiply_adds_before,
-        "multiply_adds_after": report[-1].multiply_adds_after,
+        "multiply_adds_before": before,
+        "multiply_adds_after": after,
+        "peak_gflops": [2e-3 * PRODUCT**3 / one for one in peak],
+        "shares_of_peak": [
+            after * batch / time / (PRODUCT**3 / of_product)
+            for batch, time, of_product in zip(batches, us[shipped], peak, strict=True)
+        ],
         "passes": [dict(zip(one._fields, one, strict=True)) for one in folded.report],
     }
 
@@ -155,10 +162,14 @@ def _bench_search(folder: Path, quick: bool) -> dict[str, dict[str, float]] | No
 def _race(
     contenders: list[Contender], user: tuple[tf.Tensor, ...], quick: bool
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Returns microseconds per batch, by contender and batch size, and why XLA refused those that do not run."""
+    """Returns microseconds per batch, by contender and batch size, and why XLA refused those that do not run.
+
+    Those of `PEAK` are for the whole product; it takes its turns at every batch size.
+    """
     rng = np.random.default_rng(5)
     loops = {one.name: loop_of(one, user) for one in contenders}
-    us: dict[str, list[float]] = {name: [] for name in loops}
+    us: dict[str, list[float]] = {name: [] for name in (*loops, PEAK)}
+    product = large_product()
     refused: dict[str, str] = {}
     for batch in QUICK_BATCHES if quick else BATCHES:
         scores: dict[str, np.ndarray] = {}
@@ -177,17 +188,22 @@ def _race(
             if not wrong < LARGEST_ERROR:
                 raise NannError(f"scores of {name} in batches of {batch} differ from the original by {wrong:.1e}")
         iterations = _iterations(loops["tensorflow"], _items(rng, ITERATIONS[0], batch))
-        best = dict.fromkeys(loops, float("inf"))
+        best = dict.fromkeys(us, float("inf"))
         for _ in range(QUICK_REPEATS if quick else REPEATS):
             # The same rows for all, none of which was read a moment ago: a search meets an item only once.
             items = _items(rng, iterations, batch)
             for name, loop in loops.items():
-                begin = time.perf_counter()
-                loop(items).numpy()
-                best[name] = min(best[name], time.perf_counter() - begin)
+                best[name] = min(best[name], _seconds(loop, items) / iterations)
+            best[PEAK] = min(best[PEAK], _seconds(product))
         for name, seconds in best.items():
-            us[name].append(1e6 * seconds / iterations)
+            us[name].append(1e6 * seconds)
     return us, refused
+
+
+def _seconds(function: Any, *arguments: tf.Tensor) -> float:
+    begin = time.perf_counter()
+    function(*arguments).numpy()
+    return time.perf_counter() - begin
 
 
 def _items(rng: np.random.Generator, iterations: int, batch: int) -> tf.Tensor:
@@ -196,65 +212,8 @@ def _items(rng: np.random.Generator, iterations: int, batch: int) -> tf.Tensor:
 
 def _iterations(loop: Any, items: tf.Tensor) -> int:
     """How many batches a call takes, where `items` has some of that size."""
-    begin = time.perf_counter()
-    loop(items).numpy()
-    seconds = (time.perf_counter() - begin) / len(items)
     least, most = ITERATIONS
-    return int(np.clip(CALL_SECONDS / seconds, least, most))
-
-
-def _summarise(figures: dict[str, Any]) -> dict[str, Any]:
-    models = {
-        name: {
-            "speedup_min": round(min(one["speedups"]), 3),
-            "speedup_median": round(statistics.median(one["speedups"]), 3),
-            "speedup_over_tensorflow_median": round(statistics.median(one["speedups_over_tensorflow"]), 3),
-            "speedup_over_better_min": round(min(one["speedups_over_better"]), 3),
-            "speedup_over_better_median": round(statistics.median(one["speedups_over_better"]), 3),
-            "multiply_adds_before": one["multiply_adds_before"],
-            "multiply_adds_after": one["multiply_adds_after"],
-            "shipped": one["shipped"],
-            "baseline": one["baseline"],
-        }
-        for name, one in figures["models"].items()
-    }
-    return {
-        "model": models,
-        "speedup_min": models["nann_attention"]["speedup_min"],
-        "speedup_median": models["nann_attention"]["speedup_median"],
-        "search_speedup": None if figures["search"] is None else round(figures["search"][SHIPPED]["speedup"], 3),
-        "lowest_speedup_median": min(one["speedup_median"] for one in models.values()),
-        "median_min": min(one["speedup_over_better_median"] for one in models.values()),
-        "least": min(one["speedup_over_better_min"] for one in models.values()),
-        "nanoseconds_per_multiply_add": round(figures["costs"]["multiply_add"], 4),
-        "nanoseconds_per_byte": round(figures["costs"]["byte"], 4),
-    }
-
-
-def _print_table(name: str, one: dict[str, Any]) -> None:
-    """Prints the times of one model."""
-    table = Table(
-        title=f"{name}: {one['multiply_adds_before']:,.0f} multiply-adds per item before, "
-        f"{one['multiply_adds_after']:,.0f} after; microseconds per batch, one thread",
-        title_justify="left",
-    )
-    table.add_column("scorer")
-    for column in (*map(str, one["batches"]), "prepare", "row, bytes"):
-        table.add_column(column, justify="right")
-    for contender, times in one["us"].items():
-        known = contender.removesuffix(", xla")
-        prepare, width = one["prepare_us"].get(known), one["row_bytes"].get(known)
-        table.add_row(
-            f"{contender}{' (shipped)' if contender == one['shipped'] else ''}",
-            *(f"{time:.0f}" for time in times),
-            "" if prepare is None else f"{prepare:.0f}",
-            "" if width is None else str(width),
-        )
-    table.add_row(f"speed-up over {one['baseline']}", *(f"{speedup:.2f}" for speedup in one["speedups"]), "", "")
-    table.add_row("over tensorflow", *(f"{speedup:.2f}" for speedup in one["speedups_over_tensorflow"]), "", "")
-    console.print(table)
-    for contender, reason in one["xla_refuses"].items():
-        outcome(name, f"XLA cannot compile {contender!r}: {reason}")
+    return int(np.clip(CALL_SECONDS * len(items) / _seconds(loop, items), least, most))
 
 
 def main(
