@@ -107,6 +107,14 @@ std::optional<Reshaped> BroadcastSource(const ScorerGraph& scorer, const std::st
   }
   return source.has_value() && Repeats(source->shape, out) ? source : std::nullopt;
 }
+
+Reshaped RowSource(const ScorerGraph& scorer, const std::string& tensor) {
+  const Shape& shape = scorer.ShapeOf(tensor);
+  const auto source = BroadcastSource(scorer, tensor);
+  if (source.has_value() && SameLast(source->shape, shape)) return *source;
+  return {tensor, shape, &scorer.NodeOf(tensor)};
+}
+
 std::string ShapeVector(ScorerGraph& graph, const Shape& shape, const NodeDef& like) {
   const std::string count = CountOfItems(graph, like);
   std::vector<std::string> parts;

@@ -24,6 +24,9 @@ struct Reshaped {
 std::optional<Reshaped> BroadcastSource(const ScorerGraph& scorer, const std::string& tensor,
                                         int reshapes = 0);
 
+// Returns the tensor that `tensor` repeats, if it has the same last axis, or else `tensor`.
+Reshaped RowSource(const ScorerGraph& scorer, const std::string& tensor);
+
 // Adds an int32 vector with the extents of `shape`. The number of items is read off the items when
 // the graph runs.
 std::string ShapeVector(ScorerGraph& graph, const Shape& shape, const NodeDef& like);

@@ -22,14 +22,6 @@ struct Summand {
   bool negative = false;
 };
 
-// Returns the tensor that `tensor` repeats, if it has the same last axis, or else `tensor`.
-Reshaped Source(const ScorerGraph& scorer, const std::string& tensor) {
-  const Shape& shape = scorer.ShapeOf(tensor);
-  const auto source = BroadcastSource(scorer, tensor);
-  if (source.has_value() && SameLast(source->shape, shape)) return *source;
-  return {tensor, shape, &scorer.NodeOf(tensor)};
-}
-
 std::optional<std::vector<Summand>> MatchConcat(const ScorerGraph& scorer, const NodeDef& concat) {
   const Shape& whole = scorer.ShapeOf(concat.name());
   const int parts = NumInputs(concat) - 1;
@@ -39,7 +31,7 @@ std::optional<std::vector<Summand>> MatchConcat(const ScorerGraph& scorer, const
   int64_t begin = 0;
   bool useful = false, differ = false;
   for (int i = 0; i < parts; ++i) {
-    const Reshaped part = Source(scorer, concat.input(i));
+    const Reshaped part = RowSource(scorer, concat.input(i));
     const Shape& shape = part.shape;
     if (shape.rank() < 1) return std::nullopt;
     const unsigned dependence = scorer.DependenceOf(part.tensor);
@@ -66,7 +58,7 @@ std::optional<std::vector<Summand>> MatchSum(const ScorerGraph& scorer, const No
   if (!whole.known()) return std::nullopt;
   std::vector<Summand> summands;
   for (int i : {0, 1}) {
-    const Reshaped part = Source(scorer, sum.input(i));
+    const Reshaped part = RowSource(scorer, sum.input(i));
     // Both must be smaller: else there is a product of the whole's rows before and after.
     if (!SameLast(part.shape, whole) || part.shape.rows() >= whole.rows()) return std::nullopt;
     summands.push_back({{part}, part.shape, kModel, 0, i == 1 && sum.op() == "Sub"});

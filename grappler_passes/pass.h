@@ -48,6 +48,7 @@ struct Pass {
 Pass BranchSwitch();
 Pass FlattenRows();
 Pass BroadcastElimination();
+Pass FactorAbsorption();
 Pass ConcatMatmulSplit();
 Pass BatchNormFolding();
 Pass ProjectionAbsorption();

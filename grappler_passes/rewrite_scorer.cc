@@ -53,8 +53,9 @@ absl::StatusOr<int> Fold(std::unique_ptr<ScorerGraph>& scorer, GraphDef* fold) {
 
 const std::vector<Pass>& Passes() {
   static const auto* const kPasses = new std::vector<Pass>{
-      BranchSwitch(),     FlattenRows(),          BroadcastElimination(), ConcatMatmulSplit(),
-      BatchNormFolding(), ProjectionAbsorption(), PackedGemm(),           PreluFusion(),
+      BranchSwitch(),         FlattenRows(),       BroadcastElimination(),
+      FactorAbsorption(),     ConcatMatmulSplit(), BatchNormFolding(),
+      ProjectionAbsorption(), PackedGemm(),        PreluFusion(),
   };
   return *kPasses;
 }

@@ -54,6 +54,11 @@ def _prelu(u: tf.Tensor, items: tf.Tensor, middle: Middle) -> tf.Tensor:
     return tf.nn.relu(x) - SLOPE * middle(tf.nn.relu(-x))
 
 
+def _factor(u: tf.Tensor, items: tf.Tensor, middle: Middle) -> tf.Tensor:
+    both = tf.stack([u, -u], axis=1)[:, None]  # Two rows of the user, [1, 1, 2, 4].
+    return tf.reshape(tf.matmul(tf.reshape(middle(items[:, :, None] * both), [-1, 4]), W), [-1, 18])
+
+
 PATTERNS = {
     "flatten_rows": Pattern(
         lambda u, items, middle: tf.nn.relu(middle(tf.matmul(items, STACK)) + u[:, :1]),
@@ -68,6 +73,12 @@ PATTERNS = {
         {"Tile": 0, "BroadcastTo": 0, "Tanh": 1, "AddV2": 1},
         # Behind tanh, and away.
         2,
+    ),
+    "factor_absorption": Pattern(
+        _factor,
+        {"Mul": 1, "MatMul": 1, "Transpose": 0},
+        # The product with the weights.
+        {"Mul": 1, "MatMul": 1, "Transpose": 1},
     ),
     "concat_matmul_split": Pattern(
         lambda u, items, middle: tf.matmul(middle(tf.concat([rows_of(items), tiled(u, items)], 1)), BESIDE),
