@@ -178,7 +178,7 @@ def test_the_error_reported_is_the_one_that_cancelled_the_other_searches(tmp_pat
 def test_no_users_are_an_empty_answer(searcher):
     searcher.open(random_graph(7))
     found = searcher(np.zeros([0, 40], np.float32), 4, **PARAMETERS["rounds"])
-    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 10]
+    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 11]
 
 
 def test_an_item_is_evaluated_once_and_met_in_every_layer(tmp_path):

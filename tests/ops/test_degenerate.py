@@ -173,7 +173,7 @@ def test_no_users(searcher, algorithm, limits):
     }[algorithm]
     searcher.open(GRAPHS["no edges"])
     found = searcher(np.zeros([0, 6]), 4, ef, rounds, none, algorithm, seeds=none, **limits)
-    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 10]
+    assert [part.shape for part in found] == [(0, 4), (0, 4), *[(0,)] * 11]
 
 
 @pytest.mark.medium
