@@ -57,7 +57,8 @@ struct SearchStatistics {
   bool exact = false;
   // Set by a SurrogateSearch, and with `exact`: the number of items whose scores it predicted or knew;
   // the standard error of its predictions, in log-odds of the rank (ranking.h); the share of the best k
-  // that it expects to have found, 0 where it cannot tell; and whether it gave up predicting.
+  // that it expects to have found, by the cautious measure of its parameter `expected_coverage`, 0
+  // where it gave up predicting; and whether it did.
   int64_t candidates = 0;
   float prediction_error = 0;
   float estimated_coverage = 0;

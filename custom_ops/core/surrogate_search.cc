@@ -59,9 +59,9 @@ class SurrogateWalk {
       : k_(parameters.k),
         // A step for a large k must not cost as much as one for a small k, or the walk is quadratic.
         batch_(std::max(parameters.batch, parameters.k / 4)),
-        allowed_((1 - parameters.expected_coverage) * parameters.k *
-                 std::clamp(seeds / kManySeeds, kFewest, 1.0) *
-                 (request.passing == nullptr ? 1 : kFilteredAllowed)),
+        scale_(parameters.k * std::clamp(seeds / kManySeeds, kFewest, 1.0) *
+               (request.passing == nullptr ? 1 : kFilteredAllowed)),
+        allowed_((1 - parameters.expected_coverage) * scale_),
         error_scale_(request.passing == nullptr ? 1 : kFilteredError),
         // The neighbours of items that just miss the answer are worth a look.
         expanded_(best_first.pool + best_first.pool / 2),
@@ -133,8 +133,11 @@ class SurrogateWalk {
     }
     return w_.surrogate.num_slots();
   }
-  // Returns the share of the best k that the last call of `Next` expected to be found.
-  double estimated_coverage() const { return std::max(0.0, 1 - missed_ / k_); }
+  // Returns the share of the best k that the last call of `Next` expected to be found, by the measure
+  // of `expected_coverage`.
+  double estimated_coverage() const {
+    return std::max<double>(SurrogateSearch::kLeastExpectedCoverage, 1 - missed_ / scale_);
+  }
   double error() const { return check_.error(); }
 
   // Sets `workspace.results` to the best k of all evaluated items, best first.
@@ -214,6 +217,7 @@ class SurrogateWalk {
   }
 
   const int32_t k_, batch_;
+  const double scale_;    // The number of candidates among the best k that counts as all of these.
   const double allowed_;  // How many of the best k may be expected among the candidates.
   const double error_scale_;
   const size_t expanded_;
@@ -276,10 +280,11 @@ absl::StatusOr<std::unique_ptr<Search>> SurrogateSearch::Create(const Parameters
                                                                 int32_t max_steps) {
   absl::Status status = CheckWidth("k", parameters.k);
   status.Update(CheckWidth("batch", parameters.batch));
-  if (!(parameters.expected_coverage > 0 && parameters.expected_coverage < 1)) {
+  if (!(parameters.expected_coverage >= kLeastExpectedCoverage &&
+        parameters.expected_coverage < 1)) {
     status.Update(absl::InvalidArgumentError(
         absl::StrCat("expected_coverage is ", parameters.expected_coverage,
-                     ", allowed are numbers between 0 and 1, both excluded")));
+                     ", allowed are numbers below 1 and at least ", kLeastExpectedCoverage)));
   }
   auto best_first = BestFirstWidths::Create(frontier, pool, max_steps);
   status.Update(best_first.status());

@@ -28,12 +28,15 @@ namespace nann {
 // with a filter, it has found fewer than k items.
 class SurrogateSearch : public Search {
  public:
+  static constexpr float kLeastExpectedCoverage = -100;
+
   struct Parameters {
     int32_t k;      // Items to answer.
     int32_t batch;  // Items to evaluate in a step; a quarter of k if that is more.
-    // The walk ends when this share of the best k is expected to be found; between 0 and 1. The
-    // expectation is cautious: errors are assumed to be as large for all candidates as they were for
-    // the best ones.
+    // The walk ends when this share of the best k is expected to be found; at least
+    // kLeastExpectedCoverage and below 1. The expectation is cautious: errors are assumed to be as
+    // large for all candidates as they were for the best ones, so that more than k items may be
+    // expected to be missing, and the share is negative, where few of them are.
     float expected_coverage;
   };
 

@@ -16,6 +16,7 @@
 #include "absl/types/span.h"
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/search.h"
+#include "custom_ops/core/surrogate_search.h"
 
 // Prints a condition that does not hold and aborts the program, in every kind of build. Aborting lets
 // a sanitizer or a debugger show where.
@@ -75,7 +76,8 @@ class ScoreLog {
     CHECK_THAT(statistics.stopped != Stopped::kBudget || items_ == request.budget);
     CHECK_THAT(statistics.stopped != Stopped::kDeadline ||
                request.deadline != SearchRequest::kNoDeadline);
-    CHECK_THAT(statistics.estimated_coverage >= 0 && statistics.estimated_coverage <= 1);
+    CHECK_THAT(statistics.estimated_coverage >= SurrogateSearch::kLeastExpectedCoverage &&
+               statistics.estimated_coverage <= 1);
     CHECK_THAT(statistics.prediction_error >= 0 && std::isfinite(statistics.prediction_error));
     CHECK_THAT(!statistics.fell_back || statistics.estimated_coverage == 0);
     std::vector<bool> answered(scored_.size());

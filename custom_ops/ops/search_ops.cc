@@ -183,13 +183,13 @@ pool: int32 [], at least `k`; neighbours of the best one and a half times as man
   Where predictions fail, the pool of best-first.
 max_steps: int32 [], steps in a layer after which the walk ends in any case; 0 for no limit.
 batch: int32 [], items evaluated per step; a quarter of `k` if that is more.
-expected_coverage: float32 [], between 0 and 1. The walk ends when this share of the best k is expected
-  to be found. The expectation is cautious.
+expected_coverage: float32 [], below 1 and at least -100. The walk ends when this share of the best k is
+  expected to be found. The expectation is so cautious that much is found where it is negative.
 candidates: int64 [B], items whose score was predicted or known.
 prediction_error: float32 [B], the standard error of the last predictions, in log-odds of an item's rank
   among the evaluated ones.
-estimated_coverage: float32 [B], the share of the best k that is expected to be found; 0 where it is not
-  known, as where predictions fail.
+estimated_coverage: float32 [B], the share of the best k that is expected to be found, by the measure of
+  `expected_coverage`: -100 where nothing is known yet, 0 where predictions failed.
 fell_back: bool [B], whether predictions failed and best-first finished the walk.
 )doc");
 

@@ -281,7 +281,7 @@ def surrogate_search(
         **dataclasses.asdict(answer(graph, user, set(user.evaluated), k)) | {"stopped": 3 if cut else 0},
         candidates=len({*walk.surrogate.met, *user.evaluated}),
         prediction_error=walk.check.error,
-        estimated_coverage=0.0 if failed else max(0.0, 1 - walk.missed / k),
+        estimated_coverage=0.0 if failed else max(-100.0, 1 - walk.missed / (k * share)),
         fell_back=failed,
         margin=walk.margin,
     )

@@ -84,7 +84,7 @@ def compare(surrogates: Surrogates, seeds: range) -> None:
         assert found.nan_scores[0] == wanted.nan_scores
         assert statistics.candidates[0] == wanted.candidates
         np.testing.assert_allclose(statistics.prediction_error[0], wanted.prediction_error, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(statistics.estimated_coverage[0], wanted.estimated_coverage, atol=1e-3)
+        np.testing.assert_allclose(statistics.estimated_coverage[0], wanted.estimated_coverage, rtol=1e-3, atol=2e-2)
     print(f"{different} of {places} places differ; a decision of {close} of {len(seeds)} searches was that close")
     assert different <= places / 1000
     assert close < len(seeds) / 3  # Or the bound above would excuse everything.

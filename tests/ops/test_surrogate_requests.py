@@ -65,9 +65,9 @@ def assert_same(answer, wanted, users=slice(None)) -> None:
         *(
             (
                 {"expected_coverage": value},
-                f"expected_coverage is {value}, allowed are numbers between 0 and 1, both ex",
+                f"expected_coverage is {value}, allowed are numbers below 1 and at least -100",
             )
-            for value in (0.0, 1.0, -1.0, 2.0, np.nan, np.inf)
+            for value in (-101.0, 1.0, 2.0, np.nan, np.inf)
         ),
         ({"budget": -1}, "budget is -1 and deadline_ms is 0, allowed are 0 (no limit) and above"),
     ],
@@ -83,7 +83,7 @@ def test_the_limits_themselves_are_allowed(search, scores):
     found, statistics = search(scores[:1], widest)
     reached = found.item_ids[0] != -1
     assert reached.sum() == statistics.candidates[0] == found.items_scored[0]
-    narrowest = Request(k=1, frontier=1, pool=1, max_steps=1, batch=1, expected_coverage=1e-30)
+    narrowest = Request(k=1, frontier=1, pool=1, max_steps=1, batch=1, expected_coverage=-100.0)
     assert search(scores[:1], narrowest)[0].item_ids.shape == (1, 1)
 
 
@@ -136,7 +136,9 @@ def test_a_budget_bounds_the_evaluations(search, scores, budget):
     assert (found.stopped == (full.items_scored > budget)).all()
     assert (found.stopped == 1).any()
     assert ((found.item_ids != -1).sum(axis=1) == np.minimum(budget, REQUEST.k)).all()
-    assert ((statistics.estimated_coverage >= 0) & (statistics.estimated_coverage <= 1)).all()
+    assert ((statistics.estimated_coverage >= -100) & (statistics.estimated_coverage <= 1)).all()
+    complete = found.stopped == 0
+    assert (statistics.estimated_coverage[complete & ~statistics.fell_back] >= np.float32(0.9)).all()
 
 
 def test_after_max_steps_the_best_so_far_is_the_answer(search, scores, world):
@@ -172,7 +174,7 @@ def test_at_the_deadline_the_best_so_far_is_the_answer(world, tmp_path):
     assert found.stopped.numpy().tolist() == [2]
     assert found.item_ids.numpy().tolist() == [world.graph.ids[[9, 4]].tolist()]
     assert found.items_scored.numpy().tolist() == [3]
-    assert statistics.estimated_coverage.numpy().tolist() == [0]
+    assert statistics.estimated_coverage.numpy().tolist() == [-100]
 
 
 def test_an_item_without_a_score_is_walked_through(search, world):
