@@ -50,7 +50,7 @@ class PredictionCheck {
 
  private:
   static constexpr int kEnough = 192;
-  static constexpr double kLeastCorrelation = 0.1;
+  static constexpr double kLeastCorrelation = 0.06;
 
   double covariance_ = 0, prediction_variance_ = 0, target_variance_ = 0, mean_square_ = 0;
   double expected_ = 0, found_ = 0;

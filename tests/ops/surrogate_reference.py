@@ -18,7 +18,7 @@ ONE, RIDGE, PRIOR = 16.0, 0.3 * 16.0**2, 0.1
 STEPS_OF_WIDTH, FARTHEST = 64 * 0.3, 89
 # The constants of surrogate_search.cc.
 LEAST_ERROR, MANY_SEEDS, FEWEST, LEAST_BATCH = 1e-3, 100, 0.05, 8
-ENOUGH, LEAST_CORRELATION, KNOWN = 192, 0.1, 0.5
+ENOUGH, LEAST_CORRELATION, KNOWN = 192, 0.06, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
