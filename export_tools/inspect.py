@@ -107,6 +107,7 @@ def summary(found: dict[str, Any]) -> str:
         f"{index['entry_points']:,} entry points, {index['layers']} layers",
         *(f"graph      {line}" for line in graph_facts(index)),
         f"search     {defaults.get('search', 'best_first').replace('_', '-')}, k {defaults['k']}, "
+        + (f"coverage {defaults['coverage']}, " if defaults.get("coverage") else "")
         + ", ".join(
             f"{name.replace('_', '-')} {defaults[name]}"
             for name in ("surrogate", "best_first", "rounds")

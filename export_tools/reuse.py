@@ -14,6 +14,7 @@ from export_tools.items import FILES as SAMPLE
 from export_tools.items import note_new
 from export_tools.manifest import check_files, exported_index, read_figures, read_manifest, write_manifest
 from export_tools.rows import write_rows
+from export_tools.search_choice import check_rule
 from export_tools.trial import try_out
 from export_tools.warm_up import Examples, write_warm_up
 from tfserving_ext.artifacts import atomic_folder, link_or_copy
@@ -49,7 +50,7 @@ def reuse(
 
     Raises:
       NannError: `exported` is damaged, the index differs from its index in model, width, type or number of layers, or
-        `target` cannot be written.
+        `target` cannot be written; or the exported rule for coverage does not hold for the index.
     """
     exported = Path(exported)
     check_replaceable(target, EXPORT, force, [exported, index, evaluation])
@@ -64,6 +65,7 @@ def reuse(
         with exported_index(exported, manifest) as old:
             _check_same_model(old, opened, index)
             own = {path.name for path in old.files}
+        check_rule(manifest["defaults"], index)
         _write(exported, manifest, opened, own, target, evaluation, force)
     return Path(target)
 

@@ -32,7 +32,8 @@ def verify(saved_model: str | os.PathLike[str], least_coverage: float = LEAST_CO
     The checksums of all files are compared with the manifest's. Then, in a fresh process, in another directory and,
     where the kernel allows it, with the model on a read-only file system, every warm-up record is replayed and every
     signature run, and for a few made-up users the answers of `retrieve` are compared with brute force by the exported
-    scorer.
+    scorer. A coverage that was asked for at export is that of real users: made-up ones cannot tell whether it is found,
+    as their histories, of an item and its neighbours, begin the search elsewhere. `nann evaluate --coverage` can.
 
     Example:
       >>> sorted(nann.verify("models/nann/1")["signatures"])[:3]

@@ -7,10 +7,12 @@ from typing import Any
 import tensorflow as tf
 
 from export_tools.signatures.answer import answer, timed
+from export_tools.signatures.coverage import coverage_at, expected_for
 from export_tools.signatures.parameters import spec_of
 from export_tools.signatures.request import Defaults, Request, finite, read, shaped
 from export_tools.sources import Source
 from export_tools.sources.source import Sequence
+from tfserving_ext.index.coverage_rule import CoverageRule
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult, SurrogateStatistics
 from tfserving_ext.retrieval import NeuralTopK, Surrogate
@@ -47,10 +49,7 @@ def signatures(
         "retrieve_best_first": (inputs, _answering(source, walk)),
     }
     if defaults.surrogate is not None:
-        by_name["retrieve_surrogate"] = (
-            parameters((*BEST_FIRST, "batch", "expected_coverage"), defaults.surrogate),
-            _answering(source, _surrogate(search), statistics=True),
-        )
+        by_name["retrieve_surrogate"] = _own_surrogate(source, search, defaults, parameters)
         if defaults.search == "surrogate":
             inputs, walk = parameters(BEST_FIRST, defaults.surrogate), _surrogate(search, defaults.surrogate)
     by_name["retrieve"] = inputs, _answering(source, walk)
@@ -60,6 +59,35 @@ def signatures(
     }
     found["serving_default"] = found["retrieve"] if source.sequence is None else _deployed(source.sequence, search)
     return found
+
+
+def _own_surrogate(
+    source: Source, search: NeuralTopK, defaults: Defaults, parameters: Callable[..., dict[str, tf.Tensor]]
+) -> tuple[dict[str, tf.Tensor], _Reply]:
+    """Returns inputs and reply of `retrieve_surrogate`, which is asked for a coverage where the index has a rule."""
+    known, rule = defaults.surrogate, defaults.rule
+    assert known is not None
+    if rule is None:
+        inputs = parameters((*BEST_FIRST, "batch", "expected_coverage"), known)
+        return inputs, _answering(source, _surrogate(search), _statistics)
+    usual = defaults.coverage or min(float(rule.coverage_at(known.expected_coverage)), rule.most)
+    inputs = {**parameters((*BEST_FIRST, "batch"), known), "coverage": tf.constant(usual)}
+    walk = _surrogate(search)
+
+    def asked(user: UserTensors, request: Request) -> tuple[SearchResult, SurrogateStatistics | None]:
+        given = dict(request.parameters)
+        given["expected_coverage"] = expected_for(rule, given.pop("coverage"))
+        return walk(user, request._replace(parameters=given))
+
+    return inputs, _answering(source, asked, lambda known: _statistics(known, rule))
+
+
+def _statistics(known: SurrogateStatistics, rule: CoverageRule | None = None) -> dict[str, tf.Tensor]:
+    """Returns what the surrogate search knows of itself, as the answer has it."""
+    estimated = known.estimated_coverage
+    if rule is not None:
+        estimated = tf.where(known.fell_back, 0.0, coverage_at(rule, estimated))
+    return known._replace(estimated_coverage=tf.clip_by_value(estimated, 0.0, 1.0))._asdict()
 
 
 def _best_first(search: NeuralTopK) -> _Walk:
@@ -79,10 +107,12 @@ def _surrogate(search: NeuralTopK, fixed: Surrogate | None = None) -> _Walk:
     return walk
 
 
-def _answering(source: Source, walk: _Walk, statistics: bool = False) -> _Reply:
+def _answering(
+    source: Source, walk: _Walk, statistics: Callable[[SurrogateStatistics], dict[str, tf.Tensor]] | None = None
+) -> _Reply:
     def reply(request: Request) -> dict[str, tf.Tensor]:
         found, known = walk(source.user_tensors(request.features), request)
-        return {**answer(found), **(known._asdict() if statistics and known is not None else {})}
+        return {**answer(found), **(statistics(known) if statistics is not None and known is not None else {})}
 
     return reply
 

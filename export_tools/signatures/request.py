@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from export_tools.signatures.parameters import for_all_users
 from export_tools.sources import Source
+from tfserving_ext.index.coverage_rule import CoverageRule
 from tfserving_ext.retrieval import BestFirst, Rounds, Surrogate
 
 # A request with more users is refused before anything is computed, so that a request's memory is bounded.
@@ -27,6 +28,9 @@ class Defaults:
       surrogate: parameters of the surrogate search; None for an index without features.
       search: the search that `retrieve` runs, "surrogate" or "best_first"; "auto" for the surrogate search where an
         evaluation or tuning found it at least as good on the index.
+      coverage: the mean coverage that `retrieve` finds at least, by the surrogate search and the rule that `nann tune`
+        fitted to the index; None for the parameters in `surrogate`.
+      rule: this rule, which an export reads itself; with one, requests to `retrieve_surrogate` ask for a coverage.
     """
 
     k: int = 200
@@ -34,6 +38,8 @@ class Defaults:
     rounds: Rounds = Rounds()  # noqa: RUF009
     surrogate: Surrogate | None = Surrogate()  # noqa: RUF009
     search: str = "auto"
+    coverage: float | None = None
+    rule: CoverageRule | None = None
 
 
 class Request(NamedTuple):

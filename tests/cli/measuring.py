@@ -5,7 +5,10 @@ import dataclasses
 from pathlib import Path
 
 from tests.cli.entries import GONE, Command, Option, arguments, search
+from tfserving_ext.index.coverage_rule import CoverageRule
 from tfserving_ext.retrieval import BestFirst
+
+_BY_RULE = {"pool": 250, "batch": 32, "expected_coverage": 0.25}
 
 
 def _measured(function: str) -> dict[str, Option]:
@@ -21,10 +24,17 @@ def _measured(function: str) -> dict[str, Option]:
 EVALUATE = Command(
     arguments("data", "model", "index"),
     {"tfserving_ext.evaluation:evaluate": {}},
-    {"tfserving_ext.evaluation:summary": ""},
+    {
+        "tfserving_ext.evaluation:summary": "",
+        "tfserving_ext.index.coverage_rule:read_rule": CoverageRule((0.5, 0.98), (-3.0, 0.25), 200, 250, 32),
+    },
     {
         **_measured("evaluate"),
         **search("evaluate", "searches.{}"),
+        "coverage": Option(
+            "0.98",
+            {f"evaluate.searches.surrogate.{name}": value for name, value in _BY_RULE.items()},
+        ),
         "out": Option("figures.json", {"evaluate.target": Path("figures.json")}),
         "search": Option("rounds", {"evaluate.searches.best_first": GONE, "evaluate.searches.surrogate": GONE}),
         "brute_force": Option(

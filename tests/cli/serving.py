@@ -17,6 +17,7 @@ EXPORT = Command(
         "k": Option("30", {"export.defaults.k": 30}),
         "search": Option("surrogate", {"export.defaults.search": "surrogate"}),
         **search("export", "defaults.{}"),
+        "coverage": Option("0.98", {"export.defaults.coverage": 0.98}),
         "seeds": Option("history", {"export.source.seeds": "history"}),
         "item_input": Option("vector", {"export.source.item_input": "vector"}),
         "output": Option("click", {"export.source.output": "click"}),

@@ -1,12 +1,23 @@
 """`nann evaluate`, `report`, `tune` and `preflight`: measure a model and its search, and choose search parameters."""
 
+import dataclasses
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from tfserving_ext.cli.options import Batch, EfOption, ExpectedCoverage, Frontier, K, Pool, RoundsOption, numbers
+from tfserving_ext.cli.options import (
+    Batch,
+    Coverage,
+    EfOption,
+    ExpectedCoverage,
+    Frontier,
+    K,
+    Pool,
+    RoundsOption,
+    numbers,
+)
 from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import check_json
 from tfserving_ext.progress import console, outcome
@@ -71,6 +82,7 @@ def evaluate(
     pool: Pool = 200,
     batch: Batch = 64,
     expected_coverage: ExpectedCoverage = 0.9,
+    coverage: Coverage = None,
     ef: EfOption = "100,200,400",
     rounds: RoundsOption = "1,1,3",
     positions: Positions = 1,
@@ -93,8 +105,12 @@ def evaluate(
     """
     from tfserving_ext.evaluation import EvaluationOptions, HeldOut, summary
     from tfserving_ext.evaluation import evaluate as run
+    from tfserving_ext.index.coverage_rule import read_rule
 
     searches = _searches(frontier, pool, batch, expected_coverage, ef, rounds)
+    if coverage is not None:
+        own = read_rule(index).parameters(coverage)
+        searches["surrogate"] = dataclasses.replace(searches["surrogate"], **own)
     wanted = [] if brute_force else [name.value for name in search or SearchName]
     figures = run(
         data,
@@ -150,16 +166,22 @@ def tune(
     """Find search parameters for a wanted coverage or latency, on validation users.
 
     The settings that no other one beats in coverage, items scored and time are written to tuning.json in the index's
-    folder.
+    folder, with the rule by which the surrogate search is asked for a coverage (--coverage of `nann export`).
     """
     from tfserving_ext.evaluation import HeldOut
     from tfserving_ext.evaluation.tune import options
     from tfserving_ext.evaluation.tune import tune as run
+    from tfserving_ext.index.coverage_rule import KEY
     from tfserving_ext.index.tuning import FILE
 
     found = run(data, model, index, coverage, latency_ms, HeldOut(k, positions, max_cases, split))
     console.print(_table(found, options))
     outcome("tune", f"{len(found['table'])} of {found['tried']} settings are not beaten by any other: {index / FILE}")
+    if found.get(KEY) is not None:
+        low, high = found[KEY]["coverage"][0], found[KEY]["coverage"][-1]
+        outcome(
+            "tune", f"the surrogate search can be asked for a coverage up to {high:.4f}; it finds {low:.4f} at least"
+        )
     if found["chosen"] is not None:
         row = found["chosen"]
         outcome("chosen", f"coverage {row['coverage']:.4f}, {row['ms_p95']:.2f} ms: {options(row)}")

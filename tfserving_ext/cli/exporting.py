@@ -9,6 +9,7 @@ import typer
 from tfserving_ext.artifacts import to_json
 from tfserving_ext.cli.options import (
     Batch,
+    Coverage,
     EfOption,
     ExpectedCoverage,
     Force,
@@ -23,6 +24,8 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
 _EXPORT_EXAMPLES = """Example: nann export model index -o models/nann/1
+
+nann export model index -o models/nann/1 --coverage 0.98
 
 nann export ranker.keras index --seeds item_history -o models/ranker/1
 
@@ -54,6 +57,7 @@ def export(
     pool: Pool = 200,
     batch: Batch = 64,
     expected_coverage: ExpectedCoverage = 0.9,
+    coverage: Coverage = None,
     ef: EfOption = "100,200,400",
     rounds: RoundsOption = "1,1,3",
     seeds: Annotated[
@@ -122,6 +126,8 @@ def export(
             raise NannError(
                 f"--assume is {assume!r}, but --reuse-model keeps the exported scorer; export the model anew"
             )
+        if coverage is not None:
+            raise NannError(f"--coverage is {coverage:g}, but --reuse-model keeps the search; export the model anew")
         run_reuse(reuse_model, arguments[0], out, evaluation, force)
     else:
         paper = Rounds(numbers("--ef", ef), numbers("--rounds", rounds))
@@ -130,7 +136,7 @@ def export(
             arguments[0],
             arguments[1],
             out,
-            Defaults(k, BestFirst(frontier, pool), paper, surrogate, search),
+            Defaults(k, BestFirst(frontier, pool), paper, surrogate, search, coverage),
             SourceOptions(None, seeds, item_input, output, _names(feature) if feature else None),
             ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, measure, assume, allow_non_finite or ()),
             force,

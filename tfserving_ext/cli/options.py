@@ -23,6 +23,10 @@ ExpectedCoverage = Annotated[
     float,
     typer.Option(help="Surrogate search: it ends when this share of the best k is expected to be found.", min=0, max=1),
 ]
+Coverage = Annotated[
+    float | None,
+    typer.Option(help="Surrogate search: the mean coverage to find, by the rule that `nann tune` fitted to the index."),
+]
 EfOption = Annotated[str, typer.Option(help="The paper's search: beam width per layer, start layer first.")]
 RoundsOption = Annotated[str, typer.Option(help="The paper's search: rounds per layer, start layer first.")]
 K = Annotated[int, typer.Option("-k", "--k", help="Items in each answer.", min=1)]

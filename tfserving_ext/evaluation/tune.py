@@ -10,9 +10,11 @@ import numpy as np
 from tfserving_ext.artifacts import sha256, write_json
 from tfserving_ext.errors import NannError
 from tfserving_ext.evaluation.cases import HeldOut, even_rows
+from tfserving_ext.evaluation.coverage_rule import fit_rule
 from tfserving_ext.evaluation.figures import hits
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject, name_of_search
+from tfserving_ext.index.coverage_rule import KEY
 from tfserving_ext.index.tuning import FILE, FORMAT, FORMAT_VERSION
 from tfserving_ext.ops import MAX_WIDTH
 from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
@@ -59,6 +61,8 @@ def tune(
 ) -> dict[str, Any]:
     """Measures a grid of search parameters and writes the best trade-offs to `tuning.json` in the index's folder.
 
+    For an index with features it also fits the rule by which the surrogate search is asked for a coverage.
+
     Example:
       >>> found = nann.tune("data", "model", "index", latency_ms=1000)
       >>> found["chosen"] in found["table"]
@@ -76,19 +80,16 @@ def tune(
       candidates: the parameters to try; None for `grid`.
 
     Returns:
-      The content of `tuning.json`: `table`, by falling coverage; `chosen`, one of its rows or None; and a description
-      of what was measured.
+      The content of `tuning.json`: `table`, by falling coverage; `chosen`, one of its rows or None; `coverage_rule`,
+      the fields of a `CoverageRule` or None; and a description of what was measured.
 
     Raises:
       NannError: the artefacts do not belong together, the split has no users, or no setting meets the requirements.
     """
     _check_wanted(coverage, latency_ms)
     subject = Subject(data, model, index, held_out)
-    tried = (
-        list(candidates)
-        if candidates is not None
-        else grid(held_out.k, len(subject.index.layers), subject.index.has_features)
-    )
+    built = subject.index
+    tried = list(candidates or grid(held_out.k, len(built.layers), built.has_features))
     rows = _measured(subject, tried, min(ROUGH_CASES, len(subject.cases)))
     if len(subject.cases) > ROUGH_CASES:
         # After a few cases, most settings, the most expensive ones above all, can be ruled out.
@@ -102,7 +103,7 @@ def tune(
         "chosen": None,
         "table": table,
     }
-    path = subject.index.folder / FILE
+    path = built.folder / FILE
     write_json(path, result)  # Written before `choose`, so that the table is kept even if no setting is good enough.
     if coverage is not None or latency_ms is not None:
         result["chosen"] = choose(table, coverage, latency_ms)
@@ -111,6 +112,7 @@ def tune(
 
 
 def _facts(subject: Subject, held_out: HeldOut) -> dict[str, Any]:
+    rule = fit_rule(subject) if subject.index.has_features else None
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -120,6 +122,7 @@ def _facts(subject: Subject, held_out: HeldOut) -> dict[str, Any]:
         "cases": len(subject.cases),
         "users": len(np.unique(subject.cases.user_ids)),
         "items": len(subject.index.item_ids),
+        KEY: None if rule is None else dataclasses.asdict(rule),
     }
 
 

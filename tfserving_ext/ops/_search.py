@@ -62,7 +62,8 @@ class SurrogateStatistics(NamedTuple):
     Attributes:
       candidates: int64 [B], number of items whose score it predicted or knew.
       prediction_error: float32 [B], the standard error of its last predictions, in log-odds of an item's rank.
-      estimated_coverage: float32 [B], the share of the best k that it expects to have found; 0 where it cannot tell.
+      estimated_coverage: float32 [B], the share of the best k that it expects to have found, by the cautious measure of
+        `expected_coverage`; 0 where its predictions failed, -100 where it ended before it knew anything.
       fell_back: bool [B], whether its predictions failed and best-first finished the walk.
     """
 
@@ -178,8 +179,8 @@ class SurrogateOptions(SearchOptions):
 
     Attributes:
       batch: int32 [], items evaluated per step; a quarter of k if that is more.
-      expected_coverage: float32 [], between 0 and 1; the search ends when this share of the best k is expected to be
-        found. The expectation is cautious.
+      expected_coverage: float32 [], below 1 and at least -100; the search ends when this share of the best k is
+        expected to be found. The expectation is so cautious that much is found where it is negative.
     """
 
     batch: Any = 64

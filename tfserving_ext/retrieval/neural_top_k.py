@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.coverage_rule import LEAST_EXPECTED
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.ops import SearchResult, SurrogateStatistics
@@ -40,8 +41,9 @@ class Surrogate(BestFirst):
         pool of the best-first search. Below k it counts as k.
       max_steps: the most steps in a layer, 0 for no limit.
       batch: items evaluated per step; a quarter of k if that is more.
-      expected_coverage: between 0 and 1; the search ends when this share of the best k is expected to be found. The
-        expectation is cautious: with the demo's model, 0.9 finds 0.997.
+      expected_coverage: the search ends when this share of the best k is expected to be found; below 1. The expectation
+        is so cautious that a negative one finds much too: with the demo's model, 0.9 finds 0.997. `nann tune` finds the
+        one for a coverage (`index.coverage_rule.read_rule`).
     """
 
     batch: int = ops.SurrogateOptions.batch
@@ -298,8 +300,10 @@ class NeuralTopK(tf.Module):
                     "the index has no features, which the surrogate search needs; build it with `nann index`"
                 )
             expected = fields.pop("expected_coverage")
-            if not 0 < expected < 1:
-                raise NannError(f"expected_coverage is {expected}, allowed are numbers between 0 and 1, both excluded")
+            if not LEAST_EXPECTED <= expected < 1:
+                raise NannError(
+                    f"expected_coverage is {expected}, allowed are numbers below 1 and at least {LEAST_EXPECTED:g}"
+                )
         wanted = self._layers + 1
         for name, value in fields.items():
             values = value if isinstance(value, tuple) else (value,)
