@@ -101,7 +101,7 @@ def bench_neural(folder: Path, threads: int = 1, builds: int = 3, quick: bool = 
     """
     peers, cases = _peers(), QUICK_CASES if quick else CASES
     build_cases = QUICK_BUILD_CASES if quick else BUILD_CASES
-    indexes = [_build(folder, seed) for seed in range(1, builds + 1)]
+    indexes = [build_graph(folder, seed) for seed in range(1, builds + 1)]
     workload = make_workload(folder, indexes[0], max(cases.values()), POSITIONS, K, threads)
     found: dict[str, list[Measured]] = {}
     made: dict[str, Peer] = {}
@@ -147,7 +147,7 @@ def _raced(fastest: dict[str, tuple[Measured, float]], cases: dict[str, int]) ->
     }
 
 
-def _build(folder: Path, seed: int) -> Any:
+def build_graph(folder: Path, seed: int) -> Any:
     """Builds the graph of a seed, or opens an earlier one."""
     from tfserving_ext.index import Hnsw, Index, build_index
     from tfserving_ext.index.original import load_array

@@ -74,7 +74,9 @@ def figures():
     }
     metrics = {"dot_qps_vs_faiss": 1.3, "dot_qps_vs_hnswlib": 1.1}
     reference = {"dnn": {"best_first": {"coverage": 0.98, "items_scored": 900.0, "fell_back": 0.0}}}
-    return {"neural": neural, "large": large, "reference": reference, "metrics": metrics}
+    fixed = {"best-first": 800.0, "a number of evaluations": 500.0, "a number of steps": None}
+    asked = {"asked": {"0.98": {"coverage": 0.981, "items_scored": 450.0, "fixed": fixed}}}
+    return {"neural": neural, "asked": asked, "large": large, "reference": reference, "metrics": metrics}
 
 
 def test_the_summary_is_worked_out_from_the_parts(figures):
@@ -95,6 +97,8 @@ def test_the_summary_is_worked_out_from_the_parts(figures):
     assert (summary["surrogate_time_vs_best_first"], summary["surrogate_time_vs_best_first_1m"]) == (0.5, 0.5)
     assert (summary["qps_1m_two_cores"], summary["qps_1m_two_cores_high"]) == (2000, 1600)
     assert summary["coverage_1m"] == 0.985
+    assert (summary["coverage_asked_098"], summary["evaluations_vs_fixed"]) == (0.981, 0.9)
+    assert summary["evaluations_vs_fixed_number"] == 0.9
     # 500 candidates are the most that take no longer than the 6 ms of the best-first search.
     assert summary["recall_rerank"] == 0.31
     assert summary["recall_lead_vs_rerank"] == pytest.approx(0.01)
@@ -125,7 +129,7 @@ def test_the_parts_run_on_their_own_and_the_summary_is_the_answer(figures, world
     monkeypatch.setattr(search, "provenance", dict)
     out = tmp_path / "search.json"
     assert bench_search(world.root, out, quick=True) == summarise(figures)
-    assert asked == [("neural", True), ("large", True), ("reference", True), ("metrics", True)]
+    assert asked == [("neural", True), ("asked", True), ("large", True), ("reference", True), ("metrics", True)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search.json", "search.svg"]
     assert json.loads(out.read_text())["summary"]["coverage"] == 0.98
     shown = capsys.readouterr().out
