@@ -10,6 +10,7 @@ from export_tools.graphs.chosen import chosen_line
 from export_tools.graphs.explanation import one_line
 from export_tools.graphs.scorers import read_meta_graph
 from export_tools.manifest import FILE, read_manifest
+from tfserving_ext.index.attribute_file import attribute_facts
 from tfserving_ext.index.reach import graph_facts
 from tfserving_ext.serving.warm_up import read_warm_up
 
@@ -106,6 +107,7 @@ def summary(found: dict[str, Any]) -> str:
         f"index      {index['num_items']:,} items, width {index['dim']}, {index['dtype']}, "
         f"{index['entry_points']:,} entry points, {index['layers']} layers",
         *(f"graph      {line}" for line in graph_facts(index)),
+        *(f"index      {line}" for line in attribute_facts(index)),
         f"search     {defaults.get('search', 'best_first').replace('_', '-')}, k {defaults['k']}, "
         + (f"coverage {defaults['coverage']}, " if defaults.get("coverage") else "")
         + ", ".join(

@@ -143,6 +143,11 @@ def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) ->
             f"{folder} has no features for the surrogate search, which the exported model runs; build the index again "
             "with `nann index`, or export the model anew"
         )
+    if old.attributes and not new.attributes:
+        raise NannError(
+            f"{folder} has no attributes, by which requests to the exported model filter; build the index again with "
+            "`nann index --attributes`, or export the model anew"
+        )
     shared, before, now = np.intersect1d(old.item_ids, new.item_ids, return_indices=True)
     if not len(shared):
         raise NannError(f"{folder} has no item in common with the exported index: its model or corpus is another")

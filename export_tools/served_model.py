@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from export_tools.signatures import Defaults, signatures
+from export_tools.signatures import FILTER, Defaults, signatures
 from export_tools.sources import Source
 from export_tools.variants import Variant
 from tfserving_ext.errors import NannError
@@ -19,7 +19,8 @@ def check_requests(source: Source, search: NeuralTopK, defaults: Defaults, non_f
     """Checks what the signatures say of requests.
 
     Raises:
-      NannError: default parameters do not fit the index, or a name in `non_finite` is not a feature of floats.
+      NannError: default parameters do not fit the index, a name in `non_finite` is not a feature of floats, or a
+        feature has the name of the input by which requests filter.
     """
     for name in non_finite:
         if name not in source.features or not source.features[name].dtype.is_floating:
@@ -28,6 +29,11 @@ def check_requests(source: Source, search: NeuralTopK, defaults: Defaults, non_f
                 f"non-finite values are allowed in {name!r}, which is not a feature of floats; the model has "
                 f"{', '.join(floats) or 'none'}"
             )
+    if search.index.has_attributes and FILTER in map(str.lower, source.features):
+        raise NannError(
+            f"a feature is called {FILTER!r}, as the input is that filters by the index's attributes; give the feature "
+            f"another name in requests: --feature 'user_{FILTER}={FILTER}'"
+        )
     search.check(defaults.best_first, defaults.k)
     if defaults.surrogate is not None:
         search.check(defaults.surrogate, defaults.k)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from export_tools.signatures.request import Request
 from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
@@ -11,7 +12,7 @@ from tfserving_ext.ops import SearchResult
 _LOWEST, _HIGHEST = tf.float32.min, tf.float32.max
 
 
-def answer(found: SearchResult) -> dict[str, tf.Tensor]:
+def answer(found: SearchResult, request: Request) -> dict[str, tf.Tensor]:
     """Makes the answer of every signature that takes raw features (docs/signatures.md).
 
     Every number in it is finite, as JSON has no others. The op gives a score of -inf to places without an item and to
@@ -25,6 +26,7 @@ def answer(found: SearchResult) -> dict[str, tf.Tensor]:
         "rounds": found.rounds,
         "nan_scores": found.nan_scores,
         "stopped": found.stopped,
+        **({} if request.filter is None else {"exact": found.exact}),
     }
 
 

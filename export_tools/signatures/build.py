@@ -9,7 +9,7 @@ import tensorflow as tf
 from export_tools.signatures.answer import answer, timed
 from export_tools.signatures.coverage import coverage_at, expected_for
 from export_tools.signatures.parameters import spec_of
-from export_tools.signatures.request import Defaults, Request, finite, read, shaped
+from export_tools.signatures.request import FILTER, Defaults, Request, finite, read, shaped
 from export_tools.sources import Source
 from export_tools.sources.source import Sequence
 from tfserving_ext.index.coverage_rule import CoverageRule
@@ -54,8 +54,10 @@ def signatures(
             inputs, walk = parameters(BEST_FIRST, defaults.surrogate), _surrogate(search, defaults.surrogate)
     by_name["retrieve"] = inputs, _answering(source, walk)
     by_name["retrieve_trace"] = inputs, _tracing(source, walk)
+    filtered = search.index.has_attributes
     found = {
-        name: _signature(name, source, inputs, non_finite, reply) for name, (inputs, reply) in sorted(by_name.items())
+        name: _signature(name, source, inputs, reply, non_finite, filtered)
+        for name, (inputs, reply) in sorted(by_name.items())
     }
     found["serving_default"] = found["retrieve"] if source.sequence is None else _deployed(source.sequence, search)
     return found
@@ -90,9 +92,14 @@ def _statistics(known: SurrogateStatistics, rule: CoverageRule | None = None) ->
     return known._replace(estimated_coverage=tf.clip_by_value(estimated, 0.0, 1.0))._asdict()
 
 
+def _given(request: Request) -> dict[str, Any]:
+    """Returns what a request says to the search."""
+    return {"seeds": request.seeds, "exclude": request.exclude, "filter": request.filter, **request.parameters}
+
+
 def _best_first(search: NeuralTopK) -> _Walk:
     def walk(user: UserTensors, request: Request) -> tuple[SearchResult, SurrogateStatistics | None]:
-        return search.best_first(user, seeds=request.seeds, exclude=request.exclude, **request.parameters), None
+        return search.best_first(user, **_given(request)), None
 
     return walk
 
@@ -102,7 +109,7 @@ def _surrogate(search: NeuralTopK, fixed: Surrogate | None = None) -> _Walk:
     own = {} if fixed is None else {"batch": fixed.batch, "expected_coverage": fixed.expected_coverage}
 
     def walk(user: UserTensors, request: Request) -> tuple[SearchResult, SurrogateStatistics | None]:
-        return search.surrogate(user, seeds=request.seeds, exclude=request.exclude, **request.parameters, **own)
+        return search.surrogate(user, **_given(request), **own)
 
     return walk
 
@@ -112,7 +119,7 @@ def _answering(
 ) -> _Reply:
     def reply(request: Request) -> dict[str, tf.Tensor]:
         found, known = walk(source.user_tensors(request.features), request)
-        return {**answer(found), **(statistics(known) if statistics is not None and known is not None else {})}
+        return {**answer(found, request), **(statistics(known) if statistics is not None and known is not None else {})}
 
     return reply
 
@@ -122,7 +129,7 @@ def _tracing(source: Source, walk: _Walk) -> _Reply:
         user, user_us = timed(source.user_tensors, request.features)
         found, _ = walk(user, request)
         return {
-            **answer(found),
+            **answer(found, request),
             "user_us": tf.fill(tf.shape(found.search_us), user_us),
             "walk_us": found.search_us - found.gather_us - found.scorer_us - found.merge_us,
             "gather_us": found.gather_us,
@@ -139,13 +146,18 @@ def _rounds(source: Source, search: NeuralTopK) -> _Reply:
         # not.
         seeds = request.seeds if source.seeds is None else None
         user = source.user_tensors(request.features)
-        return answer(search.rounds(user, seeds=seeds, exclude=request.exclude, **request.parameters))
+        return answer(search.rounds(user, **{**_given(request), "seeds": seeds}), request)
 
     return reply
 
 
 def _signature(
-    name: str, source: Source, parameters: Mapping[str, tf.Tensor], non_finite: Container[str], reply: _Reply
+    name: str,
+    source: Source,
+    parameters: Mapping[str, tf.Tensor],
+    reply: _Reply,
+    non_finite: Container[str],
+    filtered: bool,
 ) -> Any:
     """Returns a signature that takes raw features; `parameters`, and features that have a default, may be left out."""
     ids, none = tf.TensorSpec([None, None], tf.int64), tf.zeros([0, 0], tf.int64)
@@ -156,9 +168,12 @@ def _signature(
     if source.seeds is None:
         inputs["seeds"] = ids, none
     inputs["exclude"] = ids, none
+    if filtered:
+        inputs[FILTER] = tf.TensorSpec(None, tf.string), tf.constant("")
 
     def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
-        return reply(read(source, parameters, non_finite, {**dict(zip(inputs, arguments, strict=False)), **named}))
+        given = {**dict(zip(inputs, arguments, strict=False)), **named}
+        return reply(read(source, parameters, non_finite, given, filtered))
 
     # TensorFlow takes the names and defaults of a signature from the Python function; here they come from the model.
     run.__name__ = name

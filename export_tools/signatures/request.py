@@ -15,6 +15,8 @@ from tfserving_ext.retrieval import BestFirst, Rounds, Surrogate
 MAX_USERS = 1024
 # A row of ids for all users is copied for each of them; it is refused if the copies together have more ids than this.
 MAX_COPIED_IDS = 1 << 24
+# The input of signatures whose index has attributes.
+FILTER = "filter"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +52,14 @@ class Request(NamedTuple):
       seeds: int64 [B, s], ids from which the search starts.
       exclude: int64 [B, x], ids that are never returned.
       parameters: the search's parameters by name, one value for all users.
+      filter: string [B] or [1], which items each user, or all users, want; None if the index has no attributes.
     """
 
     features: dict[str, tf.Tensor]
     seeds: tf.Tensor
     exclude: tf.Tensor
     parameters: dict[str, tf.Tensor]
+    filter: tf.Tensor | None = None
 
 
 def read(
@@ -63,6 +67,7 @@ def read(
     parameters: Mapping[str, tf.Tensor],
     non_finite: Container[str],
     inputs: Mapping[str, tf.Tensor],
+    filtered: bool = False,
 ) -> Request:
     """Checks the inputs of a signature.
 
@@ -71,6 +76,7 @@ def read(
       parameters: defaults of the search's parameters, by name.
       non_finite: features in which the model expects NaN or infinity.
       inputs: all inputs as they arrived, by name.
+      filtered: whether the input `filter` is among them.
 
     Returns:
       The request. Everything computed from it fails with InvalidArgument if an input does not have the shape of its
@@ -100,13 +106,19 @@ def read(
         copied = tf.size(inputs[name], tf.int64) * tf.cast(users, tf.int64)
         words = [f"one row of {name} for all has too many ids: times users, at most {MAX_COPIED_IDS}; got", copied]
         checks.append(tf.debugging.Assert((rows == users) | (copied <= MAX_COPIED_IDS), words))
+    texts = tf.reshape(inputs[FILTER], [-1]) if filtered else None
+    if texts is not None:
+        count = tf.size(texts)
+        words = [f"{FILTER} must be given once, or once for every user; got", count]
+        checks.append(tf.debugging.Assert((count == users) | (count == 1), words))
     values, equal = for_all_users(inputs, parameters, users)
     with tf.control_dependencies(checks + equal):  # Otherwise a later op could fail first, with another message.
         features = {name: tf.identity(value) for name, value in features.items()}
         rows_of = {name: _for_all(tf.identity(inputs[name]), users) for name in shared}
         values = {name: tf.identity(value) for name, value in values.items()}
+        texts = None if texts is None else tf.identity(texts)
     seeds = rows_of["seeds"] if source.seeds is None else tf.cast(features[source.seeds], tf.int64)
-    return Request(features, seeds, rows_of["exclude"], values)
+    return Request(features, seeds, rows_of["exclude"], values, texts)
 
 
 def shaped(name: str, value: tf.Tensor, shape: tf.TensorShape, or_no_rows: bool = False) -> tf.Operation:

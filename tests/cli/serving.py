@@ -145,6 +145,7 @@ SMOKE = Command(
         "ca": Option("ca.pem", {"smoke.tls.ca": Path("ca.pem")}, ("--tls",)),
         "cert": Option("c.pem", {"smoke.tls.cert": Path("c.pem")}, ("--tls",)),
         "key": Option("c.key", {"smoke.tls.key": Path("c.key")}, ("--tls",)),
+        "filter": Option("price<3", {"smoke.filter": "price<3"}),
     },
 )
 _ONE = {"coverage": 1.0, "items_scored": 1.0, "intervals": {"coverage": (1, 1)}}

@@ -226,13 +226,16 @@ def smoke(
     ca: Annotated[Path | None, typer.Option(help="Use TLS with the certificates of these authorities (PEM).")] = None,
     cert: Annotated[Path | None, typer.Option(help="PEM file of the client's certificate; requires --key.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file of the key of --cert.")] = None,
+    filter: Annotated[
+        str | None, typer.Option(help="Answer with the items that pass this filter, of their attributes, alone.")
+    ] = None,
 ) -> None:
     """Send one simple request to a running server, local or TensorFlow Serving, and print the start of each output."""
     from tfserving_ext.serving.client import smoke as run
     from tfserving_ext.serving.tls import ClientTls
 
     by_tls = tls or (ca, cert, key) != (None, None, None)
-    for output, answer in run(target, name, ClientTls(ca, cert, key) if by_tls else None).items():
+    for output, answer in run(target, name, ClientTls(ca, cert, key) if by_tls else None, filter).items():
         outcome("smoke", f"{output} {answer.dtype} {list(answer.shape)}, first {answer.ravel()[:5].tolist()}")
 
 

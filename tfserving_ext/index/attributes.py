@@ -84,9 +84,9 @@ def _ids(table: pl.DataFrame) -> np.ndarray:
             f"the ids of attributes are {ids.dtype} with {ids.null_count()} nulls, they must be integers without nulls"
         )
     if ids.is_duplicated().any():
-        value = ids.filter(ids.is_duplicated())[0]
+        again = ids.filter(ids.is_duplicated())[0]
         raise NannError(
-            f"item id {value} appears {(ids == value).sum()} times in the attributes; ids must be different"
+            f"item id {again} appears {(ids == again).sum()} times in the attributes; ids must be all different"
         )
     return _cast(ids, pl.Int64).to_numpy()
 

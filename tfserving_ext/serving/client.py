@@ -183,7 +183,9 @@ def no_answer(target: str, details: str) -> str:
     return f"no server answers at {target}; start one with `nann serve`{hint}"
 
 
-def smoke(target: str = "127.0.0.1:8500", name: str = "nann", tls: ClientTls | None = None) -> dict[str, np.ndarray]:
+def smoke(
+    target: str = "127.0.0.1:8500", name: str = "nann", tls: ClientTls | None = None, filter: str | None = None
+) -> dict[str, np.ndarray]:
     """Sends one simple request to the local server or TensorFlow Serving.
 
     A model with the input `comm_seq` of alibaba/nann gets that project's smoke request. Any other model gets one user
@@ -193,15 +195,19 @@ def smoke(target: str = "127.0.0.1:8500", name: str = "nann", tls: ClientTls | N
       target: HOST:PORT of the server's gRPC port.
       name: the model's name.
       tls: certificates to use; None if the server does not use TLS.
+      filter: which items the answer may have (docs/filters.md); `retrieve` is then asked, which any export has.
 
     Returns:
-      The outputs of `serving_default` by name, such as `top_k`, int64 [1, 200].
+      The outputs by name, such as `top_k`, int64 [1, 200].
 
     Raises:
-      NannError: no server answers, or the request is refused.
+      NannError: no server answers, the request is refused, or there is a filter and the model does not take one.
     """
+    called = "serving_default" if filter is None else "retrieve"
     with Client(target, name, tls=tls) as client:
-        signature = client.signature("serving_default")
+        signature = client.signature(called)
+        if filter is not None and "filter" not in signature.inputs:
+            raise NannError(f"{name} at {target} takes no filter; export it with an index of `nann index --attributes`")
         if "comm_seq" in signature.inputs:
             width = signature.inputs["comm_seq"].tensor_shape.dim[1].size
             inputs: dict[str, Any] = {
@@ -210,7 +216,7 @@ def smoke(target: str = "127.0.0.1:8500", name: str = "nann", tls: ClientTls | N
             }
         else:
             inputs = {key: _ones(info) for key, info in signature.inputs.items() if key not in signature.defaults}
-        return client.predict("serving_default", inputs)
+        return client.predict(called, inputs if filter is None else {**inputs, "filter": filter})
 
 
 def _ones(info: Any) -> np.ndarray:
