@@ -8,7 +8,7 @@ _DATA = ("polars", "google_crc32c", "tensorboard")
 _REPORTS = ("matplotlib", "jinja2")
 EXTRAS = MappingProxyType(
     {
-        "train": ("reading behaviours, training or evaluating", _DATA),
+        "train": ("reading behaviours or attributes, training or evaluating", _DATA),
         "reports": ("writing a report", _REPORTS),
         "bench": (
             "`nann bench`",
