@@ -14,7 +14,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt $(wildcard custom_ops/*/*.cmake) setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
-.PHONY: help setup demo docs image image-serving compose check test test-slow test-preload test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-scorer bench-convert bench-index bench-graphs bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo docs image image-serving compose check test test-slow test-preload test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-filters bench-scorer bench-convert bench-index bench-graphs bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -125,6 +125,10 @@ bench: setup $(VENV)/.bench  ## All that docs/performance.md shows, and that pag
 bench-search: setup $(VENV)/.bench  ## The searches against their peers on the demo's model; QUICK=1 in a few minutes.
 	@test -f demo/evaluation.json || { echo "bench-search needs the demo's model: run make demo first" >&2; exit 1; }
 	@$(BIN)/python -m benchmarks.search.run --folder demo $(if $(QUICK),--quick)
+
+bench-filters: setup  ## Searches under a filter against brute force and against filtering afterwards; QUICK=1 on the demo's corpus alone.
+	@test -f demo/evaluation.json || { echo "bench-filters needs the demo's model: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m benchmarks.search.filters --folder demo $(if $(QUICK),--quick)
 
 bench-scorer: setup  ## Reference models, and the demo's search, before and after the passes over scorers; QUICK=1 for less.
 	@$(BIN)/python -m benchmarks.scorer.run --folder demo $(if $(QUICK),--quick)

@@ -56,6 +56,13 @@ def make_workload(folder: Path, index: Index, cases: int, positions: int, k: int
     Raises:
       NannError: the folder lacks an artefact.
     """
+    workload = without_answers(folder, index, cases, positions, threads)
+    exact = exact_answers(index, workload.trained.model.score, workload.user, k)
+    return dataclasses.replace(workload, exact=exact, k=k)
+
+
+def without_answers(folder: Path, index: Index, cases: int, positions: int, threads: int) -> Workload:
+    """Makes a workload whose `exact` is empty and whose k is 0; see `make_workload`."""
     for name in ("data", "model"):
         if not (folder / name).exists():
             raise NannError(f"{folder / name} does not exist; make it with `nann demo --folder {folder}`")
@@ -64,11 +71,11 @@ def make_workload(folder: Path, index: Index, cases: int, positions: int, k: int
     rows = np.unique(np.linspace(0, len(drawn) - 1, cases).astype(np.int64))
     drawn = Cases(*(getattr(drawn, name)[rows] for name in ("user_ids", "histories", "targets", "positions")))
     user = user_tensors(trained, sequences, drawn)
-    exact = exact_answers(index, trained.model.score, user, k)
     histories, targets = sequences.ids_of(drawn.histories), sequences.ids_of(drawn.targets)
     scratch = folder / "bench"
     scratch.mkdir(exist_ok=True)
-    return Workload(trained, sequences, index, user, histories, targets, exact, k, threads, scratch)
+    none = np.empty([len(drawn), 0], np.int64)
+    return Workload(trained, sequences, index, user, histories, targets, none, 0, threads, scratch)
 
 
 def exact_answers(index: Index, score: Any, user: tuple, k: int) -> np.ndarray:

@@ -24,9 +24,9 @@ constexpr double kLeastError = 1e-3;
 constexpr double kManySeeds = 100, kFewest = 0.05;
 // A step that would need fewer items evaluates so many.
 constexpr size_t kLeastBatch = 8;
-// With a filter, fewer candidates have an evaluated neighbour, and predictions err more than it seems:
-// errors are taken to be so many times as large, and of what may be missed only this share is allowed.
-constexpr double kFilteredError = 1.5, kFilteredAllowed = 0.2;
+// With a filter, of what may be missed only this share is allowed: fewer candidates have an evaluated
+// neighbour, and predictions err more than it seems.
+constexpr double kFilteredAllowed = 0.2;
 // Where at most so many items pass, all of them are candidates; where the filter leaves fewer items near
 // the start than elsewhere, so many.
 constexpr int64_t kAllCandidates = 1 << 16, kAllIfFar = 1 << 18;
@@ -34,6 +34,12 @@ constexpr int64_t kAllCandidates = 1 << 16, kAllIfFar = 1 << 18;
 constexpr size_t kLookedAt = 256;
 // Stepping stones to cross in a step and in a walk.
 constexpr size_t kCrossedPerStep = 256, kMaxCrossed = 4096;
+
+// Returns how many times as large errors are taken to be: half as large again where few items pass.
+double ErrorScale(const IndexView& index, const PassingItems* passing) {
+  if (passing == nullptr) return 1;
+  return 1.5 - 0.5 * passing->count() / index.num_items();
+}
 
 // Returns whether the share of passing items around the items at which the walk starts is below half of
 // their share in the index.
@@ -62,7 +68,7 @@ class SurrogateWalk {
         scale_(parameters.k * std::clamp(seeds / kManySeeds, kFewest, 1.0) *
                (request.passing == nullptr ? 1 : kFilteredAllowed)),
         allowed_((1 - parameters.expected_coverage) * scale_),
-        error_scale_(request.passing == nullptr ? 1 : kFilteredError),
+        error_scale_(ErrorScale(index, request.passing)),
         // The neighbours of items that just miss the answer are worth a look.
         expanded_(best_first.pool + best_first.pool / 2),
         excluded_(request.excluded),
