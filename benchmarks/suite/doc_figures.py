@@ -48,6 +48,7 @@ FIGURES = {
     "stages at scale": Figures("scale.json", doc_tables.scale),
     "settings of the searches": Figures("bench/search.json", doc_tables.settings),
     "surrogate": Figures("bench/search.json", doc_tables.surrogate),
+    "coverage on request": Figures("asked.json", doc_tables.asked),
     "surrogate on reference models": Figures("bench/search.json", doc_tables.reference),
     "the evaluated model": Figures("paper.json", doc_tables.evaluated),
     "the paper's table 3": Figures("paper.json", doc_tables.paper_table),

@@ -208,6 +208,29 @@ def surrogate(found: Found) -> str:
     )
 
 
+def asked(found: Found) -> str:
+    """Returns what is found for the coverages that are asked for, and what fixed settings cost for as much."""
+    kinds = list(next(iter(found["asked"].values()))["fixed"])
+    rows = [
+        [
+            wanted,
+            f"{one['coverage']:.4f}",
+            f"{one['coverage_lowest']:.4f}",
+            f"{one['coverage_5th_percentile']:.3f}",
+            f"{one['estimated']:.4f}",
+            f"{one['items_scored']:,.0f}",
+            *("-" if one["fixed"][kind] is None else f"{one['fixed'][kind]:,.0f}" for kind in kinds),
+        ]
+        for wanted, one in found["asked"].items()
+    ]
+    head = ["asked", "found", "lowest graph", "5th percentile", "estimated", "evaluations"]
+    return (
+        f"k {found['k']}; rules fitted on {found['fitted_on_cases']} cases of validation users, judged on "
+        f"{found['cases']} of test users; means over {len(found['builds'])} graphs. The last columns\nhave the "
+        "evaluations of fixed settings that find as much.\n\n" + table(head + kinds, rows)
+    )
+
+
 def reference(found: Found) -> str:
     """Returns both searches on the reference models."""
     rows = []

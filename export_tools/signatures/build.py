@@ -72,7 +72,7 @@ def _own_surrogate(
     if rule is None:
         inputs = parameters((*BEST_FIRST, "batch", "expected_coverage"), known)
         return inputs, _answering(source, _surrogate(search), _statistics)
-    usual = defaults.coverage or min(float(rule.coverage_at(known.expected_coverage)), rule.most)
+    usual = defaults.coverage or min(max(float(rule.coverage_at(known.expected_coverage)), rule.coverage[0]), rule.most)
     inputs = {**parameters((*BEST_FIRST, "batch"), known), "coverage": tf.constant(usual)}
     walk = _surrogate(search)
 
