@@ -76,6 +76,7 @@ def test_help_lists_every_command():
     assert all(f" {command} " in text for command in COMMANDS)
 
 
+@pytest.mark.slow
 def test_the_stages_by_hand(world, tmp_path):
     data, model, embeddings, index = (tmp_path / name for name in ("data", "model", "embeddings", "index"))
     saved_model = tmp_path / "models" / "nann" / "1"

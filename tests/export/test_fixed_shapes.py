@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export_tools import Defaults, SourceOptions, explain, export, inspect, reuse
+from export_tools import Defaults, ExportOptions, SourceOptions, explain, export, inspect, reuse
 from export_tools.verify import _check
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
@@ -23,6 +23,7 @@ from tfserving_ext.serving.warm_up import predict_requests
 
 ITEMS, DIM = 300, 8
 WIDE = Defaults(k=10, best_first=BestFirst(pool=ITEMS))
+UNMEASURED = ExportOptions(measure=False)
 TABLE = np.random.default_rng(5).normal(size=[ITEMS, DIM]).astype(np.float32)
 
 
@@ -82,11 +83,16 @@ def index(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name != "longer_than_the_corpus" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS
+    ],
+)
 def exported(request, index, tmp_path_factory):
     length, make = MODELS[request.param]
     root = tmp_path_factory.mktemp(request.param)
-    path = export(make(root), index, root / request.param / "1", WIDE, source=SourceOptions(seeds="history"))
+    path = export(make(root), index, root / request.param / "1", WIDE, SourceOptions(seeds="history"), UNMEASURED)
     return SimpleNamespace(name=request.param, length=length, path=path, servable=load_servable(path))
 
 
@@ -172,7 +178,7 @@ class One(Pooled):
         return super().score(user, items)
 
 
-@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("saved", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_batch_of_one_is_called_for_every_user(index, tmp_path, saved):
     model = One(50, tf.int64)
     del model.features
@@ -180,7 +186,7 @@ def test_a_batch_of_one_is_called_for_every_user(index, tmp_path, saved):
         tf.saved_model.save(model, str(tmp_path / "saved"))
     source = tmp_path / "saved" if saved else model
     retrieve = load_servable(
-        export(source, index, tmp_path / "1", WIDE, source=SourceOptions(seeds="history"))
+        export(source, index, tmp_path / "1", WIDE, SourceOptions(seeds="history"), UNMEASURED)
     ).signature("retrieve")
     histories = np.random.default_rng(7).integers(ITEMS, size=[3, 50])
     scores = TABLE[histories].mean(axis=1) @ TABLE.T

@@ -80,6 +80,11 @@ class Strings(Towers):
         return tf.strings.to_number(tf.as_string(super().score(user, items), precision=9))
 
 
+def _one_is_fast(values, fast):
+    """Returns the values with all but one among the slow tests: each of them exports a model."""
+    return [value if value == fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     return build_index(IDS, EMBEDDINGS, tmp_path_factory.mktemp("variants") / "index", Hnsw(threads=1)).folder
@@ -134,7 +139,7 @@ def check_answers(saved_model, model, users=USERS):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _one_is_fast(NAMES, "passes+fold"))
 def test_each_variant_ships_when_it_is_the_fastest(measured, monkeypatch, index, tmp_path, name):
     seen = clock(monkeypatch, name)
     model = Towers()
@@ -202,7 +207,7 @@ def wrong(monkeypatch, names):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", ["passes", "passes+fold", "plain+xla"])
+@pytest.mark.parametrize("name", _one_is_fast(["passes", "passes+fold", "plain+xla"], "passes"))
 def test_a_variant_with_wrong_scores_does_not_ship(measured, monkeypatch, index, tmp_path, capsys, name):
     """Though it is the fastest by far."""
     wrong(monkeypatch, [name])
@@ -229,7 +234,7 @@ def test_the_rule_ships_no_wrong_scores_either(monkeypatch, index, tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("fold_items", [True, False])
+@pytest.mark.parametrize("fold_items", _one_is_fast([True, False], True))
 def test_nothing_follows_from_the_times_of_a_busy_machine(measured, monkeypatch, index, tmp_path, fold_items):
     clock(monkeypatch, "plain", noise=0.4)
     target = export(Towers(), index, tmp_path / "1", WIDE, options=ExportOptions(fold_items=fold_items))
@@ -264,7 +269,7 @@ def test_more_noise_needs_a_larger_difference():
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", ["plain", "passes", "passes+fold+xla"])
+@pytest.mark.parametrize("name", _one_is_fast(["plain", "passes", "passes+fold+xla"], "passes"))
 def test_a_variant_that_is_assumed_ships_unmeasured(measured, monkeypatch, index, tmp_path, name):
     monkeypatch.setattr(choosing, "measure", None)
     model = Towers()
@@ -308,7 +313,11 @@ def test_what_cannot_be_assumed_is_refused(index, tmp_path, model, options, word
 
 @pytest.mark.medium
 @pytest.mark.parametrize(
-    ("make", "words"), [(Pooled, "for every new extent of a user tensor"), (Strings, "")], ids=["extents", "strings"]
+    ("make", "words"),
+    [
+        pytest.param(Pooled, "for every new extent of a user tensor", id="extents"),
+        pytest.param(Strings, "", id="strings", marks=pytest.mark.slow),
+    ],
 )
 def test_what_xla_should_not_compile_is_left_out(measured, monkeypatch, index, tmp_path, make, words):
     seen = clock(monkeypatch, "passes")
