@@ -37,7 +37,7 @@ class ExactAnswers:
         """Returns the top-k of all items.
 
         Args:
-          inputs: a request's inputs; those that the model's `user` does not take are ignored.
+          inputs: a request's inputs; only those that the model's `user` takes, and `filter`, are read.
           defaults: the signature's.
           k: how many.
         """
@@ -45,7 +45,8 @@ class ExactAnswers:
 
         specs = self.loaded.user.concrete_functions[0].structured_input_signature[0][0]
         features = {name: tf.constant(inputs.get(name, defaults.get(name)), spec.dtype) for name, spec in specs.items()}
-        return self._exact.search(self.loaded.user(features), tf.constant(k))
+        wanted = {"filter": tf.constant(inputs["filter"])} if "filter" in inputs else {}
+        return self._exact.search(self.loaded.user(features), tf.constant(k), **wanted)
 
 
 def _call(score: Any, user: Any, items: Any) -> Any:

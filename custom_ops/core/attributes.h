@@ -32,7 +32,7 @@ struct Attribute {
   absl::string_view name;
   AttributeType type = AttributeType::kInt;
   absl::Span<const uint64_t> present;  // A bit for each item that is not null; none if no item is.
-  absl::Span<const int64_t> row_splits;  // Of lists: item i has the values row_splits[i] and on.
+  absl::Span<const int64_t> row_splits;  // For lists: where each item's values begin.
   absl::Span<const uint64_t> bits;       // Bools, a bit for each item.
   absl::Span<const int64_t> integers;    // Also timestamps, in seconds since 1970.
   absl::Span<const double> floats;

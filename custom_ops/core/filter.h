@@ -29,8 +29,8 @@ struct Filter {
 
   enum class Kind { kAnd, kOr, kNot, kIsNull, kAllows };
   Kind kind;
-  std::vector<Filter> parts = {};     // Of kAnd and kOr at least two, of kNot one.
-  const Attribute* column = nullptr;  // Of kIsNull and kAllows.
+  std::vector<Filter> parts = {};     // kAnd and kOr have two or more, kNot has one.
+  const Attribute* column = nullptr;  // Set for kIsNull and kAllows.
   Ranges allowed = {};  // The column has one of these, in ascending order; a list, at least one.
 };
 

@@ -30,7 +30,7 @@ size_t CharacterSize(absl::string_view text) {
   for (size_t i = 1; i < size; ++i) {
     if (!ContinuesCharacter(text[i])) return 0;
   }
-  // What fewer bytes could say, halves of UTF-16's pairs, and what is above the last character.
+  // Overlong forms, surrogates and numbers above U+10FFFF are not UTF-8.
   if ((c == 0xe0 && byte(1) < 0xa0) || (c == 0xed && byte(1) >= 0xa0)) return 0;
   if ((c == 0xf0 && byte(1) < 0x90) || (c == 0xf4 && byte(1) >= 0x90)) return 0;
   return size;

@@ -24,7 +24,7 @@ struct FilterNumber {
 struct FilterToken {
   enum class Kind { kEnd, kName, kQuotedName, kString, kNumber, kSymbol };
   Kind kind = Kind::kEnd;
-  absl::string_view text;  // As it stands in the filter.
+  absl::string_view text;  // The word as the filter has it.
   std::string value;       // A name or string without its quotes; a plain name in upper case.
   FilterNumber number;
 

@@ -85,6 +85,24 @@ def test_excluded_items_are_not_missed(exported, requests, scores):
     assert found["exact"]["recall"] == pytest.approx(np.sum(hits, axis=1).mean() / 3)
 
 
+def test_filtered_requests_are_judged_by_the_items_that_pass(ranker, scores, requests, tmp_path):
+    """The exact answer is filtered too, or a search that answers rightly would seem to miss nearly everything."""
+    prices = np.random.default_rng(5).integers(0, 100, ITEMS)
+    build_index(
+        IDS, TABLE, tmp_path / "index", Hnsw(threads=1), attributes=pl.DataFrame({"item_id": IDS, "price": prices})
+    )
+    ranker.save(tmp_path / "ranker.keras")
+    source = SourceOptions(item_input="item")
+    options = ExportOptions(measure=False)
+    path = export(tmp_path / "ranker.keras", tmp_path / "index", tmp_path / "1", source=source, options=options)
+    found = judge(path, [{**request, "filter": "price < 40"} for request in requests], K)["answers"]
+    passing = prices < 40
+    best = IDS[passing][np.argsort(-scores[:, passing], axis=1)][:, :K]
+    hits = [np.isin(row, request["next"]).sum() for row, request in zip(best, requests, strict=True)]
+    assert found["exact"]["recall"] == pytest.approx(np.mean(hits) / 3)
+    assert found["retrieve"]["coverage"] >= 0.99
+
+
 @pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
 def test_the_command_reads_files_and_writes_figures(exported, requests, tmp_path, kind):
     path = tmp_path / f"requests.{kind}"

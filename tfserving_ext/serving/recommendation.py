@@ -109,7 +109,8 @@ def recommend(
         inputs = _inputs(served, asked, history)
         answer = served.run({**inputs, "k": np.asarray(k, np.int32)})
     except ServingError as error:
-        raise NannError(f"{saved_model}: {error.message}") from error
+        # TensorFlow's further lines name the node, which says nothing to whoever asked.
+        raise NannError(f"{saved_model}: {error.message.partition(chr(10))[0]}") from error
     finally:
         servable.close()
 

@@ -22,9 +22,9 @@ from benchmarks.search.peers.peer import Workload
 from tfserving_ext.progress import progress
 from tfserving_ext.retrieval import NeuralTopK
 
-POOL = 200  # As our best-first search has it by default; below k it counts as k.
+POOL = 200  # The default of our best-first search; a pool below k counts as k.
 GRADIENT = 2  # Evaluations that a gradient costs.
-BATCHES = 1 + GRADIENT  # Of a step.
+BATCHES = 1 + GRADIENT  # The batches that the model runs in one step.
 CHUNK = 2048  # Items that are scored at a time for the walk, which looks its scores up.
 FINENESS = 16  # Sizes of batches are multiples of it.
 
@@ -35,7 +35,7 @@ Setting = tuple[str, float, int]
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
-    """What a walk did.
+    """The counts and the answer of one walk.
 
     Attributes:
       found: dense indices of the best k items, best first.
