@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.format import Index
 from tfserving_ext.ops import SearchResult
 
@@ -43,10 +44,41 @@ class ExactAnswers:
         """
         import tensorflow as tf
 
+        return self._exact.search(self._user(inputs, defaults), tf.constant(k), _filter(inputs))
+
+    def best(self, inputs: dict[str, np.ndarray], defaults: dict[str, np.ndarray], k: int) -> tuple[np.ndarray, int]:
+        """Returns the best items that the request of one user allows, and how many were scored.
+
+        Args:
+          inputs: as in `search`; `exclude`, `cap_by` and `cap` are read too.
+          defaults: the signature's.
+          k: how many.
+
+        Returns:
+          Item ids, int64 [at most k], best first, and the number of scored items.
+        """
+        excluded = np.unique(inputs.get("exclude", np.zeros(0, np.int64)))
+        column = np.asarray(inputs.get("cap_by", ""), object).ravel()[0]
+        if column:
+            cap = int(np.asarray(inputs.get("cap", 1)).ravel()[0])
+            user = self._user(inputs, defaults)
+            found = self._exact.capped(user, k, column, cap, _filter(inputs), excluded)[0]
+            return found, self._exact.index.item_ids().shape[0]
+        answer = self.search(inputs, defaults, k + len(excluded))
+        ids = answer.item_ids[0].numpy()
+        ids = ids[(ids != NO_ITEM) & ~np.isin(ids, excluded)]
+        return ids[:k], int(answer.items_scored[0])
+
+    def _user(self, inputs: dict[str, np.ndarray], defaults: dict[str, np.ndarray]) -> Any:
+        import tensorflow as tf
+
         specs = self.loaded.user.concrete_functions[0].structured_input_signature[0][0]
         features = {name: tf.constant(inputs.get(name, defaults.get(name)), spec.dtype) for name, spec in specs.items()}
-        wanted = {"filter": tf.constant(inputs["filter"])} if "filter" in inputs else {}
-        return self._exact.search(self.loaded.user(features), tf.constant(k), **wanted)
+        return self.loaded.user(features)
+
+
+def _filter(inputs: dict[str, np.ndarray]) -> Any:
+    return np.asarray(inputs["filter"]).reshape([-1]) if "filter" in inputs else None
 
 
 def _call(score: Any, user: Any, items: Any) -> Any:

@@ -122,11 +122,8 @@ def _answers(
 def _exact(
     exact: ExactAnswers, inputs: dict[str, np.ndarray], defaults: dict[str, np.ndarray], k: int
 ) -> tuple[np.ndarray, int]:
-    excluded = inputs.get("exclude", np.zeros(0, np.int64)).ravel()
-    answer = exact.search(inputs, defaults, k + len(np.unique(excluded)))
-    ids = answer.item_ids[0].numpy()
-    ids = ids[~np.isin(ids, excluded)][:k]
-    return np.pad(ids, (0, k - len(ids)), constant_values=-1), int(answer.items_scored[0])
+    ids, scored = exact.best(inputs, defaults, k)
+    return np.pad(ids, (0, k - len(ids)), constant_values=-1), scored
 
 
 def _all_figures(

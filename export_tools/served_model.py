@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from export_tools.signatures import FILTER, Defaults, signatures
+from export_tools.signatures import BY_ATTRIBUTES, Defaults, signatures
 from export_tools.sources import Source
 from export_tools.variants import Variant
 from tfserving_ext.errors import NannError
@@ -20,7 +20,7 @@ def check_requests(source: Source, search: NeuralTopK, defaults: Defaults, non_f
 
     Raises:
       NannError: default parameters do not fit the index, a name in `non_finite` is not a feature of floats, or a
-        feature has the name of the input by which requests filter.
+        feature has the name of an input that is about the index's attributes.
     """
     for name in non_finite:
         if name not in source.features or not source.features[name].dtype.is_floating:
@@ -29,10 +29,11 @@ def check_requests(source: Source, search: NeuralTopK, defaults: Defaults, non_f
                 f"non-finite values are allowed in {name!r}, which is not a feature of floats; the model has "
                 f"{', '.join(floats) or 'none'}"
             )
-    if search.index.has_attributes and FILTER in map(str.lower, source.features):
+    taken = [name for name in source.features if name.lower() in BY_ATTRIBUTES]
+    if search.index.has_attributes and taken:
         raise NannError(
-            f"a feature is called {FILTER!r}, as the input is that filters by the index's attributes; give the feature "
-            f"another name in requests: --feature 'user_{FILTER}={FILTER}'"
+            f"a feature is called {taken[0]!r}, as an input is that is about the index's attributes; give the feature "
+            f"another name in requests: --feature 'user_{taken[0]}={taken[0]}'"
         )
     search.check(defaults.best_first, defaults.k)
     if defaults.surrogate is not None:

@@ -217,7 +217,8 @@ class SearchRewriter : public grappler::CustomGraphOptimizer {
     TF_RETURN_IF_ERROR(GetNodeAttr(node, "Tcaptured", &captured));
     const int items = users.size(), first_user = FindSearch(node)->first_list_input();
     if (function.signature().input_arg_size() != items + 1 + captured.size() ||
-        NumInputs(node) != first_user + users.size() + captured.size()) {
+        // The lists that may be empty come last.
+        NumInputs(node) < first_user + users.size() + captured.size()) {
       return absl::InvalidArgumentError("it takes another number of arguments than the search has");
     }
     for (int i = 0; i < items; ++i) {

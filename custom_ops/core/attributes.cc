@@ -17,6 +17,8 @@ constexpr char kMagic[] = "NANNATTR";
 constexpr int64_t kHeadWords = 3, kEntryWords = 13;
 constexpr int64_t kMaxColumns = 1024;
 constexpr int64_t kAlignment = 8;
+// An error shows so many columns, and so many bytes of each one's name.
+constexpr size_t kMaxNamed = 50, kMaxNameShown = 256;
 enum Part { kName, kValues, kPresent, kRowSplits, kTextEnds, kText };
 
 constexpr absl::string_view kTypeNames[] = {"a bool",           "an int",      "a float",
@@ -198,6 +200,16 @@ const Attribute* Attributes::Find(absl::string_view name) const {
   const auto found = std::find_if(columns_.begin(), columns_.end(),
                                   [name](const Attribute& column) { return column.name == name; });
   return found == columns_.end() ? nullptr : &*found;
+}
+
+std::string Attributes::Names() const {
+  std::string names;
+  const size_t count = columns_.size();
+  for (size_t i = 0; i < std::min(count, kMaxNamed); ++i) {
+    absl::StrAppend(&names, i == 0 ? "" : ", ", columns_[i].name.substr(0, kMaxNameShown));
+  }
+  if (count > kMaxNamed) absl::StrAppend(&names, " and ", count - kMaxNamed, " more");
+  return names.empty() ? "none" : names;
 }
 
 }  // namespace nann

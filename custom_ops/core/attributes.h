@@ -59,6 +59,8 @@ class Attributes {
   absl::Span<const Attribute> columns() const { return columns_; }
   // Returns null if there is no such column.
   const Attribute* Find(absl::string_view name) const;
+  // Returns the columns' names for an error: the first ones, and how many more there are.
+  std::string Names() const;
 
  private:
   Attributes() = default;

@@ -18,9 +18,11 @@ absl::Status BestFirstSearch::WalkGraph(const IndexView& index, const SearchRequ
                                         SearchStatistics& statistics) const {
   Walk walk(index, request, score, workspace, statistics);
   BestFirstWalk best_first(widths_, index, request, walk, workspace, statistics);
-  const bool seeded = !request.seeds.empty();
+  const bool seeded = request.known.empty() && !request.seeds.empty();
   absl::Status status;
-  if (seeded) {
+  if (!request.known.empty()) {
+    workspace.results.assign(request.known.begin(), request.known.end());
+  } else if (seeded) {
     status = walk.MeetSeeds();
     workspace.results.swap(walk.fresh());
   } else {

@@ -11,7 +11,6 @@
 namespace nann {
 namespace {
 
-constexpr size_t kMaxNamed = 50;  // Columns that an error lists.
 constexpr absl::string_view kKeywords[] = {"AND", "OR", "NOT",  "IN",   "HAS",
                                            "ANY", "IS", "NULL", "TRUE", "FALSE"};
 
@@ -126,7 +125,7 @@ class Parser {
     const Attribute* column = attributes_.Find(quoted ? token.value : token.text);
     if (column == nullptr) {
       return text_.ErrorAt(token.text, absl::StrCat("there is no column ", FilterText::Shown(token),
-                                                    "; the columns are ", ColumnNames()));
+                                                    "; the columns are ", attributes_.Names()));
     }
     if (++comparisons_ > Filter::kMaxComparisons) {
       return text_.ErrorAt(token.text,
@@ -175,16 +174,6 @@ class Parser {
                           : absl::StrCat("; ", ShortName(*column), " is ", TypeName(column->type));
     return text_.ErrorAt(next_->text,
                          absl::StrCat("expected ", what, ", got ", FilterText::Shown(*next_), of));
-  }
-
-  std::string ColumnNames() const {
-    std::string names;
-    for (size_t i = 0; i < attributes_.columns().size() && i < kMaxNamed; ++i) {
-      names += absl::StrCat(i == 0 ? "" : ", ", ShortName(attributes_.columns()[i]));
-    }
-    const size_t count = attributes_.columns().size();
-    if (count > kMaxNamed) names += absl::StrCat(" and ", count - kMaxNamed, " more");
-    return names.empty() ? "none" : names;
   }
 
   static absl::string_view ShortName(const Attribute& column) { return column.name.substr(0, 256); }

@@ -21,6 +21,13 @@ class PassingItems {
     for (const uint64_t word : words_) count_ += __builtin_popcountll(word);
   }
 
+  // Returns the items that pass both filters, which are of the same index.
+  PassingItems And(const PassingItems& other) const {
+    std::vector<uint64_t> words = words_;
+    for (size_t at = 0; at < words.size(); ++at) words[at] &= other.words_[at];
+    return PassingItems(std::move(words));
+  }
+
   // `item` must be in the index.
   bool Has(int32_t item) const { return words_[item / kBits] >> (item % kBits) & 1; }
   int64_t count() const { return count_; }

@@ -56,6 +56,13 @@ absl::Status CheckWidth(absl::string_view name, int64_t value, int64_t limit) {
 
 absl::Status Search::Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                          Workspace& workspace, SearchStatistics& statistics) const {
+  return request.cap == nullptr ? RunFreely(index, request, score, workspace, statistics)
+                                : RunCapped(index, request, score, workspace, statistics);
+}
+
+absl::Status Search::RunFreely(const IndexView& index, const SearchRequest& request,
+                               ScoreBatch score, Workspace& workspace,
+                               SearchStatistics& statistics) const {
   const PassingItems* const passing = request.passing;
   if (passing != nullptr && passing->count() <= kScoreAllBelow * ExpectedEvaluations()) {
     return ScoreAllPassing(index, request, width(), score, workspace, statistics);

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "custom_ops/core/bridge.h"
+#include "custom_ops/core/cap.h"
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/passing_items.h"
 #include "custom_ops/core/ranking.h"
@@ -36,6 +37,11 @@ struct SearchRequest {
   absl::Span<const int32_t> excluded;
   // The items that pass the request's filter, of the same index; null if there is no filter and all do.
   const PassingItems* passing = nullptr;
+  // How many items with the same value may be answered; null if there is no such limit.
+  const Cap* cap = nullptr;
+  // Items whose scores are known, all of which pass, best first. BestFirstSearch and SurrogateSearch start from
+  // them; other searches start as always. None is scored again.
+  absl::Span<const Scored> known;
   // The walk stops after this many evaluations, or at this time, and answers the best so far.
   int64_t budget = std::numeric_limits<int64_t>::max();
   static constexpr auto kNoDeadline = std::chrono::steady_clock::time_point::max();
@@ -76,6 +82,8 @@ struct Workspace {
   std::vector<float> batch_scores;
   std::vector<Scored> fresh, candidates, results, merged;
   std::vector<char> expanded;  // One entry for each of `results`.
+  // All scored items of a request with a cap.
+  std::vector<Scored> scored;
   // Used by a SurrogateSearch only: all evaluated items in order of evaluation, in order of score, and
   // what is learnt from them.
   std::vector<Scored> evaluated;
@@ -91,17 +99,23 @@ class Search {
   // Walks `index` and leaves the items to answer in `workspace.results`, best first and without
   // excluded ones: as many as the width of the search, if so many were reached. With a filter, so many
   // are always reached if they pass and nothing stops the walk before; where few items pass, all of
-  // them are scored instead. Errors of `score` are returned. `workspace` must not be used by another
+  // them are scored instead. With a cap, they are at most `cap->answers` and keep to it: the best of all
+  // scored items that do. Errors of `score` are returned. `workspace` must not be used by another
   // search at the same time.
   absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
                    Workspace& workspace, SearchStatistics& statistics) const;
 
  private:
+  // Does the work of `Run` where the request has no cap, and where it has one.
+  absl::Status RunFreely(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+                         Workspace& workspace, SearchStatistics& statistics) const;
+  absl::Status RunCapped(const IndexView& index, const SearchRequest& request, ScoreBatch score,
+                         Workspace& workspace, SearchStatistics& statistics) const;
   // Returns how many items the search answers at most.
   virtual int32_t width() const = 0;
   // Returns about how many items a walk scores that no filter hinders.
   virtual int64_t ExpectedEvaluations() const = 0;
-  // Does the work of `Run`, but may leave excluded items among the results.
+  // Does the work of `RunFreely`, but may leave excluded items among the results.
   virtual absl::Status WalkGraph(const IndexView& index, const SearchRequest& request,
                                  ScoreBatch score, Workspace& workspace,
                                  SearchStatistics& statistics) const = 0;

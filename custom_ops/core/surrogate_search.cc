@@ -245,7 +245,7 @@ class SurrogateWalk {
 absl::Status StartAgain(std::vector<Scored>& entries, const SearchRequest& request, int32_t pool,
                         Walk& walk, BestFirstWalk& best_first, Workspace& workspace,
                         SearchStatistics& statistics) {
-  const bool seeded = !request.seeds.empty();
+  const bool seeded = request.known.empty() && !request.seeds.empty();
   if (seeded) {
     walk.EnterLayer(0, {});
     absl::Status status = walk.MeetSeeds();
@@ -319,8 +319,14 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
   };
   Walk walk(index, request, record, workspace, statistics);
   BestFirstWalk best_first(best_first_, index, request, walk, workspace, statistics);
-  const bool seeded = !request.seeds.empty();
-  absl::Status status = seeded ? walk.MeetSeeds() : best_first.Descend();
+  const bool seeded = request.known.empty() && !request.seeds.empty();
+  absl::Status status;
+  if (!request.known.empty()) {
+    evaluated.assign(request.known.begin(), request.known.end());
+    workspace.results = evaluated;
+  } else {
+    status = seeded ? walk.MeetSeeds() : best_first.Descend();
+  }
   if (!status.ok()) return status;
   if (evaluated.empty() && walk.filters()) status = walk.FindMore(parameters_.batch);
   if (!status.ok()) return status;
@@ -329,7 +335,8 @@ absl::Status SurrogateSearch::WalkGraph(const IndexView& index, const SearchRequ
     walk.EnterLayer(0, evaluated);
   }
 
-  SurrogateWalk surrogate(parameters_, best_first_, index, request, seeded ? evaluated.size() : 0,
+  const bool many = seeded || !request.known.empty();
+  SurrogateWalk surrogate(parameters_, best_first_, index, request, many ? evaluated.size() : 0,
                           workspace);
   const auto cut = WalkByPredictions(best_first_.max_steps, surrogate, walk);
   if (!cut.ok()) return cut.status();

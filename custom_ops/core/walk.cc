@@ -18,6 +18,14 @@ Walk::Walk(const IndexView& index, const SearchRequest& request, ScoreBatch scor
       workspace_(workspace),
       statistics_(statistics) {
   workspace_.visited.StartRequest(index.num_items());
+  if (!request.known.empty()) {
+    float score;
+    for (const Scored& known : request.known) {
+      workspace_.visited.Visit(known.item, &score);
+      workspace_.visited.SetScore(known.item, known.score);
+    }
+    workspace_.visited.StartLayer();
+  }
   workspace_.bridge.StartRequest(index, request.passing);
   workspace_.fresh.clear();
   workspace_.results.clear();

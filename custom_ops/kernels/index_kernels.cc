@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "custom_ops/kernels/index_resource.h"
@@ -89,6 +90,33 @@ class IndexItemsOp : public OpKernel {
   }
 };
 
+class IndexColumnOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* ctx) override {
+    core::RefCountPtr<IndexResource> resource;
+    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
+    auto index = resource->Get();
+    OP_REQUIRES_OK(ctx, index.status());
+    const Tensor& column = ctx->input(1);
+    OP_REQUIRES(ctx, column.dims() == 0,
+                absl::InvalidArgumentError(
+                    absl::StrCat("column has shape ", column.shape().DebugString(), ", not []")));
+    const auto cap = (*index)->CapBy(column.scalar<tstring>()(), 1, 1);
+    OP_REQUIRES_OK(ctx, cap.status());
+    const int64_t size = (*index)->view().num_items();
+    Tensor *values = nullptr, *present = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({size}), &values));
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({size}), &present));
+    for (int64_t item = 0; item < size; ++item) {
+      const std::optional<int64_t> value = cap->Value(item);
+      values->vec<int64_t>()(item) = value.value_or(0);
+      present->vec<bool>()(item) = value.has_value();
+    }
+  }
+};
+
 class IndexFilterOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -158,6 +186,7 @@ REGISTER_KERNEL_BUILDER(Name("Nann>IndexHandle").Device(DEVICE_CPU),
                         ResourceHandleOp<IndexResource>);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexOpen").Device(DEVICE_CPU), IndexOpenOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexItems").Device(DEVICE_CPU), IndexItemsOp);
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexColumn").Device(DEVICE_CPU), IndexColumnOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexFilter").Device(DEVICE_CPU), IndexFilterOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexGather").Device(DEVICE_CPU), IndexGatherOp);
 

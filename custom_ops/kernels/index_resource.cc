@@ -29,6 +29,7 @@ bool IsLocal(const std::string& path) {
   return path.find("://") == std::string::npos || absl::StartsWith(path, "file://");
 }
 
+constexpr size_t kMaxShown = 100;        // Bytes of a wrong name that an error repeats.
 constexpr size_t kAlignment = 64;        // Bytes; docs/format.md promises it for each array.
 constexpr size_t kReadAtOnce = 1 << 26;  // Bytes per read from a remote file system.
 
@@ -157,6 +158,19 @@ absl::StatusOr<std::shared_ptr<const nann::PassingItems>> OpenIndex::Passing(
   return absl::InvalidArgumentError(
       "there is a filter, but the index has no attributes; build it with `nann index "
       "--attributes`");
+}
+
+absl::StatusOr<nann::Cap> OpenIndex::CapBy(absl::string_view column, int32_t most,
+                                           int32_t answers) const {
+  if (!attributes_.has_value()) {
+    return absl::InvalidArgumentError(
+        "there is a cap, but the index has no attributes; build it with `nann index --attributes`");
+  }
+  const nann::Attribute* const found = attributes_->Find(column);
+  if (found != nullptr) return nann::Cap::Create(*found, most, answers);
+  return absl::InvalidArgumentError(absl::StrCat("cap_by is '", column.substr(0, kMaxShown),
+                                                 "', the index has the columns ",
+                                                 attributes_->Names()));
 }
 
 std::string IndexResource::DebugString() const {

@@ -9,6 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "custom_ops/core/attributes.h"
+#include "custom_ops/core/cap.h"
 #include "custom_ops/core/filter_cache.h"
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/item_lookup.h"
@@ -44,6 +45,9 @@ class OpenIndex {
   // Returns the items that pass a filter; null, which stands for all of them, if there is nothing in its
   // text. Returns InvalidArgument if it is not a filter of the index's attributes.
   absl::StatusOr<std::shared_ptr<const nann::PassingItems>> Passing(absl::string_view filter) const;
+  // Returns the cap of `most` items with the same value of `column` among `answers`. Returns InvalidArgument
+  // if the index has no such column, or it cannot be capped.
+  absl::StatusOr<nann::Cap> CapBy(absl::string_view column, int32_t most, int32_t answers) const;
 
  private:
   OpenIndex() = default;

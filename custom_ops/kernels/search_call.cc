@@ -24,6 +24,16 @@ int64_t Microseconds(std::chrono::nanoseconds time) {
   return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
 }
 
+// Checks that an input of a list has one entry for each user, or one for all.
+absl::Status CheckPerUser(absl::string_view name, const Tensor& tensor, int64_t batch) {
+  if (tensor.dims() == 1 && (tensor.dim_size(0) == 1 || tensor.dim_size(0) == batch)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      name, " has shape ", tensor.shape().DebugString(),
+      ", it must be [1] or, as exclude says that the batch is ", batch, " users, [", batch, "]"));
+}
+
 absl::Status CheckRanks(OpKernelContext* ctx, absl::Span<const SearchArg> inputs, int first) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Tensor& tensor = ctx->input(first + i);
@@ -61,6 +71,7 @@ absl::Status SearchCall::Prepare(const SearchKind& kind) {
                                                    " users"));
   }
   TF_RETURN_IF_ERROR(SetFilters());
+  TF_RETURN_IF_ERROR(SetCaps());
   TF_RETURN_IF_ERROR(PrepareScorers());
   kind_ = &kind;
   TF_RETURN_IF_ERROR(AllocateOutputs(kSearchOutputs));
@@ -74,16 +85,30 @@ absl::Status SearchCall::SetFilters() {
   TF_RETURN_IF_ERROR(ctx_->input_list("filters", &filters));
   if (filters.size() == 0) return absl::OkStatus();
   const Tensor& texts = filters[0];
-  if (texts.dims() != 1 || (texts.dim_size(0) != 1 && texts.dim_size(0) != batch_)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("filter has shape ", texts.shape().DebugString(),
-                     ", it must be [1] or, as exclude says that the batch is ", batch_, " users, [",
-                     batch_, "]"));
-  }
+  TF_RETURN_IF_ERROR(CheckPerUser("filter", texts, batch_));
   for (int64_t user = 0; user < texts.dim_size(0); ++user) {
     auto passing = index_->Passing(texts.vec<tstring>()(user));
     TF_RETURN_IF_ERROR(passing.status());
     passing_.push_back(*std::move(passing));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SearchCall::SetCaps() {
+  OpInputList caps;
+  TF_RETURN_IF_ERROR(ctx_->input_list("caps", &caps));
+  if (caps.size() == 0 || batch_ == 0) return absl::OkStatus();
+  const Tensor &columns = caps[0], &most = caps[1];
+  TF_RETURN_IF_ERROR(CheckPerUser("cap_by", columns, batch_));
+  TF_RETURN_IF_ERROR(CheckPerUser("cap", most, batch_));
+  const int64_t size = std::max(columns.dim_size(0), most.dim_size(0));
+  for (int64_t user = 0; user < size; ++user) {
+    const tstring& column = columns.vec<tstring>()(columns.dim_size(0) == 1 ? 0 : user);
+    caps_.emplace_back();
+    if (column.empty()) continue;
+    auto cap = index_->CapBy(column, most.vec<int32_t>()(most.dim_size(0) == 1 ? 0 : user), k_);
+    TF_RETURN_IF_ERROR(cap.status());
+    caps_.back() = *cap;
   }
   return absl::OkStatus();
 }
@@ -175,6 +200,10 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   request.seeds = seeds;
   request.excluded = excluded;
   if (!passing_.empty()) request.passing = passing_[passing_.size() == 1 ? 0 : user].get();
+  if (!caps_.empty()) {
+    const std::optional<nann::Cap>& cap = caps_[caps_.size() == 1 ? 0 : user];
+    if (cap.has_value()) request.cap = &*cap;
+  }
   nann::SearchStatistics statistics;
   TF_RETURN_IF_ERROR(search_->Run(
       index_->view(), request,

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -71,6 +72,7 @@ class SearchCall {
 
  private:
   absl::Status SetFilters();
+  absl::Status SetCaps();
   absl::Status SetLimits(int64_t budget, int32_t deadline_ms);
   absl::Status AllocateOutputs(absl::Span<const SearchArg> outputs);
   std::vector<int32_t> Items(const Tensor& ids, int64_t user, int64_t& unknown) const;
@@ -87,6 +89,7 @@ class SearchCall {
   Tensor exclude_, seeds_;
   // The items that pass the filter of each user, or that of all users; none without filters.
   std::vector<std::shared_ptr<const nann::PassingItems>> passing_;
+  std::vector<std::optional<nann::Cap>> caps_;  // Likewise.
   nann::SearchRequest limits_;  // The budget and deadline; ids differ from user to user.
   int32_t k_ = 0;
   int64_t batch_ = 0;

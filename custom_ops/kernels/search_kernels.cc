@@ -187,12 +187,19 @@ absl::Status CheckBatchSizes(absl::Span<const int64_t> sizes) {
 }
 
 absl::Status CheckLists(OpKernelConstruction* ctx) {
-  std::vector<DataType> filters, exact;
+  std::vector<DataType> filters, caps, exact;
   TF_RETURN_IF_ERROR(ctx->GetAttr("Tfilters", &filters));
+  TF_RETURN_IF_ERROR(ctx->GetAttr("Tcaps", &caps));
   TF_RETURN_IF_ERROR(ctx->GetAttr("Texact", &exact));
   if (exact.size() > 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("exact holds ", exact.size(), " tensors, allowed are none and one"));
+  }
+  if (!caps.empty() && caps != std::vector<DataType>{DT_STRING, DT_INT32}) {
+    return absl::UnimplementedError(
+        absl::StrCat("caps holds tensors of the types [", DataTypeSliceString(caps),
+                     "], but this version of nann knows a string and an int32: the model needs the "
+                     "version that wrote it, or a later one"));
   }
   if (filters.empty() || filters == std::vector<DataType>{DT_STRING}) return absl::OkStatus();
   return absl::UnimplementedError(

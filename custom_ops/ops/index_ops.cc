@@ -74,6 +74,29 @@ index: an open index.
 item_ids: int64 [n], the data's own ids.
 )doc");
 
+REGISTER_OP("Nann>IndexColumn")
+    .Input("index: resource")
+    .Input("column: string")
+    .Output("values: int64")
+    .Output("present: bool")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &unused));
+      c->set_output(0, c->Vector(c->UnknownDim()));
+      c->set_output(1, c->output(0));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Returns a column of the attributes of an open index, as integers that are equal where the values are.
+
+index: an open index; fails with InvalidArgument if it has no attributes.
+column: string [], a column of integers, strings or booleans, as a cap takes; fails with InvalidArgument if
+  there is none of this name.
+values: int64 [n], a number for the value of each item.
+present: bool [n], whether the item has a value.
+)doc");
+
 REGISTER_OP("Nann>IndexFilter")
     .Input("index: resource")
     .Input("filter: string")

@@ -44,7 +44,7 @@ inline constexpr SearchArg kSurrogateInputs[] = {
 // The last inputs are lists of any number of tensors. A later version may add lists that can be
 // empty.
 inline constexpr const char* kListInputs[] = {"user: Tuser", "captured: Tcaptured",
-                                              "filters: Tfilters"};
+                                              "filters: Tfilters", "caps: Tcaps"};
 
 // All searches have these outputs, with one row per user: rank 2 is [B, k], rank 1 is [B]. A later
 // version may add lists of outputs, which are empty unless an attribute asks for them.

@@ -79,6 +79,8 @@ user: the user tensors, each [B, ...]; for a metric one float32 [B, dim], the qu
 captured: the tensors that the scorer captured, most of them variables.
 filters: none, or one string [B] or [1]: for each user, or for all, a filter in the language of
   docs/filters.md. Only items that pass it are scored and returned; all items pass an empty one.
+caps: none, or a string and an int32, each [B] or [1]: for each user, or for all, a column of the index's
+  attributes and how many items of an answer may have the same value in it. An empty string is no limit.
 item_ids: int64 [B, k], the data's own ids.
 scores: float32 [B, k], higher is better.
 items_scored: int64 [B], evaluations of the model.
@@ -123,6 +125,7 @@ bool RegisterSearch(const SearchInterface& search, const char* summary, const ch
     op.Attr("Tuser: list(type) >= 1")
         .Attr("Tcaptured: list(type) >= 0")
         .Attr("Tfilters: list(type) >= 0 = []")
+        .Attr("Tcaps: list(type) >= 0 = []")
         .Attr("Texact: list({bool}) >= 0 = []")
         .Attr("scorer: list(func) = []")
         .Attr("metric: {'none', 'dot', 'l2', 'cosine'} = 'none'")

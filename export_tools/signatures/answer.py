@@ -26,7 +26,7 @@ def answer(found: SearchResult, request: Request) -> dict[str, tf.Tensor]:
         "rounds": found.rounds,
         "nan_scores": found.nan_scores,
         "stopped": found.stopped,
-        **({} if request.filter is None else {"exact": found.exact}),
+        **({"exact": found.exact} if request.by_attributes else {}),
     }
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from export_tools.signatures.answer import answer, timed
 from export_tools.signatures.coverage import coverage_at, expected_for
 from export_tools.signatures.parameters import spec_of
-from export_tools.signatures.request import FILTER, Defaults, Request, finite, read, shaped
+from export_tools.signatures.request import BY_ATTRIBUTES, Defaults, Request, finite, read, shaped
 from export_tools.sources import Source
 from export_tools.sources.source import Sequence
 from tfserving_ext.index.coverage_rule import CoverageRule
@@ -54,9 +54,9 @@ def signatures(
             inputs, walk = parameters(BEST_FIRST, defaults.surrogate), _surrogate(search, defaults.surrogate)
     by_name["retrieve"] = inputs, _answering(source, walk)
     by_name["retrieve_trace"] = inputs, _tracing(source, walk)
-    filtered = search.index.has_attributes
+    has_attributes = search.index.has_attributes
     found = {
-        name: _signature(name, source, inputs, reply, non_finite, filtered)
+        name: _signature(name, source, inputs, reply, non_finite, has_attributes)
         for name, (inputs, reply) in sorted(by_name.items())
     }
     found["serving_default"] = found["retrieve"] if source.sequence is None else _deployed(source.sequence, search)
@@ -94,7 +94,7 @@ def _statistics(known: SurrogateStatistics, rule: CoverageRule | None = None) ->
 
 def _given(request: Request) -> dict[str, Any]:
     """Returns what a request says to the search."""
-    return {"seeds": request.seeds, "exclude": request.exclude, "filter": request.filter, **request.parameters}
+    return {"seeds": request.seeds, "exclude": request.exclude, **request.by_attributes, **request.parameters}
 
 
 def _best_first(search: NeuralTopK) -> _Walk:
@@ -157,7 +157,7 @@ def _signature(
     parameters: Mapping[str, tf.Tensor],
     reply: _Reply,
     non_finite: Container[str],
-    filtered: bool,
+    has_attributes: bool,
 ) -> Any:
     """Returns a signature that takes raw features; `parameters`, and features that have a default, may be left out."""
     ids, none = tf.TensorSpec([None, None], tf.int64), tf.zeros([0, 0], tf.int64)
@@ -168,12 +168,13 @@ def _signature(
     if source.seeds is None:
         inputs["seeds"] = ids, none
     inputs["exclude"] = ids, none
-    if filtered:
-        inputs[FILTER] = tf.TensorSpec(None, tf.string), tf.constant("")
+    for name, value in BY_ATTRIBUTES.items() if has_attributes else ():
+        default = tf.constant(value)
+        inputs[name] = spec_of(default), default
 
     def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
         given = {**dict(zip(inputs, arguments, strict=False)), **named}
-        return reply(read(source, parameters, non_finite, given, filtered))
+        return reply(read(source, parameters, non_finite, given, has_attributes))
 
     # TensorFlow takes the names and defaults of a signature from the Python function; here they come from the model.
     run.__name__ = name

@@ -15,8 +15,10 @@ from tfserving_ext.retrieval import BestFirst, Rounds, Surrogate
 MAX_USERS = 1024
 # A row of ids for all users is copied for each of them; it is refused if the copies together have more ids than this.
 MAX_COPIED_IDS = 1 << 24
-# The input of signatures whose index has attributes.
-FILTER = "filter"
+# The inputs of signatures whose index has attributes: one value for all users or one for each, by default no filter and
+# no cap.
+FILTER, CAP_BY, CAP = "filter", "cap_by", "cap"
+BY_ATTRIBUTES: Mapping[str, str | int] = {FILTER: "", CAP_BY: "", CAP: 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +54,15 @@ class Request(NamedTuple):
       seeds: int64 [B, s], ids from which the search starts.
       exclude: int64 [B, x], ids that are never returned.
       parameters: the search's parameters by name, one value for all users.
-      filter: string [B] or [1], which items each user, or all users, want; None if the index has no attributes.
+      by_attributes: what the search does by the items' attributes, each [B] or [1]: `filter`, string, `cap_by`, string,
+        and `cap`, int32; none of them if the index has no attributes.
     """
 
     features: dict[str, tf.Tensor]
     seeds: tf.Tensor
     exclude: tf.Tensor
     parameters: dict[str, tf.Tensor]
-    filter: tf.Tensor | None = None
+    by_attributes: dict[str, tf.Tensor]
 
 
 def read(
@@ -67,7 +70,7 @@ def read(
     parameters: Mapping[str, tf.Tensor],
     non_finite: Container[str],
     inputs: Mapping[str, tf.Tensor],
-    filtered: bool = False,
+    has_attributes: bool = False,
 ) -> Request:
     """Checks the inputs of a signature.
 
@@ -76,7 +79,7 @@ def read(
       parameters: defaults of the search's parameters, by name.
       non_finite: features in which the model expects NaN or infinity.
       inputs: all inputs as they arrived, by name.
-      filtered: whether the input `filter` is among them.
+      has_attributes: whether the inputs of `BY_ATTRIBUTES` are among them.
 
     Returns:
       The request. Everything computed from it fails with InvalidArgument if an input does not have the shape of its
@@ -106,19 +109,19 @@ def read(
         copied = tf.size(inputs[name], tf.int64) * tf.cast(users, tf.int64)
         words = [f"one row of {name} for all has too many ids: times users, at most {MAX_COPIED_IDS}; got", copied]
         checks.append(tf.debugging.Assert((rows == users) | (copied <= MAX_COPIED_IDS), words))
-    texts = tf.reshape(inputs[FILTER], [-1]) if filtered else None
-    if texts is not None:
-        count = tf.size(texts)
-        words = [f"{FILTER} must be given once, or once for every user; got", count]
+    wanted = {name: tf.reshape(inputs[name], [-1]) for name in BY_ATTRIBUTES} if has_attributes else {}
+    for name, value in wanted.items():
+        count = tf.size(value)
+        words = [f"{name} must be given once, or once for every user; got", count]
         checks.append(tf.debugging.Assert((count == users) | (count == 1), words))
     values, equal = for_all_users(inputs, parameters, users)
     with tf.control_dependencies(checks + equal):  # Otherwise a later op could fail first, with another message.
         features = {name: tf.identity(value) for name, value in features.items()}
         rows_of = {name: _for_all(tf.identity(inputs[name]), users) for name in shared}
         values = {name: tf.identity(value) for name, value in values.items()}
-        texts = None if texts is None else tf.identity(texts)
+        wanted = {name: tf.identity(value) for name, value in wanted.items()}
     seeds = rows_of["seeds"] if source.seeds is None else tf.cast(features[source.seeds], tf.int64)
-    return Request(features, seeds, rows_of["exclude"], values, texts)
+    return Request(features, seeds, rows_of["exclude"], values, wanted)
 
 
 def shaped(name: str, value: tf.Tensor, shape: tf.TensorShape, or_no_rows: bool = False) -> tf.Operation:

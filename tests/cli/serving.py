@@ -175,6 +175,9 @@ RECOMMEND = Command(
         "names": Option("a.csv", {"recommend.names": Path("a.csv")}, _WHOM),
         "k": Option("7", {"recommend.k": 7}, _WHOM),
         "new": Option(None, {"recommend.asked.new": True}, _WHOM),
+        "filter": Option("a = 3", {"recommend.asked.inputs.filter": "a = 3"}, _WHOM),
+        "cap_by": Option("brand", {"recommend.asked.inputs.cap_by": "brand", "recommend.asked.inputs.cap": 1}, _WHOM),
+        "cap": Option("2", {"recommend.asked.inputs.cap": 2}, (*_WHOM, "--cap-by", "brand")),
         "signature": Option("other", {"recommend.signature": "other"}, _WHOM),
     },
 )

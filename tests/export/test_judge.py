@@ -17,6 +17,7 @@ from tfserving_ext.index import Hnsw, build_index
 ITEMS, DIM, K, USERS = 300, 6, 20, 12
 IDS = np.random.default_rng(0).permutation(10**6)[:ITEMS]
 TABLE = np.random.default_rng(1).normal(size=[ITEMS, DIM]).astype(np.float32)
+PRICES, SHELVES = np.random.default_rng(5).integers(0, 100, ITEMS), np.random.default_rng(6).integers(0, 20, ITEMS)
 AGES = np.random.default_rng(2).normal(size=USERS).round(3)
 
 
@@ -85,20 +86,44 @@ def test_excluded_items_are_not_missed(exported, requests, scores):
     assert found["exact"]["recall"] == pytest.approx(np.sum(hits, axis=1).mean() / 3)
 
 
-def test_filtered_requests_are_judged_by_the_items_that_pass(ranker, scores, requests, tmp_path):
-    """The exact answer is filtered too, or a search that answers rightly would seem to miss nearly everything."""
-    prices = np.random.default_rng(5).integers(0, 100, ITEMS)
-    build_index(
-        IDS, TABLE, tmp_path / "index", Hnsw(threads=1), attributes=pl.DataFrame({"item_id": IDS, "price": prices})
-    )
-    ranker.save(tmp_path / "ranker.keras")
+@pytest.fixture(scope="module")
+def filtered(ranker, tmp_path_factory):
+    """An export whose index has attributes."""
+    root = tmp_path_factory.mktemp("filtered")
+    attributes = pl.DataFrame({"item_id": IDS, "price": PRICES, "shelf": SHELVES})
+    build_index(IDS, TABLE, root / "index", Hnsw(threads=1), attributes=attributes)
+    ranker.save(root / "ranker.keras")
     source = SourceOptions(item_input="item")
     options = ExportOptions(measure=False)
-    path = export(tmp_path / "ranker.keras", tmp_path / "index", tmp_path / "1", source=source, options=options)
-    found = judge(path, [{**request, "filter": "price < 40"} for request in requests], K)["answers"]
-    passing = prices < 40
+    return export(root / "ranker.keras", root / "index", root / "1", source=source, options=options)
+
+
+def test_filtered_requests_are_judged_by_the_items_that_pass(filtered, scores, requests):
+    """The exact answer is filtered too, or a search that answers rightly would seem to miss nearly everything."""
+    found = judge(filtered, [{**request, "filter": "price < 40"} for request in requests], K)["answers"]
+    passing = PRICES < 40
     best = IDS[passing][np.argsort(-scores[:, passing], axis=1)][:, :K]
     hits = [np.isin(row, request["next"]).sum() for row, request in zip(best, requests, strict=True)]
+    assert found["exact"]["recall"] == pytest.approx(np.mean(hits) / 3)
+    assert found["retrieve"]["coverage"] >= 0.99
+
+
+def test_capped_requests_are_judged_by_the_best_that_keep_to_the_cap(filtered, scores, requests):
+    """With a filter and exclusions too, which are greedily left out before the cap counts."""
+    exclude = IDS[np.argsort(-scores, axis=1)][:, :4]
+    capped = [
+        {**request, "filter": "price < 60", "cap_by": "shelf", "cap": 2, "exclude": some.tolist()}
+        for request, some in zip(requests, exclude, strict=True)
+    ]
+    found = judge(filtered, capped, K)["answers"]
+    hits = []
+    for row, request, some in zip(scores, requests, exclude, strict=True):
+        counts, best = np.zeros(20, int), []
+        for item in np.argsort(-row):
+            if PRICES[item] < 60 and IDS[item] not in some:
+                counts[SHELVES[item]] += 1
+                best += [IDS[item]] if counts[SHELVES[item]] <= 2 else []
+        hits.append(np.isin(best[:K], request["next"]).sum())
     assert found["exact"]["recall"] == pytest.approx(np.mean(hits) / 3)
     assert found["retrieve"]["coverage"] >= 0.99
 

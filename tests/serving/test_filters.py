@@ -55,7 +55,14 @@ def inputs(world, **changes):
     none = np.zeros([1, 0], np.int64)
     numbers = {"k": 20, "frontier": 16, "pool": 200, "max_steps": 1000, "deadline_ms": 0}
     made = {"item_history": world.history, "category_history": none, "exclude": none, "budget": np.int64(0)}
-    return {**made, **{name: np.int32(value) for name, value in numbers.items()}, "filter": FILTERS, **changes}
+    return {
+        **made,
+        **{name: np.int32(value) for name, value in numbers.items()},
+        "filter": FILTERS,
+        "cap_by": "",
+        "cap": np.int32(1),
+        **changes,
+    }
 
 
 @pytest.mark.medium
@@ -77,6 +84,15 @@ def test_answers_are_the_best_of_the_passing_items_by_every_api(filtered):
             one = client.predict(name, {"item_history": filtered.history, "filter": FILTERS[1]})
             np.testing.assert_array_equal(one["item_ids"][1, :5], filtered.best[1][:5])
             assert one["exact"].all(), name
+        capped = {"cap_by": ["brand", "", "brand"], "cap": [4, 1, 2]}
+        by_grpc = client.predict("retrieve", inputs(filtered, **capped))
+        by_rest = RestClient(url, "nann").predict("retrieve", inputs(filtered, **capped))
+        np.testing.assert_array_equal(by_rest["item_ids"], by_grpc["item_ids"])
+        for row, cap in enumerate([4, 20, 2]):
+            brands = filtered.best[row] % 5
+            earlier = np.tril(brands[:, None] == brands, -1).sum(axis=1)  # Better items of the same brand.
+            wanted = filtered.best[row][earlier < cap]
+            np.testing.assert_array_equal(by_grpc["item_ids"][row, : len(wanted)], wanted[:20])
         with pytest.raises(
             NannError, match=r"INVALID_ARGUMENT: .*there is no column colour; the columns are price, brand"
         ):

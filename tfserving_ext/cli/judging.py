@@ -14,7 +14,9 @@ _JUDGE_EXAMPLES = """Example: nann judge models/nann/1 requests.json -o judgemen
 nann judge models/nann/1 requests.parquet -k 100"""
 _RECOMMEND_EXAMPLES = """Example: nann recommend models/nann/1 --user 1234 --data data --names products.csv
 
-nann recommend models/nann/1 --features '{"item_history": [1082185, 1029743]}' -k 20"""
+nann recommend models/nann/1 --features '{"item_history": [1082185, 1029743]}' -k 20
+
+nann recommend models/nann/1 --user 1234 --data data --filter 'price < 20' --cap-by brand --cap 2"""
 
 
 def judge(
@@ -56,6 +58,13 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.", min=1)] = 10,
     new: Annotated[bool, typer.Option("--new", help="Leave out the items of the user's history.")] = False,
+    filter: Annotated[
+        str | None, typer.Option(help="Answer with the items that pass this filter, of their attributes, alone.")
+    ] = None,
+    cap_by: Annotated[
+        str | None, typer.Option(help="A column of the attributes: at most --cap items have the same value in it.")
+    ] = None,
+    cap: Annotated[int, typer.Option(help="See --cap-by.", min=1)] = 1,
     signature: Annotated[str, typer.Option(help="The signature to call.")] = "retrieve",
 ) -> None:
     """Show what an exported model answers for one user, beside the user's history."""
@@ -64,7 +73,10 @@ def recommend(
     from tfserving_ext.serving.recommendation import Asked
     from tfserving_ext.serving.recommendation import recommend as run
 
-    asked = Asked(user, data, None if features is None else _json("--features", features), new)
+    inputs: dict[str, Any] = {} if filter is None else {"filter": filter}
+    if cap_by is not None:
+        inputs.update(cap_by=cap_by, cap=cap)
+    asked = Asked(user, data, None if features is None else _json("--features", features), new, inputs)
     found = run(model, asked, k, names, signature)
     if found.history:
         console.print(f"User {user}, {len(found.history):,} items so far; the last {min(k, len(found.history))}:")

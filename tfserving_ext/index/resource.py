@@ -63,6 +63,10 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
         """Returns the dense indices, int32 [m], of the items that pass `filter`, string [] (docs/filters.md)."""
         return ops.index_filter(self.resource_handle, filter)
 
+    def column(self, name: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns a column of the attributes, int64 [n] and bool [n] (`ops.index_column`)."""
+        return ops.index_column(self.resource_handle, name)
+
     def embeddings(self, items: Any) -> tf.Tensor:
         """Returns the embeddings, float32 [m, dim], of the dense indices `items`, int32 [m]."""
         return ops.index_gather(self.resource_handle, items, self.dim)

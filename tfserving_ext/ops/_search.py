@@ -133,6 +133,22 @@ def index_filter(index: tf.Tensor, filter: Any) -> tf.Tensor:
     return load().nann_index_filter(index=index, filter=filter)
 
 
+def index_column(index: tf.Tensor, column: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a column of the attributes as integers, int64 [n], that are equal where the values are.
+
+    Args:
+      index: resource [], an open index.
+      column: string [], a column of integers, strings or booleans.
+
+    Returns:
+      The integers, and whether each item has a value, bool [n].
+
+    Raises:
+      tf.errors.InvalidArgumentError: the index has no such column.
+    """
+    return load().nann_index_column(index=index, column=column)
+
+
 def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:
     """Returns the embeddings of items, float32 [m, dim], whatever the type of the table.
 
@@ -159,6 +175,11 @@ class SearchOptions:
       deadline_ms: int32 [], milliseconds after which no further batch is started; 0 for no limit.
       filter: string [B] or [1], the items that each user, or all users, want (docs/filters.md); None for all items, and
         so is an empty string. Items that do not pass are neither scored nor returned.
+      cap_by: string [B] or [1], a column of the index's attributes of integers, strings or booleans: at most `cap` of
+        the returned items have the same value in it. None, or an empty string, for no limit. Items without a value are
+        not limited. The answer is the best that keeps to the cap among all items that were scored, and the search goes
+        on until it has k items (docs/filters.md).
+      cap: int32 [B] or [1], see `cap_by`.
       batch_sizes: sizes that scorer batches are padded to, ascending. Not used by metrics.
       rewrite: rewrite the scorer by the passes (docs/scorer.md) when the search first runs, unless it was rewritten
         before.
@@ -169,6 +190,8 @@ class SearchOptions:
     budget: Any = 0
     deadline_ms: Any = 0
     filter: Any = None
+    cap_by: Any = None
+    cap: Any = (1,)
     batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES
     rewrite: bool = True
 
@@ -338,6 +361,7 @@ def _run(
         **parameters,
         user=list(user),
         filters=[options.filter] if filtered else [],
+        caps=[] if options.cap_by is None else [options.cap_by, tf.cast(options.cap, tf.int32)],
         Texact=[tf.bool] if filtered else [],
         **scored,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfserving_ext.index.checks import NO_ITEM
@@ -74,6 +75,42 @@ class BruteForce(tf.Module):
         """
         # The traced function has a weak reference to `self`; this call holds it.
         return self._traced(tuple(user), k, None if filter is None else tf.convert_to_tensor(filter, tf.string))
+
+    def capped(
+        self,
+        user: Sequence[tf.Tensor],
+        k: int,
+        cap_by: str,
+        cap: int,
+        filter: Any = None,
+        exclude: Sequence[int] | np.ndarray = (),
+    ) -> list[np.ndarray]:
+        """Returns the best items of which at most `cap` have the same value in a column; runs eagerly.
+
+        Args:
+          user: user tensors, each [B, ...].
+          k: number of items to return.
+          cap_by: a column of the index's attributes of integers, strings or booleans. Items without a value are not
+            limited.
+          cap: the number of items that may have the same value.
+          filter: as in `search`.
+          exclude: ids that are not returned, and do not count.
+
+        Returns:
+          The item ids of each user, int64 [at most k], best first.
+
+        Raises:
+          tf.errors.InvalidArgumentError: `filter` is no filter of the index's attributes, or it has no such column.
+        """
+        ids = self.index.item_ids().numpy()
+        values, present = (part.numpy() for part in self.index.column(cap_by))
+        places = np.argsort(ids)
+        answers = []
+        for order in self.search(user, len(ids), filter).item_ids.numpy():
+            order = order[(order != NO_ITEM) & ~np.isin(order, exclude)]
+            items = places[np.searchsorted(ids, order, sorter=places)]
+            answers.append(order[_within_cap(values[items], present[items], cap)][:k])
+        return answers
 
     @tf.function(reduce_retracing=True)
     def _traced(self, user: tuple[tf.Tensor, ...], k: Any, filter: tf.Tensor | None) -> SearchResult:
@@ -157,6 +194,16 @@ class BruteForce(tf.Module):
         missing = [[0, 0], [0, tf.maximum(k - count, 0)]]
         best, keys = tf.pad(best, missing, constant_values=-1), tf.pad(keys, missing, constant_values=_NAN)
         return best, keys, nans, tf.fill([batch], tf.cast(count, tf.int64))
+
+
+def _within_cap(values: np.ndarray, present: np.ndarray, cap: int) -> np.ndarray:
+    """Returns which items, best first, are among the first `cap` of their value or have none, bool [n]."""
+    by_value = np.argsort(values, kind="stable")
+    alike = values[by_value]
+    begin = np.searchsorted(alike, alike)  # Where the items of the same value begin.
+    number = np.empty(len(values), np.int64)
+    number[by_value] = np.arange(len(values)) - begin
+    return (number < cap) | ~present
 
 
 def _keys(scores: tf.Tensor) -> tf.Tensor:

@@ -160,7 +160,9 @@ class NeuralTopK(tf.Module):
           max_steps: int32 [], see `BestFirst`.
           **limits: `exclude`, int64 [B, x], ids that are walked through but never returned, and take no room in the
             pool; `budget`, int64 [], the number of scored items, and `deadline_ms`, int32 [], the milliseconds, after
-            which the search returns the best items so far.
+            which the search returns the best items so far; `filter`, string [B] or [1], the items wanted
+            (docs/filters.md); `cap_by`, string [B] or [1], a column of the index's attributes, and `cap`, int32 [B] or
+            [1], the number of returned items that may have the same value in it.
 
         Returns:
           A `SearchResult`: item_ids int64 [B, k], scores float32 [B, k], and the statistics, each [B].

@@ -53,12 +53,14 @@ class Asked:
       data: output of `nann convert`.
       features: the signature's inputs by name, with one user each.
       new: leave out the items of the user's history.
+      inputs: further inputs of the signature by name, such as `filter`.
     """
 
     user: str | None = None
     data: str | os.PathLike[str] | None = None
     features: Mapping[str, Any] | None = None
     new: bool = False
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises NannError unless exactly one way is complete."""
@@ -162,5 +164,5 @@ def _inputs(signature: Any, asked: Asked, history: np.ndarray) -> dict[str, np.n
             wanted = sorted(set(signature.proto.inputs) - set(signature.defaults))
             raise NannError(f"the model does not take {HISTORY}, but {', '.join(wanted)}; give these as features")
         exclude = {"exclude": history[None]} if asked.new else {}
-        return {HISTORY: history[None], **exclude}
-    return as_inputs(signature, asked.features)
+        return {HISTORY: history[None], **exclude, **as_inputs(signature, asked.inputs)}
+    return as_inputs(signature, {**asked.features, **asked.inputs})
