@@ -1,5 +1,6 @@
 """Turns a trained model of any kind and its index into one SavedModel that TensorFlow Serving can serve."""
 
+from export_tools.cut import Items
 from export_tools.explain import explain
 from export_tools.export import ExportOptions, SourceOptions, export
 from export_tools.inspect import inspect
@@ -12,6 +13,7 @@ from export_tools.verify import verify
 __all__ = [
     "Defaults",
     "ExportOptions",
+    "Items",
     "ServedModel",
     "Source",
     "SourceOptions",

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from export_tools.cut import Items, cut_and_indexed
 from export_tools.items import check_index, write_sample
 from export_tools.manifest import read_figures, write_manifest
 from export_tools.rows import write_rows
@@ -85,7 +86,7 @@ DEFAULTS, SOURCE, OPTIONS = Defaults(), SourceOptions(), ExportOptions()
 
 def export(
     model: Any,
-    index: str | os.PathLike[str],
+    index: str | os.PathLike[str] | Items,
     target: str | os.PathLike[str],
     defaults: Defaults = DEFAULTS,
     source: SourceOptions = SOURCE,
@@ -101,7 +102,8 @@ def export(
     Args:
       model: a folder that `nann train` wrote, a SavedModel with functions `user` and `score`, a .keras archive, a
         folder of alibaba/nann with frozen_graph.pb, `MODULE:NAME`, or an object with `user` and `score`.
-      index: a folder that `nann index` wrote, or one of alibaba/nann's with its .npy files.
+      index: a folder that `nann index` wrote, or one of alibaba/nann's with its .npy files; or `Items`, the raw
+        features of the items, for a .keras archive or SavedModel that takes them (docs/bring_your_model.md).
       target: the SavedModel's folder; TensorFlow Serving wants `BASE/NAME/VERSION`, such as `models/nann/1`.
       defaults: values for the parameters that requests may leave out.
       source: what the model does not say itself.
@@ -113,15 +115,15 @@ def export(
 
     Raises:
       NannError: the index was built from another model, the default parameters do not fit it, the model holds something
-        that cannot be exported or fails once it is loaded, or `target` cannot be written.
+        that cannot be exported or fails once it is loaded, or `target` cannot be written. With `Items`: the model or
+        the table are not what `Items` says, or the one cannot be cut by the other.
     """
-    named = model if isinstance(model, (str, os.PathLike)) else None
-    check_replaceable(target, EXPORT, force, [named, index, options.embeddings, options.evaluation])
+    read = [model, index.table if isinstance(index, Items) else index, options.embeddings, options.evaluation]
+    check_replaceable(target, EXPORT, force, [one for one in read if isinstance(one, (str, os.PathLike))])
     check_assumed(options.assume, options.rewrite, options.fold_items)
-    opened_model = open_source(model, **vars(source))
     figures = None if options.evaluation is None else read_figures(options.evaluation)
     with contextlib.ExitStack() as work:
-        opened = work.enter_context(_opened(Path(index), options.embeddings))
+        opened_model, opened = _model_and_index(model, index, source, options, work)
         defaults = with_search(defaults, opened, figures)
         sample = check_index(opened_model, opened, str(index))
         made = _traced(opened_model, opened, defaults, options, work)
@@ -138,6 +140,27 @@ def export(
     if options.graphs is not None:
         _write_graphs(Path(options.graphs), made.graphs())
     return Path(target)
+
+
+def _model_and_index(
+    model: Any,
+    index: str | os.PathLike[str] | Items,
+    source: SourceOptions,
+    options: ExportOptions,
+    work: contextlib.ExitStack,
+) -> tuple[Source, Index]:
+    """Opens both, or cuts the model by a table of items, of which an index is built that is removed with `work`."""
+    if not isinstance(index, Items):
+        return open_source(model, **vars(source)), work.enter_context(_opened(Path(index), options.embeddings))
+    if not isinstance(model, (str, os.PathLike)):
+        raise NannError(
+            f"items were given for a {type(model).__name__}; allowed is the path of a .keras archive or a SavedModel"
+        )
+    told = {"item_input": source.item_input, "features": source.features, "embeddings": options.embeddings}
+    for name, value in told.items():
+        if value:
+            raise NannError(f"{name} is {value!r}, but items were given, whose columns say which inputs are the items'")
+    return work.enter_context(cut_and_indexed(Path(model), index, source.output, source.seeds, source.rename or {}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Writes an index with the rows that a folded scorer takes in place of the embeddings."""
+"""Writes an index with the rows that a scorer takes in place of the embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +33,36 @@ def write_rows(index: Index, fold: Any, row_dim: int, folder: Path) -> Index:
     Raises:
       NannError: a row is not finite, or float16 cannot hold it.
     """
+
+    def computed(part: slice) -> np.ndarray:
+        rows = np.asarray(fold(tf.constant(index.embeddings(part)[None])))[0]
+        if not np.isfinite(rows).all():
+            wrong = part.start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise NannError(f"the row that the scorer computes from item {index.item_ids[wrong]} is not finite")
+        return rows
+
+    return _written(index, computed, row_dim, folder)
+
+
+def write_table(index: Index, rows: np.ndarray, folder: Path) -> Index:
+    """Writes `index` with other rows in place of the embeddings, float32 [n, dim], to an empty folder, and opens it."""
+    return _written(index, lambda part: rows[part], rows.shape[1], folder)
+
+
+def _written(index: Index, computed: Callable[[slice], np.ndarray], row_dim: int, folder: Path) -> Index:
+    """Writes `index` with rows that are computed part by part."""
+    count = len(index.item_ids)
     for path in index.files:
         if path.name not in ("item_embeddings.bin", "item_scales.bin"):
             (folder / path.name).symlink_to(path.resolve())
-    count = len(index.item_ids)
     described: dict[str, Any] = {}
     with (
         (folder / "item_embeddings.bin").open("wb") as table,
         (folder / "item_scales.bin").open("wb") as held_scales,
-        progress("rows of the folded scorer", count) as advance,
+        progress("rows of the scorer", count) as advance,
     ):
         for start in range(0, count, ROWS_AT_ONCE):
-            rows = np.asarray(fold(tf.constant(index.embeddings(slice(start, start + ROWS_AT_ONCE))[None])))[0]
-            if not np.isfinite(rows).all():
-                wrong = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-                raise NannError(f"the row that the scorer computes from item {index.item_ids[wrong]} is not finite")
+            rows = computed(slice(start, min(start + ROWS_AT_ONCE, count)))
             values, scales = encode(rows, index.dtype)
             values.tofile(table)
             described["item_embeddings.bin"] = {"dtype": values.dtype.str, "shape": [count, row_dim]}

@@ -18,7 +18,7 @@ from tests.docs.pages import ROOT
 from tfserving_ext import progress
 
 FACE = {
-    *("Index", "NeuralTopK", "BruteForce", "LocalServer", "Client"),
+    *("Index", "Items", "NeuralTopK", "BruteForce", "LocalServer", "Client"),
     *("convert", "synth", "train", "extract", "build_index", "evaluate", "tune", "preflight"),
     *("export", "verify", "inspect", "explain", "bench", "recommend", "judge"),
 }

@@ -21,6 +21,7 @@ One function for each stage from recorded behaviours to a served model; `nann NA
 Classes to use in your own programs:
 
   Index        an index on disk: item ids, embeddings and graph
+  Items        the raw features of the items, to export a ranker with
   NeuralTopK   top-k under a model's score, by walking the graph
   BruteForce   the same interface with exact answers, by scoring every item
   LocalServer  a server with TensorFlow Serving's interfaces (`nann serve`)
@@ -47,6 +48,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from export_tools.cut.items import Items
     from export_tools.explain import explain
     from export_tools.export import export
     from export_tools.inspect import inspect
@@ -74,6 +76,7 @@ __all__ = [
     "BruteForce",
     "Client",
     "Index",
+    "Items",
     "LocalServer",
     "NeuralTopK",
     "bench",
@@ -98,6 +101,7 @@ _HOMES = {
     "BruteForce": "tfserving_ext.retrieval.brute_force",
     "Client": "tfserving_ext.serving.client",
     "Index": "tfserving_ext.index.format",
+    "Items": "export_tools.cut.items",
     "LocalServer": "tfserving_ext.serving.server",
     "NeuralTopK": "tfserving_ext.retrieval.neural_top_k",
     "bench": "tfserving_ext.loadtest.run",

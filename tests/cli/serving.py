@@ -7,9 +7,10 @@ from tests.cli.entries import GONE, Command, Option, search
 from tfserving_ext.serving.recommendation import Recommendation
 from tfserving_ext.serving.request_log import log_json
 
+_WITH_ITEMS = ("model", "--items", "a.parquet"), ("arguments",)
 EXPORT = Command(
     {"arguments": "model index"},
-    {"export_tools:export": None, "export_tools:reuse": None},
+    {"export_tools:export": None, "export_tools:reuse": None, "export_tools.cut:explain_cut": "text"},
     {},
     {
         "arguments": Option("a b", {"export.model": Path("a"), "export.index": Path("b")}),
@@ -30,6 +31,26 @@ EXPORT = Command(
         "measure": Option(None, {"export.options.measure": False}),
         "assume": Option("plain", {"export.options.assume": "plain"}),
         "allow_non_finite": Option("age", {"export.options.allow_non_finite": ["age"]}),
+        "items": Option(
+            "b.csv",
+            {"export.index.table": Path("b.csv")},
+            ("model", "--items", "a.parquet"),
+            ("arguments",),
+        ),
+        "item_id": Option("sku", {"export.index.id_column": "sku"}, *_WITH_ITEMS),
+        "item_column": Option("kind=category", {"export.index.columns.kind": "category"}, *_WITH_ITEMS),
+        "user_input": Option("price", {"export.index.user_inputs": ("price",)}, *_WITH_ITEMS),
+        "embedding": Option("tower", {"export.index.embedding": "tower"}, *_WITH_ITEMS),
+        "explain_cut": Option(
+            None,
+            {
+                "export": GONE,
+                "explain_cut.path": Path("model"),
+                "explain_cut.items.table": Path("a.parquet"),
+                "explain_cut.*": "the cut is shown, and nothing exported",
+            },
+            *_WITH_ITEMS,
+        ),
         "force": Option(None, {"export.force": True}),
         "reuse_model": Option(
             "models/2", {"reuse.exported": Path("models/2")}, ("--reuse-model", "models/1", "index"), ("arguments",)

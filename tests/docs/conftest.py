@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
+from examples.rankers import din, shop
 from tests.docs.pages import ROOT
 from tests.docs.running import DEMO, MODULE, RANKERS, model_config
 from tfserving_ext.training import TWO_SIDED, fit, recipe
@@ -108,6 +109,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my_models.py").write_text(RANKERS % width)
     for name, feature in (("ranker", "age"), ("renamed", "user/age")):  # A slash must be renamed by --feature.
         _ranker(width, feature).save(folder / f"{name}.keras")
+    table = shop.items()
+    table.write_parquet(folder / "items.parquet")
+    din.make(table).save(folder / "whole.keras")
     return folder
 
 

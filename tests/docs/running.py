@@ -10,6 +10,7 @@ DEMO = ROOT / "demo"
 RUNS = ("nann", "curl", "source")
 # What is not run here, by how it begins, and why; "run by" names what does.
 ELSEWHERE = {
+    "python -m examples.rankers.shop": "run by tests/export/test_bring_your_model.py",
     "make demo": "run by tests/test_demo.py with few steps; minutes as it is",
     "nann demo": "run by tests/test_demo.py with few steps; minutes as it is",
     "make test": "these tests are a part of it",
@@ -62,12 +63,14 @@ ALLOWED_TO_FAIL = {
     "--coverage": "has no tuning.json; make one with `nann tune`",
 }
 # Pages whose commands build on each other; elsewhere each finds the demo's artefacts.
-CHAINED = ("docs/own_models.md",)
+CHAINED = ("docs/own_models.md", "docs/bring_your_model.md")
 
 
 def bounded(words: tuple[str, ...]) -> list[str]:
     """The command with what makes it short."""
     rest = list(words[1:])
+    if "--items" in rest:
+        rest = ["whole.keras" if word == "ranker.keras" else word for word in rest]
     if "--feature" in rest:
         rest = ["renamed.keras" if word == "ranker.keras" else word for word in rest]
     name = rest[2] if rest[:1] == ["--import"] else rest[0]

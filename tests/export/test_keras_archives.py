@@ -190,6 +190,7 @@ def no_inputs(path):
             "name one (--output) of 'click' float32 [None, 1], 'buy' float32 [None, 1]",
         ),
         (of_ids([]), {"item_input": "item_id"}, "item_id of {path} takes int64 [None], which are ids"),
+        (of_ids([]), {"item_input": "item_id"}, "give their table in place of an INDEX: --items items.parquet"),
         (no_inputs, {}, "it must be a functional model"),
     ],
 )
@@ -201,36 +202,6 @@ def test_errors_list_what_the_archive_has(index, tmp_path, make, options, words)
         export(path, index, tmp_path / "1", WIDE, SourceOptions(**options))
     assert words.replace("{path}", str(path)) in str(error.value)
     assert not (tmp_path / "1").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.medium
-@pytest.mark.parametrize("shape", [[], [1]])
-def test_the_error_for_a_model_of_item_ids_gives_lines_that_work(tmp_path, shape):
-    """The lines that split a model at its item embedding are run exactly as the error prints them.
-
-    First contact, line 15.
-    """
-    path = tmp_path / "whole.keras"
-    of_ids(shape)(path)
-    with pytest.raises(NannError) as error:
-        export(path, tmp_path / "index", tmp_path / "1", source=SourceOptions(item_input="item_id"))
-    model = keras.saving.load_model(path)
-    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
-    lines[-1] = lines[-1].replace("ranker.keras", str(tmp_path / "ranker.keras"))
-    names = {"keras": keras, "model": model, "item_ids": np.arange(ITEMS).reshape([ITEMS, *shape])}
-    for line in lines:
-        code, wanted = line.split("#")[0], "item_embs.npy" in line
-        if wanted:
-            embeddings = eval(code, names)
-        else:
-            exec(code, names)
-    build_index(np.arange(ITEMS), embeddings, tmp_path / "index", Hnsw(threads=1))
-    target = export(tmp_path / "ranker.keras", tmp_path / "index", tmp_path / "1", WIDE)
-    found = answers(target, {"taste": "taste"})
-    taste = np.repeat(VALUES["taste"][:1], ITEMS, axis=0)
-    scores = model.predict([taste, names["item_ids"]], verbose=0, batch_size=ITEMS)[:, 0]
-    np.testing.assert_allclose(found["scores"][0], scores[found["item_ids"][0]], rtol=1e-4, atol=1e-5)
 
 
 class Two(tf.Module):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,11 +23,14 @@ from tfserving_ext.cli.options import (
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
+_ITEMS = "A ranker as it is"
 _EXPORT_EXAMPLES = """Example: nann export model index -o models/nann/1
 
 nann export model index -o models/nann/1 --coverage 0.98
 
 nann export ranker.keras index --seeds item_history -o models/ranker/1
+
+nann export ranker.keras --items items.parquet -o models/ranker/1
 
 nann export my_models:ranker index -o models/ranker/1
 
@@ -41,7 +44,7 @@ def export(
             metavar="[MODEL] INDEX",
             help="MODEL: output of `nann train`, a SavedModel with the functions user and score, a .keras archive, "
             "alibaba/nann's folder with frozen_graph.pb, or MODULE:NAME. INDEX: output of `nann index`, or "
-            "alibaba/nann's folder of .npy files.",
+            "alibaba/nann's folder of .npy files; none with --items.",
         ),
     ],
     out: Out = Path("models/nann/1"),
@@ -108,19 +111,72 @@ def export(
     reuse_model: Annotated[
         Path | None, typer.Option(help="Take the model from this export and replace its index by INDEX.")
     ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .parquet or .csv table of the items' raw features, as MODEL takes them, a .keras archive or a "
+            "SavedModel: it is cut where the item meets the user, and the index is built on the way.",
+            rich_help_panel=_ITEMS,
+        ),
+    ] = None,
+    item_id: Annotated[
+        str,
+        typer.Option(
+            "--id", help="The column of --items with the ids.", show_default="item_id", rich_help_panel=_ITEMS
+        ),
+    ] = "",
+    item_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=COLUMN",
+            help="The column that an input of MODEL takes, where the names differ; may be repeated.",
+            rich_help_panel=_ITEMS,
+        ),
+    ] = None,
+    user_input: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An input that is the user's although a column has its name; may be repeated.", rich_help_panel=_ITEMS
+        ),
+    ] = None,
+    embedding: Annotated[
+        str,
+        typer.Option(
+            metavar="LAYER",
+            help="Build the graph on the output of this layer instead of all that the scorer takes of an item.",
+            rich_help_panel=_ITEMS,
+        ),
+    ] = "",
+    explain_cut: Annotated[
+        bool, typer.Option("--explain-cut", help="Show where MODEL is cut, and write nothing.", rich_help_panel=_ITEMS)
+    ] = False,
     force: Force = False,
 ) -> None:
     """Write one SavedModel that contains the index; search options become the defaults of requests."""
-    from export_tools import Defaults, ExportOptions, SourceOptions
+    from export_tools import Defaults, ExportOptions, Items, SourceOptions
     from export_tools import export as run
     from export_tools import reuse as run_reuse
     from tfserving_ext.retrieval import BestFirst, Rounds, Surrogate
 
-    wanted = 1 if reuse_model is not None else 2
+    wanted = 2 if reuse_model is None and items is None else 1
     if len(arguments) != wanted:
         raise NannError(
-            f"{len(arguments)} arguments were given, allowed are MODEL INDEX, or only INDEX with --reuse-model"
+            f"{len(arguments)} arguments were given, allowed are MODEL INDEX, only INDEX with --reuse-model, or only "
+            "MODEL with --items"
         )
+    table = None
+    if items is not None:
+        columns = _names("--item-column", item_column or [], "target_category=category")
+        table = Items(items, item_id, columns, tuple(user_input or ()), embedding)
+    elif told := [
+        name for name, value in _told_of_items(item_id, item_column, user_input, embedding, explain_cut) if value
+    ]:
+        raise NannError(f"{told[0]} was given, but --items was not, the table that it is about")
+    if table is not None and explain_cut:
+        from export_tools.cut import explain_cut as shown
+
+        print(shown(arguments[0], table, output))
+        return
     if reuse_model is not None:
         if assume is not None:
             raise NannError(
@@ -134,27 +190,34 @@ def export(
         surrogate = Surrogate(frontier, pool, batch=batch, expected_coverage=expected_coverage)
         run(
             arguments[0],
-            arguments[1],
+            arguments[1] if table is None else table,
             out,
             Defaults(k, BestFirst(frontier, pool), paper, surrogate, search, coverage),
-            SourceOptions(None, seeds, item_input, output, _names(feature) if feature else None),
+            SourceOptions(
+                None, seeds, item_input, output, _names("--feature", feature, "user_age=user/age") if feature else None
+            ),
             ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, measure, assume, allow_non_finite or ()),
             force,
         )
     outcome("export", f"{out}")
 
 
-def _names(pairs: Sequence[str]) -> dict[str, str]:
-    """Parses NEW=OLD pairs to the old names by the new ones.
+def _told_of_items(*values: Any) -> list[tuple[str, Any]]:
+    """Returns the options about --items with their values."""
+    return list(zip(("--id", "--item-column", "--user-input", "--embedding", "--explain-cut"), values, strict=True))
+
+
+def _names(option: str, pairs: Sequence[str], example: str) -> dict[str, str]:
+    """Parses NEW=OLD pairs of an option to the right sides by the left ones.
 
     Raises:
-      NannError: a pair is malformed, or a new name is repeated.
+      NannError: a pair is malformed, or a left side is repeated.
     """
     names: dict[str, str] = {}
     for pair in pairs:
         new, equals, old = pair.partition("=")
         if not (new and equals and old) or new in names:
-            raise NannError(f"--feature is {pair!r}, it must be NEW=OLD, each NEW once, such as user_age=user/age")
+            raise NannError(f"{option} is {pair!r}, it must be NEW=OLD, each NEW once, such as {example}")
         names[new] = old
     return names
 

@@ -30,24 +30,36 @@ def read_attributes(path: str | os.PathLike[str], id_column: str = ITEM_ID) -> p
     Raises:
       NannError: the file is missing, is of another kind, cannot be read, or does not have the column.
     """
+    table = read_table(path, "attributes")
+    if id_column not in table.columns:
+        raise NannError(f"{path} has no column {id_column!r} of item ids; it has {', '.join(table.columns)}")
+    if id_column != ITEM_ID and ITEM_ID in table.columns:
+        raise NannError(f"{path} has a column {ITEM_ID!r} besides the ids in {id_column!r}; rename it or drop it")
+    return table.rename({id_column: ITEM_ID})
+
+
+def read_table(path: str | os.PathLike[str], what: str) -> pl.DataFrame:
+    """Reads a table from a .parquet file, or a .csv file with a header.
+
+    Args:
+      path: the file.
+      what: what the table holds, for messages.
+
+    Raises:
+      NannError: the file is missing, is of another kind, or cannot be read.
+    """
     check_local(path)
     path = Path(path)
     if not path.exists():
         raise NannError(f"{path} does not exist")
     try:
         if path.suffix == ".parquet":
-            table = pl.read_parquet(path)
-        elif path.suffix == ".csv":
-            table = pl.read_csv(path, try_parse_dates=True, infer_schema_length=None)
-        else:
-            raise NannError(f"attributes are read from .parquet and .csv files; got {path}")
+            return pl.read_parquet(path)
+        if path.suffix == ".csv":
+            return pl.read_csv(path, try_parse_dates=True, infer_schema_length=None)
+        raise NannError(f"{what} are read from .parquet and .csv files; got {path}")
     except (OSError, pl.exceptions.PolarsError) as error:
         raise NannError(f"cannot read {path}: {error}") from error
-    if id_column not in table.columns:
-        raise NannError(f"{path} has no column {id_column!r} of item ids; it has {', '.join(table.columns)}")
-    if id_column != ITEM_ID and ITEM_ID in table.columns:
-        raise NannError(f"{path} has a column {ITEM_ID!r} besides the ids in {id_column!r}; rename it or drop it")
-    return table.rename({id_column: ITEM_ID})
 
 
 def store_attributes(table: pl.DataFrame, item_ids: np.ndarray) -> StoredAttributes:
