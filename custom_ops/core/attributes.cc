@@ -196,6 +196,13 @@ absl::StatusOr<Attributes> Attributes::Create(const IndexFile& file, int64_t num
   return attributes;
 }
 
+Attributes Attributes::Of(int64_t num_items, std::vector<Attribute> columns) {
+  Attributes attributes;
+  attributes.num_items_ = num_items;
+  attributes.columns_ = std::move(columns);
+  return attributes;
+}
+
 const Attribute* Attributes::Find(absl::string_view name) const {
   const auto found = std::find_if(columns_.begin(), columns_.end(),
                                   [name](const Attribute& column) { return column.name == name; });

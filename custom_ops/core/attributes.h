@@ -55,6 +55,10 @@ class Attributes {
   // position, if it is not a file of attributes of `num_items` items or an entry is out of bounds.
   static absl::StatusOr<Attributes> Create(const IndexFile& file, int64_t num_items);
 
+  // Returns a view of columns that are kept elsewhere, each of `num_items` items and as a file would have
+  // it.
+  static Attributes Of(int64_t num_items, std::vector<Attribute> columns);
+
   int64_t num_items() const { return num_items_; }
   absl::Span<const Attribute> columns() const { return columns_; }
   // Returns null if there is no such column.

@@ -2,8 +2,10 @@
 #define CUSTOM_OPS_CORE_CAP_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <unordered_map>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -12,6 +14,19 @@
 
 namespace nann {
 
+// The values of a column that items have after updates: of the items behind those of the index, and of
+// items of it.
+struct ChangedValues {
+  // Reads the values in `changed`, a column of the same type: those of `num_fresh` items behind the
+  // `num_items` of the index, then those of the items `touched`, ascending. Equal strings get equal numbers.
+  static ChangedValues Of(const Attribute& column, const Attribute& changed, int64_t num_items,
+                          int64_t num_fresh, absl::Span<const int32_t> touched);
+
+  int64_t num_items;
+  std::vector<std::optional<int64_t>> fresh, touched;
+  std::vector<int32_t> touched_items;
+};
+
 // A limit to how many items of an answer may have the same value in a column. Items without a value are
 // not limited.
 struct Cap {
@@ -19,7 +34,7 @@ struct Cap {
   // if `most` or `answers` is below 1.
   static absl::StatusOr<Cap> Create(const Attribute& column, int32_t most, int32_t answers);
 
-  // Returns the value of an item of the index, as an integer; nothing if it has none.
+  // Returns the value of an item, as an integer; nothing if it has none.
   std::optional<int64_t> Value(int32_t item) const;
 
   // Returns the items, of an index of `num_items`, whose value is none of `values`.
@@ -28,6 +43,7 @@ struct Cap {
   const Attribute* column;
   int32_t most;     // Items that may have the same value.
   int32_t answers;  // Items to answer.
+  std::shared_ptr<const ChangedValues> changed = nullptr;
 };
 
 // Counts the items of an answer by their values.

@@ -99,9 +99,11 @@ absl::Status Search::RunCapped(const IndexView& index, const SearchRequest& requ
     open = cap.Without(full.values(), index.num_items());
     if (request.passing != nullptr) open = open->And(*request.passing);
     part.passing = &*open;
+    part.only_deleted_fail = false;
+    part.unindexed = {};  // All of them are scored.
     known.clear();
     for (const Scored& one : scored) {
-      if (!full.Has(cap.Value(one.item))) known.push_back(one);
+      if (index.Has(one.item) && !full.Has(cap.Value(one.item))) known.push_back(one);
     }
     part.known = known;
   }

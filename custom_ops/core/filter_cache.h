@@ -16,32 +16,35 @@
 
 namespace nann {
 
-// The items that pass the filters that were used last, by the filters' texts. Thread-safe.
-class FilterCache {
+// What was made from the texts that were used last. Thread-safe.
+template <typename Value>
+class TextCache {
  public:
   static constexpr size_t kBytes = size_t{64} << 20;
+  struct Made {
+    std::shared_ptr<const Value> value;
+    size_t bytes;
+  };
 
-  // Keeps at most so many bytes of texts and bits. What is in use elsewhere is not counted.
-  explicit FilterCache(size_t most_bytes = kBytes) : most_bytes_(most_bytes) {}
+  // Keeps at most so many bytes of texts and values. What is in use elsewhere is not counted.
+  explicit TextCache(size_t most_bytes = kBytes) : most_bytes_(most_bytes) {}
 
-  // Returns the items that pass `text`. Parses and evaluates it if it is not kept; what is larger than
-  // the cache is not kept either. Returns InvalidArgument if the text is not a filter.
-  absl::StatusOr<std::shared_ptr<const PassingItems>> Passing(absl::string_view text,
-                                                              const Attributes& attributes) {
+  // Returns what `make`, a function () -> absl::StatusOr<Made>, makes of `text`, or its error; calls it if
+  // that is not kept. What is larger than the cache is not kept either.
+  template <typename Make>
+  absl::StatusOr<std::shared_ptr<const Value>> Get(absl::string_view text, Make make) {
     {
       std::lock_guard lock(mu_);
       const auto found = places_.find(text);
       if (found != places_.end()) {
         entries_.splice(entries_.begin(), entries_, found->second);
-        return found->second->passing;
+        return found->second->value;
       }
     }
-    auto filter = Filter::Parse(text, attributes);
-    if (!filter.ok()) return filter.status();
-    auto passing = std::make_shared<const PassingItems>(filter->Evaluate(attributes.num_items()));
-    const size_t bits = PassingItems::NumWords(attributes.num_items()) * sizeof(uint64_t);
-    Keep({std::string(text), passing, text.size() + bits + sizeof(Entry)});
-    return passing;
+    absl::StatusOr<Made> made = make();
+    if (!made.ok()) return made.status();
+    Keep({std::string(text), made->value, text.size() + made->bytes + sizeof(Entry)});
+    return made->value;
   }
 
   size_t bytes() const {
@@ -52,7 +55,7 @@ class FilterCache {
  private:
   struct Entry {
     std::string text;
-    std::shared_ptr<const PassingItems> passing;
+    std::shared_ptr<const Value> value;
     size_t bytes;
   };
 
@@ -75,8 +78,26 @@ class FilterCache {
   mutable std::mutex mu_;
   std::list<Entry> entries_;  // The one used last is first.
   // The keys are views of the entries' texts.
-  std::unordered_map<absl::string_view, std::list<Entry>::iterator> places_;
+  std::unordered_map<absl::string_view, typename std::list<Entry>::iterator> places_;
   size_t bytes_ = 0;
+};
+
+// The items that pass the filters that were used last, by the filters' texts. Thread-safe.
+class FilterCache : public TextCache<PassingItems> {
+ public:
+  using TextCache::TextCache;
+
+  // Returns the items that pass `text`. Returns InvalidArgument if the text is not a filter.
+  absl::StatusOr<std::shared_ptr<const PassingItems>> Passing(absl::string_view text,
+                                                              const Attributes& attributes) {
+    return Get(text, [&]() -> absl::StatusOr<Made> {
+      auto filter = Filter::Parse(text, attributes);
+      if (!filter.ok()) return filter.status();
+      const int64_t items = attributes.num_items();
+      return Made{std::make_shared<const PassingItems>(filter->Evaluate(items)),
+                  PassingItems::NumWords(items) * sizeof(uint64_t)};
+    });
+  }
 };
 
 }  // namespace nann

@@ -268,7 +268,7 @@ void RunSearches(Input& input, const IndexView& view, bool valid) {
     const auto score = [&](absl::Span<const int32_t> items, absl::Span<float> scores) {
       if (scorer < kMetrics) {
         std::vector<float> rows(items.size() * view.dim());
-        Gather(view, items, rows.data());
+        ItemRows(view).Gather(items, rows.data());
         metric.Score(items, scores);
       } else {
         for (size_t i = 0; i < items.size(); ++i) scores[i] = odd_scores[items[i]];

@@ -169,10 +169,4 @@ absl::Status OutsideIndex(const IndexView& index, int layer, int32_t item, int32
                                           index.num_items(), " items"));
 }
 
-void Gather(const IndexView& index, absl::Span<const int32_t> items, float* rows) {
-  const RowKernels& kernels = *SupportedRowKernels().sets[0];
-  kernels.gather[static_cast<int>(index.table_type())](index.table(), items.data(),
-                                                       static_cast<int64_t>(items.size()), rows);
-}
-
 }  // namespace nann

@@ -136,9 +136,6 @@ class IndexView {
 // Returns the error for a neighbour of `item` in `layer` that is outside the index.
 absl::Status OutsideIndex(const IndexView& index, int layer, int32_t item, int32_t neighbor);
 
-// Writes the embeddings of `items`, which must be in the index, as float32 [items, dim] to `rows`.
-void Gather(const IndexView& index, absl::Span<const int32_t> items, float* rows);
-
 }  // namespace nann
 
 #endif  // CUSTOM_OPS_CORE_INDEX_VIEW_H_

@@ -4,10 +4,10 @@
 
 namespace nann {
 
-MetricScorer::MetricScorer(const IndexView& index, Metric metric, absl::Span<const float> query,
+MetricScorer::MetricScorer(const ItemRows& rows, Metric metric, absl::Span<const float> query,
                            const RowKernels& kernels)
-    : table_(index.table()),
-      score_(kernels.score[static_cast<int>(metric)][static_cast<int>(index.table_type())]),
+    : rows_(rows),
+      score_(kernels.score[static_cast<int>(metric)][static_cast<int>(rows.type)]),
       query_(query.begin(), query.end()) {
   if (metric != Metric::kCosine) return;
   // In double, because the square of a float may exceed the range of float.

@@ -5,25 +5,27 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "custom_ops/core/index_view.h"
+#include "custom_ops/core/item_rows.h"
 #include "custom_ops/core/row_kernels.h"
 
 namespace nann {
 
-// Scores items by a metric between their embedding and a query, reading the item table directly.
-// Used for one request; the index must outlive it.
+// Scores items by a metric between their row and a query, reading the tables directly.
+// Used for one request; the rows must outlive it.
 class MetricScorer {
  public:
-  // `query` is [index.dim()].
-  MetricScorer(const IndexView& index, Metric metric, absl::Span<const float> query,
+  // `query` is [rows.dim()].
+  MetricScorer(const ItemRows& rows, Metric metric, absl::Span<const float> query,
                const RowKernels& kernels = *SupportedRowKernels().sets[0]);
 
   void Score(absl::Span<const int32_t> items, absl::Span<float> scores) const {
-    score_(table_, query_.data(), items.data(), static_cast<int64_t>(items.size()), scores.data());
+    rows_.ReadFrom(items, [&](const RowTable& table, const int32_t* places, int64_t count) {
+      score_(table, query_.data(), places, count, scores.data());
+    });
   }
 
  private:
-  const RowTable table_;
+  const ItemRows rows_;
   const RowKernels::Score score_;
   std::vector<float> query_;
 };

@@ -28,6 +28,7 @@ class PassingItems {
     return PassingItems(std::move(words));
   }
 
+  const std::vector<uint64_t>& words() const { return words_; }
   // `item` must be in the index.
   bool Has(int32_t item) const { return words_[item / kBits] >> (item % kBits) & 1; }
   int64_t count() const { return count_; }

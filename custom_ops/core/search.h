@@ -24,7 +24,8 @@ namespace nann {
 inline constexpr int32_t kMaxWidth = 1000000;
 inline constexpr int32_t kMaxRounds = 10000;
 
-// Writes the model's score of items[i] to scores[i]. Called once per round, from the walk's thread.
+// Writes the model's score of items[i] to scores[i]. Called once per round, from the walk's thread, with
+// items of the index alone or with unindexed ones alone.
 using ScoreBatch =
     absl::FunctionRef<absl::Status(absl::Span<const int32_t> items, absl::Span<float> scores)>;
 
@@ -35,8 +36,14 @@ struct SearchRequest {
   // Items that the walk may pass through but must not answer, ascending. They take no room in any
   // beam or pool (excluded.h).
   absl::Span<const int32_t> excluded;
-  // The items that pass the request's filter, of the same index; null if there is no filter and all do.
+  // The items of the index that may be answered, as they pass the request's filter and are not deleted;
+  // null if all may.
   const PassingItems* passing = nullptr;
+  // Whether only deleted items are missing in `passing`, which lie anywhere, so that no filter keeps
+  // whole regions of the graph from the walk.
+  bool only_deleted_fail = false;
+  // Items behind those of the index, in no graph, that may be answered; ascending. All of them are scored.
+  absl::Span<const int32_t> unindexed;
   // How many items with the same value may be answered; null if there is no such limit.
   const Cap* cap = nullptr;
   // Items whose scores are known, all of which pass, best first. BestFirstSearch and SurrogateSearch start from
@@ -80,7 +87,7 @@ struct Workspace {
   Bridge bridge;
   std::vector<int32_t> batch;
   std::vector<float> batch_scores;
-  std::vector<Scored> fresh, candidates, results, merged;
+  std::vector<Scored> fresh, candidates, results, merged, unindexed;
   std::vector<char> expanded;  // One entry for each of `results`.
   // All scored items of a request with a cap.
   std::vector<Scored> scored;
@@ -96,10 +103,11 @@ class Search {
  public:
   virtual ~Search() = default;
 
-  // Walks `index` and leaves the items to answer in `workspace.results`, best first and without
-  // excluded ones: as many as the width of the search, if so many were reached. With a filter, so many
+  // Scores the unindexed items, walks `index` and leaves the items to answer in `workspace.results`, best
+  // first and without excluded ones: as many as the width of the search, if so many were reached. With a filter, so many
   // are always reached if they pass and nothing stops the walk before; where few items pass, all of
-  // them are scored instead. With a cap, they are at most `cap->answers` and keep to it: the best of all
+  // them are scored instead. Unindexed items take at most half of the budget before the walk, and what is
+  // left of it afterwards. With a cap, they are at most `cap->answers` and keep to it: the best of all
   // scored items that do. Errors of `score` are returned. `workspace` must not be used by another
   // search at the same time.
   absl::Status Run(const IndexView& index, const SearchRequest& request, ScoreBatch score,
@@ -115,7 +123,11 @@ class Search {
   virtual int32_t width() const = 0;
   // Returns about how many items a walk scores that no filter hinders.
   virtual int64_t ExpectedEvaluations() const = 0;
-  // Does the work of `RunFreely`, but may leave excluded items among the results.
+  // Does the work of `RunFreely` in the graph, once the unindexed items are scored.
+  absl::Status WalkOrScoreAll(const IndexView& index, const SearchRequest& request,
+                              ScoreBatch score, Workspace& workspace,
+                              SearchStatistics& statistics) const;
+  // Does it by walking, but may leave excluded items among the results.
   virtual absl::Status WalkGraph(const IndexView& index, const SearchRequest& request,
                                  ScoreBatch score, Workspace& workspace,
                                  SearchStatistics& statistics) const = 0;

@@ -66,7 +66,7 @@ class SurrogateWalk {
         // A step for a large k must not cost as much as one for a small k, or the walk is quadratic.
         batch_(std::max(parameters.batch, parameters.k / 4)),
         scale_(parameters.k * std::clamp(seeds / kManySeeds, kFewest, 1.0) *
-               (request.passing == nullptr ? 1 : kFilteredAllowed)),
+               (request.passing == nullptr || request.only_deleted_fail ? 1 : kFilteredAllowed)),
         allowed_((1 - parameters.expected_coverage) * scale_),
         error_scale_(ErrorScale(index, request.passing)),
         // The neighbours of items that just miss the answer are worth a look.
@@ -77,8 +77,9 @@ class SurrogateWalk {
     const PassingItems* const passing = request.passing;
     w_.surrogate.Start(index, passing);
     if (passing == nullptr) return;
-    all_ = passing->count() <= kAllCandidates ||
-           (passing->count() <= kAllIfFar && PassingAreFar(index, request));
+    all_ = !request.only_deleted_fail &&
+           (passing->count() <= kAllCandidates ||
+            (passing->count() <= kAllIfFar && PassingAreFar(index, request)));
     if (all_) {
       w_.batch.clear();
       passing->AppendTo(w_.batch);

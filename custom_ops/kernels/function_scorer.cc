@@ -16,12 +16,12 @@
 namespace tensorflow {
 namespace nann_ops {
 FunctionScorer::FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions,
-                               const nann::IndexView& index, absl::Span<const int64_t> batch_sizes,
+                               const nann::ItemRows& rows, absl::Span<const int64_t> batch_sizes,
                                std::vector<Tensor> user, std::vector<Tensor> captured,
                                BatchTensors& batches)
     : ctx_(ctx),
       functions_(functions),
-      index_(index),
+      rows_(rows),
       batch_sizes_(batch_sizes),
       user_(std::move(user)),
       captured_(std::move(captured)),
@@ -66,12 +66,12 @@ absl::Status FunctionScorer::ScoreBatch(int64_t batch_size, absl::Span<const int
   Tensor& batch = batches_[batch_size];
   {
     const nann::ScopedTimer timer(gathering_);
-    const TensorShape shape({1, batch_size, index_.dim()});
+    const TensorShape shape({1, batch_size, rows_.dim()});
     if (batch.dtype() != DT_FLOAT || batch.shape() != shape) {
       TF_RETURN_IF_ERROR(ctx_->allocate_temp(DT_FLOAT, shape, &batch));
       std::memset(batch.data(), 0, batch.TotalBytes());
     }
-    nann::Gather(index_, items, batch.flat<float>().data());
+    rows_.Gather(items, batch.flat<float>().data());
   }
   std::vector<Tensor> results;
   {

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "custom_ops/core/index_view.h"
+#include "custom_ops/core/item_rows.h"
 #include "custom_ops/kernels/search_call.h"
 #include "custom_ops/kernels/worker_pool.h"
 #include "tensorflow/core/framework/cancellation.h"
@@ -42,7 +42,7 @@ class FunctionScorer : public Scorer {
   // [1, ...] and `prepared` are the results of the preparing function, if there is one, for (user...,
   // captured...). `batches` holds the buffers for padded batches, by size; no other scorer may use
   // them at the same time.
-  FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions, const nann::IndexView& index,
+  FunctionScorer(OpKernelContext* ctx, ScorerFunctions& functions, const nann::ItemRows& rows,
                  absl::Span<const int64_t> batch_sizes, std::vector<Tensor> user,
                  std::vector<Tensor> captured, BatchTensors& batches);
 
@@ -62,7 +62,7 @@ class FunctionScorer : public Scorer {
 
   OpKernelContext* const ctx_;
   ScorerFunctions& functions_;
-  const nann::IndexView& index_;
+  const nann::ItemRows& rows_;
   const absl::Span<const int64_t> batch_sizes_;
   std::vector<Tensor> user_, captured_;
   bool prepared_ = false;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -43,7 +44,10 @@ class IndexOpenOp : public OpKernel {
                     absl::StrCat("files has shape ", files.shape().DebugString(), ", not [f]")));
     std::vector<std::string> paths;
     for (int64_t i = 0; i < files.NumElements(); ++i) paths.push_back(files.vec<tstring>()(i));
-    auto index = OpenIndex::Map(ctx->env(), paths, dim_, options_);
+    OpenIndex::Options options = options_;
+    // Read when the index is opened, so that the same SavedModel is served with updates and without.
+    if (const char* const deltas = std::getenv("NANN_DELTAS")) options.deltas = deltas;
+    auto index = OpenIndex::Map(ctx->env(), paths, dim_, options);
     OP_REQUIRES_OK(ctx, index.status());
     resource->Set(*std::move(index));
   }
@@ -103,7 +107,7 @@ class IndexColumnOp : public OpKernel {
     OP_REQUIRES(ctx, column.dims() == 0,
                 absl::InvalidArgumentError(
                     absl::StrCat("column has shape ", column.shape().DebugString(), ", not []")));
-    const auto cap = (*index)->CapBy(column.scalar<tstring>()(), 1, 1);
+    const auto cap = (*index)->AsBuilt()->CapBy(column.scalar<tstring>()(), 1, 1);
     OP_REQUIRES_OK(ctx, cap.status());
     const int64_t size = (*index)->view().num_items();
     Tensor *values = nullptr, *present = nullptr;
@@ -130,11 +134,11 @@ class IndexFilterOp : public OpKernel {
     OP_REQUIRES(ctx, filter.dims() == 0,
                 absl::InvalidArgumentError(
                     absl::StrCat("filter has shape ", filter.shape().DebugString(), ", not []")));
-    auto passing = (*index)->Passing(filter.scalar<tstring>()());
+    auto passing = (*index)->AsBuilt()->Passing(filter.scalar<tstring>()());
     OP_REQUIRES_OK(ctx, passing.status());
     std::vector<int32_t> items;
-    if (*passing != nullptr) {
-      (*passing)->AppendTo(items);
+    if ((*passing)->indexed != nullptr) {
+      (*passing)->indexed->AppendTo(items);
     } else {
       items.resize((*index)->view().num_items());
       std::iota(items.begin(), items.end(), 0);
@@ -175,7 +179,7 @@ class IndexGatherOp : public OpKernel {
     }
     Tensor* embeddings = nullptr;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({count, dim_}), &embeddings));
-    nann::Gather(view, absl::MakeConstSpan(rows, count), embeddings->flat<float>().data());
+    nann::ItemRows(view).Gather(absl::MakeConstSpan(rows, count), embeddings->flat<float>().data());
   }
 
  private:

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/ascii.h"
+#include "absl/log/log.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
@@ -29,7 +29,6 @@ bool IsLocal(const std::string& path) {
   return path.find("://") == std::string::npos || absl::StartsWith(path, "file://");
 }
 
-constexpr size_t kMaxShown = 100;        // Bytes of a wrong name that an error repeats.
 constexpr size_t kAlignment = 64;        // Bytes; docs/format.md promises it for each array.
 constexpr size_t kReadAtOnce = 1 << 26;  // Bytes per read from a remote file system.
 
@@ -140,44 +139,40 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
     index->attributes_.emplace(*std::move(attributes));
   }
   index->lookup_ = std::make_unique<const nann::ItemLookup>(view->item_ids());
-  if (options.validate) {
-    TF_RETURN_IF_ERROR(view->Validate());
-    for (const nann::IndexFile& file : mapped) {
-      if (!file.bytes.empty() && IsLocal(file.name))
-        DropPages(file.bytes.data(), file.bytes.size());
+  if (options.validate) TF_RETURN_IF_ERROR(view->Validate());
+  index->view_ = std::make_unique<const nann::IndexView>(*std::move(view));
+  index->as_built_ = nann::Catalogue::Of(
+      {index->view_.get(), index->lookup_.get(),
+       index->attributes_.has_value() ? &*index->attributes_ : nullptr, &index->filters_});
+  if (!options.deltas.empty()) index->Follow(options.deltas, mapped);
+  for (const nann::IndexFile& file : mapped) {
+    const bool was_read = options.validate || !options.deltas.empty();
+    if (was_read && !file.bytes.empty() && IsLocal(file.name)) {
+      DropPages(file.bytes.data(), file.bytes.size());
     }
   }
-  index->view_ = std::make_unique<const nann::IndexView>(*std::move(view));
   return index;
 }
 
-absl::StatusOr<std::shared_ptr<const nann::PassingItems>> OpenIndex::Passing(
-    absl::string_view filter) const {
-  if (absl::StripAsciiWhitespace(filter).empty()) return nullptr;
-  if (attributes_.has_value()) return filters_.Passing(filter, *attributes_);
-  return absl::InvalidArgumentError(
-      "there is a filter, but the index has no attributes; build it with `nann index "
-      "--attributes`");
-}
-
-absl::StatusOr<nann::Cap> OpenIndex::CapBy(absl::string_view column, int32_t most,
-                                           int32_t answers) const {
-  if (!attributes_.has_value()) {
-    return absl::InvalidArgumentError(
-        "there is a cap, but the index has no attributes; build it with `nann index --attributes`");
-  }
-  const nann::Attribute* const found = attributes_->Find(column);
-  if (found != nullptr) return nann::Cap::Create(*found, most, answers);
-  return absl::InvalidArgumentError(absl::StrCat("cap_by is '", column.substr(0, kMaxShown),
-                                                 "', the index has the columns ",
-                                                 attributes_->Names()));
+void OpenIndex::Follow(const std::string& deltas, const std::vector<nann::IndexFile>& files) {
+  nann::SegmentTarget target;
+  target.key = nann::IndexKey(files);
+  target.dim = view_->dim();
+  target.type = view_->table_type();
+  target.attributes = attributes_.has_value() ? &*attributes_ : nullptr;
+  const std::string folder = nann::SegmentFolder(deltas, target.key);
+  follower_.emplace(target, as_built_, folder,
+                    [folder](const std::string& line) { LOG(ERROR) << folder << ": " << line; });
+  LOG(INFO) << absl::StrCat("The index follows ", folder, ", from update ",
+                            follower_->catalogue()->sequence(), " on");
 }
 
 std::string IndexResource::DebugString() const {
   absl::ReaderMutexLock lock(&mu_);
   if (!index_) return "NANN index, not open";
   const nann::IndexView& view = index_->view();
-  return absl::StrCat("NANN index of ", view.num_items(), " items, dim ", view.dim());
+  return absl::StrCat("NANN index of ", view.num_items(), " items, dim ", view.dim(),
+                      ", after update ", index_->catalogue()->sequence());
 }
 
 void IndexResource::Set(std::shared_ptr<const OpenIndex> index) {

@@ -9,7 +9,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "custom_ops/core/attributes.h"
-#include "custom_ops/core/cap.h"
+#include "custom_ops/core/catalogue.h"
+#include "custom_ops/core/delta_follower.h"
 #include "custom_ops/core/filter_cache.h"
 #include "custom_ops/core/index_view.h"
 #include "custom_ops/core/item_lookup.h"
@@ -30,6 +31,7 @@ class OpenIndex {
     bool features = false;    // Whether the files of the surrogate search are among them,
     bool attributes = false;  // and the file of the items' attributes.
     bool validate = true;
+    std::string deltas = {};  // The folder of deltas to follow, if any.
   };
 
   // Maps `files`, in the order that Nann>IndexOpen documents, read-only through `env`; reads those of
@@ -39,25 +41,26 @@ class OpenIndex {
                                                               int64_t dim, const Options& options);
 
   const nann::IndexView& view() const { return *view_; }
-  const nann::ItemLookup& lookup() const { return *lookup_; }
   WorkerPool& workers() const { return workers_; }
-
-  // Returns the items that pass a filter; null, which stands for all of them, if there is nothing in its
-  // text. Returns InvalidArgument if it is not a filter of the index's attributes.
-  absl::StatusOr<std::shared_ptr<const nann::PassingItems>> Passing(absl::string_view filter) const;
-  // Returns the cap of `most` items with the same value of `column` among `answers`. Returns InvalidArgument
-  // if the index has no such column, or it cannot be capped.
-  absl::StatusOr<nann::Cap> CapBy(absl::string_view column, int32_t most, int32_t answers) const;
+  // Returns the items of the index as it was built, and after the last update. They may be used while
+  // this is open.
+  const std::shared_ptr<const nann::Catalogue>& AsBuilt() const { return as_built_; }
+  std::shared_ptr<const nann::Catalogue> catalogue() const {
+    return follower_.has_value() ? follower_->catalogue() : as_built_;
+  }
 
  private:
   OpenIndex() = default;
+  void Follow(const std::string& deltas, const std::vector<nann::IndexFile>& files);
 
   std::vector<std::unique_ptr<ReadOnlyMemoryRegion>> regions_;
   std::unique_ptr<const nann::IndexView> view_;
   std::unique_ptr<const nann::ItemLookup> lookup_;
   std::optional<const nann::Attributes> attributes_;
-  mutable nann::FilterCache filters_;
+  nann::FilterCache filters_;
   mutable WorkerPool workers_;
+  std::shared_ptr<const nann::Catalogue> as_built_;
+  std::optional<nann::DeltaFollower> follower_;  // The last member: its thread uses the others.
 };
 
 // The resource behind Nann>IndexHandle, which is empty until Nann>IndexOpen. Thread-safe.

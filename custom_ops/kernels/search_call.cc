@@ -55,6 +55,7 @@ absl::Status SearchCall::Prepare(const SearchKind& kind) {
   auto index = resource->Get();
   TF_RETURN_IF_ERROR(index.status());
   index_ = *std::move(index);
+  catalogue_ = index_->catalogue();
   exclude_ = ctx_->input(kExclude);
   seeds_ = ctx_->input(kSeeds);
   TF_RETURN_IF_ERROR(SetLimits(ctx_->input(kBudget).scalar<int64_t>()(),
@@ -83,13 +84,18 @@ absl::Status SearchCall::Prepare(const SearchKind& kind) {
 absl::Status SearchCall::SetFilters() {
   OpInputList filters;
   TF_RETURN_IF_ERROR(ctx_->input_list("filters", &filters));
-  if (filters.size() == 0) return absl::OkStatus();
+  if (filters.size() == 0) {
+    auto all = catalogue_->Passing("");
+    TF_RETURN_IF_ERROR(all.status());
+    allowed_.push_back(*std::move(all));
+    return absl::OkStatus();
+  }
   const Tensor& texts = filters[0];
   TF_RETURN_IF_ERROR(CheckPerUser("filter", texts, batch_));
   for (int64_t user = 0; user < texts.dim_size(0); ++user) {
-    auto passing = index_->Passing(texts.vec<tstring>()(user));
-    TF_RETURN_IF_ERROR(passing.status());
-    passing_.push_back(*std::move(passing));
+    auto allowed = catalogue_->Passing(texts.vec<tstring>()(user));
+    TF_RETURN_IF_ERROR(allowed.status());
+    allowed_.push_back(*std::move(allowed));
   }
   return absl::OkStatus();
 }
@@ -106,7 +112,7 @@ absl::Status SearchCall::SetCaps() {
     const tstring& column = columns.vec<tstring>()(columns.dim_size(0) == 1 ? 0 : user);
     caps_.emplace_back();
     if (column.empty()) continue;
-    auto cap = index_->CapBy(column, most.vec<int32_t>()(most.dim_size(0) == 1 ? 0 : user), k_);
+    auto cap = catalogue_->CapBy(column, most.vec<int32_t>()(most.dim_size(0) == 1 ? 0 : user), k_);
     TF_RETURN_IF_ERROR(cap.status());
     caps_.back() = *cap;
   }
@@ -157,15 +163,31 @@ absl::Status SearchCall::SetLimits(int64_t budget, int32_t deadline_ms) {
   return absl::OkStatus();
 }
 
-// Returns a user's row of ids as dense indices, ascending; adds the ids that no item has to `unknown`.
-std::vector<int32_t> SearchCall::Items(const Tensor& ids, int64_t user, int64_t& unknown) const {
-  const auto row = ids.matrix<int64_t>();
+// Returns the items of the index to start at, ascending; adds the ids that no item has to `unknown`. A
+// deleted item, or one whose row has changed, still leads to its neighbours.
+std::vector<int32_t> SearchCall::Seeds(int64_t user, int64_t& unknown) const {
+  const auto row = seeds_.matrix<int64_t>();
   std::vector<int32_t> items;
-  for (int64_t i = 0; i < ids.dim_size(1); ++i) {
-    const int32_t item = index_->lookup().Find(row(user, i));
+  for (int64_t i = 0; i < seeds_.dim_size(1); ++i) {
+    const int32_t item = catalogue_->FindIndexed(row(user, i));
     if (item >= 0) items.push_back(item);
+    const bool known = item >= 0 && catalogue_->IsLive(item);
+    unknown += !known && catalogue_->FindFresh(row(user, i)) < 0;
   }
-  unknown += ids.dim_size(1) - static_cast<int64_t>(items.size());
+  std::sort(items.begin(), items.end());
+  return items;
+}
+
+// Returns the items not to answer, ascending; adds the ids that no item has to `unknown`.
+std::vector<int32_t> SearchCall::Excluded(int64_t user, int64_t& unknown) const {
+  const auto row = exclude_.matrix<int64_t>();
+  std::vector<int32_t> items;
+  for (int64_t i = 0; i < exclude_.dim_size(1); ++i) {
+    int32_t item = catalogue_->FindIndexed(row(user, i));
+    if (item < 0 || !catalogue_->IsLive(item)) item = catalogue_->FindFresh(row(user, i));
+    if (item >= 0) items.push_back(item);
+    unknown += item < 0;
+  }
   std::sort(items.begin(), items.end());
   return items;
 }
@@ -194,12 +216,15 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   const auto begin = std::chrono::steady_clock::now();
   const std::unique_ptr<Scorer> scorer = MakeScorer(user, worker);
   int64_t unknown = 0;
-  const std::vector<int32_t> seeds = Items(seeds_, user, unknown);
-  const std::vector<int32_t> excluded = Items(exclude_, user, unknown);
+  const std::vector<int32_t> seeds = Seeds(user, unknown);
+  const std::vector<int32_t> excluded = Excluded(user, unknown);
   nann::SearchRequest request = limits_;
   request.seeds = seeds;
   request.excluded = excluded;
-  if (!passing_.empty()) request.passing = passing_[passing_.size() == 1 ? 0 : user].get();
+  const nann::Catalogue::Allowed& allowed = *allowed_[allowed_.size() == 1 ? 0 : user];
+  request.passing = allowed.indexed.get();
+  request.only_deleted_fail = allowed.only_deleted_fail;
+  request.unindexed = allowed.fresh;
   if (!caps_.empty()) {
     const std::optional<nann::Cap>& cap = caps_[caps_.size() == 1 ? 0 : user];
     if (cap.has_value()) request.cap = &*cap;
@@ -216,7 +241,7 @@ absl::Status SearchCall::Search(int64_t user, Worker& worker) {
   outputs_[kNanScores]->vec<int64_t>()(user) = statistics.nan_scores;
   outputs_[kUnknownIds]->vec<int64_t>()(user) = unknown;
   outputs_[kStopped]->vec<int32_t>()(user) = static_cast<int32_t>(statistics.stopped);
-  outputs_[kIndexSequence]->vec<int64_t>()(user) = 0;
+  outputs_[kIndexSequence]->vec<int64_t>()(user) = catalogue_->sequence();
   if (kind_->write != nullptr) {
     kind_->write(statistics, user, absl::MakeConstSpan(outputs_).subspan(kNumSearchOutputs));
   }
@@ -241,7 +266,7 @@ void SearchCall::WriteAnswer(int64_t user, const std::vector<nann::Scored>& resu
   int64_t rank = 0;
   for (; rank < count; ++rank) {
     const nann::Scored& result = results[rank];
-    item_ids(user, rank) = index_->view().item_ids()[result.item];
+    item_ids(user, rank) = catalogue_->IdOf(result.item);
     scores(user, rank) = std::isnan(result.score) ? kWorst : result.score;
   }
   for (; rank < k_; ++rank) {

@@ -62,12 +62,12 @@ class SearchCall {
   static void Start(std::unique_ptr<SearchCall> call, AsyncOpKernel::DoneCallback done);
 
  protected:
-  // Reads and checks the inputs that the scorers take. Called when index() and batch() are known.
+  // Reads and checks the inputs that the scorers take. Called when item_rows() and batch() are known.
   virtual absl::Status PrepareScorers() = 0;
   virtual std::unique_ptr<Scorer> MakeScorer(int64_t user, Worker& worker) = 0;
 
   OpKernelContext* ctx() const { return ctx_; }
-  const nann::IndexView& index() const { return index_->view(); }
+  const nann::ItemRows& item_rows() const { return catalogue_->rows(); }
   int64_t batch() const { return batch_; }
 
  private:
@@ -75,7 +75,8 @@ class SearchCall {
   absl::Status SetCaps();
   absl::Status SetLimits(int64_t budget, int32_t deadline_ms);
   absl::Status AllocateOutputs(absl::Span<const SearchArg> outputs);
-  std::vector<int32_t> Items(const Tensor& ids, int64_t user, int64_t& unknown) const;
+  std::vector<int32_t> Seeds(int64_t user, int64_t& unknown) const;
+  std::vector<int32_t> Excluded(int64_t user, int64_t& unknown) const;
   void SearchFor(int64_t user);
   absl::Status Search(int64_t user, Worker& worker);
   void WriteAnswer(int64_t user, const std::vector<nann::Scored>& results);
@@ -85,11 +86,12 @@ class SearchCall {
   AsyncOpKernel::DoneCallback done_;
 
   std::shared_ptr<const OpenIndex> index_;
+  std::shared_ptr<const nann::Catalogue> catalogue_;  // The items as the call finds them.
   std::unique_ptr<nann::Search> search_;
   Tensor exclude_, seeds_;
-  // The items that pass the filter of each user, or that of all users; none without filters.
-  std::vector<std::shared_ptr<const nann::PassingItems>> passing_;
-  std::vector<std::optional<nann::Cap>> caps_;  // Likewise.
+  // The items that pass the filter of each user, or that of all users, and are not deleted.
+  std::vector<std::shared_ptr<const nann::Catalogue::Allowed>> allowed_;
+  std::vector<std::optional<nann::Cap>> caps_;  // Of each user, or of all users; none without caps.
   nann::SearchRequest limits_;  // The budget and deadline; ids differ from user to user.
   int32_t k_ = 0;
   int64_t batch_ = 0;

@@ -106,8 +106,8 @@ class FunctionCall : public SearchCall {
   std::unique_ptr<Scorer> MakeScorer(int64_t user, Worker& worker) override {
     std::vector<Tensor> rows;
     for (const Tensor& tensor : user_) rows.push_back(UserRow(tensor, user));
-    return std::make_unique<FunctionScorer>(ctx(), scorer_, index(), batch_sizes_, std::move(rows),
-                                            captured_, worker.batches);
+    return std::make_unique<FunctionScorer>(ctx(), scorer_, item_rows(), batch_sizes_,
+                                            std::move(rows), captured_, worker.batches);
   }
 
  private:
@@ -119,8 +119,8 @@ class FunctionCall : public SearchCall {
 // Scores items for one user by a metric between the user's query and their embeddings.
 class QueryScorer : public Scorer {
  public:
-  QueryScorer(const nann::IndexView& index, nann::Metric metric, absl::Span<const float> query)
-      : scorer_(index, metric, query) {}
+  QueryScorer(const nann::ItemRows& rows, nann::Metric metric, absl::Span<const float> query)
+      : scorer_(rows, metric, query) {}
 
   absl::Status Score(absl::Span<const int32_t> items, absl::Span<float> scores) override {
     scorer_.Score(items, scores);
@@ -141,16 +141,16 @@ class MetricCall : public SearchCall {
     OpInputList user;
     TF_RETURN_IF_ERROR(ctx()->input_list("user", &user));
     queries_ = user[0];
-    if (queries_.shape() == TensorShape({batch(), index().dim()})) return absl::OkStatus();
+    if (queries_.shape() == TensorShape({batch(), item_rows().dim()})) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat("the queries in user have shape ", queries_.shape().DebugString(),
-                     ", they must be [", batch(), ",", index().dim(), "]"));
+                     ", they must be [", batch(), ",", item_rows().dim(), "]"));
   }
 
   std::unique_ptr<Scorer> MakeScorer(int64_t user, Worker& worker) override {
     const size_t dim = queries_.dim_size(1);
     const float* query = queries_.flat<float>().data() + user * dim;
-    return std::make_unique<QueryScorer>(index(), metric_, absl::MakeConstSpan(query, dim));
+    return std::make_unique<QueryScorer>(item_rows(), metric_, absl::MakeConstSpan(query, dim));
   }
 
  private:

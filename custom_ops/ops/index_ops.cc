@@ -48,6 +48,10 @@ Opening again replaces the index, while searches that are running keep the old o
 InvalidArgument if sizes disagree or, with `validate`, an offset, neighbour or entry point is out of
 bounds; the message names the file and the position.
 
+If the environment variable NANN_DELTAS names a folder, searches find the items as the index's segments in
+it leave them (docs/format.md), also those that come later. What is wrong with a segment is logged. The other
+ops on indexes see this one as it was built.
+
 index: a handle from `Nann>IndexHandle`.
 files: string [f], paths in this order: item_ids, item_embeddings, entry_points, then
   row_splits and neighbors of every layer, ground layer first; for int8 one more, item_scales; with

@@ -96,7 +96,7 @@ gather_us: int64 [B], the part of `search_us` for copying the items' rows into t
 merge_us: int64 [B], the part of `search_us` for putting scored items in order and writing the answer.
   The rest of `search_us` is the walk: neighbours, visited items, and everything between.
 index_sequence: int64 [B], the sequence number of the last update that the searched index holds; 0 for
-  an index without updates, which is every index in this version.
+  an index without updates.
 exact: none, or one bool [B], as `Texact` says: whether every item that passes the user's filter was
   scored, so that the answer is that of scoring all items.
 scorer: the score function; none if a metric scores.

@@ -35,8 +35,7 @@ class SearchResult(NamedTuple):
       gather_us: int64 [B], the part of `search_us` for collecting candidates' rows for the model; 0 for a metric.
       merge_us: int64 [B], the part of `search_us` for ordering scored items and writing the answer. The rest is the
         walk (docs/searches.md).
-      index_sequence: int64 [B], the sequence number of the last update in the searched index; 0 for an index as built,
-        which every index is in this version.
+      index_sequence: int64 [B], the sequence number of the last update in the searched index; 0 for an index as built.
       exact: bool [B], whether every item that passes the `filter` was scored, so that the answer is that of scoring all
         items; False without a filter.
     """
