@@ -193,9 +193,13 @@ def layers(graph: Graph) -> dict[str, str]:
     found = {}
     for name, tensor in graph.tensors.items():
         if tensor.by == ITEM and tensor.fixed and tensor.dtype.is_floating and tensor.width:
-            for part in name.rpartition(":")[0].split("/")[:-1]:
-                found[part] = name
+            found |= dict.fromkeys(scopes(name), name)
     return found
+
+
+def scopes(tensor: str) -> list[str]:
+    """Returns the layers that a tensor's name has, the innermost last."""
+    return [part for part in tensor.split("/")[:-1] if not re.match(r"(Stateful)?PartitionedCall", part)]
 
 
 def _of_layer(graph: Graph, layer: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from export_tools.cut.choose import BOTH, ITEM, USER, Cut, layers
+from export_tools.cut.choose import BOTH, ITEM, USER, Cut, layers, scopes
 from export_tools.cut.graph import ANY, Graph
 
 MOST_LAYERS = 12
@@ -56,11 +56,11 @@ def summary(graph: Graph, cut: Cut) -> str:
 
 
 def _tensors(graph: Graph, names: Sequence[str]) -> list[str]:
-    return [f"  {_short(name)} {graph.tensors[name].dtype.name} {_row(graph, name)}" for name in names]
+    return [f"  {_short(graph, name)} {graph.tensors[name].dtype.name} {_row(graph, name)}" for name in names]
 
 
 def _listed(graph: Graph, names: Sequence[str]) -> str:
-    shown = [f"{_short(name)} {_row(graph, name)}" for name in names[:4]]
+    shown = [f"{_short(graph, name)} {_row(graph, name)}" for name in names[:4]]
     return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
@@ -71,7 +71,7 @@ def _row(graph: Graph, name: str) -> str:
     return "[" + ", ".join("any" if extent == ANY else str(extent) for extent in shape[1:]) + "]"
 
 
-def _short(name: str) -> str:
-    """Returns the layer of a tensor, or the tensor's own name where it is in none."""
-    parts = name.rpartition(":")[0].split("/")
-    return parts[-2] if len(parts) > 1 else parts[0]
+def _short(graph: Graph, name: str) -> str:
+    """Returns the input that a tensor is, or its layer, or its op where it is in none."""
+    inputs = {tensor: each for each, tensor in graph.inputs.items()}
+    return inputs.get(name) or (scopes(name) or [graph.nodes[name.rpartition(":")[0]].op])[-1]
