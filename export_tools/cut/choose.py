@@ -190,7 +190,7 @@ def _first_floats(graph: Graph, tensors: Iterable[str]) -> set[str]:
 
 def layers(graph: Graph) -> dict[str, str]:
     """Returns the last tensor of floats that depends on the item alone, with a row per item, of every layer."""
-    found = {}
+    found: dict[str, str] = {}
     for name, tensor in graph.tensors.items():
         if tensor.by == ITEM and tensor.fixed and tensor.dtype.is_floating and tensor.width:
             found |= dict.fromkeys(scopes(name), name)

@@ -13,6 +13,7 @@ def lines(graph: Graph, cut: Cut) -> list[str]:
     values = sum(graph.tensors[name].width for name in cut.items)
     width = sum(graph.tensors[name].width for name in cut.vectors)
     return [
+        f"inputs of the item: {', '.join(_inputs(graph, 'item'))}; of the user: {', '.join(_inputs(graph, 'user'))}",
         f"an item is {values:,} values, {_listed(graph, cut.items)}: {cut.why}",
         f"a user is {_listed(graph, cut.users)}",
         f"the graph is built on {width:,} values, {_listed(graph, cut.vectors)}: {cut.why_vectors}",
@@ -27,17 +28,9 @@ def summary(graph: Graph, cut: Cut) -> str:
     }
     shown = [
         "inputs of the item",
-        *(
-            f"  {name} {graph.types[name].name}"
-            for name, tensor in graph.inputs.items()
-            if graph.sides[tensor] == "item"
-        ),
+        *(f"  {name} {graph.types[name].name}" for name in _inputs(graph, "item")),
         "inputs of the user",
-        *(
-            f"  {name} {graph.types[name].name}"
-            for name, tensor in graph.inputs.items()
-            if graph.sides[tensor] == "user"
-        ),
+        *(f"  {name} {graph.types[name].name}" for name in _inputs(graph, "user")),
         f"once per item, at export: {counts['item']} nodes, of which the scorer takes",
         *_tensors(graph, cut.items),
         f"  which is {cut.why}",
@@ -53,6 +46,10 @@ def summary(graph: Graph, cut: Cut) -> str:
         more = f" and {len(held) - MOST_LAYERS} more" if len(held) > MOST_LAYERS else ""
         shown.append(f"--embedding takes one of the layers {', '.join(held[:MOST_LAYERS])}{more}")
     return "\n".join(shown)
+
+
+def _inputs(graph: Graph, side: str) -> list[str]:
+    return [name for name, tensor in graph.inputs.items() if graph.sides[tensor] == side]
 
 
 def _tensors(graph: Graph, names: Sequence[str]) -> list[str]:

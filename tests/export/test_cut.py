@@ -294,6 +294,37 @@ def test_other_arguments_do_not_go_with_items(table, tmp_path):
         export(tmp_path / "none.keras", Items(table), tmp_path / "1", source=SourceOptions(item_input="a"))
 
 
+@keras.saving.register_keras_serializable("test_cut")
+class Subclassed(keras.Model):
+    """Called with a dict; its archive does not tell which inputs it takes."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.top = layers.Dense(1)
+
+    def call(self, inputs):
+        return self.top(ops.concatenate([inputs["taste"], inputs["size"]], axis=1))
+
+
+@pytest.mark.medium
+def test_a_subclassed_model_goes_in_by_what_keras_exports(table, tmp_path):
+    """The errors for its archive say so, with the class at hand and without it."""
+    made = Subclassed()
+    made({"taste": tf.zeros([2, 4]), "size": tf.zeros([2, 3])})
+    made.save(tmp_path / "ranker.keras")
+    with pytest.raises(NannError, match=r"is a Subclassed, .* export what model\.export\('folder'\) writes"):
+        explain_cut(tmp_path / "ranker.keras", Items(table))
+    with keras.saving.CustomObjectScope({}), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras.src.saving.object_registration.GLOBAL_CUSTOM_OBJECTS", {})
+        with pytest.raises(
+            NannError, match=r"does not load: Could not locate class 'Subclassed'.* model\.export\('folder'\)"
+        ):
+            explain_cut(tmp_path / "ranker.keras", Items(table))
+    spec = {"taste": tf.TensorSpec([None, 4]), "size": tf.TensorSpec([None, 3])}
+    made.export(str(tmp_path / "saved"), input_signature=[spec], verbose=False)
+    compare(tmp_path / "saved", Items(table), by_hand(made, ("taste", "size")))
+
+
 @st.composite
 def graphs(draw):
     """A small directed graph without circles: edges, costs, sources, sinks."""
