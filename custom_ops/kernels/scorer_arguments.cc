@@ -18,12 +18,19 @@ nann_passes::Argument Captured(OpKernelContext* ctx, const Tensor& tensor) {
   if (tensor.dtype() != DT_RESOURCE) return argument;
   argument.shape.clear();
   argument.shaped = false;
+  if (tensor.NumElements() != 1) return argument;
+  const ResourceHandle& handle = tensor.flat<ResourceHandle>()(0);
   core::RefCountPtr<Var> variable;
-  if (tensor.NumElements() == 1 &&
-      LookupResource(ctx, tensor.flat<ResourceHandle>()(0), &variable).ok()) {
+  TensorShape declared;
+  if (LookupResource(ctx, handle, &variable).ok()) {
     tf_shared_lock lock(*variable->mu());
     argument.variable_dtype = variable->tensor()->dtype();
     argument.shape = Extents(variable->tensor()->shape());
+    argument.shaped = true;
+  } else if (handle.dtypes_and_shapes().size() == 1 &&  // The variable is on another device.
+             handle.dtypes_and_shapes()[0].shape.AsTensorShape(&declared)) {
+    argument.variable_dtype = handle.dtypes_and_shapes()[0].dtype;
+    argument.shape = Extents(declared);
     argument.shaped = true;
   }
   return argument;

@@ -6,6 +6,7 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "custom_ops/kernels/scorer_arguments.h"
+#include "custom_ops/kernels/scorer_devices.h"
 #include "grappler_passes/rewrite_scorer.h"
 #include "grappler_passes/scorer_function.h"
 
@@ -84,20 +85,19 @@ absl::StatusOr<std::vector<nann_passes::Argument>> Arguments(OpKernelContext* ct
 
 // Runs the passes over the scorer and instantiates the rewritten functions.
 absl::Status Rewrite(OpKernelContext* ctx, const ScorerDefinition& definition,
-                     ScorerFunctions* functions) {
+                     const ScorerDevices& devices, ScorerFunctions* functions) {
   auto arguments = Arguments(ctx, definition.scorer.name());
   TF_RETURN_IF_ERROR(arguments.status());
-  FunctionLibraryRuntime* const library = functions->library;
-  const FunctionLibraryDefinition& known = *library->GetFunctionLibraryDefinition();
+  const FunctionLibraryDefinition& known = *functions->library->GetFunctionLibraryDefinition();
   auto rewritten = nann_passes::RewriteScorer(definition.scorer, known, *arguments, {});
   TF_RETURN_IF_ERROR(rewritten.status());
   auto definitions = std::make_unique<FunctionLibraryDefinition>(known);
-  FunctionLibraryRuntime::InstantiateOptions options;
-  options.lib_def = definitions.get();
-  const auto instantiate = [&](const FunctionDef& function,
+  const auto instantiate = [&](ScorerDevices::Part part, const FunctionDef& function,
                                FunctionLibraryRuntime::Handle* handle) -> absl::Status {
     TF_RETURN_IF_ERROR(definitions->AddFunctionDef(function));
-    return library->Instantiate(function.signature().name(), AttrSlice(), options, handle);
+    NameAttrList named;
+    named.set_name(function.signature().name());
+    return devices.Instantiate(part, named, definitions.get(), handle);
   };
   const std::string& name = definition.scorer.name();
   auto score = nann_passes::ToFunction(rewritten->score, absl::StrCat(name, "_nann_score"));
@@ -106,9 +106,9 @@ absl::Status Rewrite(OpKernelContext* ctx, const ScorerDefinition& definition,
   if (!rewritten->prepared.empty()) {
     auto prepare = nann_passes::ToFunction(rewritten->prepare, absl::StrCat(name, "_nann_prepare"));
     TF_RETURN_IF_ERROR(prepare.status());
-    TF_RETURN_IF_ERROR(instantiate(*prepare, &prepared));
+    TF_RETURN_IF_ERROR(instantiate(ScorerDevices::kPrepare, *prepare, &prepared));
   }
-  TF_RETURN_IF_ERROR(instantiate(*score, &plain));
+  TF_RETURN_IF_ERROR(instantiate(ScorerDevices::kScore, *score, &plain));
   if (!definition.compiled_scorer.empty()) {
     FunctionDef inner = *score;
     inner.mutable_signature()->set_name(absl::StrCat(name, "_nann_score_for_xla"));
@@ -116,7 +116,7 @@ absl::Status Rewrite(OpKernelContext* ctx, const ScorerDefinition& definition,
     TF_RETURN_IF_ERROR(definitions->AddFunctionDef(inner));
     auto outer = ForXla(inner, absl::StrCat(name, "_nann_score_by_xla"));
     TF_RETURN_IF_ERROR(outer.status());
-    TF_RETURN_IF_ERROR(instantiate(*outer, &by_xla));
+    TF_RETURN_IF_ERROR(instantiate(ScorerDevices::kScore, *outer, &by_xla));
   }
   functions->prepare = prepared;
   functions->plain = plain;
@@ -153,24 +153,28 @@ absl::StatusOr<std::unique_ptr<ScorerFunctions>> InstantiateScorer(
     OpKernelContext* ctx, const ScorerDefinition& definition) {
   auto functions = std::make_unique<ScorerFunctions>();
   FunctionLibraryRuntime* const library = functions->library = ctx->function_library();
+  OpInputList user, captured;
+  TF_RETURN_IF_ERROR(ctx->input_list("user", &user));
+  TF_RETURN_IF_ERROR(ctx->input_list("captured", &captured));
+  const ScorerDevices devices(library, user.size(), captured);
   if (definition.rewrite && definition.prepare.empty()) {
-    const absl::Status rewritten = Rewrite(ctx, definition, functions.get());
+    const absl::Status rewritten = Rewrite(ctx, definition, devices, functions.get());
     if (rewritten.ok()) return functions;
     LOG(WARNING) << "The scorer runs unchanged, without the passes: " << rewritten.message();
   }
   if (!definition.prepare.empty()) {
     LOG(INFO) << "The scorer " << definition.scorer.name() << " was rewritten by passes before.";
   }
-  const auto instantiate = [library](const NameAttrList& function,
-                                     FunctionLibraryRuntime::Handle* handle) {
-    return library->Instantiate(function.name(), AttrSlice(&function.attr()), handle);
+  const auto instantiate = [&devices](ScorerDevices::Part part, const NameAttrList& function,
+                                      FunctionLibraryRuntime::Handle* handle) {
+    return devices.Instantiate(part, function, nullptr, handle);
   };
-  TF_RETURN_IF_ERROR(instantiate(definition.scorer, &functions->plain));
+  TF_RETURN_IF_ERROR(instantiate(ScorerDevices::kScore, definition.scorer, &functions->plain));
   for (const NameAttrList& function : definition.prepare) {
-    TF_RETURN_IF_ERROR(instantiate(function, &functions->prepare));
+    TF_RETURN_IF_ERROR(instantiate(ScorerDevices::kPrepare, function, &functions->prepare));
   }
   for (const NameAttrList& function : definition.compiled_scorer) {
-    TF_RETURN_IF_ERROR(instantiate(function, &functions->compiled));
+    TF_RETURN_IF_ERROR(instantiate(ScorerDevices::kScore, function, &functions->compiled));
     functions->compiles = true;
   }
   return functions;

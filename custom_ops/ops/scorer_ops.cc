@@ -1,3 +1,4 @@
+#include "tensorflow/core/common_runtime/input_colocation_exemption_registry.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -51,6 +52,8 @@ dim: width of an item.
 wanted: names of the passes to run; if empty, all.
 fold_items: whether the part that depends on the items alone may be taken out.
 )doc");
+
+REGISTER_INPUT_COLOCATION_EXEMPTION("Nann>RewriteScorer");
 
 REGISTER_OP("Nann>DescribeScorer")
     .Input("calls: string")

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "custom_ops/ops/search_interface.h"
+#include "tensorflow/core/common_runtime/input_colocation_exemption_registry.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_def_builder.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -109,10 +110,12 @@ prepare: zero or one function (user..., captured...) -> prepared..., run once pe
 rewrite: if there is no `prepare`, let the passes of grappler_passes/ rewrite the scorer at the first
   call.
 batch_sizes: the sizes to which scorer batches are padded, increasing; none for a metric.
-placement: where the scorer runs; this version only knows the CPU that searches.
+placement: where the search runs; this version only knows the CPU. The scorer runs where its variables are.
 )doc";
 
 bool RegisterSearch(const SearchInterface& search, const char* summary, const char* arguments) {
+  // A search runs on the CPU wherever the scorer's variables are: it calls the scorer where they are.
+  InputColocationExemptionRegistry::Global()->Register(search.op);
   OpRegistry::Global()->Register([&search, summary, arguments](OpRegistrationData* data) {
     OpDefBuilder op(search.op);
     const auto spec = [](const SearchArg& arg) { return absl::StrCat(arg.name, ": ", arg.type); };

@@ -34,18 +34,6 @@ def later(tensor):
     return tf.ensure_shape(tf.numpy_function(wait, [tensor], tensor.dtype), tensor.shape)
 
 
-def on_devices(function):
-    """Makes a function that runs on the devices it names, in the rendezvous of the scorer that calls it.
-
-    An inlined function would run where the search runs, whatever devices it names, and most functions that are called
-    get a rendezvous of their own.
-    """
-    made = tf.function(function, experimental_attributes={"_noinline": True})
-    made._shared_rendezvous = True
-    return made
-
-
-@on_devices
 def elsewhere(user, items):
     """Computes `table_score` on the other device."""
     with tf.device("CPU:0"):
@@ -56,7 +44,6 @@ def elsewhere(user, items):
         return tf.identity(there) + 0 * later(items)[..., 0]
 
 
-@on_devices
 def there_and_back(user):
     with tf.device("CPU:0"):
         sent = later(user)
