@@ -190,12 +190,16 @@ def _first_floats(graph: Graph, tensors: Iterable[str]) -> set[str]:
 
 def layers(graph: Graph) -> dict[str, str]:
     """Returns the last tensor of floats that depends on the item alone, with a row per item, of every layer."""
-    found = {}
+    found: dict[str, str] = {}
     for name, tensor in graph.tensors.items():
         if tensor.by == ITEM and tensor.fixed and tensor.dtype.is_floating and tensor.width:
-            for part in name.rpartition(":")[0].split("/")[:-1]:
-                found[part] = name
+            found |= dict.fromkeys(scopes(name), name)
     return found
+
+
+def scopes(tensor: str) -> list[str]:
+    """Returns the layers that a tensor's name has, the innermost last."""
+    return [part for part in tensor.split("/")[:-1] if not re.match(r"(Stateful)?PartitionedCall", part)]
 
 
 def _of_layer(graph: Graph, layer: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from export_tools.cut.choose import BOTH, ITEM, USER, Cut, layers
+from export_tools.cut.choose import BOTH, ITEM, USER, Cut, layers, scopes
 from export_tools.cut.graph import ANY, Graph
 
 MOST_LAYERS = 12
@@ -13,6 +13,7 @@ def lines(graph: Graph, cut: Cut) -> list[str]:
     values = sum(graph.tensors[name].width for name in cut.items)
     width = sum(graph.tensors[name].width for name in cut.vectors)
     return [
+        f"inputs of the item: {', '.join(_inputs(graph, 'item'))}; of the user: {', '.join(_inputs(graph, 'user'))}",
         f"an item is {values:,} values, {_listed(graph, cut.items)}: {cut.why}",
         f"a user is {_listed(graph, cut.users)}",
         f"the graph is built on {width:,} values, {_listed(graph, cut.vectors)}: {cut.why_vectors}",
@@ -27,17 +28,9 @@ def summary(graph: Graph, cut: Cut) -> str:
     }
     shown = [
         "inputs of the item",
-        *(
-            f"  {name} {graph.types[name].name}"
-            for name, tensor in graph.inputs.items()
-            if graph.sides[tensor] == "item"
-        ),
+        *(f"  {name} {graph.types[name].name}" for name in _inputs(graph, "item")),
         "inputs of the user",
-        *(
-            f"  {name} {graph.types[name].name}"
-            for name, tensor in graph.inputs.items()
-            if graph.sides[tensor] == "user"
-        ),
+        *(f"  {name} {graph.types[name].name}" for name in _inputs(graph, "user")),
         f"once per item, at export: {counts['item']} nodes, of which the scorer takes",
         *_tensors(graph, cut.items),
         f"  which is {cut.why}",
@@ -55,12 +48,16 @@ def summary(graph: Graph, cut: Cut) -> str:
     return "\n".join(shown)
 
 
+def _inputs(graph: Graph, side: str) -> list[str]:
+    return [name for name, tensor in graph.inputs.items() if graph.sides[tensor] == side]
+
+
 def _tensors(graph: Graph, names: Sequence[str]) -> list[str]:
-    return [f"  {_short(name)} {graph.tensors[name].dtype.name} {_row(graph, name)}" for name in names]
+    return [f"  {_short(graph, name)} {graph.tensors[name].dtype.name} {_row(graph, name)}" for name in names]
 
 
 def _listed(graph: Graph, names: Sequence[str]) -> str:
-    shown = [f"{_short(name)} {_row(graph, name)}" for name in names[:4]]
+    shown = [f"{_short(graph, name)} {_row(graph, name)}" for name in names[:4]]
     return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
@@ -71,7 +68,7 @@ def _row(graph: Graph, name: str) -> str:
     return "[" + ", ".join("any" if extent == ANY else str(extent) for extent in shape[1:]) + "]"
 
 
-def _short(name: str) -> str:
-    """Returns the layer of a tensor, or the tensor's own name where it is in none."""
-    parts = name.rpartition(":")[0].split("/")
-    return parts[-2] if len(parts) > 1 else parts[0]
+def _short(graph: Graph, name: str) -> str:
+    """Returns the input that a tensor is, or its layer, or its op where it is in none."""
+    inputs = {tensor: each for each, tensor in graph.inputs.items()}
+    return inputs.get(name) or (scopes(name) or [graph.nodes[name.rpartition(":")[0]].op])[-1]

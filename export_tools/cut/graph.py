@@ -160,7 +160,8 @@ class Graph:
         part.versions.producer = tf.version.GRAPH_DEF_VERSION
         part.node.extend(_bare(node) for name, node in self.nodes.items() if name in names)
         values = {name: self._value(name, given, rows) for name in used}
-        mapped = {name: value for name, value in values.items() if any(name in self.sources(node) for node in names)}
+        taken = {one for name in names for one in self.sources(name)}
+        mapped = {name: value for name, value in values.items() if name in taken}
         inside = [name for name in wanted if name not in values]
         computed = tf.graph_util.import_graph_def(part, mapped, return_elements=inside, name="ranker") if inside else []
         for name, tensor in zip(inside, computed, strict=True):

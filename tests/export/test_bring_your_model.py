@@ -34,6 +34,7 @@ def test_the_steps_lead_to_an_answered_request(tmp_path, monkeypatch):
             if command.words[:2] != ("nann", "serve"):
                 ran = CliRunner().invoke(cli.app, list(command.words[1:]))
                 assert ran.exit_code == 0, (command, ran.output, ran.exception)
+    assert "nann serve models/ranker --name ranker\n" in (ROOT / PAGE).read_text()
     (request,) = re.findall(r"-d '(.*?)'", (ROOT / PAGE).read_text(), re.DOTALL)
     with LocalServer({"ranker": "models/ranker"}, ServerOptions(grpc_port=0, rest_port=0)) as server:
         url = f"http://127.0.0.1:{server.rest_port}/v1/models/ranker:predict"
