@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from export_tools.items import FILES as SAMPLE
-from export_tools.items import note_new
+from export_tools.items import drop_from_sample, note_new
 from export_tools.manifest import check_files, exported_index, read_figures, read_manifest, write_manifest
 from export_tools.rows import write_rows
 from export_tools.search_choice import check_rule
@@ -32,6 +32,7 @@ def reuse(
     target: str | os.PathLike[str],
     evaluation: str | os.PathLike[str] | None = None,
     force: bool = False,
+    changed: Collection[int] = (),
 ) -> Path:
     """Exports the model of `exported` with another index of the same model to `target`, whole or not at all.
 
@@ -44,6 +45,7 @@ def reuse(
       target: the new SavedModel's folder.
       evaluation: a JSON file of metrics to keep in the manifest in place of the old ones.
       force: replace `target` whatever it holds; by default, only an earlier export is replaced.
+      changed: ids of items whose embeddings were changed on purpose, so that they are not compared with the old ones.
 
     Returns:
       `target`.
@@ -63,10 +65,21 @@ def reuse(
             rows = work.enter_context(tempfile.TemporaryDirectory(prefix="nann_rows_"))
             opened = _folded(exported, opened, scorer.get("row_dim"), Path(rows))
         with exported_index(exported, manifest) as old:
-            _check_same_model(old, opened, index)
+            _check_same_model(old, opened, index, np.array(sorted(changed), np.int64))
             own = {path.name for path in old.files}
         check_rule(manifest["defaults"], index)
-        _write(exported, manifest, opened, own, target, evaluation, force)
+        with atomic_folder(target, EXPORT, force) as new:
+            _write(new, exported, opened, own)
+            if changed:
+                drop_from_sample(exported, new, changed)
+            facts: dict[str, Any] = {key: value for key, value in manifest.items() if key not in ("files", "versions")}
+            facts["index"] = opened.manifest
+            examples = Examples.of_export(exported, manifest["seeds"])
+            facts["warm_up_records"] = write_warm_up(new, examples, opened, manifest["signatures"])
+            facts["evaluation"] = None if evaluation is None else read_figures(evaluation)
+            facts["model_of"] = manifest["files"]["saved_model.pb"]["sha256"]
+            write_manifest(new, facts)
+            try_out(new)
     return Path(target)
 
 
@@ -87,44 +100,28 @@ def _folded(exported: Path, index: Index, row_dim: Any, folder: Path) -> Index:
     return write_rows(index, fold, row_dim, folder)
 
 
-def _write(
-    exported: Path,
-    manifest: Mapping[str, Any],
-    opened: Index,
-    own: set[str],
-    target: str | os.PathLike[str],
-    evaluation: str | os.PathLike[str] | None,
-    force: bool,
-) -> None:
-    """Writes the new export from the files of the old one, except those of its index, whose names are in `own`."""
-    with atomic_folder(target, EXPORT, force) as new:
-        for path in sorted(exported.rglob("*")):
-            name = path.relative_to(exported)
-            if path.is_dir():
-                (new / name).mkdir()
-            elif (name.parts[0] != "assets.extra" or name in SAMPLE) and not (
-                name.parts[0] == "assets" and name.name in own
-            ):
-                link_or_copy(path, new / name)
-        for path in opened.files:
-            link_or_copy(path, new / "assets" / path.name)
-        examples = Examples.of_export(exported, manifest["seeds"])
-        facts: dict[str, Any] = {key: value for key, value in manifest.items() if key not in ("files", "versions")}
-        facts["index"] = opened.manifest
-        facts["warm_up_records"] = write_warm_up(new, examples, opened, manifest["signatures"])
-        facts["evaluation"] = None if evaluation is None else read_figures(evaluation)
-        facts["model_of"] = manifest["files"]["saved_model.pb"]["sha256"]
-        write_manifest(new, facts)
-        try_out(new)
+def _write(new: Path, exported: Path, opened: Index, own: set[str]) -> None:
+    """Links the files of the old export into `new`, except those of its index, whose names are in `own`."""
+    for path in sorted(exported.rglob("*")):
+        name = path.relative_to(exported)
+        if path.is_dir():
+            (new / name).mkdir()
+        elif (name.parts[0] != "assets.extra" or name in SAMPLE) and not (
+            name.parts[0] == "assets" and name.name in own
+        ):
+            link_or_copy(path, new / name)
+    for path in opened.files:
+        link_or_copy(path, new / "assets" / path.name)
 
 
-def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) -> None:
+def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str], changed: np.ndarray) -> None:
     """Checks that a new index can replace the old one: same form for the graph that searches it, and same embeddings.
 
     Args:
       old: the index of the export.
       new: the index that is to replace it.
       folder: where the new one came from, for the errors.
+      changed: int64 [c], ids whose embeddings are not compared.
 
     Raises:
       NannError: it cannot replace the old one.
@@ -152,7 +149,10 @@ def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str]) ->
     if not len(shared):
         raise NannError(f"{folder} has no item in common with the exported index: its model or corpus is another")
     note_new(len(new.item_ids) - len(shared), len(new.item_ids), "the exported index")
-    sample = np.unique(np.linspace(0, len(shared) - 1, MATCH_SAMPLE).astype(np.int64))
+    same = np.flatnonzero(~np.isin(shared, changed))
+    if not len(same):
+        return
+    sample = same[np.unique(np.linspace(0, len(same) - 1, MATCH_SAMPLE).astype(np.int64))]
     rows, vectors = now[sample], old.embeddings(before[sample])
     rounding = 0.0 if old.item_scales is None else float(np.max(old.item_scales)) / 2
     refuse(

@@ -18,9 +18,10 @@ from tests.docs.pages import ROOT
 from tfserving_ext import progress
 
 FACE = {
-    *("Index", "Items", "NeuralTopK", "BruteForce", "LocalServer", "Client"),
+    *("Index", "Items", "NeuralTopK", "BruteForce", "LocalServer", "Client", "Updates"),
     *("convert", "synth", "train", "extract", "build_index", "evaluate", "tune", "preflight"),
     *("export", "verify", "inspect", "explain", "bench", "recommend", "judge"),
+    *("upsert", "delete", "compact"),
 }
 # Each takes more than about ten seconds on a busy machine.
 SLOW = {"evaluate", "export", "judge", "preflight", "train", "tune", "verify"}

@@ -13,6 +13,9 @@ One function for each stage from recorded behaviours to a served model; `nann NA
   export       write one SavedModel with user tower, search and scorer
   verify       check an exported model in a fresh process
   judge        measure an exported model on real requests, against exact answers
+  upsert       add items to a served model, or change them
+  delete       delete items of a served model
+  compact      fold the updates of a served model into a new version
   recommend    show what an exported model answers for one user
   inspect      show what is in a SavedModel
   explain      show what the graph passes did to its scorer
@@ -23,6 +26,7 @@ Classes to use in your own programs:
   Index        an index on disk: item ids, embeddings and graph
   Items        the raw features of the items, to export a ranker with
   NeuralTopK   top-k under a model's score, by walking the graph
+  Updates      writes updates of a served model, for a process that makes many
   BruteForce   the same interface with exact answers, by scoring every item
   LocalServer  a server with TensorFlow Serving's interfaces (`nann serve`)
   Client       a gRPC client for this server and TensorFlow Serving
@@ -48,11 +52,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from export_tools.compact import compact
     from export_tools.cut.items import Items
     from export_tools.explain import explain
     from export_tools.export import export
     from export_tools.inspect import inspect
     from export_tools.judge import judge
+    from export_tools.updates import Updates, delete, upsert
     from export_tools.verify import verify
     from tfserving_ext.data.conversion import convert
     from tfserving_ext.data.synth import synth
@@ -79,9 +85,12 @@ __all__ = [
     "Items",
     "LocalServer",
     "NeuralTopK",
+    "Updates",
     "bench",
     "build_index",
+    "compact",
     "convert",
+    "delete",
     "evaluate",
     "explain",
     "export",
@@ -93,6 +102,7 @@ __all__ = [
     "synth",
     "train",
     "tune",
+    "upsert",
     "verify",
 ]
 
@@ -104,9 +114,12 @@ _HOMES = {
     "Items": "export_tools.cut.items",
     "LocalServer": "tfserving_ext.serving.server",
     "NeuralTopK": "tfserving_ext.retrieval.neural_top_k",
+    "Updates": "export_tools.updates",
     "bench": "tfserving_ext.loadtest.run",
     "build_index": "tfserving_ext.index.build",
+    "compact": "export_tools.compact",
     "convert": "tfserving_ext.data.conversion",
+    "delete": "export_tools.updates",
     "evaluate": "tfserving_ext.evaluation.run",
     "explain": "export_tools.explain",
     "export": "export_tools.export",
@@ -118,6 +131,7 @@ _HOMES = {
     "synth": "tfserving_ext.data.synth",
     "train": "tfserving_ext.training.recipes",
     "tune": "tfserving_ext.evaluation.tune",
+    "upsert": "export_tools.updates",
     "verify": "export_tools.verify",
 }
 

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -104,6 +105,16 @@ int64_t LastSegment(const std::string& folder) {
   return last;
 }
 
+// The followers of the process.
+struct Followers {
+  std::mutex mu;
+  std::set<const DeltaFollower*> all;
+};
+Followers& AllFollowers() {
+  static Followers* const followers = new Followers;  // Never destroyed: threads may end later.
+  return *followers;
+}
+
 }  // namespace
 
 std::string SegmentFolder(absl::string_view deltas, uint64_t key) {
@@ -123,15 +134,32 @@ DeltaFollower::DeltaFollower(const SegmentTarget& target, std::shared_ptr<const 
       catalogue_(std::move(first)) {
   CatchUp();
   thread_ = std::thread([this] { Follow(); });
+  std::lock_guard lock(AllFollowers().mu);
+  AllFollowers().all.insert(this);
 }
 
 DeltaFollower::~DeltaFollower() {
+  {
+    std::lock_guard lock(AllFollowers().mu);
+    AllFollowers().all.erase(this);
+  }
   {
     std::lock_guard lock(mu_);
     ends_ = true;
   }
   ending_.notify_all();
   thread_.join();
+}
+
+std::string DeltaFollower::States() {
+  std::string lines;
+  std::lock_guard lock(AllFollowers().mu);
+  for (const DeltaFollower* follower : AllFollowers().all) {
+    const std::shared_ptr<const Catalogue> now = follower->catalogue();
+    absl::StrAppend(&lines, follower->folder_, "\t", now->sequence(), "\t", now->num_fresh(), "\t",
+                    follower->problem().ok() ? 0 : 1, "\n");
+  }
+  return lines;
 }
 
 void DeltaFollower::Follow() {

@@ -44,6 +44,9 @@ class DeltaFollower {
     std::lock_guard lock(mu_);
     return catalogue_;
   }
+  // Returns a line for each follower of the process, for metrics: folder, number of the last update,
+  // number of fresh items, and whether following has stopped, 1 or 0, with tabs between them.
+  static std::string States();
   // Returns why following has stopped; OK if it has not.
   absl::Status problem() const {
     std::lock_guard lock(mu_);

@@ -164,6 +164,7 @@ void FollowingStopsAtDamageAndGoesOn() {
     Write(path(3), SegmentOf(3, {}, {}, {5000}));
     WaitFor([&] { return logged == 1; });
     CHECK_THAT(follower.catalogue()->sequence() == 1 && !follower.problem().ok());
+    CHECK_THAT(DeltaFollower::States() == absl::StrCat(deltas, "\t1\t1\t1\n"));
     Write(path(2), second);
     WaitFor([&] { return logged == 2; });
     CHECK_THAT(follower.catalogue()->sequence() == 3 && follower.problem().ok());

@@ -188,3 +188,12 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> IndexResource::Get() const {
 
 }  // namespace nann_ops
 }  // namespace tensorflow
+
+// Called by its name from Python, for the metrics of the local server: writes `DeltaFollower::States`, or its
+// beginning, to `text`, which has room for `size` bytes. Returns how many bytes all of it has.
+extern "C" __attribute__((visibility("default"))) int64_t nann_delta_states(char* text,
+                                                                            int64_t size) {
+  const std::string states = nann::DeltaFollower::States();
+  states.copy(text, static_cast<size_t>(size));
+  return static_cast<int64_t>(states.size());
+}

@@ -26,6 +26,7 @@ def answer(found: SearchResult, request: Request) -> dict[str, tf.Tensor]:
         "rounds": found.rounds,
         "nan_scores": found.nan_scores,
         "stopped": found.stopped,
+        "index_sequence": found.index_sequence,
         **({"exact": found.exact} if request.by_attributes else {}),
     }
 

@@ -152,7 +152,50 @@ SERVE = Command(
         "allow_version_labels_for_unavailable_models": Option(None, {f"{_OPTIONS}.load.labels_ahead": True}),
         "monitoring_config_file": Option("m.config", {f"{_OPTIONS}.rest.metrics_path": "path of m.config"}),
         "ssl_config_file": Option("tls.config", {f"{_OPTIONS}.grpc.tls": "keys of tls.config"}),
+        "deltas": Option("deltas", {f"{_OPTIONS}.deltas": Path("deltas")}),
         "log_requests": Option(None, {f"{_OPTIONS}.log": log_json}),
+    },
+)
+_UPDATED = SimpleNamespace(items=1, sequence=1, model="models/1", unindexed=0)
+_UPDATE = {"model": "models/nann", "deltas": "deltas"}
+UPSERT = Command(
+    {**_UPDATE, "items": "items.csv"},
+    {"export_tools.updates:upsert": _UPDATED},
+    {},
+    {
+        "model": Option("models/other", {"upsert.exported": Path("models/other")}),
+        "deltas": Option("others", {"upsert.folder": Path("others")}),
+        "items": Option("new.parquet", {"upsert.items": Path("new.parquet")}),
+        "item_id": Option("sku", {"upsert.item_id": "sku"}),
+        "embedding": Option("vector", {"upsert.embedding": "vector"}),
+    },
+)
+DELETE = Command(
+    {**_UPDATE, "ids": "5"},
+    {"export_tools.updates:delete": _UPDATED},
+    {},
+    {
+        "model": Option("models/other", {"delete.exported": Path("models/other")}),
+        "deltas": Option("others", {"delete.folder": Path("others")}),
+        "ids": Option("gone.parquet", {"delete.item_ids": "gone.parquet"}),
+        "item_id": Option("sku", {"delete.item_id": "sku"}),
+    },
+)
+COMPACT = Command(
+    _UPDATE,
+    {
+        "export_tools.compact:compact": SimpleNamespace(
+            items=1, updates=1, carried=0, removed=0, folder="index", model="models/2"
+        )
+    },
+    {},
+    {
+        "model": Option("models/other", {"compact.exported": Path("models/other")}),
+        "deltas": Option("others", {"compact.folder": Path("others")}),
+        "index": Option("old", {"compact.index": Path("old")}),
+        "out": Option("new", {"compact.target": Path("new")}),
+        "threads": Option("1", {"compact.threads": 1}),
+        "force": Option(None, {"compact.force": True}),
     },
 )
 SMOKE = Command(

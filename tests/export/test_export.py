@@ -102,7 +102,7 @@ def test_categories_left_out_are_those_of_training(world, request_and_answer):
 def test_verify_runs_all_signatures(world):
     outputs = verify(world.saved_model)["signatures"]
     assert outputs["serving_default"]["top_k"]["dtype"] == "int64"
-    answer = {"item_ids", "scores", "num_results", "items_scored", "rounds", "nan_scores", "stopped"}
+    answer = {"item_ids", "scores", "num_results", "items_scored", "rounds", "nan_scores", "stopped", "index_sequence"}
     assert set(outputs["retrieve"]) == set(outputs["retrieve_rounds"]) == answer
     parts = {"user_us", "walk_us", "gather_us", "scorer_us", "merge_us"}
     assert set(outputs["retrieve_trace"]) == answer | parts

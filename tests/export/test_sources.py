@@ -112,7 +112,7 @@ def test_an_export_can_be_exported_again(world, tmp_path):
 def test_a_keras_archive(world, index, tmp_path):
     model = keras_ranker(world, tmp_path / "ranker.keras")
     servable, found = move_and_verify(export(tmp_path / "ranker.keras", world.index, tmp_path / "1", WIDE), tmp_path)
-    answer = {"item_ids", "scores", "num_results", "items_scored", "rounds", "nan_scores", "stopped"}
+    answer = {"item_ids", "scores", "num_results", "items_scored", "rounds", "nan_scores", "stopped", "index_sequence"}
     assert set(found["signatures"]["retrieve"]) == answer
     table = index.embeddings()
     users, ages = table[[3, 50]], np.array([[0.5], [-1.0]], np.float32)

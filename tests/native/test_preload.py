@@ -102,6 +102,26 @@ def test_the_server_answers_as_nann_serve_does(built, models, served, tmp_path, 
     assert done.stdout == "", "what is still mapped after the models were unloaded"
 
 
+def test_the_server_follows_updates(built, models, served, tmp_path, monkeypatch):
+    """Deleted items are no longer answered, as by `nann serve`, and every answer tells the last update."""
+    from export_tools.updates import Updates
+
+    gone = np.unique(np.concatenate([answer["item_ids"][:, :5].ravel() for answer in served if "item_ids" in answer]))
+    with Updates(models["nann"].parent, tmp_path / "deltas") as updates:
+        updates.delete(gone[gone != -1])
+    monkeypatch.setenv("NANN_DELTAS", str(tmp_path / "deltas"))
+    asked = [request for request in warm_up_requests(models) if request.model_spec.name == "nann"]
+    requests = write_requests(tmp_path / "requests", asked, list(models))
+    files = (requests, tmp_path / "answers", *models.values())
+    done = host(built.server, "--inter=1", "--intra=1", *files, preload=built.host / "libnann_serving.so")
+    assert done.returncode == 0, done.stderr
+    for answer in read_answers(tmp_path / "answers"):
+        if "item_ids" in answer:
+            assert (answer["index_sequence"] == 1).all()
+            assert not np.isin(answer["item_ids"], gone[gone != -1]).any()
+    assert done.stdout == "", "what is still mapped after the models were unloaded"
+
+
 def test_without_the_files_the_server_does_not_know_the_ops(built, models, tmp_path):
     requests = write_requests(tmp_path / "requests", warm_up_requests(models), list(models))
     done = host(built.server, requests, tmp_path / "answers", *models.values(), preload=None)

@@ -107,6 +107,7 @@ def test_places_without_an_item_are_counted_and_are_json(exported, grpc_client, 
         "rounds": "int32",
         "nan_scores": "int64",
         "stopped": "int32",
+        "index_sequence": "int64",
     }
     loaded = tf.saved_model.load(str(exported))  # Held: a signature alone does not keep the index open.
     dtypes = {"budget": tf.int64, "seeds": tf.int64, "exclude": tf.int64}

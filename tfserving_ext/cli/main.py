@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tfserving_ext import __version__
-from tfserving_ext.cli import bench, data, demo, evaluating, exporting, judging, serving, training
+from tfserving_ext.cli import bench, data, demo, evaluating, exporting, judging, serving, training, updating
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 
@@ -48,7 +48,7 @@ def _main(
             import_models(module)
 
 
-for group in (data, training, evaluating, exporting, serving, judging, demo, bench):
+for group in (data, training, evaluating, exporting, serving, updating, judging, demo, bench):
     group.add_to(app)
 
 

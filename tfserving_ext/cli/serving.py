@@ -114,6 +114,12 @@ def serve(
     ssl_config_file: Annotated[
         Path | None, typer.Option(help="An SSLConfig in text form: TLS for gRPC, and client certificates.")
     ] = None,
+    deltas: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of updates that `nann upsert` and `nann delete` write, to follow.", envvar="NANN_DELTAS"
+        ),
+    ] = None,
     log_requests: Annotated[
         bool, typer.Option(help="Log each request and event as one line of JSON on standard error.")
     ] = False,
@@ -137,8 +143,7 @@ def serve(
     from tfserving_ext.serving.versions import LoadOptions
 
     source = _only(base_path, model_base_path, model_config_file)
-    if model_config_file_poll_wait_seconds and model_config_file is None:
-        raise NannError("--model_config_file_poll_wait_seconds is given without a --model_config_file to poll")
+    _check_poll(model_config_file, model_config_file_poll_wait_seconds)
     tls = _tls(ssl_config_file, rest_api_tls)
     parallelism = (tensorflow_session_parallelism, tensorflow_intra_op_parallelism, tensorflow_inter_op_parallelism)
     options = ServerOptions(
@@ -176,6 +181,7 @@ def serve(
         check_methods=enable_signature_method_name_check,
         config_file=model_config_file,
         config_poll_seconds=model_config_file_poll_wait_seconds,
+        deltas=deltas,
         log=log_json if log_requests else log_events,
     )
     run_forever({name: source} if model_config_file is None else read_models(model_config_file), options)
@@ -189,6 +195,11 @@ def _only(*given: Path | None) -> Path:
             f"{len(paths)} of base_path, --model_base_path and --model_config_file are given, exactly one is needed"
         )
     return paths[0]
+
+
+def _check_poll(config_file: Path | None, seconds: float) -> None:
+    if seconds and config_file is None:
+        raise NannError("--model_config_file_poll_wait_seconds is given without a --model_config_file to poll")
 
 
 def _tls(file: Path | None, for_rest: bool) -> Any:

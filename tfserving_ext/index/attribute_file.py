@@ -68,6 +68,26 @@ def file_of(n: int, columns: Mapping[str, Parts], types: Mapping[str, str]) -> n
     return made
 
 
+def parts_of(content: np.ndarray, types: Mapping[str, str]) -> dict[str, Parts]:
+    """Returns the parts of each column by its name, as views of the content of a file, uint8 [bytes].
+
+    Args:
+      content: what the op has checked, or `file_of` made.
+      types: the type of each column.
+    """
+    values = {"float": "<f8", "bool": "<u8", "string": "<i4", "strings": "<i4"}
+    others = {"present": "<u8", "row_splits": "<i8", "text_ends": "<i8"}
+    found: dict[str, Parts] = {}
+    for column in range(len(types)):
+        begin = 8 * (_HEAD_WORDS + _ENTRY_WORDS * column)
+        entry = content[begin : begin + 8 * _ENTRY_WORDS].view("<i8").tolist()
+        parts = {part: content[at : at + size] for part, at, size in zip(_PARTS, entry[1::2], entry[2::2], strict=True)}
+        name = parts.pop("name").tobytes().decode()
+        dtypes = {**others, "values": values.get(types[name], "<i8"), "text": "|u1"}
+        found[name] = {part: content.view(dtypes[part]) for part, content in parts.items()}
+    return found
+
+
 def file_size(folder: Path, manifest: Mapping[str, Any]) -> int:
     """Returns how many bytes an index's file of attributes must have.
 

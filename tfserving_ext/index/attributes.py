@@ -73,7 +73,7 @@ def store_attributes(table: pl.DataFrame, item_ids: np.ndarray) -> StoredAttribu
       NannError: ids are not integers, are null or repeat; there are no other columns or too many; or a column is of a
         type that cannot be filtered by.
     """
-    ids = _ids(table)
+    ids = item_ids_of(table)
     unknown = int(np.isin(ids, item_ids, invert=True).sum())
     rows = pl.DataFrame({ITEM_ID: item_ids}).join(
         table.with_columns(pl.Series(ITEM_ID, ids)), on=ITEM_ID, how="left", maintain_order="left"
@@ -87,7 +87,12 @@ def store_attributes(table: pl.DataFrame, item_ids: np.ndarray) -> StoredAttribu
     return StoredAttributes(file_of(len(item_ids), columns, types), facts)
 
 
-def _ids(table: pl.DataFrame) -> np.ndarray:
+def item_ids_of(table: pl.DataFrame) -> np.ndarray:
+    """Returns the column `item_id` of a table, int64 [m].
+
+    Raises:
+      NannError: there is none, or ids are not integers, are null or repeat.
+    """
     if ITEM_ID not in table.columns:
         raise NannError(f"the table of attributes has no column {ITEM_ID!r}; it has {', '.join(table.columns)}")
     ids = table[ITEM_ID]

@@ -1,9 +1,11 @@
 """Loads the compiled op library, once."""
 
+import ctypes
 import functools
 import inspect
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -61,6 +63,38 @@ def check_interface(ops: ModuleType, path: Path) -> None:
                 f"{path} is older than the Python package: {name} of the library has no argument {argument!r}; build "
                 f"it again, in a clone by `make setup`, elsewhere by installing the package anew"
             )
+
+
+class Following(NamedTuple):
+    """An index of this process that follows updates.
+
+    Attributes:
+      folder: the folder of its segments.
+      sequence: the number of the last update that it has read.
+      unindexed: how many items are new or have another embedding, which every search scores.
+      stopped: whether something is wrong with the next update.
+    """
+
+    folder: str
+    sequence: int
+    unindexed: int
+    stopped: bool
+
+
+def followed() -> list[Following]:
+    """Returns the indexes of this process that follow updates."""
+    load()
+    states = ctypes.CDLL(str(library(FOLDER, tf.__version__))).nann_delta_states
+    states.restype = ctypes.c_int64
+    size = 0
+    while True:
+        text = ctypes.create_string_buffer(size + 1)
+        needed = states(text, ctypes.c_int64(size))
+        if needed <= size:
+            break
+        size = needed
+    lines = [line.split("\t") for line in text.raw[:needed].decode().splitlines()]
+    return [Following(folder, int(last), int(new), stopped == "1") for folder, last, new, stopped in lines]
 
 
 @functools.cache

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tfserving_ext.ops import _library
+
 PREFIX = ":tensorflow:serving:"
 _LATENCY_BOUNDS = tuple(10.0 * 1.8**power for power in range(33))  # Microseconds, as TensorFlow Serving's buckets.
 _COUNT_BOUNDS = tuple(float(4**power) for power in range(13))
@@ -18,6 +20,9 @@ _HELP = {
     ":nann:items_scored": "Items scored in one user's search.",
     ":nann:nan_scores": "Scores that were NaN: the model is broken, or was given input that it cannot score.",
     ":nann:rounds": "Rounds of one user's search that met at least one item not scored before.",
+    ":nann:index_sequence": "The last update of its items that an index has read.",
+    ":nann:unindexed_items": "Items that are new or have another embedding, which every search scores.",
+    ":nann:updates_stopped": "1 if something is wrong with an index's next update, which the log tells.",
     ":nann:search_stopped": "Users' searches by the reason why they stopped.",
 }
 _STOPPED = {0: "complete", 1: "budget", 2: "deadline", 3: "max_steps"}  # As in custom_ops/ops/search_ops.cc.
@@ -102,7 +107,7 @@ class Metrics:
                 lines += [] if name == previous else [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} histogram"]
                 previous = name
                 lines += histogram.lines(name, labels)
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines + _updates()) + "\n"
 
     def _count(self, name: str, labels: str, by: int = 1) -> None:
         key = (_full(name), labels)
@@ -115,6 +120,21 @@ class Metrics:
             self._histograms[key] = _Histogram(bounds)
         if key in self._histograms:
             self._histograms[key].add(value)
+
+
+def _updates() -> list[str]:
+    """Returns the lines about the indexes that follow updates."""
+    lines = []
+    followed = _library.followed()
+    for name, value in (
+        ("index_sequence", "sequence"),
+        ("unindexed_items", "unindexed"),
+        ("updates_stopped", "stopped"),
+    ):
+        full = f":nann:{name}"
+        lines += [f"# HELP {full} {_HELP[full]}", f"# TYPE {full} gauge"] if followed else []
+        lines += [f"{full}{_labels(deltas=one.folder)} {int(getattr(one, value))}" for one in followed]
+    return lines
 
 
 def _full(name: str) -> str:

@@ -57,6 +57,8 @@ class ServerOptions:
       config_file: a ModelServerConfig in text form, the source of the models given to `LocalServer`, to poll for
         changes; None for no polling.
       config_poll_seconds: the interval between two reads of `config_file`; 0 disables polling.
+      deltas: the folder of updates that all indexes follow (docs/live.md), as the environment variable NANN_DELTAS of
+        the process, which is set, says to the ops; None to leave the variable as it is.
       log: called with keyword arguments for each finished request (`api` and others) and for each event of a version
         (`event` and others).
     """
@@ -71,6 +73,7 @@ class ServerOptions:
     check_methods: bool = False
     config_file: Path | None = None
     config_poll_seconds: float = 0.0
+    deltas: Path | None = None
     log: Log = log_events
 
 
@@ -105,6 +108,8 @@ class LocalServer:
         for port_name, port in (("grpc_port", options.grpc_port), ("rest_port", options.rest_port)):
             if port is not None and not 0 <= port <= 65535:
                 raise NannError(f"{port_name} is {port}, allowed are 0 to 65535")
+        if options.deltas is not None:
+            os.environ["NANN_DELTAS"] = str(options.deltas)
         load = functools.partial(load_servable, options=options.model)
         self._manager = ModelManager(options.load, load, options.log)
         served = ServedModels(self._manager, Metrics(), options.check_methods)
