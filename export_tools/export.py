@@ -42,6 +42,8 @@ class SourceOptions:
       item_input: the input of a .keras archive that takes the item embedding.
       output: the output that is the score, if the model has several.
       rename: the model's names of its features, keyed by the names that requests will use.
+      objectives: in place of `output`, names of several scores, and their weights in the sum by which items are ranked.
+        Requests may give other weights, and the answer has each item's scores (docs/own_models.md).
     """
 
     features: Mapping[str, tf.TensorSpec] | None = None
@@ -49,6 +51,7 @@ class SourceOptions:
     item_input: str = ""
     output: str = ""
     rename: Mapping[str, str] | None = None
+    objectives: Mapping[str, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +163,8 @@ def _model_and_index(
     for name, value in told.items():
         if value:
             raise NannError(f"{name} is {value!r}, but items were given, whose columns say which inputs are the items'")
-    return work.enter_context(cut_and_indexed(Path(model), index, source.output, source.seeds, source.rename or {}))
+    made = cut_and_indexed(Path(model), index, source.output, source.seeds, source.rename or {}, source.objectives)
+    return work.enter_context(made)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,8 @@ def summary(found: dict[str, Any]) -> str:
             if defaults.get(name) is not None
         ),
     ]
+    if objectives := source["description"].get("objectives"):
+        lines.append(f"objectives {', '.join(f'{name} ({weight:g})' for name, weight in objectives.items())}")
     if manifest.get("scorer"):
         lines.append(f"passes     {one_line(manifest['scorer'])}")
     if ships := chosen_line(manifest):

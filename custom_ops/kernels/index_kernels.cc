@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -186,10 +187,52 @@ class IndexGatherOp : public OpKernel {
   int64_t dim_;
 };
 
+class IndexRowsOp : public OpKernel {
+ public:
+  explicit IndexRowsOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("dim", &dim_));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    core::RefCountPtr<IndexResource> resource;
+    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
+    auto index = resource->Get();
+    OP_REQUIRES_OK(ctx, index.status());
+    const std::shared_ptr<const nann::Catalogue> catalogue = (*index)->catalogue();
+    OP_REQUIRES(ctx, catalogue->rows().dim() == dim_,
+                absl::InvalidArgumentError(absl::StrCat(
+                    "the index has rows of width ", catalogue->rows().dim(), ", dim is ", dim_)));
+    const Tensor& ids = ctx->input(1);
+    OP_REQUIRES(ctx, ids.dims() == 1,
+                absl::InvalidArgumentError(
+                    absl::StrCat("item_ids has shape ", ids.shape().DebugString(), ", not [m]")));
+    const int64_t count = ids.NumElements();
+    Tensor *rows = nullptr, *known = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({count, dim_}), &rows));
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(1, TensorShape({count}), &known));
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t id = ids.vec<int64_t>()(i);
+      int32_t item = catalogue->FindFresh(id);
+      if (item < 0) item = catalogue->FindIndexed(id);
+      float* const row = rows->flat<float>().data() + i * dim_;
+      known->vec<bool>()(i) = item >= 0;
+      if (item >= 0) {
+        catalogue->rows().Gather({&item, 1}, row);
+      } else {
+        std::fill_n(row, dim_, 0.0f);
+      }
+    }
+  }
+
+ private:
+  int64_t dim_;
+};
+
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexHandle").Device(DEVICE_CPU),
                         ResourceHandleOp<IndexResource>);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexOpen").Device(DEVICE_CPU), IndexOpenOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexItems").Device(DEVICE_CPU), IndexItemsOp);
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexRows").Device(DEVICE_CPU), IndexRowsOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexColumn").Device(DEVICE_CPU), IndexColumnOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexFilter").Device(DEVICE_CPU), IndexFilterOp);
 REGISTER_KERNEL_BUILDER(Name("Nann>IndexGather").Device(DEVICE_CPU), IndexGatherOp);

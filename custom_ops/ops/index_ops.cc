@@ -78,6 +78,32 @@ index: an open index.
 item_ids: int64 [n], the data's own ids.
 )doc");
 
+REGISTER_OP("Nann>IndexRows")
+    .Input("index: resource")
+    .Input("item_ids: int64")
+    .Output("rows: float")
+    .Output("known: bool")
+    .Attr("dim: int >= 1")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle ids;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &ids));
+      int64_t dim;
+      TF_RETURN_IF_ERROR(c->GetAttr("dim", &dim));
+      c->set_output(0, c->Matrix(c->Dim(ids, 0), dim));
+      c->set_output(1, ids);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Returns the rows of items of an open index, by the data's own ids, as a search that begins now reads them.
+
+index: an open index.
+item_ids: int64 [m].
+rows: float32 [m, dim]; zeros for ids that no item has.
+known: bool [m], whether an item has the id.
+dim: the width of a row; fails with InvalidArgument if the index has another.
+)doc");
+
 REGISTER_OP("Nann>IndexColumn")
     .Input("index: resource")
     .Input("column: string")

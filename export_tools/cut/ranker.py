@@ -1,13 +1,14 @@
 """Opens a ranker as it is: a function from user features and raw item features to a score per row."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from export_tools.sources.functional import Functional, score_output
+from export_tools.sources.functional import Functional, score_outputs
+from export_tools.sources.objectives import stacked
 from export_tools.sources.source import check_dense
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
@@ -25,8 +26,8 @@ class Ranker:
       path: its file or folder.
       kind: "keras" or "saved_model".
       specs: its inputs by name, each [None, ...], with a row per pair of a user and an item.
-      call: computes its score, [rows] or [rows, 1], from its inputs by name.
-      output: the name of the score.
+      call: computes its score, [rows] or [rows, 1], from its inputs by name; of T objectives, [rows, T].
+      output: the name of the score, or the names of the objectives.
       tracked: what has to live as long as the graph.
       files: SHA-256 of every file that was read, by name.
     """
@@ -48,12 +49,12 @@ class Ranker:
         return tf.function(rank, autograph=False).get_concrete_function(*self.specs.values())
 
 
-def open_ranker(path: Path, output: str = "") -> Ranker:
+def open_ranker(path: Path, output: str | Sequence[str] = "") -> Ranker:
     """Opens a ranker.
 
     Args:
       path: a .keras archive, or a SavedModel's folder.
-      output: the output that is the score, if there are several.
+      output: the output that is the score, if there are several; with several names, those of all objectives.
 
     Raises:
       NannError: there is no such model, it does not load, or its inputs or outputs are not those of a ranker.
@@ -66,14 +67,17 @@ def open_ranker(path: Path, output: str = "") -> Ranker:
     raise NannError(f"{path} is not a ranker that can be cut by a table of items; allowed is {_KINDS}")
 
 
-def _archive(path: Path, output: str) -> Ranker:
+def _archive(path: Path, output: str | Sequence[str]) -> Ranker:
     model = Functional(path)
-    name = score_output(path, model.outputs, output)
+    names = score_outputs(path, model.outputs, output)
     specs = {each: model.spec(each) for each in model.inputs}
-    return Ranker(path, "keras", specs, lambda values: model(values)[name], name, model, {path.name: sha256(path)})
+    files = {path.name: sha256(path)}
+    return Ranker(
+        path, "keras", specs, lambda values: _scores(model(values), names, output), ", ".join(names), model, files
+    )
 
 
-def _saved_model(folder: Path, output: str) -> Ranker:
+def _saved_model(folder: Path, output: str | Sequence[str]) -> Ranker:
     try:
         loaded = tf.saved_model.load(str(folder))
     except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
@@ -94,17 +98,24 @@ def _saved_model(folder: Path, output: str) -> Ranker:
                 f"input {each} of {folder} has shape {spec.shape}; it must have a row per pair of a user and an item, "
                 "[None, ...]: save the model anew with a batch of any size"
             )
-    score = score_output(folder, outputs, output)
+    scores = score_outputs(folder, outputs, output)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Ranker(
         folder,
         "saved_model",
         {each: tf.TensorSpec(spec.shape, spec.dtype) for each, spec in sorted(specs.items())},
-        lambda values: call(values)[score],
-        score,
+        lambda values: _scores(call(values), scores, output),
+        ", ".join(scores),
         loaded,
         {path.relative_to(folder).as_posix(): sha256(path) for path in files},
     )
+
+
+def _scores(found: Mapping[str, Any], names: Sequence[str], output: str | Sequence[str]) -> tf.Tensor:
+    """Returns the score of every row, or the scores by all objectives, [rows, T]."""
+    if isinstance(output, str):
+        return found[names[0]]
+    return stacked({name: tf.reshape(found[name], [-1]) for name in names}, output)
 
 
 def _served(loaded: Any, signature: Any) -> tuple[dict[str, Any], dict[str, Any], Any]:

@@ -225,4 +225,6 @@ class Scorer:
         given = {part.tensor: part.decoded(rows) for part in self._parts}
         given |= {name: tf.repeat(one, count, axis=0) for name, one in zip(self._cut.users, user, strict=True)}
         (found,) = self._graph.compute([self._graph.output], given, count)
-        return tf.cast(tf.reshape(found, tf.shape(items)[:2]), tf.float32)
+        # [1, N], or with T objectives [1, N, T].
+        objectives = found.shape[1:] if found.shape.rank == 2 and found.shape[1] != 1 else []
+        return tf.cast(tf.reshape(found, [*tf.unstack(tf.shape(items)[:2]), *objectives]), tf.float32)

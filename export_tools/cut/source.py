@@ -19,6 +19,7 @@ from export_tools.cut.ranker import Ranker, open_ranker
 from export_tools.cut.rows import Part, Rows, Scorer, compute_rows
 from export_tools.rows import write_table
 from export_tools.sources import Source
+from export_tools.sources.objectives import check_objectives, weighted
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import build_index
 from tfserving_ext.index.format import Index
@@ -80,7 +81,7 @@ class CutRanker:
         }
 
 
-def cut_ranker(path: Path, items: Items, output: str = "") -> CutRanker:
+def cut_ranker(path: Path, items: Items, output: str | Sequence[str] = "") -> CutRanker:
     """Opens a ranker and a table of items, and cuts the one by the other.
 
     Raises:
@@ -105,7 +106,12 @@ def cut_ranker(path: Path, items: Items, output: str = "") -> CutRanker:
 
 @contextlib.contextmanager
 def cut_and_indexed(
-    path: Path, items: Items, output: str, seeds: str | None, rename: Mapping[str, str]
+    path: Path,
+    items: Items,
+    output: str,
+    seeds: str | None,
+    rename: Mapping[str, str],
+    objectives: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[Source, Index]]:
     """Cuts a ranker, computes the rows of all items, and builds an index of them in a temporary folder.
 
@@ -115,16 +121,19 @@ def cut_and_indexed(
       output: the output that is the score, if there are several.
       seeds: the feature with the ids of the user's own items; None if there is none.
       rename: the model's names of its features, keyed by the names that requests will use.
+      objectives: in place of `output`, the outputs whose weighted sum is the score, and their weights.
 
     Raises:
       NannError: as `cut_ranker`; the model fails for an item, or its parts give other scores than the whole.
     """
-    made = cut_ranker(path, items, output)
+    if objectives:
+        check_objectives(objectives, output)
+    made = cut_ranker(path, items, tuple(objectives) if objectives else output)
 
     def named(parts: Sequence[Part]) -> Source:
         source = made.source(parts, seeds and rename.get(seeds, seeds)).renamed(rename)
         source.check_names()
-        return source
+        return weighted(source, objectives) if objectives else source
 
     named([])  # What is wrong with names is said now, not after the rows of all items.
     for line in lines(made.graph, made.cut):
@@ -159,8 +168,8 @@ def check(made: CutRanker, rows: Rows) -> None:
         }
         values = [tf.constant(example[name], spec.dtype) for name, spec in made.ranker.specs.items()]
         try:
-            wanted = whole(*values).numpy().astype(np.float32).reshape(-1)
-            alone = whole(*(one[:1] for one in values)).numpy().astype(np.float32).reshape(-1)
+            wanted = whole(*values).numpy().astype(np.float32).reshape([count, -1])
+            alone = whole(*(one[:1] for one in values)).numpy().astype(np.float32).reshape([1, -1])
         except tf.errors.OpError:
             continue  # Not every model knows a user of zeros.
         user = source.user_tensors(
@@ -180,7 +189,7 @@ def check(made: CutRanker, rows: Rows) -> None:
 
 def _score(source: Source, user: Any, rows: np.ndarray) -> np.ndarray:
     score = tf.function(source.score, autograph=False)
-    return score(user, tf.constant(rows[None])).numpy()[0]
+    return score(user, tf.constant(rows[None])).numpy()[0].reshape([len(rows), -1])
 
 
 def _example(ranker: Ranker, catalogue: Catalogue, rows: int, length: int) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
 
-_LOWEST, _HIGHEST = tf.float32.min, tf.float32.max
+LOWEST, HIGHEST = tf.float32.min, tf.float32.max
 
 
 def answer(found: SearchResult, request: Request) -> dict[str, tf.Tensor]:
@@ -20,7 +20,7 @@ def answer(found: SearchResult, request: Request) -> dict[str, tf.Tensor]:
     """
     return {
         "item_ids": found.item_ids,
-        "scores": tf.clip_by_value(found.scores, _LOWEST, _HIGHEST),
+        "scores": tf.clip_by_value(found.scores, LOWEST, HIGHEST),
         "num_results": tf.math.count_nonzero(found.item_ids != NO_ITEM, axis=1, dtype=tf.int32),
         "items_scored": found.items_scored,
         "rounds": found.rounds,

@@ -6,11 +6,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from export_tools.signatures.answer import answer, timed
+from export_tools.signatures.answer import HIGHEST, LOWEST, answer, timed
 from export_tools.signatures.coverage import coverage_at, expected_for
 from export_tools.signatures.parameters import spec_of
 from export_tools.signatures.request import BY_ATTRIBUTES, Defaults, Request, finite, read, shaped
 from export_tools.sources import Source
+from export_tools.sources.objectives import OBJECTIVES
 from export_tools.sources.source import Sequence
 from tfserving_ext.index.coverage_rule import CoverageRule
 from tfserving_ext.models import UserTensors
@@ -46,14 +47,14 @@ def signatures(
     inputs, walk = parameters(BEST_FIRST, defaults.best_first), _best_first(search)
     by_name = {
         "retrieve_rounds": (parameters(("ef", "rounds"), defaults.rounds), _rounds(source, search)),
-        "retrieve_best_first": (inputs, _answering(source, walk)),
+        "retrieve_best_first": (inputs, _answering(source, search, walk)),
     }
     if defaults.surrogate is not None:
         by_name["retrieve_surrogate"] = _own_surrogate(source, search, defaults, parameters)
         if defaults.search == "surrogate":
             inputs, walk = parameters(BEST_FIRST, defaults.surrogate), _surrogate(search, defaults.surrogate)
-    by_name["retrieve"] = inputs, _answering(source, walk)
-    by_name["retrieve_trace"] = inputs, _tracing(source, walk)
+    by_name["retrieve"] = inputs, _answering(source, search, walk)
+    by_name["retrieve_trace"] = inputs, _tracing(source, search, walk)
     has_attributes = search.index.has_attributes
     found = {
         name: _signature(name, source, inputs, reply, non_finite, has_attributes)
@@ -71,7 +72,7 @@ def _own_surrogate(
     assert known is not None
     if rule is None:
         inputs = parameters((*BEST_FIRST, "batch", "expected_coverage"), known)
-        return inputs, _answering(source, _surrogate(search), _statistics)
+        return inputs, _answering(source, search, _surrogate(search), _statistics)
     usual = defaults.coverage or min(max(float(rule.coverage_at(known.expected_coverage)), rule.coverage[0]), rule.most)
     inputs = {**parameters((*BEST_FIRST, "batch"), known), "coverage": tf.constant(usual)}
     walk = _surrogate(search)
@@ -81,7 +82,7 @@ def _own_surrogate(
         given["expected_coverage"] = expected_for(rule, given.pop("coverage"))
         return walk(user, request._replace(parameters=given))
 
-    return inputs, _answering(source, asked, lambda known: _statistics(known, rule))
+    return inputs, _answering(source, search, asked, lambda known: _statistics(known, rule))
 
 
 def _statistics(known: SurrogateStatistics, rule: CoverageRule | None = None) -> dict[str, tf.Tensor]:
@@ -114,22 +115,40 @@ def _surrogate(search: NeuralTopK, fixed: Surrogate | None = None) -> _Walk:
     return walk
 
 
+def _objectives(source: Source, search: NeuralTopK, user: UserTensors, found: SearchResult) -> dict[str, tf.Tensor]:
+    """Returns the scores of the answered items by each objective, float32 [B, k, T], if the model has several."""
+    if not source.objectives:
+        return {}
+    scores = []
+    for place in range(len(source.objectives)):
+        # The searches' own scorer tells the scores apart if only one has a weight.
+        alone = tf.one_hot([place], len(source.objectives))
+        scores.append(search.scores_of((*user[:-1], tf.broadcast_to(alone, tf.shape(user[-1]))), found.item_ids))
+    return {OBJECTIVES: tf.clip_by_value(tf.stack(scores, axis=-1), LOWEST, HIGHEST)}
+
+
 def _answering(
-    source: Source, walk: _Walk, statistics: Callable[[SurrogateStatistics], dict[str, tf.Tensor]] | None = None
+    source: Source,
+    search: NeuralTopK,
+    walk: _Walk,
+    statistics: Callable[[SurrogateStatistics], dict[str, tf.Tensor]] | None = None,
 ) -> _Reply:
     def reply(request: Request) -> dict[str, tf.Tensor]:
-        found, known = walk(source.user_tensors(request.features), request)
-        return {**answer(found, request), **(statistics(known) if statistics is not None and known is not None else {})}
+        user = source.user_tensors(request.features)
+        found, known = walk(user, request)
+        more = statistics(known) if statistics is not None and known is not None else {}
+        return {**answer(found, request), **_objectives(source, search, user, found), **more}
 
     return reply
 
 
-def _tracing(source: Source, walk: _Walk) -> _Reply:
+def _tracing(source: Source, search: NeuralTopK, walk: _Walk) -> _Reply:
     def reply(request: Request) -> dict[str, tf.Tensor]:
         user, user_us = timed(source.user_tensors, request.features)
         found, _ = walk(user, request)
         return {
             **answer(found, request),
+            **_objectives(source, search, user, found),
             "user_us": tf.fill(tf.shape(found.search_us), user_us),
             "walk_us": found.search_us - found.gather_us - found.scorer_us - found.merge_us,
             "gather_us": found.gather_us,
@@ -146,7 +165,8 @@ def _rounds(source: Source, search: NeuralTopK) -> _Reply:
         # not.
         seeds = request.seeds if source.seeds is None else None
         user = source.user_tensors(request.features)
-        return answer(search.rounds(user, **{**_given(request), "seeds": seeds}), request)
+        found = search.rounds(user, **{**_given(request), "seeds": seeds})
+        return {**answer(found, request), **_objectives(source, search, user, found)}
 
     return reply
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from export_tools.sources.checkpoint import checkpoint_source
 from export_tools.sources.keras_archive import keras_source
 from export_tools.sources.module import import_module_source, module_source
+from export_tools.sources.objectives import check_objectives, weighted
 from export_tools.sources.original import original_source
 from export_tools.sources.saved_model import saved_model_source
 from export_tools.sources.source import Source
@@ -32,6 +33,7 @@ def open_source(
     item_input: str = "",
     output: str = "",
     rename: Mapping[str, str] | None = None,
+    objectives: Mapping[str, float] | None = None,
 ) -> Source:
     """Opens a model of any kind.
 
@@ -43,6 +45,8 @@ def open_source(
         `item_emb`.
       output: the output that is the score, if there are several.
       rename: the model's names of its features, keyed by the names that requests will use.
+      objectives: in place of `output`, the outputs that are scores, or names for the T scores of a `score` that returns
+        [B, N, T]; and the weights in their sum of requests that give none (docs/own_models.md).
 
     Returns:
       The model in the form that is exported.
@@ -51,13 +55,20 @@ def open_source(
       NannError: the model is of no known kind, is damaged or cannot be exported.
     """
     rename = rename or {}
-    source = _opened(model, features, seeds and rename.get(seeds, seeds), item_input, output).renamed(rename)
+    if objectives:
+        check_objectives(objectives, output)
+    wanted = tuple(objectives) if objectives else output
+    source = _opened(model, features, seeds and rename.get(seeds, seeds), item_input, wanted).renamed(rename)
     source.check_names()
-    return source
+    return weighted(source, objectives) if objectives else source
 
 
 def _opened(
-    model: Any, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None, item_input: str, output: str
+    model: Any,
+    features: Mapping[str, tf.TensorSpec] | None,
+    seeds: str | None,
+    item_input: str,
+    output: str | tuple[str, ...],
 ) -> Source:
     path = Path(model) if isinstance(model, (str, os.PathLike)) else None
     if item_input and (path is None or path.suffix != ".keras"):
@@ -73,7 +84,8 @@ def _opened(
     if not path.exists() and ":" in text:
         return import_module_source(text, features, seeds, output)
     if output:
-        raise NannError(f"--output is {output!r}, but {text} has only one output")
+        named = f"--output is {output!r}" if isinstance(output, str) else f"--objective names {', '.join(output)}"
+        raise NannError(f"{named}, but {text} has only one output")
     if (path / "model.json").exists():
         return checkpoint_source(path)
     if (path / "frozen_graph.pb").exists():

@@ -65,28 +65,34 @@ def listed(tensors: Mapping[str, Any]) -> str:
     )
 
 
-def score_output(path: Path, outputs: Mapping[str, Any], wanted: str) -> str:
-    """Returns the name of the output that is the score.
+def score_outputs(path: Path, outputs: Mapping[str, Any], wanted: str | Sequence[str]) -> list[str]:
+    """Returns the names of the outputs that are scores: one, or with several names all of them.
 
     Args:
       path: what messages call the model.
       outputs: the outputs by name, each with its dtype and shape.
-      wanted: the name that the caller gave; "" for the only one.
+      wanted: the name, or names, that the caller gave; "" for the only one.
 
     Raises:
-      NannError: it is not clear which one that is, or it is no score.
+      NannError: it is not clear which one that is, or one is no score.
     """
-    if wanted and wanted not in outputs:
-        raise NannError(f"{path} has no output {wanted!r}; its outputs are {listed(outputs)}")
-    if not wanted and len(outputs) != 1:
-        raise NannError(f"which output of {path} is the score? name one (--output) of {listed(outputs)}")
-    name = wanted or next(iter(outputs))
-    if tuple(outputs[name].shape[1:]) not in ((), (1,)):
-        raise NannError(
-            f"output {name} of {path} has shape {list(outputs[name].shape)}, a score must have [None] or [None, 1]; "
-            f"its outputs are {listed(outputs)}"
-        )
-    return name
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    if names == [""]:
+        if len(outputs) != 1:
+            raise NannError(
+                f"which output of {path} is the score? name one (--output), or several (--objective), of "
+                f"{listed(outputs)}"
+            )
+        names = list(outputs)
+    for name in names:
+        if name not in outputs:
+            raise NannError(f"{path} has no output {name!r}; its outputs are {listed(outputs)}")
+        if tuple(outputs[name].shape[1:]) not in ((), (1,)):
+            raise NannError(
+                f"output {name} of {path} has shape {list(outputs[name].shape)}, a score must have [None] or "
+                f"[None, 1]; its outputs are {listed(outputs)}"
+            )
+    return names
 
 
 def _loaded(path: Path) -> Any:

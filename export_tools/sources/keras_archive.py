@@ -1,18 +1,20 @@
 """The source of a Keras archive with a ranking model that takes user features and one item embedding."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from export_tools.sources.functional import Functional, listed, score_output
+from export_tools.sources.functional import Functional, listed, score_outputs
+from export_tools.sources.objectives import scores_of
 from export_tools.sources.source import Source
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
 
 
-def keras_source(path: Path, seeds: str | None, item_input: str = "", output: str = "") -> Source:
+def keras_source(path: Path, seeds: str | None, item_input: str = "", output: str | Sequence[str] = "") -> Source:
     """Makes the source of a functional Keras model that scores one item for one user.
 
     Its inputs, however they are nested, are user features, each [B, ...], and an item embedding [B, d]; its output is
@@ -23,14 +25,14 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
       path: a .keras archive; one that contains code is refused.
       seeds: the feature that holds the user's own item ids.
       item_input: the input that takes the item embedding; by default the one whose name begins with `item_emb`.
-      output: the output that is the score, if there are several.
+      output: the output that is the score, if there are several; with several names, those of all objectives.
 
     Raises:
       NannError: the archive does not load, or holds another kind of model.
     """
     model = Functional(path)
     item_name = _item_input(path, model, item_input)
-    score_name = score_output(path, model.outputs, output)
+    names = score_outputs(path, model.outputs, output)
     users = sorted(set(model.inputs) - {item_name})
 
     def score(user: UserTensors, items: tf.Tensor) -> tf.Tensor:
@@ -39,7 +41,8 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
             name: tf.repeat(tensor, count, axis=0) for name, tensor in zip(users, user, strict=True)
         }
         rows[item_name] = tf.reshape(items, [-1, items.shape[-1]])
-        return tf.cast(tf.reshape(model(rows)[score_name], tf.shape(items)[:2]), tf.float32)
+        found, shape = model(rows), tf.shape(items)[:2]
+        return scores_of({name: tf.cast(tf.reshape(found[name], shape), tf.float32) for name in names}, output)
 
     return Source(
         kind="keras",
@@ -48,7 +51,7 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
         features={name: model.spec(name) for name in users},
         seeds=seeds,
         inputs={path.name: sha256(path)},
-        description={"name": model.model.name, "item_input": item_name, "output": score_name},
+        description={"name": model.model.name, "item_input": item_name, "output": ", ".join(names)},
     )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import keras
 import tensorflow as tf
 
 from export_tools.sources.items import item_of_ids
-from export_tools.sources.source import Source, any_batch, batched, check_dense, one_output
+from export_tools.sources.objectives import scores_of
+from export_tools.sources.source import Source, any_batch, batched, check_dense
 from tfserving_ext.errors import NannError
 
 
 def import_module_source(
-    text: str, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None, output: str = ""
+    text: str, features: Mapping[str, tf.TensorSpec] | None, seeds: str | None, output: str | Sequence[str] = ""
 ) -> Source:
     """Makes the source of `MODULE:NAME`, an object, or a class or function without arguments that makes one.
 
@@ -63,7 +64,10 @@ def _made(text: str, maker: Any) -> Any:
 
 
 def module_source(
-    model: Any, features: Mapping[str, tf.TensorSpec] | None = None, seeds: str | None = None, output: str = ""
+    model: Any,
+    features: Mapping[str, tf.TensorSpec] | None = None,
+    seeds: str | None = None,
+    output: str | Sequence[str] = "",
 ) -> Source:
     """Makes the source of an object with the functions of `tfserving_ext.models.RetrievalModel`.
 
@@ -72,7 +76,7 @@ def module_source(
       features: the features that its `user` takes; by default its attribute `features`, or the input signature of its
         `user` if that is a tf.function.
       seeds: the feature that holds the user's own item ids; by default its attribute `seeds`, or none.
-      output: the key of the scores, if its `score` returns a dict of several outputs.
+      output: the key of the scores, if its `score` returns a dict of several outputs; several for objectives.
 
     Raises:
       NannError: the object has no `user` or `score`, or does not declare its features.
@@ -96,7 +100,7 @@ def module_source(
     return Source(
         kind="keras" if isinstance(model, keras.Model) else "module",
         user=any_batch(model.user, features),
-        score=lambda user, items: one_output(model.score(user, items), output),
+        score=lambda user, items: scores_of(model.score(user, items), output),
         features={name: batched(spec) for name, spec in features.items()},
         seeds=seeds or getattr(model, "seeds", None),
         item=item_of_ids(getattr(model, "item", None)),

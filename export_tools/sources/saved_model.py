@@ -1,6 +1,6 @@
 """The source of a SavedModel with `user` and `score`, such as `tf.saved_model.save` of a tf.Module writes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,14 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export_tools.manifest import FILE, read_manifest
 from export_tools.sources.items import item_of_ids, item_of_signature
-from export_tools.sources.source import Source, any_batch, batched, check_dense, one_output
+from export_tools.sources.objectives import scores_of
+from export_tools.sources.source import Source, any_batch, batched, check_dense
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
 
 
-def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Source:
+def saved_model_source(folder: Path, seeds: str | None, output: str | Sequence[str] = "") -> Source:
     """Makes the source of a SavedModel whose object has the functions `user` and `score`, or signatures of these names.
 
     As functions they are those of `tfserving_ext.models.RetrievalModel`. As signatures, `user` returns the user tensors
@@ -24,7 +25,7 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
     Args:
       folder: the SavedModel's folder.
       seeds: the feature that holds the user's own item ids; by default, that of a model that `nann export` wrote.
-      output: the key of the scores, if the function `score` returns a dict of several outputs.
+      output: the key of the scores, if the function `score` returns a dict of several outputs; several for objectives.
 
     Raises:
       NannError: the SavedModel does not load, or has no such functions.
@@ -46,30 +47,33 @@ def saved_model_source(folder: Path, seeds: str | None, output: str = "") -> Sou
         )
     for name, spec in features.items():
         check_dense(name, spec)
-    own_seeds, defaults = _seeds_and_defaults(folder, features)
+    own_seeds, defaults, objectives = _of_export(folder, features)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return Source(
         kind="saved_model",
         user=any_batch(user, features),
-        score=lambda tensors, items: one_output(score(tensors, items), output),
+        score=lambda tensors, items: scores_of(score(tensors, items), output),
         features={name: batched(spec) for name, spec in features.items()},
         defaults=defaults,
         seeds=seeds or own_seeds,
         tracked=loaded,
         item=item,
+        objectives=objectives,
         inputs={path.relative_to(folder).as_posix(): sha256(path) for path in files},
     )
 
 
-def _seeds_and_defaults(folder: Path, features: Mapping[str, tf.TensorSpec]) -> tuple[str | None, dict[str, tf.Tensor]]:
-    """Returns the seeds and the features' defaults of a model that `nann export` wrote; none for any other model."""
+def _of_export(
+    folder: Path, features: Mapping[str, tf.TensorSpec]
+) -> tuple[str | None, dict[str, tf.Tensor], tuple[str, ...]]:
+    """Returns seeds, defaults of features, and objectives of a model that `nann export` wrote; none of any other."""
     if not (folder / FILE).exists():
-        return None, {}
+        return None, {}, ()
     graph = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0]
     held = graph.signature_def["retrieve"].defaults
-    return read_manifest(folder)["seeds"], {
-        name: tf.constant(tf.make_ndarray(held[name])) for name in features if name in held
-    }
+    defaults = {name: tf.constant(tf.make_ndarray(held[name])) for name in features if name in held}
+    manifest = read_manifest(folder)
+    return manifest["seeds"], defaults, tuple(manifest.get("source", {}).get("description", {}).get("objectives", ()))
 
 
 def _features(folder: Path, user: Any) -> dict[str, tf.TensorSpec]:

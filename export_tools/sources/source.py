@@ -49,6 +49,8 @@ class Source:
       description: facts about the model for the manifest.
       item: returns embeddings [n, d] for int64 ids [n]; None if the model has no such function.
       item_ids: the ids that the model knows, int64 [n], ascending; None if it does not declare them.
+      objectives: the names of the scores whose weighted sum `score` is (`objectives.weighted`), the last user tensor
+        being the weights; empty for a model with one score.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class Source:
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     item: ItemFunction | None = None
     item_ids: np.ndarray | None = None
+    objectives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks what must hold for every kind of model.

@@ -22,6 +22,7 @@ EXPORT = Command(
         "seeds": Option("history", {"export.source.seeds": "history"}),
         "item_input": Option("vector", {"export.source.item_input": "vector"}),
         "output": Option("click", {"export.source.output": "click"}),
+        "objective": Option("buy=5", {"export.source.objectives.buy": 5.0}),
         "feature": Option("age=user/age", {"export.source.rename.age": "user/age"}),
         "embeddings": Option("vectors", {"export.options.embeddings": Path("vectors")}),
         "evaluation": Option("figures.json", {"export.options.evaluation": Path("figures.json")}),

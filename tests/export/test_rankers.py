@@ -32,8 +32,9 @@ def saved(name, table, folder):
     return model, folder / "ranker.keras"
 
 
-def exact(name, model, table, features):
-    """Returns the scores of all items, [users, items], by the original model."""
+def exact(name, model, table, features, output=None):
+    """Returns the scores of all items, [users, items], by the original model, or by one of its outputs."""
+    output = output or OUTPUTS.get(name)
     count, found = table.height, []
     for user in range(len(features["user_id"])):
         rows = {key: np.repeat(value[user : user + 1], count, axis=0) for key, value in features.items()}
@@ -46,7 +47,7 @@ def exact(name, model, table, features):
             [rows[one.name] for one in taken] if isinstance(taken, list) else {key: rows[key] for key in taken or rows}
         )
         scores = model(rows, training=False)
-        scores = scores[OUTPUTS[name]] if name in OUTPUTS else scores
+        scores = scores if output is None else scores[output]
         found.append(np.asarray(scores).reshape(-1))
     return np.stack(found)
 
@@ -86,6 +87,29 @@ def test_the_parts_of_a_ranker_find_what_the_whole_ranks_first(name, shop_and_ta
         user = source.user_tensors({key: tf.constant(value) for key, value in taken.items()})
         found = NeuralTopK(index, source.score).best_first(user, K)
     check(table, exact(name, model, table, features), found.item_ids.numpy(), found.scores.numpy())
+
+
+@pytest.mark.slow
+def test_a_ranker_as_it_is_has_objectives(shop_and_table):
+    """A request decides what a click and a purchase are worth."""
+    table, folder = shop_and_table
+    model, path = saved("mmoe", table, folder)
+    source = SourceOptions(objectives={"click": 1.0, "buy": 4.0})
+    target = export(
+        path, Items(folder / "items.parquet"), folder / "1", Defaults(k=K), source, ExportOptions(measure=False)
+    )
+    signature = load_servable(target).signature("retrieve")
+    features = shop.requests(table)
+    shapes = {key: len(proto.tensor_shape.dim) for key, proto in signature.proto.inputs.items()}
+    scores = {output: exact("mmoe", model, table, features, output) for output in ("click", "buy")}
+    for weights in ([1, 4], [1, 0], [0.2, -1]):
+        answer = signature.run({**asked(features, shapes), "weights": np.float32([weights])})
+        wanted = weights[0] * scores["click"] + weights[1] * scores["buy"]
+        check(table, wanted, answer["item_ids"], answer["scores"])
+        places = np.searchsorted(table["item_id"].to_numpy(), answer["item_ids"])
+        for number, output in enumerate(scores):
+            own = np.take_along_axis(scores[output], places, axis=1)
+            np.testing.assert_allclose(answer["objectives"][..., number], own, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

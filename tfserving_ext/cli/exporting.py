@@ -1,5 +1,6 @@
 """`nann export`, `nann verify`, `nann inspect`, `nann explain`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -70,6 +71,13 @@ def export(
     output: Annotated[
         str, typer.Option(help="The output that is the score, if a .keras archive or a function score has several.")
     ] = "",
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=WEIGHT]",
+            help="One of several outputs whose weighted sum is the score; repeat it. Requests may give other weights.",
+        ),
+    ] = None,
     feature: Annotated[
         list[str] | None,
         typer.Option(metavar="NEW=OLD", help="Rename the model's feature OLD to NEW in requests; may be repeated."),
@@ -194,7 +202,12 @@ def export(
             out,
             Defaults(k, BestFirst(frontier, pool), paper, surrogate, search, coverage),
             SourceOptions(
-                None, seeds, item_input, output, _names("--feature", feature, "user_age=user/age") if feature else None
+                None,
+                seeds,
+                item_input,
+                output,
+                _names("--feature", feature, "user_age=user/age") if feature else None,
+                _weights(objective),
             ),
             ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, measure, assume, allow_non_finite or ()),
             force,
@@ -205,6 +218,27 @@ def export(
 def _told_of_items(*values: Any) -> list[tuple[str, Any]]:
     """Returns the options about --items with their values."""
     return list(zip(("--id", "--item-column", "--user-input", "--embedding", "--explain-cut"), values, strict=True))
+
+
+def _weights(given: Sequence[str] | None) -> dict[str, float] | None:
+    """Parses NAME[=WEIGHT] to weights by name.
+
+    Raises:
+      NannError: a weight is not a number, or a name is empty or repeated.
+    """
+    if not given:
+        return None
+    weights: dict[str, float] = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        try:
+            weight = float(text) if equals else 1.0
+        except ValueError:
+            weight = math.nan
+        if not name or name in weights or not math.isfinite(weight):
+            raise NannError(f"--objective is {one!r}, it must be NAME or NAME=WEIGHT, each NAME once, such as buy=5")
+        weights[name] = weight
+    return weights
 
 
 def _names(option: str, pairs: Sequence[str], example: str) -> dict[str, str]:

@@ -59,6 +59,10 @@ class MappedIndex(tf.saved_model.experimental.TrackableResource):
         """Returns the data's own ids, int64 [n], as a view of the file."""
         return ops.index_items(self.resource_handle)
 
+    def rows(self, item_ids: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns rows of items by their ids, int64 [m]: float32 [m, dim], and which are known, bool [m]."""
+        return ops.index_rows(self.resource_handle, item_ids, self.dim)
+
     def passing(self, filter: Any) -> tf.Tensor:
         """Returns the dense indices, int32 [m], of the items that pass `filter`, string [] (docs/filters.md)."""
         return ops.index_filter(self.resource_handle, filter)

@@ -24,6 +24,7 @@ from tfserving_ext.ops._search import (
     index_handle,
     index_items,
     index_open,
+    index_rows,
     rounds_search,
     surrogate_search,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "index_handle",
     "index_items",
     "index_open",
+    "index_rows",
     "load",
     "rewrite_scorer",
     "rounds_search",

@@ -132,6 +132,23 @@ def index_filter(index: tf.Tensor, filter: Any) -> tf.Tensor:
     return load().nann_index_filter(index=index, filter=filter)
 
 
+def index_rows(index: tf.Tensor, item_ids: Any, dim: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the rows of items by the data's own ids, as a search that begins now reads them.
+
+    Args:
+      index: resource [], an open index.
+      item_ids: int64 [m].
+      dim: width of a row.
+
+    Returns:
+      Rows, float32 [m, dim], which are zeros for unknown ids, and whether each id is known, bool [m].
+
+    Raises:
+      tf.errors.InvalidArgumentError: the index has another width.
+    """
+    return load().nann_index_rows(index=index, item_ids=item_ids, dim=dim)
+
+
 def index_column(index: tf.Tensor, column: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns a column of the attributes as integers, int64 [n], that are equal where the values are.
 

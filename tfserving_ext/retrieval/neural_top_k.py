@@ -248,6 +248,25 @@ class NeuralTopK(tf.Module):
         """
         return self._search(ops.deployed_search, user, level_topn=level_topn, **options)
 
+    def scores_of(self, user: Sequence[tf.Tensor], item_ids: tf.Tensor) -> tf.Tensor:
+        """Scores given items as the searches score them.
+
+        Args:
+          user: user tensors, each [B, ...].
+          item_ids: int64 [B, m].
+
+        Returns:
+          Scores, float32 [B, m]; minus infinity for ids that the index does not know.
+        """
+        scorer = self._scorer(user)
+
+        def of_one(one: tuple[tuple[tf.Tensor, ...], tf.Tensor]) -> tf.Tensor:
+            tensors, wanted = one
+            rows, known = self.index.rows(wanted)
+            return tf.where(known, scorer([tensor[None] for tensor in tensors], rows[None])[0], -float("inf"))
+
+        return tf.map_fn(of_one, (tuple(user), item_ids), fn_output_signature=tf.TensorSpec([None], tf.float32))
+
     def warm_up(self, user: Sequence[tf.Tensor]) -> None:
         """Runs the scorer once at every batch size that the index has enough items for.
 
