@@ -15,7 +15,7 @@ def vectors(n: int) -> np.ndarray:
 
 def test_a_gpu_is_refused_where_faiss_has_none(tmp_path, monkeypatch):
     monkeypatch.delattr(faiss, "GpuIndexCagra", raising=False)
-    with pytest.raises(NannError, match="cannot build on a GPU; install faiss-gpu-cuvs in place of faiss-cpu"):
+    with pytest.raises(NannError, match="cannot build on a GPU, as it has no CAGRA; install faiss-gpu-cuvs"):
         build_index(np.arange(5), vectors(5), tmp_path / "index", Hnsw(gpu=True))
     monkeypatch.setattr(faiss, "GpuIndexCagra", object, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)

@@ -198,8 +198,9 @@ def _check_gpu() -> None:
     """Raises NannError if Faiss cannot build on a GPU."""
     if not hasattr(faiss, "GpuIndexCagra"):
         raise NannError(
-            f"this Faiss ({faiss.__version__}) cannot build on a GPU; install faiss-gpu-cuvs in place of faiss-cpu (by "
-            "conda, from the channels pytorch and rapidsai), or build without --gpu"
+            f"this Faiss ({faiss.__version__}) cannot build on a GPU, as it has no CAGRA; install faiss-gpu-cuvs in "
+            "place of faiss-cpu or faiss-gpu (pip install faiss-gpu-cuvs, in an environment of its own), or build "
+            "without --gpu"
         )
     if not faiss.get_num_gpus():
         raise NannError("Faiss finds no GPU on this machine; build without --gpu")
