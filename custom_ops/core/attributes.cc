@@ -213,9 +213,9 @@ std::string Attributes::Names() const {
   std::string names;
   const size_t count = columns_.size();
   for (size_t i = 0; i < std::min(count, kMaxNamed); ++i) {
-    absl::StrAppend(&names, i == 0 ? "" : ", ", columns_[i].name.substr(0, kMaxNameShown));
+    names += absl::StrCat(i == 0 ? "" : ", ", columns_[i].name.substr(0, kMaxNameShown));
   }
-  if (count > kMaxNamed) absl::StrAppend(&names, " and ", count - kMaxNamed, " more");
+  if (count > kMaxNamed) names += absl::StrCat(" and ", count - kMaxNamed, " more");
   return names.empty() ? "none" : names;
 }
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 
 #include "absl/strings/string_view.h"
 
@@ -26,6 +27,14 @@ inline uint64_t Checksum(absl::string_view bytes) {
     sum += mix(word + (place += 0x9e3779b97f4a7c15));
   }
   return mix(sum ^ bytes.size());
+}
+
+// Returns a checksum or key as 16 hexadecimal digits.
+inline std::string HexDigits(uint64_t value) {
+  std::string digits(16, '0');
+  for (size_t at = digits.size(); value != 0; value >>= 4)
+    digits[--at] = "0123456789abcdef"[value & 15];
+  return digits;
 }
 
 }  // namespace nann

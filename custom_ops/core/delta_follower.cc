@@ -15,13 +15,14 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "custom_ops/core/checksum.h"
 
 namespace nann {
 namespace {
 
 constexpr char kSuffix[] = ".seg";
+constexpr size_t kDigits = 12;                   // Of a segment's number in its name, at least.
 constexpr int64_t kMaxBytes = int64_t{1} << 32;  // Of one segment.
 // Segments that are read before the catalogue is made anew.
 constexpr int64_t kBytesAtOnce = 64 << 20;
@@ -35,7 +36,7 @@ constexpr int kShare = 20;
 absl::Status Failed(absl::string_view what, absl::string_view path) {
   const int error = errno;
   const std::string message = absl::StrCat("cannot ", what, " ", path, ": ", std::strerror(error));
-  return error == ENOENT ? absl::NotFoundError(message) : absl::UnavailableError(message);
+  return error == ENOENT ? absl::NotFoundError(message) : absl::InternalError(message);
 }
 
 // The bytes of a file, in memory: a mapped file that is cut short would end the process.
@@ -95,11 +96,14 @@ int64_t LastSegment(const std::string& folder) {
   if (listed == nullptr) return last;
   while (const dirent* entry = readdir(listed)) {
     absl::string_view name = entry->d_name;
+    if (!absl::EndsWith(name, kSuffix)) continue;
+    name.remove_suffix(std::strlen(kSuffix));
+    const bool is_number = name.size() >= kDigits && name.size() < 19 &&
+                           name.find_first_not_of("0123456789") == absl::string_view::npos;
+    if (!is_number) continue;
     int64_t number = 0;
-    if (absl::EndsWith(name, kSuffix) &&
-        absl::SimpleAtoi(name.substr(0, name.size() - std::strlen(kSuffix)), &number)) {
-      last = std::max(last, number);
-    }
+    for (char digit : name) number = 10 * number + (digit - '0');
+    last = std::max(last, number);
   }
   closedir(listed);
   return last;
@@ -118,11 +122,13 @@ Followers& AllFollowers() {
 }  // namespace
 
 std::string SegmentFolder(absl::string_view deltas, uint64_t key) {
-  return absl::StrCat(deltas, "/", absl::Hex(key, absl::kZeroPad16));
+  return absl::StrCat(deltas, "/", HexDigits(key));
 }
 
 std::string SegmentPath(absl::string_view folder, int64_t sequence) {
-  return absl::StrCat(folder, "/", absl::Dec(sequence, absl::kZeroPad12), kSuffix);
+  std::string digits = absl::StrCat(sequence);
+  digits.insert(0, kDigits - std::min(kDigits, digits.size()), '0');
+  return absl::StrCat(folder, "/", digits, kSuffix);
 }
 
 DeltaFollower::DeltaFollower(const SegmentTarget& target, std::shared_ptr<const Catalogue> first,
@@ -156,8 +162,8 @@ std::string DeltaFollower::States() {
   std::lock_guard lock(AllFollowers().mu);
   for (const DeltaFollower* follower : AllFollowers().all) {
     const std::shared_ptr<const Catalogue> now = follower->catalogue();
-    absl::StrAppend(&lines, follower->folder_, "\t", now->sequence(), "\t", now->num_fresh(), "\t",
-                    follower->problem().ok() ? 0 : 1, "\n");
+    lines += absl::StrCat(follower->folder_, "\t", now->sequence(), "\t", now->num_fresh(), "\t",
+                          follower->problem().ok() ? 0 : 1, "\n");
   }
   return lines;
 }
@@ -191,7 +197,7 @@ absl::StatusOr<int> DeltaFollower::ApplySome() {
     const int64_t next = before->sequence() + static_cast<int64_t>(segments.size()) + 1;
     const std::string path = SegmentPath(folder_, next);
     auto file = FileBytes::Read(path);
-    if (absl::IsNotFound(file.status())) {
+    if (file.status().code() == absl::StatusCode::kNotFound) {
       if (segments.empty()) status = CheckNoneIsMissing(next);
       break;
     }
@@ -233,7 +239,7 @@ void DeltaFollower::Report(const absl::Status& status) {
   int64_t sequence;
   {
     std::lock_guard lock(mu_);
-    if (status == problem_) return;
+    if (status.code() == problem_.code() && status.message() == problem_.message()) return;
     problem_ = status;
     sequence = catalogue_->sequence();
   }

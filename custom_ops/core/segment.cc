@@ -109,9 +109,8 @@ class SegmentReader {
       return Broken("its checksum is wrong: the segment is damaged");
     }
     if (static_cast<uint64_t>(words_[kKeyWord]) != target_.key) {
-      return Broken(absl::StrCat("it is for the index ",
-                                 absl::Hex(words_[kKeyWord], absl::kZeroPad16), ", not for ",
-                                 absl::Hex(target_.key, absl::kZeroPad16)));
+      return Broken(absl::StrCat("it is for the index ", HexDigits(words_[kKeyWord]), ", not for ",
+                                 HexDigits(target_.key)));
     }
     absl::Status status = CheckWord("number", words_[kSequenceWord], sequence_);
     status.Update(CheckWord("width", words_[kDimWord], target_.dim));

@@ -162,7 +162,7 @@ void OpenIndex::Follow(const std::string& deltas, const std::vector<nann::IndexF
   target.attributes = attributes_.has_value() ? &*attributes_ : nullptr;
   const std::string folder = nann::SegmentFolder(deltas, target.key);
   follower_.emplace(target, as_built_, folder,
-                    [folder](const std::string& line) { LOG(ERROR) << folder << ": " << line; });
+                    [folder](const std::string& line) { LOG(WARNING) << folder << ": " << line; });
   LOG(INFO) << absl::StrCat("The index follows ", folder, ", from update ",
                             follower_->catalogue()->sequence(), " on");
 }
