@@ -33,6 +33,7 @@ class Items:
         column need not be listed.
       user_inputs: inputs that are the user's although a column has their name.
       embedding: the layer whose output the graph is built on; by default what the scorer takes of an item.
+      filter_by: the columns by which requests can filter (docs/filters.md).
       hnsw: how to build the graph.
     """
 
@@ -41,6 +42,7 @@ class Items:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     user_inputs: Collection[str] = ()
     embedding: str = ""
+    filter_by: Collection[str] = ()
     hnsw: Hnsw = HNSW
 
 
@@ -50,6 +52,7 @@ class Catalogue:
     Attributes:
       ids: int64 [n], the items' ids.
       columns: the column of each item input.
+      attributes: the columns by which requests can filter, with the ids as `item_id`; None if there are none.
       name: what messages call the table.
     """
 
@@ -65,6 +68,7 @@ class Catalogue:
         """
         table, self.name = _read(items.table)
         self.ids = item_ids(table, items.id_column, self.name)
+        self.attributes = _attributes(table, items.filter_by, self.ids, self.name)
         self.columns = _columns(items, inputs, table.columns, self.name)
         self._values = {
             name: _values(
@@ -124,6 +128,17 @@ def _read(table: Any) -> tuple["pl.DataFrame", str]:
     if isinstance(table, (str, os.PathLike)):
         return read_table(table, "items"), str(table)
     return table, "the table of items"
+
+
+def _attributes(table: "pl.DataFrame", columns: Collection[str], ids: np.ndarray, name: str) -> "pl.DataFrame | None":
+    """Returns the columns by which requests can filter, as `build_index` takes them."""
+    import polars as pl
+
+    for column in columns:
+        if column not in table.columns or column == ID_COLUMNS[0]:
+            allowed = ", ".join(each for each in table.columns if each != ID_COLUMNS[0])
+            raise NannError(f"--filter-by names the column {column!r}; {name} has the columns {allowed} to filter by")
+    return table.select(pl.Series(ID_COLUMNS[0], ids), *columns) if columns else None
 
 
 def _columns(items: Items, inputs: Mapping[str, tf.TensorSpec], held: Collection[str], name: str) -> dict[str, str]:

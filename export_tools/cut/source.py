@@ -144,7 +144,9 @@ def cut_and_indexed(
     if rows.note:
         outcome("cut", f"for the graph, {rows.note}")
     with tempfile.TemporaryDirectory(prefix="nann_cut_") as work:
-        index = build_index(made.catalogue.ids, rows.vectors, Path(work) / "index", items.hnsw)
+        index = build_index(
+            made.catalogue.ids, rows.vectors, Path(work) / "index", items.hnsw, attributes=made.catalogue.attributes
+        )
         if rows.vectors is not rows.rows:
             (Path(work) / "rows").mkdir()
             index = write_table(index, rows.rows, Path(work) / "rows")

@@ -42,6 +42,7 @@ EXPORT = Command(
         "item_column": Option("kind=category", {"export.index.columns.kind": "category"}, *_WITH_ITEMS),
         "user_input": Option("price", {"export.index.user_inputs": ("price",)}, *_WITH_ITEMS),
         "embedding": Option("tower", {"export.index.embedding": "tower"}, *_WITH_ITEMS),
+        "filter_by": Option("price,kind", {"export.index.filter_by": ["price", "kind"]}, *_WITH_ITEMS),
         "explain_cut": Option(
             None,
             {

@@ -182,7 +182,9 @@ def test_the_graph_is_built_on_a_layer(table, tmp_path):
     made.save(tmp_path / "ranker.keras")
     wanted = by_hand(lambda rows: made(rows, training=False), ("taste", "size"))
     _, narrow = compare(tmp_path / "ranker.keras", Items(table), wanted)
-    _, wide = compare(tmp_path / "ranker.keras", Items(table, embedding="wide"), wanted)
+    items = Items(table, embedding="wide", filter_by=["price", "kind"])
+    _, wide = compare(tmp_path / "ranker.keras", items, wanted)
+    assert (narrow.attributes, wide.attributes) == ({}, {"price": "float", "kind": "string"})
     assert narrow.dim == wide.dim == 5
     with pytest.raises(NannError, match=r"--embedding is 'dense', which is no layer .* allowed are .*narrow"):
         explain_cut(tmp_path / "ranker.keras", Items(table, embedding="dense"))
@@ -256,6 +258,7 @@ def logarithm(inputs):
         (plain, ("taste", "size"), {"embedding": "deep"}, "--embedding is 'deep', which is no layer with floats"),
         (by_batch, ("taste", "size"), {}, "gives other scores by one row, scored alone than as a whole"),
         (only_ids, ("history", "item_id"), {}, "the score takes no floats of an item, nor computes any from its ids"),
+        (plain, ("taste", "size"), {"filter_by": ["colour"]}, "--filter-by names the column 'colour'; {table} has the"),
         (logarithm, ("taste", "size"), {}, "the model computes NaN or infinity in the row of item 1099511627776"),
     ],
 )

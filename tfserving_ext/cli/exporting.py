@@ -155,6 +155,14 @@ def export(
             rich_help_panel=_ITEMS,
         ),
     ] = "",
+    filter_by: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMNS",
+            help="Columns of --items, separated by commas, by which requests can filter.",
+            rich_help_panel=_ITEMS,
+        ),
+    ] = "",
     explain_cut: Annotated[
         bool, typer.Option("--explain-cut", help="Show where MODEL is cut, and write nothing.", rich_help_panel=_ITEMS)
     ] = False,
@@ -175,9 +183,13 @@ def export(
     table = None
     if items is not None:
         columns = _names("--item-column", item_column or [], "target_category=category")
-        table = Items(items, item_id, columns, tuple(user_input or ()), embedding)
+        table = Items(
+            items, item_id, columns, tuple(user_input or ()), embedding, filter_by.split(",") if filter_by else ()
+        )
     elif told := [
-        name for name, value in _told_of_items(item_id, item_column, user_input, embedding, explain_cut) if value
+        name
+        for name, value in _told_of_items(item_id, item_column, user_input, embedding, filter_by, explain_cut)
+        if value
     ]:
         raise NannError(f"{told[0]} was given, but --items was not, the table that it is about")
     if table is not None and explain_cut:
@@ -217,7 +229,13 @@ def export(
 
 def _told_of_items(*values: Any) -> list[tuple[str, Any]]:
     """Returns the options about --items with their values."""
-    return list(zip(("--id", "--item-column", "--user-input", "--embedding", "--explain-cut"), values, strict=True))
+    return list(
+        zip(
+            ("--id", "--item-column", "--user-input", "--embedding", "--filter-by", "--explain-cut"),
+            values,
+            strict=True,
+        )
+    )
 
 
 def _weights(given: Sequence[str] | None) -> dict[str, float] | None:
