@@ -26,8 +26,8 @@ from tfserving_ext.index.format import Index
 from tfserving_ext.progress import outcome
 
 CHECKED = 64
-# Sums in another order differ by this much, relative to the largest score.
-TOLERANCE = 1e-4
+# Sums in another order differ by this much, relative to the largest score; the second is for half precision.
+TOLERANCE, NARROW_TOLERANCE = 1e-4, 3e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +162,8 @@ def check(made: CutRanker, rows: Rows) -> None:
     """
     count = min(CHECKED, len(made.catalogue.ids))
     whole, source = made.ranker.traced(), made.source(rows.parts, None)
+    narrow = any(one.dtype in (tf.float16, tf.bfloat16) for one in made.graph.tensors.values())
+    tolerance = NARROW_TOLERANCE if narrow else TOLERANCE
     for filled in (1, 0):
         features = {name: _filled(made.ranker.specs[name], 1, 4, filled) for name in made.ranker.specs}
         example = {
@@ -181,7 +183,7 @@ def check(made: CutRanker, rows: Rows) -> None:
         size = float(np.nanmax(np.abs(wanted), initial=1e-6))
         for what, one, other in (("one row, scored alone", alone, wanted[:1]), ("its parts", found, wanted)):
             apart = np.abs(one - other)
-            if not np.array_equal(np.isnan(one), np.isnan(other)) or np.nanmax(apart, initial=0) > TOLERANCE * size:
+            if not np.array_equal(np.isnan(one), np.isnan(other)) or np.nanmax(apart, initial=0) > tolerance * size:
                 raise NannError(
                     f"{made.ranker.path} gives other scores by {what} than as a whole, by up to "
                     f"{np.nanmax(apart, initial=0):g} where the largest is {size:g}; allowed is a model that scores "
