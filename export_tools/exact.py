@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.format import Index
 from tfserving_ext.ops import SearchResult
+from tfserving_ext.retrieval.metrics import held
 
 
 class ExactAnswers:
@@ -55,9 +55,9 @@ class ExactAnswers:
           k: how many.
 
         Returns:
-          Item ids, int64 [at most k], best first, and the number of scored items.
+          Item ids, int64 or bytes [at most k], best first, and the number of scored items.
         """
-        excluded = np.unique(inputs.get("exclude", np.zeros(0, np.int64)))
+        excluded = different(inputs.get("exclude", np.zeros(0, np.int64)))
         column = np.asarray(inputs.get("cap_by", ""), object).ravel()[0]
         if column:
             cap = int(np.asarray(inputs.get("cap", 1)).ravel()[0])
@@ -66,7 +66,7 @@ class ExactAnswers:
             return found, self._exact.index.item_ids().shape[0]
         answer = self.search(inputs, defaults, k + len(excluded))
         ids = answer.item_ids[0].numpy()
-        ids = ids[(ids != NO_ITEM) & ~np.isin(ids, excluded)]
+        ids = ids[held(ids) & ~np.isin(ids, excluded)]
         return ids[:k], int(answer.items_scored[0])
 
     def _user(self, inputs: dict[str, np.ndarray], defaults: dict[str, np.ndarray]) -> Any:
@@ -75,6 +75,14 @@ class ExactAnswers:
         specs = self.loaded.user.concrete_functions[0].structured_input_signature[0][0]
         features = {name: tf.constant(inputs.get(name, defaults.get(name)), spec.dtype) for name, spec in specs.items()}
         return self.loaded.user(features)
+
+
+def different(given: Any) -> np.ndarray:
+    """Returns the different ids of a request in the type of answers: int64 [n], or bytes as objects [n]."""
+    ids = np.asarray(given)
+    if ids.dtype.kind in "OSU":
+        return np.array(sorted({one.encode() if isinstance(one, str) else one for one in ids.ravel()}), object)
+    return np.unique(ids.astype(np.int64))
 
 
 def _filter(inputs: dict[str, np.ndarray]) -> Any:

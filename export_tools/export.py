@@ -19,6 +19,7 @@ from export_tools.scorer import Choice, check_assumed, choose_scorer
 from export_tools.search_choice import with_search
 from export_tools.served_model import ServedModel, check_requests
 from export_tools.signatures import Defaults
+from export_tools.signatures.keys import takes_numbers
 from export_tools.sources import Source, open_source
 from export_tools.state import captured_state
 from export_tools.trial import try_out
@@ -136,7 +137,8 @@ def export(
                 (new / "assets.extra").mkdir()
                 if sample is not None:
                     write_sample(new, sample)
-                records = write_warm_up(new, Examples.of_source(opened_model), made.index, made.signatures)
+                examples = Examples.of_source(made.served.source, made.served.search.index.id_dtype)
+                records = write_warm_up(new, examples, made.index, made.signatures)
             facts = {"defaults": dataclasses.asdict(defaults), "warm_up_records": records, "evaluation": figures}
             write_manifest(new, made.facts(opened_model) | facts)
             try_out(new)
@@ -185,6 +187,7 @@ class _Traced:
             "index": self.index.manifest,
             "signatures": sorted(self.signatures),
             "seeds": source.seeds,
+            "numbered": takes_numbers(source, self.index.item_keys is not None),
             "scorer": None if self.scorer is None else self.scorer.variant.facts(),
             "scorer_variants": None if self.scorer is None else self.scorer.facts(),
         }

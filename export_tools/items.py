@@ -11,6 +11,7 @@ from export_tools.sources import Source
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.match import TOLERANCE, ItemSample, check_embeddings, differing, refuse
+from tfserving_ext.index.resource import rows_of
 from tfserving_ext.progress import outcome
 
 # A sample is saved, not `item` itself, which may need more state than everything else that is served.
@@ -35,10 +36,10 @@ def check_index(source: Source, index: Index, name: str) -> ItemSample | None:
     """
     if source.item is None:
         return None
-    signature = [tf.TensorSpec([None], tf.int64)]
     try:
-        item = tf.function(source.item, input_signature=signature, autograph=False).get_concrete_function()
-        found = check_embeddings(index, lambda ids: item(tf.constant(ids)).numpy(), source.item_ids, name)
+        item, dtype = _traced(source.item, index)
+        as_text = dtype == tf.string
+        found = check_embeddings(index, lambda ids: item(tf.constant(ids)).numpy(), source.item_ids, name, as_text)
     except NannError:
         raise
     except Exception as error:  # The model's own code may raise anything.
@@ -48,6 +49,18 @@ def check_index(source: Source, index: Index, name: str) -> ItemSample | None:
     if source.item_ids is not None:
         note_new(len(np.setdiff1d(index.item_ids, source.item_ids)), len(index.item_ids))
     return found
+
+
+def _traced(item: Callable[[Any], Any], index: Index) -> tuple[Any, tf.DType]:
+    """Traces `item`; returns it and the type of ids that it takes, if possible that of requests."""
+    for dtype in (tf.string, tf.int64) if index.item_keys is not None else (tf.int64,):
+        traced = tf.function(item, input_signature=[tf.TensorSpec([None], dtype)], autograph=False)
+        try:
+            return traced.get_concrete_function(), dtype
+        except (TypeError, ValueError):
+            if dtype == tf.int64:
+                raise
+    raise AssertionError("int64 comes last, and returns or raises")
 
 
 def note_new(new: int, items: int, known_to: str = "the model") -> None:
@@ -63,7 +76,8 @@ def note_new(new: int, items: int, known_to: str = "the model") -> None:
 def write_sample(folder: Path, sample: ItemSample) -> None:
     """Writes a sample into the SavedModel `folder`."""
     for path, values in zip(FILES, sample, strict=True):
-        np.save(folder / path, values)
+        # Ids that are strings are objects, which a plain .npy file does not hold.
+        np.save(folder / path, values.astype(str) if values.dtype == object else values)
 
 
 def drop_from_sample(exported: Path, folder: Path, item_ids: Collection[int]) -> None:
@@ -91,7 +105,8 @@ def check_sample(folder: Path, index: Index, fold: Callable[[Any], Any] | None) 
     if not all((folder / path).exists() for path in FILES):
         return 0
     ids, vectors = (np.load(folder / path, allow_pickle=False) for path in FILES)
-    _, rows, places = np.intersect1d(index.item_ids, ids, return_indices=True)
+    rows = rows_of(index, ids)
+    rows, places = rows[rows >= 0], np.flatnonzero(rows >= 0)
     if not len(rows):
         return 0
     vectors = vectors[places]

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export_tools.exact import ExactAnswers
+from export_tools.exact import ExactAnswers, different
 from export_tools.manifest import exported_index, read_manifest
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.checks import NO_ITEM
+from tfserving_ext.index.item_keys import NO_KEY
 from tfserving_ext.outputs import check_json
 from tfserving_ext.progress import progress
+from tfserving_ext.retrieval.metrics import held
 from tfserving_ext.serving.models import ModelOptions, Servable, ServingError, load_servable
 from tfserving_ext.serving.requests import as_inputs, read_requests
 
@@ -88,7 +91,7 @@ def _chosen(requests: list[dict[str, Any]]) -> list[np.ndarray] | None:
         return None
     if not all(have):
         raise NannError(f"request {have.index(False) + 1} has no {NEXT!r}, but others have; give it in all or in none")
-    chosen = [np.unique(np.asarray(request.pop(NEXT), np.int64)) for request in requests]
+    chosen = [different(request.pop(NEXT)) for request in requests]
     if empty := [place for place, ids in enumerate(chosen, 1) if not ids.size]:
         raise NannError(f"{NEXT!r} of request {empty[0]} is empty; at least one item is expected")
     return chosen
@@ -97,7 +100,7 @@ def _chosen(requests: list[dict[str, Any]]) -> list[np.ndarray] | None:
 def _answers(
     servable: Servable, exact: ExactAnswers, requests: list[dict[str, Any]], k: int, signatures: Sequence[str]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns, by signature and for `EXACT`, item ids int64 [N, k] and the numbers of items scored [N]."""
+    """Returns, by signature and for `EXACT`, item ids, int64 or bytes [N, k], and the numbers of items scored [N]."""
     names = [name for name in signatures if name in servable.signatures]
     if not names:
         raise NannError(f"the model has none of {', '.join(signatures)}; it has {', '.join(servable.signatures)}")
@@ -123,7 +126,8 @@ def _exact(
     exact: ExactAnswers, inputs: dict[str, np.ndarray], defaults: dict[str, np.ndarray], k: int
 ) -> tuple[np.ndarray, int]:
     ids, scored = exact.best(inputs, defaults, k)
-    return np.pad(ids, (0, k - len(ids)), constant_values=-1), scored
+    none = NO_KEY.encode() if ids.dtype == object else NO_ITEM
+    return np.append(ids, np.full(k - len(ids), none, ids.dtype)), scored
 
 
 def _all_figures(
@@ -132,6 +136,12 @@ def _all_figures(
     from tfserving_ext.evaluation.intervals import Bootstrap
 
     exact, _ = answers[EXACT]
+    if chosen is not None and chosen[0].dtype != exact.dtype:
+        kinds = {True: "strings", False: "integers"}
+        raise NannError(
+            f"{NEXT!r} holds {kinds[chosen[0].dtype == object]}, but the model's item ids are "
+            f"{kinds[exact.dtype == object]}"
+        )
     bootstrap = Bootstrap(np.arange(len(exact)))
     return {name: _figures(ids, exact, scored, chosen, bootstrap) for name, (ids, scored) in answers.items()}
 
@@ -143,7 +153,7 @@ def _figures(
 
     of_cases = {"coverage": coverage(ids, exact), "items_scored": scored.astype(np.float64)}
     if chosen is not None:
-        hits = [np.isin(row, wanted) & (row >= 0) for row, wanted in zip(ids, chosen, strict=True)]
+        hits = [np.isin(row, wanted) & held(row) for row, wanted in zip(ids, chosen, strict=True)]
         gains = 1 / np.log2(np.arange(ids.shape[1]) + 2)
         sizes = [len(wanted) for wanted in chosen]
         of_cases |= {

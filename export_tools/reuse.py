@@ -21,6 +21,7 @@ from tfserving_ext.artifacts import atomic_folder, link_or_copy
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.match import differing, refuse
+from tfserving_ext.index.resource import shared_rows
 from tfserving_ext.outputs import EXPORT, check_replaceable
 
 MATCH_SAMPLE = 1000
@@ -66,6 +67,7 @@ def reuse(
             opened = _folded(exported, opened, scorer.get("row_dim"), Path(rows))
         with exported_index(exported, manifest) as old:
             _check_same_model(old, opened, index, np.array(sorted(changed), np.int64))
+            _check_ids(old, opened, index, manifest.get("numbered", False))
             own = {path.name for path in old.files}
         check_rule(manifest["defaults"], index)
         with atomic_folder(target, EXPORT, force) as new:
@@ -145,11 +147,17 @@ def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str], ch
             f"{folder} has no attributes, by which requests to the exported model filter; build the index again with "
             "`nann index --attributes`, or export the model anew"
         )
-    shared, before, now = np.intersect1d(old.item_ids, new.item_ids, return_indices=True)
-    if not len(shared):
+    if (old.item_keys is None) != (new.item_keys is None):
+        kinds = {True: "integers", False: "strings"}
+        raise NannError(
+            f"the ids of {folder} are {kinds[new.item_keys is None]}, those of the exported index "
+            f"{kinds[old.item_keys is None]}; requests and answers would have others: export the model anew"
+        )
+    before, now = shared_rows(old, new)
+    if not len(now):
         raise NannError(f"{folder} has no item in common with the exported index: its model or corpus is another")
-    note_new(len(new.item_ids) - len(shared), len(new.item_ids), "the exported index")
-    same = np.flatnonzero(~np.isin(shared, changed))
+    note_new(len(new.item_ids) - len(now), len(new.item_ids), "the exported index")
+    same = np.flatnonzero(~np.isin(new.item_ids[now], changed))
     if not len(same):
         return
     sample = same[np.unique(np.linspace(0, len(same) - 1, MATCH_SAMPLE).astype(np.int64))]
@@ -158,3 +166,27 @@ def _check_same_model(old: Index, new: Index, folder: str | os.PathLike[str], ch
     refuse(
         new, rows, vectors, differing(new, rows, vectors, str(folder), rounding), str(folder), "the exported model's"
     )
+
+
+def _check_ids(old: Index, new: Index, folder: str | os.PathLike[str], numbered: bool) -> None:
+    """Checks that a model that takes the numbers of strings gets the same ones.
+
+    Args:
+      old: the index of the export.
+      new: the index that is to replace it, with the same kind of ids.
+      folder: where the new one came from, for the error.
+      numbered: whether the exported graph maps the strings of a history to numbers for the model.
+
+    Raises:
+      NannError: a string stands for another number.
+    """
+    if not numbered:
+        return
+    before, now = shared_rows(old, new)
+    other = np.flatnonzero(old.item_ids[before] != new.item_ids[now])
+    if len(other):
+        at = other[0]
+        raise NannError(
+            f"{old.ids(before[[at]])[0]!r} is item {new.item_ids[now[at]]} for the model by {folder}, and "
+            f"{old.item_ids[before[at]]} by the exported index; build both with the same table, `nann index --keys`"
+        )

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from export_tools.signatures import BY_ATTRIBUTES, Defaults, signatures
+from export_tools.signatures.keys import spelled
 from export_tools.sources import Source
 from export_tools.variants import Variant
 from tfserving_ext.errors import NannError
@@ -34,6 +35,11 @@ def check_requests(source: Source, search: NeuralTopK, defaults: Defaults, non_f
         raise NannError(
             f"a feature is called {taken[0]!r}, as an input is that is about the index's attributes; give the feature "
             f"another name in requests: --feature 'user_{taken[0]}={taken[0]}'"
+        )
+    if source.seeds is not None and source.features[source.seeds].dtype == tf.string and not search.index.has_keys:
+        raise NannError(
+            f"the seeds {source.seeds!r} are strings, but the ids of the index are integers; build it with the same "
+            "strings in item_ids.npy, or with `nann index --keys`"
         )
     search.check(defaults.best_first, defaults.k)
     if defaults.surrogate is not None:
@@ -80,13 +86,14 @@ class ServedModel(tf.Module):
           NannError: default parameters do not fit the index, or a name in `non_finite` is not a feature of floats.
         """
         super().__init__()
-        self._untracked = SimpleNamespace(source=source, defaults=defaults, non_finite=frozenset(non_finite))
         if variant is None:
             self.search = NeuralTopK(index, source.score)
         else:
             self.search = NeuralTopK(index, source.score, scorer=variant.scorer, rewrite=False)
         rewritten = None if variant is None else variant.rewritten
         check_requests(source, self.search, defaults, non_finite)
+        source = spelled(source, self.search.index)
+        self._untracked = SimpleNamespace(source=source, defaults=defaults, non_finite=frozenset(non_finite))
         specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in source.features.items()}
 
         @tf.function(input_signature=[specs], autograph=False)
@@ -115,6 +122,11 @@ class ServedModel(tf.Module):
             self.fold = tf.function(
                 rewritten.fold, input_signature=[tf.TensorSpec([1, None, item_dim], tf.float32)], autograph=False
             )
+
+    @property
+    def source(self) -> Source:
+        """The model as requests see it: where the index has keys, its seeds are strings."""
+        return self._untracked.source
 
     def functions(self) -> dict[str, Any]:
         """Returns the functions that are saved beside the signatures, by name."""

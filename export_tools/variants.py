@@ -112,10 +112,11 @@ class Variants:
     @classmethod
     def of_source(cls, source: Source, index: Index, xla: bool) -> "Variants":
         """Makes the variants of a model's scorer, for users who have items of the index in their history."""
-        known = np.asarray(index.item_ids[:EXAMPLE_HISTORY])
+        examples = Examples.of_source(source)
+        known = examples.seeds_of(index, slice(EXAMPLE_HISTORY))
         features = {
             name: tf.constant(value, source.features[name].dtype)
-            for name, value in Examples.of_source(source).inputs(known).items()
+            for name, value in examples.inputs(known).items()
             if name in source.features
         }
         user = source.user_tensors({**source.defaults, **features})

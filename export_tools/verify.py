@@ -170,7 +170,7 @@ def _coverage(path: Path, servable: Any) -> float:
             start = int(rng.integers(len(index.item_ids)))
             layer = index.layers[0]
             near = layer.neighbors[layer.row_splits[start] : layer.row_splits[start + 1]][: SAMPLE_HISTORY - 1]
-            history = np.asarray(index.item_ids)[[start, *near]]
+            history = examples.seeds_of(index, [start, *near])
             inputs = {**examples.inputs(history), "k": np.int32(k)}
             answer = servable.signature("retrieve").run(inputs)
             found = exact.search(inputs, servable.signature("retrieve").defaults, k)

@@ -8,6 +8,7 @@ this at once.
 import dataclasses
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +19,9 @@ from export_tools.signatures import LEVEL_TOPN_LENGTH
 from export_tools.sources import Source
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
+from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.format import Index
+from tfserving_ext.index.item_keys import NO_KEY
 from tfserving_ext.serving.warm_up import FILE as WARM_UP_FILE
 
 EXAMPLE_HISTORY = 50
@@ -35,7 +38,7 @@ class Examples:
       features: the inputs that a request of one user must carry, except the seeds, each [1, ...].
       parallel: names of the features that have an entry for every seed in their second dimension.
       seeds: name of the input that takes the ids from which the search starts.
-      dtype: type of these ids.
+      dtype: type of these ids; object for strings.
       length: how many ids a request must carry; None for any number.
       width: width of `comm_seq`, the input of alibaba/nann; None if the model does not take it.
     """
@@ -48,10 +51,11 @@ class Examples:
     width: int | None
 
     @classmethod
-    def of_source(cls, source: Source) -> "Examples":
-        """Returns example requests for a model."""
+    def of_source(cls, source: Source, id_dtype: tf.DType = tf.int64) -> "Examples":
+        """Returns example requests for a model; `id_dtype` is the type of ids in `seeds`, if no feature holds them."""
         required = {name: spec for name, spec in source.features.items() if name not in source.defaults}
-        return cls._from_specs(required, source.seeds, source.sequence.width if source.sequence else None)
+        width = source.sequence.width if source.sequence else None
+        return cls._from_specs(required, source.seeds, width, id_dtype)
 
     @classmethod
     def of_export(cls, folder: Path, seeds: str | None) -> "Examples":
@@ -76,25 +80,37 @@ class Examples:
             if name not in retrieve.defaults
         }
         width = deployed["comm_seq"].tensor_shape.dim[1].size if "level_topn" in deployed else None
-        return cls._from_specs(required, seeds, width)
+        id_dtype = tf.int64 if seeds else tf.dtypes.as_dtype(retrieve.inputs["seeds"].dtype)
+        return cls._from_specs(required, seeds, width, id_dtype)
 
     @classmethod
-    def _from_specs(cls, required: Mapping[str, tf.TensorSpec], seeds: str | None, width: int | None) -> "Examples":
+    def _from_specs(
+        cls, required: Mapping[str, tf.TensorSpec], seeds: str | None, width: int | None, id_dtype: tf.DType
+    ) -> "Examples":
         features = {name: ones(spec) for name, spec in required.items() if name != seeds}
         # Beside a history, features of any length are taken to be as long as it: its categories, its times.
         parallel = {name for name in features if seeds and required[name].shape[1:2].as_list() == [None]}
-        dtype = np.dtype(required[seeds].dtype.as_numpy_dtype if seeds else np.int64)
+        dtype = np.dtype((required[seeds].dtype if seeds else id_dtype).as_numpy_dtype)
         length = required[seeds].shape[1] if seeds else None
         return cls(features, frozenset(parallel), seeds or "seeds", dtype, length, width)
 
+    @property
+    def padding(self) -> int | str:
+        """The id that stands for no item."""
+        return NO_KEY if self.dtype == object else NO_ITEM
+
+    def seeds_of(self, index: Index, rows: Any) -> np.ndarray:
+        """Returns the ids of items as these requests have them: strings, or integers [m]."""
+        return index.ids(rows) if self.dtype == object else np.asarray(index.item_ids)[rows]
+
     def inputs(self, seeds: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the inputs of `retrieve` for one user with `seeds`, int64 [s].
+        """Returns the inputs of `retrieve` for one user with `seeds`, of the type that `seeds_of` returns, [s].
 
         If the model takes another number of ids, they are repeated or cut: repeating an id does not change the search,
         and every model can handle its own items. An id that means "none" would be better, but it is not known here.
         """
         if self.length is not None:
-            seeds = np.resize(seeds, self.length) if len(seeds) else np.full(self.length, -1)
+            seeds = np.resize(seeds, self.length) if len(seeds) else np.full(self.length, self.padding)
         made = {
             name: np.repeat(value[:, :1], len(seeds), axis=1) if name in self.parallel else value
             for name, value in self.features.items()
@@ -129,22 +145,23 @@ def write_warm_up(folder: Path, examples: Examples, index: Index, signatures: Co
 
 
 def _requests(examples: Examples, index: Index) -> Iterator[predict_pb2.PredictRequest]:
-    ids = np.asarray(index.item_ids)
+    items = len(index.item_ids)
+    ids = examples.seeds_of(index, slice(max(*ops.DEFAULT_BATCH_SIZES, EXAMPLE_HISTORY)))
 
     def retrieve(signature: str, count: int, **inputs: np.generic) -> predict_pb2.PredictRequest:
         return _request(signature, {**examples.inputs(ids[:count]), **inputs})
 
-    most = len(ids) if examples.length is None else min(examples.length, len(ids))
+    most = items if examples.length is None else min(examples.length, items)
     for size in ops.DEFAULT_BATCH_SIZES:
         # The seeds are the search's first batch, and the budget ends the search after it.
         first = min(size, most)
-        if first in (size, len(ids)):
+        if first in (size, items):
             yield retrieve("retrieve", first, budget=np.int64(max(first, 1)))
         else:  # A request holds fewer seeds: let the second batch be so large, if the seeds have as many neighbours.
             # Best-first scores the neighbours of `frontier` items in a batch, the surrogate search a quarter of k.
-            wide = {"frontier": np.int32(size), "k": np.int32(min(4 * size, max(len(ids), 1)))}
+            wide = {"frontier": np.int32(size), "k": np.int32(min(4 * size, max(items, 1)))}
             yield retrieve("retrieve", first, budget=np.int64(first + size), **wide)
-        if size >= len(ids):
+        if size >= items:
             break
     yield retrieve("retrieve", EXAMPLE_HISTORY)
     yield retrieve("retrieve_best_first", EXAMPLE_HISTORY)
@@ -154,7 +171,7 @@ def _requests(examples: Examples, index: Index) -> Iterator[predict_pb2.PredictR
     if examples.width is None:
         yield retrieve("serving_default", EXAMPLE_HISTORY)
     else:
-        level_topn = np.full(LEVEL_TOPN_LENGTH, max(min(len(ids), EXAMPLE_K), 1), np.int32)
+        level_topn = np.full(LEVEL_TOPN_LENGTH, max(min(items, EXAMPLE_K), 1), np.int32)
         comm_seq = np.zeros([1, examples.width], np.float16)
         yield _request("serving_default", {"comm_seq": comm_seq, "level_topn": level_topn})
 

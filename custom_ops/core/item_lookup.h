@@ -26,6 +26,10 @@ class ItemLookup {
 
   // Returns the item's dense index, or -1 if no item has the id.
   int32_t Find(int64_t id) const {
+    // Ids that are row numbers, as those of items that have keys.
+    if (id >= 0 && id < static_cast<int64_t>(item_ids_.size()) && item_ids_[id] == id) {
+      return static_cast<int32_t>(id);
+    }
     if (order_.empty()) {
       auto found = std::lower_bound(item_ids_.begin(), item_ids_.end(), id);
       if (found == item_ids_.end() || *found != id) return -1;

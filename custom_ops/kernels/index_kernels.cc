@@ -25,6 +25,7 @@ class IndexOpenOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("validate", &options_.validate));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("features", &options_.features));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("attributes", &options_.attributes));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("keys", &options_.keys));
     DataType dtype;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("dtype", &dtype));
     options_.type = dtype == DT_INT8   ? nann::TableType::kInt8

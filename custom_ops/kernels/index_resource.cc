@@ -99,7 +99,7 @@ absl::Status Named(const absl::Status& status, const std::string& path) {
 absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
     Env* env, const std::vector<std::string>& files, int64_t dim, const Options& options) {
   const bool scaled = options.type == nann::TableType::kInt8;
-  const size_t others = scaled + 2 * options.features + options.attributes;
+  const size_t others = scaled + 2 * options.features + options.attributes + options.keys;
   const size_t plain = files.size() - others;
   if (files.size() < 5 + others || plain % 2 != 1) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -107,7 +107,7 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
         " entries; it needs item_ids, item_embeddings, entry_points, "
         "row_splits and neighbors for each layer",
         scaled ? ", item_scales" : "", options.features ? ", item_features and edge_distances" : "",
-        options.attributes ? ", attributes" : ""));
+        options.attributes ? ", attributes" : "", options.keys ? ", item_keys" : ""));
   }
   std::shared_ptr<OpenIndex> index(new OpenIndex);
   std::vector<nann::IndexFile> mapped;
@@ -134,9 +134,15 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> OpenIndex::Map(
   auto view = nann::IndexView::Create(parts, dim);
   TF_RETURN_IF_ERROR(view.status());
   if (options.attributes) {
-    auto attributes = nann::Attributes::Create(mapped.back(), view->num_items());
+    auto attributes =
+        nann::Attributes::Create(mapped[mapped.size() - 1 - options.keys], view->num_items());
     TF_RETURN_IF_ERROR(attributes.status());
     index->attributes_.emplace(*std::move(attributes));
+  }
+  if (options.keys) {
+    auto keys = nann::ItemKeys::Create(mapped.back(), view->item_ids());
+    TF_RETURN_IF_ERROR(keys.status());
+    index->keys_.emplace(*std::move(keys));
   }
   index->lookup_ = std::make_unique<const nann::ItemLookup>(view->item_ids());
   if (options.validate) TF_RETURN_IF_ERROR(view->Validate());

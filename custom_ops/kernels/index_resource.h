@@ -13,6 +13,7 @@
 #include "custom_ops/core/delta_follower.h"
 #include "custom_ops/core/filter_cache.h"
 #include "custom_ops/core/index_view.h"
+#include "custom_ops/core/item_keys.h"
 #include "custom_ops/core/item_lookup.h"
 #include "custom_ops/kernels/worker_pool.h"
 #include "tensorflow/core/framework/resource_mgr.h"
@@ -29,7 +30,8 @@ class OpenIndex {
   struct Options {
     nann::TableType type = nann::TableType::kFloat32;
     bool features = false;    // Whether the files of the surrogate search are among them,
-    bool attributes = false;  // and the file of the items' attributes.
+    bool attributes = false;  // the file of the items' attributes,
+    bool keys = false;        // and that of the texts that stand for the items' ids.
     bool validate = true;
     std::string deltas = {};  // The folder of deltas to follow, if any.
   };
@@ -41,6 +43,13 @@ class OpenIndex {
                                                               int64_t dim, const Options& options);
 
   const nann::IndexView& view() const { return *view_; }
+  // Returns null if requests and answers have the items' ids as numbers.
+  const nann::ItemKeys* keys() const { return keys_.has_value() ? &*keys_ : nullptr; }
+  // Returns the text that stands for an id, or an empty one if there is none; only for an index with keys.
+  absl::string_view KeyOf(int64_t id) const {
+    const int32_t item = lookup_->Find(id);
+    return item < 0 ? keys_->OtherKey(id) : keys_->Key(item);
+  }
   WorkerPool& workers() const { return workers_; }
   // Returns the items of the index as it was built, and after the last update. They may be used while
   // this is open.
@@ -57,6 +66,7 @@ class OpenIndex {
   std::unique_ptr<const nann::IndexView> view_;
   std::unique_ptr<const nann::ItemLookup> lookup_;
   std::optional<const nann::Attributes> attributes_;
+  std::optional<const nann::ItemKeys> keys_;
   nann::FilterCache filters_;
   mutable WorkerPool workers_;
   std::shared_ptr<const nann::Catalogue> as_built_;

@@ -34,6 +34,7 @@ REGISTER_OP("Nann>IndexOpen")
     .Attr("dtype: {float, half, int8} = DT_FLOAT")
     .Attr("features: bool = false")
     .Attr("attributes: bool = false")
+    .Attr("keys: bool = false")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle unused;
@@ -55,12 +56,14 @@ ops on indexes see this one as it was built.
 index: a handle from `Nann>IndexHandle`.
 files: string [f], paths in this order: item_ids, item_embeddings, entry_points, then
   row_splits and neighbors of every layer, ground layer first; for int8 one more, item_scales; with
-  `features` two more, item_features and edge_distances; with `attributes` one more, attributes.
+  `features` two more, item_features and edge_distances; with `attributes` one more, attributes;
+  with `keys` one more, item_keys.
 dim: the width of an item embedding.
 validate: whether to read all edges once and check them.
 dtype: the type of item_embeddings; a coordinate in int8 is the value times the item's scale.
 features: whether the index has what the surrogate search reads.
 attributes: whether the index has attributes of its items, by which searches can filter.
+keys: whether the index has texts that stand for the ids of its items.
 )doc");
 
 REGISTER_OP("Nann>IndexItems")
@@ -145,6 +148,40 @@ index: an open index; fails with InvalidArgument if it has no attributes, unless
 filter: string [], in the language of docs/filters.md; fails with InvalidArgument if it is not. All items
   pass an empty one.
 items: int32 [m], dense indices in ascending order.
+)doc");
+
+REGISTER_OP("Nann>IndexKeys")
+    .Input("index: resource")
+    .Input("item_ids: int64")
+    .Output("keys: string")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->input(1));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Returns the texts that stand for ids.
+
+index: an open index; fails with InvalidArgument if it has no keys.
+item_ids: int64 of any shape, as a search returns them.
+keys: UTF-8 of the same shape; empty where no text stands for the id, such as -1.
+)doc");
+
+REGISTER_OP("Nann>IndexNumbers")
+    .Input("index: resource")
+    .Input("keys: string")
+    .Output("item_ids: int64")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->input(1));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Returns the ids that texts stand for, as searches and the model take them.
+
+index: an open index; fails with InvalidArgument if it has no keys.
+keys: string of any shape.
+item_ids: int64 of the same shape; -1 where the text is not a key of the index, which an empty one never is.
 )doc");
 
 REGISTER_OP("Nann>IndexGather")

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from export_tools.signatures.request import Request
 from tfserving_ext.index.checks import NO_ITEM
+from tfserving_ext.index.item_keys import NO_KEY
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult
 
@@ -18,10 +19,11 @@ def answer(found: SearchResult, request: Request) -> dict[str, tf.Tensor]:
     Every number in it is finite, as JSON has no others. The op gives a score of -inf to places without an item and to
     items whose score is NaN; here they get the lowest float32, and `num_results` and `nan_scores` give their counts.
     """
+    none = NO_KEY if found.item_ids.dtype == tf.string else NO_ITEM
     return {
         "item_ids": found.item_ids,
         "scores": tf.clip_by_value(found.scores, LOWEST, HIGHEST),
-        "num_results": tf.math.count_nonzero(found.item_ids != NO_ITEM, axis=1, dtype=tf.int32),
+        "num_results": tf.math.count_nonzero(found.item_ids != none, axis=1, dtype=tf.int32),
         "items_scored": found.items_scored,
         "rounds": found.rounds,
         "nan_scores": found.nan_scores,

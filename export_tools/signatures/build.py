@@ -14,6 +14,7 @@ from export_tools.sources import Source
 from export_tools.sources.objectives import OBJECTIVES
 from export_tools.sources.source import Sequence
 from tfserving_ext.index.coverage_rule import CoverageRule
+from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.models import UserTensors
 from tfserving_ext.ops import SearchResult, SurrogateStatistics
 from tfserving_ext.retrieval import NeuralTopK, Surrogate
@@ -55,9 +56,8 @@ def signatures(
             inputs, walk = parameters(BEST_FIRST, defaults.surrogate), _surrogate(search, defaults.surrogate)
     by_name["retrieve"] = inputs, _answering(source, search, walk)
     by_name["retrieve_trace"] = inputs, _tracing(source, search, walk)
-    has_attributes = search.index.has_attributes
     found = {
-        name: _signature(name, source, inputs, reply, non_finite, has_attributes)
+        name: _signature(name, source, inputs, reply, non_finite, search.index)
         for name, (inputs, reply) in sorted(by_name.items())
     }
     found["serving_default"] = found["retrieve"] if source.sequence is None else _deployed(source.sequence, search)
@@ -177,10 +177,10 @@ def _signature(
     parameters: Mapping[str, tf.Tensor],
     reply: _Reply,
     non_finite: Container[str],
-    has_attributes: bool,
+    index: MappedIndex,
 ) -> Any:
     """Returns a signature that takes raw features; `parameters`, and features that have a default, may be left out."""
-    ids, none = tf.TensorSpec([None, None], tf.int64), tf.zeros([0, 0], tf.int64)
+    ids, none = tf.TensorSpec([None, None], index.id_dtype), tf.zeros([0, 0], index.id_dtype)
     inputs = {key: (spec, source.defaults.get(key)) for key, spec in source.features.items()}
     # In Python, parameters with a default come last.
     inputs = dict(sorted(inputs.items(), key=lambda one: one[1][1] is not None))
@@ -188,13 +188,13 @@ def _signature(
     if source.seeds is None:
         inputs["seeds"] = ids, none
     inputs["exclude"] = ids, none
-    for name, value in BY_ATTRIBUTES.items() if has_attributes else ():
+    for name, value in BY_ATTRIBUTES.items() if index.has_attributes else ():
         default = tf.constant(value)
         inputs[name] = spec_of(default), default
 
     def run(*arguments: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
         given = {**dict(zip(inputs, arguments, strict=False)), **named}
-        return reply(read(source, parameters, non_finite, given, has_attributes))
+        return reply(read(source, parameters, non_finite, given, index.has_attributes))
 
     # TensorFlow takes the names and defaults of a signature from the Python function; here they come from the model.
     run.__name__ = name

@@ -51,8 +51,8 @@ class Request(NamedTuple):
 
     Attributes:
       features: the features that the model's `user` takes, by name.
-      seeds: int64 [B, s], ids from which the search starts.
-      exclude: int64 [B, x], ids that are never returned.
+      seeds: int64 [B, s], ids from which the search starts; string if the index has keys.
+      exclude: int64 or string [B, x], ids that are never returned.
       parameters: the search's parameters by name, one value for all users.
       by_attributes: what the search does by the items' attributes, each [B] or [1]: `filter`, string, `cap_by`, string,
         and `cap`, int32; none of them if the index has no attributes.
@@ -120,7 +120,7 @@ def read(
         rows_of = {name: _for_all(tf.identity(inputs[name]), users) for name in shared}
         values = {name: tf.identity(value) for name, value in values.items()}
         wanted = {name: tf.identity(value) for name, value in wanted.items()}
-    seeds = rows_of["seeds"] if source.seeds is None else tf.cast(features[source.seeds], tf.int64)
+    seeds = rows_of["seeds"] if source.seeds is None else _as_ids(features[source.seeds])
     return Request(features, seeds, rows_of["exclude"], values, wanted)
 
 
@@ -153,10 +153,14 @@ def finite(name: str, values: tf.Tensor) -> tf.Operation:
     return tf.debugging.Assert(wrong == 0, [words, wrong])
 
 
+def _as_ids(seeds: tf.Tensor) -> tf.Tensor:
+    return seeds if seeds.dtype == tf.string else tf.cast(seeds, tf.int64)
+
+
 def _for_all(ids: tf.Tensor, users: tf.Tensor) -> tf.Tensor:
     """Returns `ids`, which are [users, x], [1, x] or [0, x], with a row for every user: [users, x] or [users, 0]."""
     return tf.cond(
         tf.shape(ids)[0] == 0,
-        lambda: tf.zeros([users, 0], tf.int64),
+        lambda: tf.zeros([users, 0], ids.dtype),
         lambda: tf.broadcast_to(ids, [users, tf.shape(ids)[1]]),
     )

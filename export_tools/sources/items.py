@@ -11,7 +11,7 @@ ItemFunction = Callable[[tf.Tensor], tf.Tensor]
 
 
 def item_of_ids(item: Any) -> ItemFunction | None:
-    """Returns a function from int64 ids [n] to embeddings [n, d] that calls `item(features)`; None if there is none.
+    """Returns a function from ids [n] to embeddings [n, d] that calls `item(features)`; None if there is none.
 
     `item` is called with its one feature, which is taken to be `item_id` if it does not declare any. An `item` that
     takes more than ids cannot be called, and the log says so.
@@ -20,8 +20,8 @@ def item_of_ids(item: Any) -> ItemFunction | None:
         return None
     spec = _spec_of(item)
     if isinstance(spec, tf.TensorSpec):
-        return lambda ids: item(tf.cast(ids, spec.dtype))
-    name, dtype = "item_id", tf.int64
+        return lambda ids: item(_cast(ids, spec.dtype))
+    name, dtype = "item_id", None
     if spec is not None:
         if not isinstance(spec, Mapping) or len(spec) != 1:
             listed = ", ".join(spec) if isinstance(spec, Mapping) else repr(spec)
@@ -29,7 +29,7 @@ def item_of_ids(item: Any) -> ItemFunction | None:
             return None
         ((name, one),) = spec.items()
         dtype = one.dtype
-    return lambda ids: item({name: tf.cast(ids, dtype)})
+    return lambda ids: item({name: _cast(ids, dtype)})
 
 
 def item_of_signature(signature: Any) -> ItemFunction | None:
@@ -38,7 +38,20 @@ def item_of_signature(signature: Any) -> ItemFunction | None:
     if len(takes) != 1:
         return None
     ((name, spec),) = takes.items()
-    return lambda ids: next(iter(signature(**{name: tf.cast(ids, spec.dtype)}).values()))
+    return lambda ids: next(iter(signature(**{name: _cast(ids, spec.dtype)}).values()))
+
+
+def _cast(ids: tf.Tensor, dtype: tf.DType | None) -> tf.Tensor:
+    """Returns ids as `item` takes them: integers of `dtype`, or strings unchanged.
+
+    Raises:
+      TypeError: the ids are strings and `item` takes integers, or the other way.
+    """
+    if dtype is None or ids.dtype == dtype:
+        return ids
+    if tf.string in (ids.dtype, dtype):
+        raise TypeError(f"`item` takes {dtype.name}, ids are {ids.dtype.name}")
+    return tf.cast(ids, dtype)
 
 
 def _spec_of(item: Any) -> Any:

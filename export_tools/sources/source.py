@@ -42,12 +42,13 @@ class Source:
       score: see there; always called with one user, so with [1, ...] and [1, N, d].
       features: specs of the features that `user` takes, by name; the first dimension is the batch, and is unknown.
       defaults: values for the features that a request may leave out, by name.
-      seeds: the feature, int64 or int32 [B, L], that holds the user's own item ids; None if there is none.
+      seeds: the feature, int64, int32 or string [B, L], that holds the user's own item ids; None if there is none.
       sequence: how to answer a request of alibaba/nann; None if the model cannot.
       tracked: an object to save besides the state that the functions use, such as a SavedModel with its initializer.
       inputs: SHA-256 of every file that was read, by name.
       description: facts about the model for the manifest.
-      item: returns embeddings [n, d] for int64 ids [n]; None if the model has no such function.
+      item: returns embeddings [n, d] for ids [n], int64 or, if the model takes these, string; None if the model has no
+        such function.
       item_ids: the ids that the model knows, int64 [n], ascending; None if it does not declare them.
       objectives: the names of the scores whose weighted sum `score` is (`objectives.weighted`), the last user tensor
         being the weights; empty for a model with one score.
@@ -82,9 +83,10 @@ class Source:
                 )
         if self.seeds is not None:
             spec = self.features.get(self.seeds)
-            if spec is None or spec.dtype not in (tf.int32, tf.int64) or spec.shape.rank != 2:
+            if spec is None or spec.dtype not in (tf.int32, tf.int64, tf.string) or spec.shape.rank != 2:
                 raise NannError(
-                    f"seeds are {self.seeds!r}, allowed is a feature of int64 or int32 [None, L]; {self._listed()}"
+                    f"seeds are {self.seeds!r}, allowed is a feature of int64, int32 or string [None, L]; "
+                    f"{self._listed()}"
                 )
             if self.seeds in self.defaults:
                 raise NannError(

@@ -146,6 +146,7 @@ INDEX = Command(
     {
         "tfserving_ext.index.original:load_array": lambda path: path,
         "tfserving_ext.index.attributes:read_attributes": lambda path, id_column: (path, id_column),
+        "tfserving_ext.index.key_table:read_keys": lambda path, item_ids: (path, item_ids),
     },
     {
         "embeddings": Option(
@@ -177,6 +178,7 @@ INDEX = Command(
                 "import_original.attributes": None,
             },
         ),
+        "keys": Option("k.csv", {"build_index.item_ids": (Path("k.csv"), Path("embeddings/item_ids.npy"))}),
         "attributes": Option("a.csv", {"build_index.attributes": (Path("a.csv"), "item_id")}),
         "attribute_id": Option("sku", {"build_index.attributes": (Path("a.csv"), "sku")}, ("--attributes", "a.csv")),
     },

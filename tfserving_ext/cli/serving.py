@@ -247,7 +247,8 @@ def smoke(
 
     by_tls = tls or (ca, cert, key) != (None, None, None)
     for output, answer in run(target, name, ClientTls(ca, cert, key) if by_tls else None, filter).items():
-        outcome("smoke", f"{output} {answer.dtype} {list(answer.shape)}, first {answer.ravel()[:5].tolist()}")
+        first = [one.decode(errors="replace") if isinstance(one, bytes) else one for one in answer.ravel()[:5].tolist()]
+        outcome("smoke", f"{output} {answer.dtype} {list(answer.shape)}, first {first}")
 
 
 def add_to(app: typer.Typer) -> None:

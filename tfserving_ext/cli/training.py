@@ -2,13 +2,18 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tfserving_ext.cli.options import Force, Out
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tfserving_ext.index import KeyedIds
 
 _TRAIN_EXAMPLES = """Example: nann train data -o model
 
@@ -23,7 +28,9 @@ _INDEX_EXAMPLES = """Example: nann index embeddings -o index --m 32 --ef-constru
 
 nann index embeddings -o index --graph knn --neighbors 32
 
-nann index embeddings -o index --attributes items.parquet"""
+nann index embeddings -o index --attributes items.parquet
+
+nann index embeddings -o index --keys data/item_keys.parquet"""
 _LOSS, _OPTIMIZER, _RUN = "Loss", "Optimizer", "Run"
 _OWN = "depends on the model"
 
@@ -254,6 +261,13 @@ def index(
         Path | None,
         typer.Option(help="A .parquet or .csv table of the items' attributes, by which searches can filter."),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .parquet or .csv table of the text that stands for each item id in requests and answers, columns "
+            "id and key, such as item_keys.parquet of `nann convert`."
+        ),
+    ] = None,
     attribute_id: Annotated[str, typer.Option(help="The column of --attributes with the items' ids.")] = "item_id",
     force: Force = False,
 ) -> None:
@@ -264,21 +278,30 @@ def index(
     from tfserving_ext.index.reach import graph_facts
     from tfserving_ext.outputs import INDEX, check_replaceable
 
-    check_replaceable(out, INDEX, force, [embeddings, original, attributes])
+    check_replaceable(out, INDEX, force, [embeddings, original, attributes, keys])
     table = None
     if attributes is not None:
         from tfserving_ext.index.attributes import read_attributes
 
         table = read_attributes(attributes, attribute_id)
+    if original is not None and keys is not None:
+        raise NannError("--keys and --original cannot be given together: an imported graph keeps its integer ids")
     if original is not None:
         made = import_original(original, embeddings, out, dtype, force, table)
     else:
         hnsw = Hnsw(m, ef_construction, threads, seed, gpu, graph, neighbors)
-        arrays = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
-        made = build_index(*arrays, out, hnsw, dtype, force, table)
+        ids, vectors = load_array(embeddings / "item_ids.npy"), load_array(embeddings / "item_embs.npy")
+        made = build_index(ids if keys is None else _keyed(keys, ids), vectors, out, hnsw, dtype, force, table)
     outcome("index", f"{len(made.item_ids):,} items, {len(made.entry_points):,} entry points: {out}")
     for line in graph_facts(made.manifest) + attribute_facts(made.manifest):
         outcome("index", line)
+
+
+def _keyed(keys: Path, item_ids: "np.ndarray") -> "KeyedIds":
+    """Reads `--keys`, which needs Polars."""
+    from tfserving_ext.index.key_table import read_keys
+
+    return read_keys(keys, item_ids)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -105,7 +105,7 @@ class Subject:
         Raises:
           NannError: the artefacts do not belong together, a parameter is out of its range, or the split has no users.
         """
-        self.sequences, self.trained, self.index = Sequences.open(data), load_model(model), Index.open(index)
+        self.sequences, self.trained, self.index = Sequences.open(data), load_model(model), Index.open(index).numbered()
         check_match(self.trained, self.index)
         self.k = k = held_out.k
         self.cutoffs = cutoffs_of(k)

@@ -3,6 +3,7 @@
 from tfserving_ext.index.build import Hnsw, build_index
 from tfserving_ext.index.format import Index, ItemStorage, write_index
 from tfserving_ext.index.graph import Graph, Layer
+from tfserving_ext.index.item_keys import KeyedIds
 from tfserving_ext.index.original import import_original, read_original
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Hnsw",
     "Index",
     "ItemStorage",
+    "KeyedIds",
     "Layer",
     "build_index",
     "import_original",

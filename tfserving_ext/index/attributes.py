@@ -9,6 +9,7 @@ import numpy as np
 from tfserving_ext.errors import NannError
 from tfserving_ext.extras import require
 from tfserving_ext.index.attribute_file import MAX_COLUMNS, MAX_NAME_BYTES, Parts, StoredAttributes, file_of
+from tfserving_ext.index.item_keys import KeyedIds
 from tfserving_ext.local_paths import check_local
 
 require("train")
@@ -62,18 +63,19 @@ def read_table(path: str | os.PathLike[str], what: str) -> pl.DataFrame:
         raise NannError(f"cannot read {path}: {error}") from error
 
 
-def store_attributes(table: pl.DataFrame, item_ids: np.ndarray) -> StoredAttributes:
+def store_attributes(table: pl.DataFrame, item_ids: np.ndarray, keyed: KeyedIds | None = None) -> StoredAttributes:
     """Makes the columns of a table into the content of an index's file, in the order of the index's items.
 
     Args:
       table: a row per item, with the column `item_id`; see docs/filters.md for the types of the others.
       item_ids: int64 [n], the index's ids. An item without a row has nulls.
+      keyed: the texts that stand for these ids; the table has either.
 
     Raises:
-      NannError: ids are not integers, are null or repeat; there are no other columns or too many; or a column is of a
-        type that cannot be filtered by.
+      NannError: ids are not those of the index's kind, are null or repeat; there are no other columns or too many; or a
+        column is of a type that cannot be filtered by.
     """
-    ids = item_ids_of(table)
+    ids = item_ids_of(table, keyed)
     unknown = int(np.isin(ids, item_ids, invert=True).sum())
     rows = pl.DataFrame({ITEM_ID: item_ids}).join(
         table.with_columns(pl.Series(ITEM_ID, ids)), on=ITEM_ID, how="left", maintain_order="left"
@@ -87,25 +89,40 @@ def store_attributes(table: pl.DataFrame, item_ids: np.ndarray) -> StoredAttribu
     return StoredAttributes(file_of(len(item_ids), columns, types), facts)
 
 
-def item_ids_of(table: pl.DataFrame) -> np.ndarray:
-    """Returns the column `item_id` of a table, int64 [m].
+def item_ids_of(table: pl.DataFrame, keyed: KeyedIds | None = None) -> np.ndarray:
+    """Returns the column `item_id` of a table as an index numbers items, int64 [m]; unknown texts get numbers below -1.
+
+    Args:
+      table: the table.
+      keyed: the texts that stand for the ids of the index, if any do.
 
     Raises:
-      NannError: there is none, or ids are not integers, are null or repeat.
+      NannError: there is none, or ids are not those of the index's kind, are null or repeat.
     """
     if ITEM_ID not in table.columns:
         raise NannError(f"the table of attributes has no column {ITEM_ID!r}; it has {', '.join(table.columns)}")
     ids = table[ITEM_ID]
-    if not ids.dtype.is_integer() or ids.null_count():
+    by_key = keyed is not None and _is_text(ids.dtype)
+    allowed = "strings" if keyed is not None and keyed.of_rows else "integers" if keyed is None else "either"
+    if not (by_key or (ids.dtype.is_integer() and allowed != "strings")) or ids.null_count():
+        words = {"either": "strings or the integers that they stand for"}.get(allowed, allowed)
         raise NannError(
-            f"the ids of attributes are {ids.dtype} with {ids.null_count()} nulls, they must be integers without nulls"
+            f"the ids of attributes are {ids.dtype} with {ids.null_count()} nulls, they must be {words} without nulls, "
+            "as the index's ids are"
         )
     if ids.is_duplicated().any():
         again = ids.filter(ids.is_duplicated())[0]
         raise NannError(
             f"item id {again} appears {(ids == again).sum()} times in the attributes; ids must be all different"
         )
-    return _cast(ids, pl.Int64).to_numpy()
+    if not by_key:
+        return _cast(ids, pl.Int64).to_numpy()
+    assert keyed is not None
+    keys = [key.decode() if isinstance(key, bytes) else key for key in np.asarray(keyed.keys, object).tolist()]
+    known = pl.DataFrame({ITEM_ID: keys, "number": np.asarray(keyed.numbers)})
+    numbers = table.select(pl.col(ITEM_ID).cast(pl.String)).join(known, on=ITEM_ID, how="left", maintain_order="left")
+    unknown = np.iinfo(np.int64).min + np.arange(len(ids))
+    return np.where(numbers["number"].is_null(), unknown, numbers["number"].fill_null(0).to_numpy())
 
 
 def _column(series: pl.Series) -> tuple[str, Parts]:

@@ -14,12 +14,12 @@ import faiss
 import numpy as np
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.index.attribute_file import StoredAttributes
 from tfserving_ext.index.checks import check_items
 from tfserving_ext.index.copies import FAN_OUT, add_copies, find_copies
 from tfserving_ext.index.distinct import CHUNK, Distinct
 from tfserving_ext.index.format import Index, ItemStorage, write_index
 from tfserving_ext.index.graph import Graph, Layer
+from tfserving_ext.index.item_keys import KeyedIds, numbered, store_keys
 from tfserving_ext.index.knn import knn_layer
 from tfserving_ext.index.reach import link_unreachable, unreachable
 from tfserving_ext.index.table import check_dtype
@@ -93,7 +93,7 @@ HNSW = Hnsw()
 
 
 def build_index(
-    item_ids: np.ndarray,
+    item_ids: np.ndarray | KeyedIds,
     item_embeddings: np.ndarray,
     target: str | os.PathLike[str],
     hnsw: Hnsw = HNSW,
@@ -115,7 +115,8 @@ def build_index(
       True
 
     Args:
-      item_ids: int [n], the data's own ids.
+      item_ids: int [n] or strings [n], the data's own ids, all different. Requests and answers have them so. `KeyedIds`
+        are for a model that knows the items by other numbers than those of their rows.
       item_embeddings: float [n, dim], the model's e_v.
       target: the folder to write; it replaces an earlier index.
       hnsw: how to build the graph.
@@ -128,29 +129,34 @@ def build_index(
       The index, opened.
 
     Raises:
-      NannError: the items (see `write_index`), the attributes (see `store_attributes`) or the dtype are bad, `target`
+      NannError: the items (see `write_index`), their keys (see `store_keys`), the attributes (see
+        `store_attributes`) or the dtype are bad, `target`
         cannot be written, or `hnsw.gpu` is set and Faiss has no GPU.
     """
     check_dtype(dtype, "the index")
     check_replaceable(target, INDEX, force)  # Checked now, not after the minutes or hours that a graph takes.
     if hnsw.gpu:
         _check_gpu()
-    item_ids, item_embeddings = check_items(item_ids, item_embeddings)
-    storage = ItemStorage(dtype, stored(attributes, item_ids))
+    numbers, keyed = numbered(item_ids)
+    numbers, item_embeddings = check_items(numbers, item_embeddings)
+    storage = storage_of(dtype, attributes, numbers, keyed)
     with _threads(hnsw.threads or len(os.sched_getaffinity(0))):
         graph, about = _whole_graph(item_embeddings, hnsw)
     parameters = {"metric": "L2", "M": hnsw.m, "efConstruction": hnsw.ef_construction, "seed": hnsw.seed}
     parameters |= {"graph": hnsw.graph, "faiss": faiss.__version__, **about}
-    return write_index(target, item_ids, item_embeddings, graph, parameters, storage, force)
+    return write_index(target, numbers, item_embeddings, graph, parameters, storage, force)
 
 
-def stored(attributes: "pl.DataFrame | None", item_ids: np.ndarray) -> StoredAttributes | None:
-    """Returns the attributes as they are stored. Only indexes with attributes need Polars."""
-    if attributes is None:
-        return None
-    from tfserving_ext.index.attributes import store_attributes
+def storage_of(
+    dtype: str, attributes: "pl.DataFrame | None", item_ids: np.ndarray, keyed: KeyedIds | None = None
+) -> ItemStorage:
+    """Returns how items are stored. Only indexes with attributes need Polars."""
+    stored = None
+    if attributes is not None:
+        from tfserving_ext.index.attributes import store_attributes
 
-    return store_attributes(attributes, item_ids)
+        stored = store_attributes(attributes, item_ids, keyed)
+    return ItemStorage(dtype, stored, None if keyed is None else store_keys(keyed))
 
 
 @contextmanager

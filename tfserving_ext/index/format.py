@@ -7,7 +7,7 @@ the entry points.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tfserving_ext.index.attribute_file import ATTRIBUTES_FILE, StoredAttributes
 from tfserving_ext.index.checks import as_integers, check_graph, check_items, check_no_sentinel
 from tfserving_ext.index.features import edge_distances, item_features
 from tfserving_ext.index.graph import Graph, Layer
+from tfserving_ext.index.item_keys import KEYS_FILE, ItemKeys, StoredKeys
 from tfserving_ext.index.table import DTYPES, check_dtype, decode, encode
 from tfserving_ext.local_paths import check_local
 from tfserving_ext.outputs import INDEX
@@ -33,6 +34,8 @@ MAX_LAYERS = 32
 MAX_FEATURES = 128
 
 
+# The files of what not every index has, by the keys that the manifest then has.
+EXTRAS = {"attributes": ATTRIBUTES_FILE, "keys": KEYS_FILE}
 FEATURE_FILES = ("item_features.bin", "edge_distances.bin")
 
 
@@ -43,23 +46,32 @@ class ItemStorage:
     Attributes:
       dtype: the type of the stored embeddings: "float32", "float16" or "int8" (`index.table`).
       attributes: the items' attributes, if they have any.
+      keys: the texts that stand for their ids, if these are text.
     """
 
     dtype: str = "float32"
     attributes: StoredAttributes | None = None
+    keys: StoredKeys | None = None
 
 
 STORAGE = ItemStorage()
 
 
-def _file_names(layers: int, dtype: str, features: bool, attributes: bool = False) -> list[str]:
-    """Returns the names of all array files, in the order in which `Nann>IndexOpen` takes them."""
+def _file_names(layers: int, dtype: str, features: bool, last: Iterable[str] = ()) -> list[str]:
+    """Returns the names of all array files, in the order in which `Nann>IndexOpen` takes them.
+
+    Args:
+      layers: how many layers have edges.
+      dtype: the type of the embeddings.
+      features: whether there is what the surrogate search reads.
+      last: which of `EXTRAS` there are.
+    """
     names = ["item_ids.bin", "item_embeddings.bin", "entry_points.bin"]
     for layer in range(layers):
         names += [f"row_splits_{layer}.bin", f"neighbors_{layer}.bin"]
     names += ["item_scales.bin"] if dtype == "int8" else []
     names += FEATURE_FILES if features else []
-    return [*names, ATTRIBUTES_FILE] if attributes else names
+    return [*names, *(file for name, file in EXTRAS.items() if name in last)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +86,7 @@ class Index:
     Attributes:
       folder: the index's folder.
       manifest: the content of `manifest.json`.
-      item_ids: int64 [n], the data's own ids.
+      item_ids: int64 [n], the data's own ids, or the numbers for which `item_keys` has text.
       item_embeddings: [n, dim] of `dtype`, mapped; `embeddings` returns them as float32.
       item_scales: float32 [n] if `dtype` is int8, otherwise None.
       entry_points: int32 [e].
@@ -82,6 +94,7 @@ class Index:
       item_features: int8 [n, features], and
       edge_distances: uint8 [edges of the ground layer], what the surrogate search reads (`index.features`); None for an
         index of format version 1.
+      item_keys: the texts that stand for the ids in requests and answers; None if these have the numbers.
     """
 
     folder: Path
@@ -93,6 +106,7 @@ class Index:
     layers: tuple[Layer, ...]
     item_features: np.ndarray | None = None
     edge_distances: np.ndarray | None = None
+    item_keys: ItemKeys | None = None
 
     @property
     def dim(self) -> int:
@@ -114,6 +128,16 @@ class Index:
         """Whether the index can be searched by the surrogate search."""
         return self.item_features is not None
 
+    def ids(self, rows: Any = slice(None)) -> np.ndarray:
+        """Returns the ids of items as requests and answers have them: int64 [m], or str [m] if the index has keys."""
+        if self.item_keys is None:
+            return np.asarray(self.item_ids)[rows]
+        return self.item_keys.texts(np.arange(len(self.item_ids))[rows])
+
+    def numbered(self) -> "Index":
+        """Returns the same index without its keys, so that the searches take and return `item_ids`."""
+        return dataclasses.replace(self, item_keys=None)
+
     def embeddings(self, rows: Any = slice(None)) -> np.ndarray:
         """Returns embeddings as a scorer gets them: float32 [m, dim], a view of the file if that is possible."""
         return decode(self.item_embeddings[rows], None if self.item_scales is None else self.item_scales[rows])
@@ -121,7 +145,8 @@ class Index:
     @property
     def files(self) -> list[Path]:
         """The array files in the order in which `ops.index_open` takes them."""
-        names = _file_names(len(self.layers), self.dtype, self.has_features, bool(self.attributes))
+        extras = [*(["attributes"] if self.attributes else []), *(["keys"] if self.item_keys is not None else [])]
+        names = _file_names(len(self.layers), self.dtype, self.has_features, extras)
         return [self.folder / name for name in names]
 
     @classmethod
@@ -148,18 +173,14 @@ class Index:
         if manifest["format_version"] > 1:
             features = _count(folder, manifest, "features", 0, MAX_FEATURES)
         files = manifest.get("files")
-        names = _file_names(num_layers, dtype, features > 0, "attributes" in manifest)
+        names = _file_names(num_layers, dtype, features > 0, [name for name in EXTRAS if name in manifest])
         if not isinstance(files, dict) or set(files) != set(names):
             raise NannError(f"{folder / 'manifest.json'} must list the files {', '.join(names)}")
         if checksums:
             for name in names:
                 if not isinstance(files[name], dict) or files[name].get("sha256") != _sha256(folder / name):
                     raise NannError(f"{folder / name} does not have the checksum that manifest.json gives")
-        if "attributes" in manifest:
-            path = folder / ATTRIBUTES_FILE
-            check_head(
-                path, _map(path, np.uint8, file_size(folder, manifest)), n, len(manifest["attributes"]["columns"])
-            )
+        item_keys = _extras(folder, manifest, n)
         item_ids = _map(folder / names[0], np.int64, n)
         item_embeddings = _map(folder / names[1], DTYPES[dtype], n * dim).reshape(n, dim)
         item_scales = _map(folder / "item_scales.bin", np.float32, n) if dtype == "int8" else None
@@ -182,6 +203,7 @@ class Index:
             tuple(layers),
             item_features,
             edge_distances,
+            item_keys,
         )
         index.check()
         return index
@@ -215,6 +237,20 @@ def _manifest(folder: Path) -> dict[str, Any]:
             f"{' and '.join(map(str, READ_VERSIONS))}; build the index again with `nann index`"
         )
     return manifest
+
+
+def _extras(folder: Path, manifest: dict[str, Any], n: int) -> ItemKeys | None:
+    """Checks how the files of what not every index has begin; returns the keys of its `n` items, if they have any."""
+    if "attributes" in manifest:
+        path = folder / ATTRIBUTES_FILE
+        check_head(path, _map(path, np.uint8, file_size(folder, manifest)), n, len(manifest["attributes"]["columns"]))
+    if "keys" not in manifest:
+        return None
+    path, entry = folder / KEYS_FILE, manifest["files"][KEYS_FILE]
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
+        raise NannError(f"{folder / 'manifest.json'}: the shape of {KEYS_FILE} is {shape!r}, expected are its bytes")
+    return ItemKeys(path, _map(path, np.uint8, shape[0]), n)
 
 
 def _count(folder: Path, manifest: dict[str, Any], name: str, low: int, high: int) -> int:
@@ -286,16 +322,17 @@ def write_index(
     entry_points, layers = graph
     if not 1 <= len(layers) <= MAX_LAYERS:
         raise NannError(f"layers is {len(layers)}, allowed are 1 to {MAX_LAYERS}")
-    dtype, attributes = storage.dtype, storage.attributes
+    dtype = storage.dtype
+    extras = {name: made for name in EXTRAS if (made := getattr(storage, name)) is not None}
     values, scales = encode(item_embeddings, dtype)
-    names = _file_names(len(layers), dtype, features=True, attributes=attributes is not None)
+    names = _file_names(len(layers), dtype, features=True, last=extras)
     paths = [Path(folder) / name for name in names]
     entry_points, layers = as_integers(paths, entry_points, layers)
     check_graph(paths, len(item_ids), entry_points, layers)
     rows = [part for layer in layers for part in (layer.row_splits, layer.neighbors)]
     features, distances = item_features(item_embeddings), edge_distances(item_embeddings, layers[0])
     last = [features, distances] if scales is None else [scales, features, distances]
-    last += [] if attributes is None else [attributes.content]
+    last += [made.content for made in extras.values()]
     arrays = [item_ids.astype("<i8", copy=False), values, entry_points, *rows, *last]
     with atomic_folder(folder, INDEX, force) as new:
         files = {name: _written(new / name, array) for name, array in zip(names, arrays, strict=True)}
@@ -309,7 +346,7 @@ def write_index(
             "entry_points": len(entry_points),
             "features": features.shape[1],
             **parameters,
-            **({} if attributes is None else {"attributes": attributes.facts}),
+            **{name: made.facts for name, made in extras.items()},
             "files": files,
         }
         write_json(new / "manifest.json", manifest)

@@ -28,7 +28,7 @@ class ItemSample(NamedTuple):
     """A model's own embeddings of some items of an index.
 
     Attributes:
-      ids: int64 [m].
+      ids: int64 [m], or str [m] if the index has keys.
       vectors: the model's embeddings of these items, float32 [m, d].
     """
 
@@ -37,17 +37,22 @@ class ItemSample(NamedTuple):
 
 
 def check_embeddings(
-    index: Index, item: Callable[[np.ndarray], np.ndarray], known: np.ndarray | None = None, name: str = ""
+    index: Index,
+    item: Callable[[np.ndarray], np.ndarray],
+    known: np.ndarray | None = None,
+    name: str = "",
+    as_text: bool = False,
 ) -> ItemSample:
     """Compares a sample of the index's embeddings with the model's.
 
     Args:
       index: an open index.
-      item: the model's function from ids, int64 [m], to embeddings, float32 [m, d].
+      item: the model's function from ids, int64 [m], to embeddings, float32 [m, d]; with `as_text`, from str [m].
       known: the ids that the model knows, ascending. None if the model does not say; then an item counts as unknown if
         its embedding differs from the index's, and equals that of another item or of an id outside the index, since
         models give many unknown ids the same embedding.
       name: the index's name in messages; by default its folder.
+      as_text: whether `item` takes the keys of the index.
 
     Returns:
       The part of the sample that the model knows.
@@ -59,11 +64,11 @@ def check_embeddings(
     rows = np.arange(len(index.item_ids)) if known is None else np.flatnonzero(_among(index.item_ids, known))
     if len(rows):
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(np.int64))]
-    ids = np.asarray(index.item_ids)[rows]
+    ids = index.ids(rows) if as_text else np.asarray(index.item_ids)[rows]
     vectors = np.asarray(item(ids), np.float32) if len(ids) else np.zeros([0, index.dim], np.float32)
     wrong = differing(index, rows, vectors, name)
     if known is None and wrong.any():
-        new = wrong & _repeated(np.concatenate([vectors, _of_others(index, item)]))[: len(vectors)]
+        new = wrong & _repeated(np.concatenate([vectors, _of_others(index, item, as_text)]))[: len(vectors)]
         rows, ids, vectors, wrong = (each[~new] for each in (rows, ids, vectors, wrong))
     if not len(ids):
         raise NannError(
@@ -71,7 +76,7 @@ def check_embeddings(
             "or are its ids row numbers in place of the data's own ids?"
         )
     refuse(index, rows, vectors, wrong, name, "this model's")
-    return ItemSample(ids, vectors)
+    return ItemSample(index.ids(rows), vectors)
 
 
 def differing(
@@ -118,7 +123,7 @@ def refuse(index: Index, rows: np.ndarray, vectors: np.ndarray, wrong: np.ndarra
         return
     distances = np.where(wrong, np.linalg.norm(index.embeddings(rows) - vectors, axis=1), -1)
     place = int(np.nanargmax(distances)) if not np.isnan(distances).all() else 0
-    item = index.item_ids[rows[place]]
+    item = index.ids(rows[[place]])[0]
     length = float(np.linalg.norm(vectors[place]))
     elsewhere = _holder(index, vectors[place])
     cause = (
@@ -139,14 +144,16 @@ def _among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
     return known[places] == ids if len(known) else np.zeros(len(ids), bool)
 
 
-def _of_others(index: Index, item: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _of_others(index: Index, item: Callable[[np.ndarray], np.ndarray], as_text: bool) -> np.ndarray:
     """Returns the model's embeddings of ids that are not in the index, float32 [m, d]; none if `item` fails for these.
 
     They are needed if the sample has a single new item, whose embedding no other item of the sample has.
     """
     last = min(int(np.max(index.item_ids)), np.iinfo(np.int64).max - _PROBES)
     try:
-        return np.asarray(item(np.arange(last + 1, last + 1 + _PROBES)), np.float32).reshape(-1, index.dim)
+        others = np.arange(last + 1, last + 1 + _PROBES)
+        given = np.array([f"no item {number}" for number in others], object) if as_text else others
+        return np.asarray(item(given), np.float32).reshape(-1, index.dim)
     except Exception:  # The model's code may raise anything for ids that it need not know.
         return np.zeros([0, index.dim], np.float32)
 
@@ -157,12 +164,12 @@ def _repeated(vectors: np.ndarray) -> np.ndarray:
     return counts[np.reshape(places, -1)] > 1
 
 
-def _holder(index: Index, vector: np.ndarray) -> int | None:
+def _holder(index: Index, vector: np.ndarray) -> int | str | None:
     """Returns the id of an item with this embedding, among the first `_SEARCHED_ROWS`; None if there is none."""
     count = min(len(index.item_ids), _SEARCHED_ROWS)
     for start in range(0, count, _AT_ONCE):
         rows = np.arange(start, min(start + _AT_ONCE, count))
         same = ~differing(index, rows, np.broadcast_to(vector, [len(rows), len(vector)]), "")
         if same.any():
-            return int(index.item_ids[rows[same.argmax()]])
+            return index.ids(rows[[same.argmax()]])[0]
     return None

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.index.build import stored
+from tfserving_ext.index.build import storage_of
 from tfserving_ext.index.checks import as_integers, check_graph, check_items
-from tfserving_ext.index.format import MAX_LAYERS, Index, ItemStorage, write_index
+from tfserving_ext.index.format import MAX_LAYERS, Index, write_index
 from tfserving_ext.index.graph import Graph, Layer
 from tfserving_ext.index.reach import unreachable
 from tfserving_ext.outputs import INDEX, check_replaceable
@@ -116,7 +116,7 @@ def import_original(
     item_ids, item_embeddings, entry_points, layers = read_original(index_folder, embeddings_folder)
     left = [len(items) for items in unreachable(entry_points, layers)]
     about = {"imported_from": "alibaba/nann", "unreachable": {"before": left, "after": left}}
-    storage = ItemStorage(dtype, stored(attributes, item_ids))
+    storage = storage_of(dtype, attributes, item_ids)
     return write_index(target, item_ids, item_embeddings, Graph(entry_points, layers), about, storage, force)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tfserving_ext.errors import NannError
 from tfserving_ext.loadtest.scenario import InputSpec, ModelSpec
 from tfserving_ext.loadtest.seen import drawn, seen_values, usable
+from tfserving_ext.serving.requests import item_keys_of, spelled
 
 Inputs = dict[str, np.ndarray]
 
@@ -190,19 +191,25 @@ def _histories(model: ModelSpec, signature: Any, random: np.random.Generator) ->
     length = sizes[1] if len(sizes) == 2 and sizes[1] >= 0 else None
     sequences = Sequences.open(model.data or "")
     cases = sequences.cases("test", 9, model.history_length)
+    keys = item_keys_of(Path(model.data or ""))
     for row in random.permutation(len(cases))[: model.requests]:
         history = cases.histories[row]
-        yield {HISTORY: fitted(sequences.ids_of(history[history > 0]), length)[None]}
+        ids = spelled(signature.inputs[HISTORY], sequences.ids_of(history[history > 0]), keys)
+        yield {HISTORY: fitted(ids, length)[None]}
 
 
 def fitted(history: np.ndarray, length: int | None) -> np.ndarray:
-    """Fits a history, int64 [n], to the length that the model takes; None accepts any length.
+    """Fits a history, int64 or objects of text [n], to the length that the model takes; None accepts any length.
 
     A long history keeps its last ids, and a short one is repeated: only the model knows which id means "none".
     """
     if length is None:
         return history
-    return np.resize(history[-length:], length) if len(history) and length else np.full(length, -1)
+    return (
+        np.resize(history[-length:], length)
+        if len(history) and length
+        else np.full(length, -1 if history.dtype != object else b"")
+    )
 
 
 def read_requests(path: Path, signature: Any) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 _NAME = "_nann_ops-tensorflow-"  # Followed by the minor version that it was built against; setup.py has the same name.
 
 # The newest argument of each op function. A library that lacks it was built from earlier sources.
-_NEWEST = {"nann_index_open": "attributes", "nann_index_rows": "item_ids", "nann_surrogate_search": "caps"}
+_NEWEST = {"nann_index_open": "keys", "nann_index_rows": "item_ids", "nann_surrogate_search": "caps"}
 
 
 def library(folder: Path, version: str) -> Path:

@@ -83,8 +83,7 @@ def index_open(
     dim: int,
     validate: bool = True,
     dtype: str = "float32",
-    features: bool = False,
-    attributes: bool = False,
+    **parts: bool,
 ) -> tf.Operation:
     """Maps the files of an index into the resource `index`, without copying them.
 
@@ -92,12 +91,13 @@ def index_open(
       index: resource [], from `index_handle`.
       files: paths: item_ids, item_embeddings, entry_points, then row_splits and neighbors of every
         layer, ground layer first (docs/format.md); for int8 also item_scales; with `features` also item_features and
-        edge_distances; with `attributes` also attributes.
+        edge_distances; with `attributes` also attributes; with `keys` also item_keys.
       dim: width of an item embedding.
       validate: read all edges once and check that they are within their bounds.
       dtype: type of item_embeddings: "float32", "float16" or "int8".
-      features: whether the files of the surrogate search are there.
-      attributes: whether the file of the items' attributes is there.
+      **parts: what not every index has, False where it is left out: whether there are `features`, the two files of the
+        surrogate search; `attributes`, the file of the items' attributes; and `keys`, that of the texts that stand for
+        their ids.
 
     Raises:
       tf.errors.InvalidArgumentError: a file has the wrong size, or an entry is out of bounds.
@@ -109,8 +109,7 @@ def index_open(
         dim=dim,
         validate=validate,
         dtype=tf.dtypes.as_dtype(dtype),
-        features=features,
-        attributes=attributes,
+        **parts,
     )
 
 
@@ -163,6 +162,32 @@ def index_column(index: tf.Tensor, column: Any) -> tuple[tf.Tensor, tf.Tensor]:
       tf.errors.InvalidArgumentError: the index has no such column.
     """
     return load().nann_index_column(index=index, column=column)
+
+
+def index_keys(index: tf.Tensor, item_ids: Any) -> tf.Tensor:
+    """Returns the texts that stand for ids, string of the shape of `item_ids`; empty where no text stands for the id.
+
+    Args:
+      index: resource [], an open index.
+      item_ids: int64 of any shape.
+
+    Raises:
+      tf.errors.InvalidArgumentError: the index has no keys.
+    """
+    return load().nann_index_keys(index=index, item_ids=item_ids)
+
+
+def index_numbers(index: tf.Tensor, keys: Any) -> tf.Tensor:
+    """Returns the ids that texts stand for, int64 of the shape of `keys`; -1 where the index does not know the text.
+
+    Args:
+      index: resource [], an open index.
+      keys: string of any shape.
+
+    Raises:
+      tf.errors.InvalidArgumentError: the index has no keys.
+    """
+    return load().nann_index_numbers(index=index, keys=keys)
 
 
 def index_gather(index: tf.Tensor, items: Any, dim: int) -> tf.Tensor:

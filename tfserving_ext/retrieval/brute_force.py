@@ -10,6 +10,7 @@ from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.ops import SearchResult
+from tfserving_ext.retrieval.metrics import held
 
 CHUNK = 8192
 _NAN = tf.int32.min  # Below the key of every score.
@@ -54,7 +55,7 @@ class BruteForce(tf.Module):
         """Returns the top-k of all items: the result of `search` without its statistics.
 
         Returns:
-          scores float32 [B, k] and item ids int64 [B, k], best first.
+          scores float32 [B, k] and item ids int64 [B, k], best first; ids are strings if the index has keys.
         """
         found = self.search(user, k, filter)
         return found.scores, found.item_ids
@@ -94,10 +95,10 @@ class BruteForce(tf.Module):
             limited.
           cap: the number of items that may have the same value.
           filter: as in `search`.
-          exclude: ids that are not returned, and do not count.
+          exclude: ids that are not returned, and do not count; text if the index has keys.
 
         Returns:
-          The item ids of each user, int64 [at most k], best first.
+          The item ids of each user, int64 or text [at most k], best first.
 
         Raises:
           tf.errors.InvalidArgumentError: `filter` is no filter of the index's attributes, or it has no such column.
@@ -107,8 +108,9 @@ class BruteForce(tf.Module):
         places = np.argsort(ids)
         answers = []
         for order in self.search(user, len(ids), filter).item_ids.numpy():
-            order = order[(order != NO_ITEM) & ~np.isin(order, exclude)]
-            items = places[np.searchsorted(ids, order, sorter=places)]
+            order = order[held(order) & ~np.isin(order, exclude)]
+            numbers = self.index.numbers(order).numpy() if self.index.has_keys else order
+            items = places[np.searchsorted(ids, numbers, sorter=places)]
             answers.append(order[_within_cap(values[items], present[items], cap)][:k])
         return answers
 
@@ -121,8 +123,9 @@ class BruteForce(tf.Module):
             texts = None if filter is None else tf.broadcast_to(filter, [batch])
             items, keys, nan_scores, scored = self._best_of_each(user, k, texts)
         zeros = tf.zeros([batch], tf.int64)
+        ids = tf.where(items < 0, tf.constant(NO_ITEM, tf.int64), tf.gather(item_ids, tf.maximum(items, 0)))
         return SearchResult(
-            item_ids=tf.where(items < 0, tf.constant(NO_ITEM, tf.int64), tf.gather(item_ids, tf.maximum(items, 0))),
+            item_ids=self.index.keys(ids) if self.index.has_keys else ids,
             scores=_scores(keys),
             items_scored=scored,
             rounds=tf.ones([batch], tf.int32),

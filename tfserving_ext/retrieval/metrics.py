@@ -2,6 +2,15 @@
 
 import numpy as np
 
+from tfserving_ext.index.checks import NO_ITEM
+
+
+def held(item_ids: np.ndarray) -> np.ndarray:
+    """Returns where an answer has an item, bool of the shape of `item_ids`: int64, or text as bytes or str."""
+    if item_ids.dtype.kind in "OSU":
+        return (item_ids != b"") & (item_ids != "")
+    return item_ids != NO_ITEM
+
 
 def recall(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Returns whether each case's target is in its answer.
@@ -26,7 +35,7 @@ def target_ranks(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
       answers: item ids int64 [N, M], best first; -1 stands for no item.
       targets: item ids int64 [N].
     """
-    found = (answers == targets[:, None]) & (answers >= 0)
+    found = (answers == targets[:, None]) & held(answers)
     return np.where(found.any(axis=1), found.argmax(axis=1), -1).astype(np.int32)
 
 
@@ -34,15 +43,15 @@ def coverage(answers: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Returns the share of brute force's answer that a search found, |R_u ∩ B_u| / |B_u|.
 
     Args:
-      answers: item ids int64 [N, M] of the search; -1 stands for no item.
-      exact: item ids int64 [N, M] of brute force.
+      answers: item ids int64 [N, M] of the search, where -1 stands for no item; or text, where an empty one does.
+      exact: item ids [N, M] of brute force, of the same type.
 
     Returns:
       float64 [N]; its mean is coverage@M.
     """
     result = np.empty(len(exact))
     for case, (found, wanted) in enumerate(zip(answers, exact, strict=True)):
-        wanted = wanted[wanted >= 0]
+        wanted = wanted[held(wanted)]
         result[case] = np.isin(wanted, found).mean() if len(wanted) else 1.0
     return result
 

@@ -124,8 +124,22 @@ class NeuralTopK(tf.Module):
                 scorers[key] = ops.trace_scorer(flat_score, user, self.index.dim, self._untracked.xla)
         return scorers[key]
 
-    def _search(self, op: Callable[..., Any], user: Sequence[tf.Tensor], **parameters: Any) -> Any:
-        return op(self.index.resource_handle, user, self._scorer(user), **self._untracked.options, **parameters)
+    def _search(
+        self,
+        op: Callable[..., Any],
+        user: Sequence[tf.Tensor],
+        seeds: Any = None,
+        exclude: Any = None,
+        **parameters: Any,
+    ) -> Any:
+        given = {"seeds": self.index.as_numbers(seeds), "exclude": self.index.as_numbers(exclude), **parameters}
+        found = op(self.index.resource_handle, user, self._scorer(user), **self._untracked.options, **given)
+        if not self.index.has_keys:
+            return found
+        # A search answers its result alone, or with statistics of its own.
+        result, *more = (found,) if isinstance(found, SearchResult) else found
+        spelled = result._replace(item_ids=self.index.keys(result.item_ids))
+        return (spelled, *more) if more else spelled
 
     def __call__(
         self, user: Sequence[tf.Tensor], k: Any = 200, seeds: Any = None, **parameters: Any
@@ -133,7 +147,7 @@ class NeuralTopK(tf.Module):
         """Runs the default search: `best_first`, which takes the same arguments, without its statistics.
 
         Returns:
-          Scores float32 [B, k] and item ids int64 [B, k], best first.
+          Scores float32 [B, k] and item ids int64 [B, k], best first; ids are strings if the index has keys.
         """
         found = self.best_first(user, k, seeds, **parameters)
         return found.scores, found.item_ids
@@ -154,7 +168,8 @@ class NeuralTopK(tf.Module):
           user: user tensors, each [B, ...].
           k: int32 [], number of items to return.
           seeds: int64 [B, s], ids to start from, such as the user's history; unknown ids are ignored. A user without
-            known seeds starts at the index's entry points.
+            known seeds starts at the index's entry points. If the index has keys, ids may also be strings, here and in
+            `exclude`.
           frontier: int32 [], see `BestFirst`.
           pool: int32 [], see `BestFirst`.
           max_steps: int32 [], see `BestFirst`.
@@ -165,7 +180,8 @@ class NeuralTopK(tf.Module):
             [1], the number of returned items that may have the same value in it.
 
         Returns:
-          A `SearchResult`: item_ids int64 [B, k], scores float32 [B, k], and the statistics, each [B].
+          A `SearchResult`: item_ids int64 [B, k], or string [B, k] and padded with "" if the index has keys; scores
+          float32 [B, k], and the statistics, each [B].
 
         Raises:
           tf.errors.InvalidArgumentError: a parameter is out of its range.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfserving_ext.errors import NannError
-from tfserving_ext.serving.requests import as_inputs
+from tfserving_ext.serving.requests import as_inputs, item_keys_of, spelled
 
 HISTORY = "item_history"  # The input of our own models' signatures that takes a user's items.
 
@@ -108,7 +108,7 @@ def recommend(
     servable = load_servable(saved_model, ModelOptions(warm_up_runs=0))
     try:
         served = servable.signature(signature)
-        inputs = _inputs(served, asked, history)
+        inputs = _inputs(served, asked, history, keys)
         answer = served.run({**inputs, "k": np.asarray(k, np.int32)})
     except ServingError as error:
         # TensorFlow's further lines name the node, which says nothing to whoever asked.
@@ -116,8 +116,8 @@ def recommend(
     finally:
         servable.close()
 
-    def item(number: int, score: float | None = None) -> Item:
-        key = keys.get(number, str(number))
+    def item(number: int | bytes, score: float | None = None) -> Item:
+        key = number.decode(errors="replace") if isinstance(number, bytes) else keys.get(number, str(number))
         return Item(key, catalogue.name(key), score)
 
     count = int(np.ravel(answer["num_results"])[0])
@@ -134,7 +134,7 @@ def _history(data: Path, user: str) -> tuple[np.ndarray, dict[int, str]]:
     from tfserving_ext.data.sequences import Sequences
 
     sequences = Sequences.open(data)
-    users, items = (data / f"{role}_keys.parquet" for role in ("user", "item"))
+    users = data / "user_keys.parquet"
     number = int(user) if user.isdecimal() and len(user) < 20 else -1
     if users.exists():
         row = pl.scan_parquet(users).filter(pl.col("key") == user).collect()
@@ -145,8 +145,7 @@ def _history(data: Path, user: str) -> tuple[np.ndarray, dict[int, str]]:
             f"{data} has no user {user!r}; it has {sequences.user_ids.size:,}, such as {_some(sequences, users)}"
         )
     begin, end = sequences.row_splits[place[0]], sequences.row_splits[place[0] + 1]
-    keys = dict(pl.read_parquet(items).iter_rows()) if items.exists() else {}
-    return sequences.ids_of(sequences.sequence_items[begin:end]), keys
+    return sequences.ids_of(sequences.sequence_items[begin:end]), item_keys_of(data)
 
 
 def _some(sequences: Any, users: Path) -> str:
@@ -158,11 +157,12 @@ def _some(sequences: Any, users: Path) -> str:
     return ", ".join(map(str, some))
 
 
-def _inputs(signature: Any, asked: Asked, history: np.ndarray) -> dict[str, np.ndarray]:
+def _inputs(signature: Any, asked: Asked, history: np.ndarray, keys: Mapping[int, str]) -> dict[str, np.ndarray]:
     if asked.features is None:
         if HISTORY not in signature.proto.inputs:
             wanted = sorted(set(signature.proto.inputs) - set(signature.defaults))
             raise NannError(f"the model does not take {HISTORY}, but {', '.join(wanted)}; give these as features")
-        exclude = {"exclude": history[None]} if asked.new else {}
-        return {HISTORY: history[None], **exclude, **as_inputs(signature, asked.inputs)}
+        given = {HISTORY: spelled(signature.proto.inputs[HISTORY], history, keys)[None]}
+        exclude = {"exclude": given[HISTORY]} if asked.new else {}
+        return {**given, **exclude, **as_inputs(signature, asked.inputs)}
     return as_inputs(signature, {**asked.features, **asked.inputs})

@@ -42,6 +42,32 @@ def as_inputs(signature: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray
     return inputs
 
 
+def item_keys_of(data: Path) -> dict[int, str]:
+    """Returns the text of each item id, where `nann convert` numbered ids that were text; otherwise nothing."""
+    path = data / "item_keys.parquet"
+    if not path.exists():
+        return {}
+    require("train")
+    import polars as pl
+
+    return dict(pl.read_parquet(path, columns=["id", "key"]).iter_rows())
+
+
+def spelled(info: Any, item_ids: np.ndarray, keys: Mapping[int, str]) -> np.ndarray:
+    """Returns item ids as an input takes them: the texts that they stand for if it takes strings.
+
+    Args:
+      info: the input's TensorInfo.
+      item_ids: int64 [n], ids of a converted data set.
+      keys: the text of each id, as `item_keys_of` returns it; an id without text is written as a number.
+    """
+    import tensorflow as tf
+
+    if tf.dtypes.as_dtype(info.dtype) != tf.string:
+        return item_ids
+    return np.array([keys.get(one, str(one)).encode() for one in item_ids.tolist()], object)
+
+
 def read_requests(path: Path) -> list[dict[str, Any]]:
     """Reads requests, one for each user: a JSON list of objects, JSON lines, or Parquet with a row for each.
 

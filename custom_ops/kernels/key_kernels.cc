@@ -1,0 +1,62 @@
+#include <algorithm>
+
+#include "custom_ops/core/item_keys.h"
+#include "custom_ops/kernels/index_resource.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+namespace tensorflow {
+namespace nann_ops {
+namespace {
+
+// Returns an open index that has keys.
+absl::StatusOr<std::shared_ptr<const OpenIndex>> KeyedIndex(OpKernelContext* ctx) {
+  core::RefCountPtr<IndexResource> resource;
+  TF_RETURN_IF_ERROR(LookupResource(ctx, HandleFromInput(ctx, 0), &resource));
+  auto index = resource->Get();
+  if (index.ok() && (*index)->keys() == nullptr) {
+    return absl::InvalidArgumentError(
+        "the index has no keys: its ids are numbers; build it from ids that are strings, or with "
+        "`nann index --keys`");
+  }
+  return index;
+}
+
+class IndexKeysOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* ctx) override {
+    auto index = KeyedIndex(ctx);
+    OP_REQUIRES_OK(ctx, index.status());
+    const Tensor& ids = ctx->input(1);
+    Tensor* keys = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, ids.shape(), &keys));
+    const int64_t* const numbers = ids.flat<int64_t>().data();
+    for (int64_t i = 0; i < ids.NumElements(); ++i) {
+      keys->flat<tstring>()(i) = (*index)->KeyOf(numbers[i]);
+    }
+  }
+};
+
+class IndexNumbersOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* ctx) override {
+    auto index = KeyedIndex(ctx);
+    OP_REQUIRES_OK(ctx, index.status());
+    const Tensor& keys = ctx->input(1);
+    Tensor* ids = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, keys.shape(), &ids));
+    const tstring* const texts = keys.flat<tstring>().data();
+    (*index)->keys()->Numbers(absl::MakeConstSpan(texts, keys.NumElements()),
+                              ids->flat<int64_t>().data());
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexKeys").Device(DEVICE_CPU), IndexKeysOp);
+REGISTER_KERNEL_BUILDER(Name("Nann>IndexNumbers").Device(DEVICE_CPU), IndexNumbersOp);
+
+}  // namespace
+}  // namespace nann_ops
+}  // namespace tensorflow
