@@ -76,10 +76,10 @@ class ItemKeys {
 
   absl::Span<const int64_t> item_ids_;
   uint64_t seed_ = 0;
-  int64_t bits_ = 0;                   // There are 2^bits_ buckets.
-  absl::Span<const int64_t> numbers_;  // Of the keys that follow those of the items.
+  int64_t bits_ = 0;                          // There are 2^bits_ buckets.
+  absl::Span<const int64_t> numbers_;         // Of the keys that follow those of the items.
   std::shared_ptr<const ItemLookup> others_;  // Finds these numbers.
-  absl::Span<const int64_t> blocks_;   // Where the texts of each kBlock keys begin.
+  absl::Span<const int64_t> blocks_;          // Where the texts of each kBlock keys begin.
   absl::Span<const uint32_t> ends_;    // Where each key ends, from the beginning of its block.
   absl::Span<const uint32_t> starts_;  // Where each bucket begins in `order_`.
   absl::Span<const uint32_t> order_;   // The places of the keys, by bucket.

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.build import HNSW, Hnsw
 from tfserving_ext.index.checks import check_ids
+from tfserving_ext.index.item_keys import KeyedIds, store_keys
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +29,7 @@ class Items:
 
     Attributes:
       table: a .parquet or .csv file, or a Polars data frame, with a row per item.
-      id_column: the column with the items' ids, integers; by default "item_id", or else "item".
+      id_column: the column with the items' ids, integers or text; by default "item_id", or else "item".
       columns: the column that each item input of the ranker takes, by the input's name; an input of the same name as a
         column need not be listed.
       user_inputs: inputs that are the user's although a column has their name.
@@ -50,7 +51,7 @@ class Catalogue:
     """The rows of a table of items, as a ranker takes them.
 
     Attributes:
-      ids: int64 [n], the items' ids.
+      ids: the items' ids, int64 [n], or str in an array of objects [n].
       columns: the column of each item input.
       attributes: the columns by which requests can filter, with the ids as `item_id`; None if there are none.
       name: what messages call the table.
@@ -88,7 +89,7 @@ class Catalogue:
 
 
 def item_ids(table: "pl.DataFrame", column: str, name: str) -> np.ndarray:
-    """Returns the ids of a table of items, int64 [n].
+    """Returns the ids of a table of items: int64 [n], or str in an array of objects [n].
 
     Args:
       table: the table.
@@ -96,7 +97,7 @@ def item_ids(table: "pl.DataFrame", column: str, name: str) -> np.ndarray:
       name: what messages call the table.
 
     Raises:
-      NannError: there is no such column, or its values are not integers that are all different.
+      NannError: there is no such column, or its values are not integers, or texts, that are all different.
     """
     if column and column not in table.columns:
         raise NannError(f"{name} has no column {column!r} of item ids (--id); it has {', '.join(table.columns)}")
@@ -107,13 +108,18 @@ def item_ids(table: "pl.DataFrame", column: str, name: str) -> np.ndarray:
             f"{', '.join(table.columns)}"
         )
     ids = table[found[0]]
-    if not ids.dtype.is_integer() or ids.null_count():
+    text = str(ids.dtype) in ("String", "Categorical", "Enum")
+    if not (text or ids.dtype.is_integer()) or ids.null_count():
         raise NannError(
             f"the item ids in column {found[0]!r} of {name} are {ids.dtype} with {ids.null_count()} nulls; allowed are "
-            "integers without nulls: number the items in a column of their own, and name it (--id)"
+            "integers or text without nulls: name another column (--id)"
         )
     if not table.height:
         raise NannError(f"{name} has no rows")
+    if text:
+        keys = ids.cast(str).to_numpy().astype(object)
+        store_keys(KeyedIds(np.arange(len(keys)), keys, len(keys)))  # Checks them before the model is run.
+        return keys
     held = ids.to_numpy()
     if held.max() > np.iinfo(np.int64).max:
         raise NannError(f"an item id in column {found[0]!r} of {name} is {held.max()}, allowed are those of int64")

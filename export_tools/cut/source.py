@@ -18,11 +18,13 @@ from export_tools.cut.items import Catalogue, Items
 from export_tools.cut.ranker import Ranker, open_ranker
 from export_tools.cut.rows import Part, Rows, Scorer, compute_rows
 from export_tools.rows import write_table
+from export_tools.signatures.keys import takes_numbers
 from export_tools.sources import Source
 from export_tools.sources.objectives import check_objectives, weighted
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import build_index
 from tfserving_ext.index.format import Index
+from tfserving_ext.index.item_keys import is_text
 from tfserving_ext.progress import outcome
 
 CHECKED = 64
@@ -135,7 +137,12 @@ def cut_and_indexed(
         source.check_names()
         return weighted(source, objectives) if objectives else source
 
-    named([])  # What is wrong with names is said now, not after the rows of all items.
+    early = named([])  # What is wrong with names is said now, not after the rows of all items.
+    if takes_numbers(early, is_text(made.catalogue.ids)):
+        raise NannError(
+            f"the item ids of {made.catalogue.name} are text, but the history {early.seeds!r} takes "
+            f"{early.features[early.seeds or ''].dtype.name}; name the column of its numbers (--id)"
+        )
     for line in lines(made.graph, made.cut):
         outcome("cut", line)
     user = {name: _filled(made.ranker.specs[name], 1, PROBES[0][1], 1) for name in made.users}

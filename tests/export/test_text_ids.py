@@ -4,10 +4,11 @@ import json
 
 import keras
 import numpy as np
+import polars as pl
 import pytest
 import tensorflow as tf
 
-from export_tools import Defaults, ExportOptions, SourceOptions, export, reuse, verify
+from export_tools import Defaults, ExportOptions, Items, SourceOptions, export, reuse, verify
 from export_tools.judge import judge
 from tests.export.sources import Ranker
 from tests.text_ids import UNKNOWN, spell, twin
@@ -206,3 +207,32 @@ def test_a_row_of_another_model_is_found(world, tmp_path):
     user = ranker.user({"item_history": tf.constant([[0, 1, 2]], tf.int64)})
     best = np.argsort(-ranker.score(user, tf.constant(embeddings[None])).numpy()[0])
     assert found["item_ids"][0, 0] == spell(ids[best[:1]])[0]
+
+
+def test_a_ranker_of_texts_with_the_table_of_its_items(tmp_path):
+    """Ids are text in the table, in the ranker's lookups, in requests and in answers."""
+    keys = [f"sku/{number}" for number in range(120)]
+    keras.utils.set_random_seed(1)
+    lookup = keras.layers.StringLookup(vocabulary=keys, mask_token="", name="ids")
+    table = keras.layers.Embedding(122, 8, name="table")
+    item, bought = keras.Input((), dtype="string", name="item"), keras.Input([None], dtype="string", name="bought")
+    price = keras.Input([1], name="price")
+    user = keras.layers.GlobalAveragePooling1D()(table(lookup(bought)))
+    both = keras.layers.Concatenate()([user, table(lookup(item)), price])
+    ranker = keras.Model([bought, item, price], keras.layers.Dense(1)(keras.layers.Dense(16, "relu")(both)))
+    ranker.save(tmp_path / "ranker.keras")
+    items = pl.DataFrame({"item": keys, "price": np.random.default_rng(0).normal(size=120).astype(np.float32)})
+    made = export(
+        tmp_path / "ranker.keras", Items(items), tmp_path / "1", Defaults(k=5), SourceOptions(seeds="bought"), QUICK
+    )
+    asked = np.array([["sku/3", "sku/77", ""]])
+    found = load_servable(made).signature("retrieve").run({"bought": asked})
+    inputs = {"bought": np.repeat(asked, 120, axis=0), "item": np.array(keys), "price": items["price"].to_numpy()}
+    scores = ranker({name: tf.constant(one) for name, one in inputs.items()}).numpy()[:, 0]
+    wanted = np.argsort(-scores)[:5]
+    assert [one.decode() for one in found["item_ids"][0]] == [keys[place] for place in wanted]
+    np.testing.assert_allclose(found["scores"][0], scores[wanted], rtol=1e-4)
+    for ids, words in ((["a", "a"], "item id 'a' appears twice"), (["a", ""], "item id 1 has 0 bytes")):
+        broken = Items(pl.DataFrame({"item": ids, "price": [0.0, 1.0]}))
+        with pytest.raises(NannError, match=words):
+            export(tmp_path / "ranker.keras", broken, tmp_path / "2", options=QUICK)
