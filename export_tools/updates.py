@@ -156,6 +156,11 @@ class Updates:
         self._held = contextlib.ExitStack()
         try:
             self._index = self._held.enter_context(exported_index(self.model, self._manifest))
+            if self._index.item_keys is not None:
+                raise NannError(
+                    f"the item ids of {self.model} are text, and updates name items by integers; build the index again "
+                    "and export it with --reuse-model"
+                )
             self.deltas = Deltas(self._folder, self._index)
             self._corpus = Corpus(self._index, self.deltas)
         except BaseException:
