@@ -14,7 +14,7 @@ comma := ,
 CXX_SOURCES := $(wildcard custom_ops/*/*.cc custom_ops/*/*.h grappler_passes/*.cc grappler_passes/*.h)
 NATIVE := CMakeLists.txt $(wildcard custom_ops/*/*.cmake) setup.py requirements.in MANIFEST.in $(CXX_SOURCES)
 
-.PHONY: help setup demo docs image image-serving compose check test test-slow test-preload test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-filters bench-scorer bench-convert bench-index bench-graphs bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
+.PHONY: help setup demo docs image image-serving compose check test test-slow test-preload test-docs test-install test-image test-browser sanitize fuzz bench bench-search bench-filters bench-live bench-scorer bench-convert bench-index bench-graphs bench-cold bench-client bench-paper bench-serve fuzz-serve soak lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -129,6 +129,10 @@ bench-search: setup $(VENV)/.bench  ## The searches against their peers on the d
 bench-filters: setup  ## Searches under a filter against brute force and against filtering afterwards; QUICK=1 on the demo's corpus alone.
 	@test -f demo/evaluation.json || { echo "bench-filters needs the demo's model: run make demo first" >&2; exit 1; }
 	@$(BIN)/python -m benchmarks.search.filters --folder demo $(if $(QUICK),--quick)
+
+bench-live: setup  ## Searches while items change: coverage, time until an update is answered, speed; QUICK=1 for less.
+	@test -f demo/evaluation.json || { echo "bench-live needs the demo's model: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -m benchmarks.search.live --folder demo $(if $(QUICK),--quick)
 
 bench-scorer: setup  ## Reference models, and the demo's search, before and after the passes over scorers; QUICK=1 for less.
 	@$(BIN)/python -m benchmarks.scorer.run --folder demo $(if $(QUICK),--quick)

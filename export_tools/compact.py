@@ -59,6 +59,12 @@ def compact(
     Updates may be written meanwhile: those that come after it has begun follow the new version. Servers take it up as
     any new version. Updates of versions that are gone are removed.
 
+    Example:
+      >>> nann.delete("models/nann", "deltas", np.load("embeddings/item_ids.npy")[:2].tolist()).sequence
+      1
+      >>> nann.compact("models/nann", "deltas", "index_2", "index").model.name
+      '2'
+
     Args:
       exported: the folder of a model's versions.
       folder: the folder of deltas.

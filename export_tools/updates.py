@@ -72,6 +72,13 @@ def upsert(
 ) -> Updated:
     """Adds items to a served model, or changes their embeddings and attributes; see `Updates.upsert`.
 
+    Example:
+      >>> import polars as pl
+      >>> ids, rows = (np.load(f"embeddings/{name}.npy")[:3] for name in ("item_ids", "item_embs"))
+      >>> table = pl.DataFrame({"item_id": ids, "embedding": rows[::-1].tolist()})
+      >>> nann.upsert("models/nann", "deltas", table).sequence
+      1
+
     Args:
       exported: a model that `nann export` wrote: the folder of its versions, or one version.
       folder: the folder of deltas that the servers follow.
@@ -98,6 +105,10 @@ def delete(
     item_id: str = ITEM_ID,
 ) -> Updated:
     """Deletes items of a served model.
+
+    Example:
+      >>> nann.delete("models/nann", "deltas", np.load("embeddings/item_ids.npy")[:2].tolist()).items
+      2
 
     Args:
       exported: a model that `nann export` wrote: the folder of its versions, or one version.

@@ -24,7 +24,7 @@ FACE = {
     *("upsert", "delete", "compact"),
 }
 # Each takes more than about ten seconds on a busy machine.
-SLOW = {"evaluate", "export", "judge", "preflight", "train", "tune", "verify"}
+SLOW = {"compact", "evaluate", "export", "judge", "preflight", "train", "tune", "verify"}
 
 
 def test_it_offers_this_and_nothing_else():

@@ -130,9 +130,11 @@ absl::Status ItemKeys::CheckTexts(const IndexFile& file) const {
 }
 
 absl::Status ItemKeys::CheckBuckets(const IndexFile& file) const {
-  if (starts_.front() != 0 || starts_.back() != size()) {
-    return Broken(file, absl::StrCat("the buckets are from ", starts_.front(), " to ",
-                                     starts_.back(), ", there are ", size(), " keys"));
+  // Numbers in messages are signed: the server that the library is preloaded into cannot write others.
+  const int64_t first = starts_.front(), last = starts_.back();
+  if (first != 0 || last != size()) {
+    return Broken(file, absl::StrCat("the buckets are from ", first, " to ", last, ", there are ",
+                                     size(), " keys"));
   }
   for (size_t bucket = 0; bucket + 1 < starts_.size(); ++bucket) {
     const int64_t begin = starts_[bucket], end = starts_[bucket + 1];
@@ -155,7 +157,8 @@ absl::Status ItemKeys::CheckBuckets(const IndexFile& file) const {
       // Equal keys have equal hashes, so they meet here; and so do two entries for one key.
       for (int64_t other = begin; other < at; ++other) {
         if (tags_[other] != tags_[at] || Key(order_[other]) != key) continue;
-        return Broken(file, absl::StrCat("keys ", order_[other], " and ", place, " are equal"));
+        return Broken(file,
+                      absl::StrCat("keys ", int64_t{order_[other]}, " and ", place, " are equal"));
       }
     }
   }

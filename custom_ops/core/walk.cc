@@ -1,5 +1,6 @@
 #include "custom_ops/core/walk.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -81,7 +82,8 @@ absl::Status Walk::Expand(absl::Span<const Scored> candidates) {
   for (const Scored& candidate : candidates) index_.PrefetchNeighbors(layer_, candidate.item);
   for (const Scored& candidate : candidates) {
     const absl::Span<const int32_t> neighbors = index_.Neighbors(layer_, candidate.item);
-    if (filters()) {
+    // Where all of them pass, as nearly everywhere if few items are deleted, there is nothing to cross.
+    if (filters() && !AllPass(neighbors)) {
       absl::Status status =
           workspace_.bridge.Cross(candidate.item, neighbors.size(), [this](int32_t item) {
             Meet(item);
@@ -97,6 +99,12 @@ absl::Status Walk::Expand(absl::Span<const Scored> candidates) {
     }
   }
   return ScoreMet();
+}
+
+bool Walk::AllPass(absl::Span<const int32_t> items) const {
+  return std::all_of(items.begin(), items.end(), [this](int32_t item) {
+    return index_.Has(item) && request_.passing->Has(item);
+  });
 }
 
 absl::Status Walk::Score(absl::Span<const int32_t> items) {

@@ -50,6 +50,7 @@ class Walk {
 
  private:
   void StartStep();
+  bool AllPass(absl::Span<const int32_t> items) const;
   // Visits `item`, which passes. Returns whether it was not visited in this layer.
   bool Meet(int32_t item);
   absl::Status MeetNear(absl::Span<const int32_t> items);

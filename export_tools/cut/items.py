@@ -1,6 +1,7 @@
 """The table of items: ids, and the columns that a ranker takes as its item inputs."""
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -53,6 +54,7 @@ class Catalogue:
     Attributes:
       ids: the items' ids, int64 [n], or str in an array of objects [n].
       columns: the column of each item input.
+      doubts: a sentence for each input that is taken for the user's, though a column has nearly its name.
       attributes: the columns by which requests can filter, with the ids as `item_id`; None if there are none.
       name: what messages call the table.
     """
@@ -71,6 +73,11 @@ class Catalogue:
         self.ids = item_ids(table, items.id_column, self.name)
         self.attributes = _attributes(table, items.filter_by, self.ids, self.name)
         self.columns = _columns(items, inputs, table.columns, self.name)
+        self.doubts = [
+            f"the input {each!r} is taken for the user's, but {self.name} has a column {column!r}: if it is the "
+            f"item's, say --item-column {each}={column}, if not, --user-input {each}"
+            for each, column in _near(items, inputs, self.columns, table.columns).items()
+        ]
         self._values = {
             name: _values(
                 table[column], inputs[name], f"column {column!r} of {self.name}, the input {name!r}", self.ids
@@ -173,6 +180,23 @@ def _columns(items: Items, inputs: Mapping[str, tf.TensorSpec], held: Collection
             f"(--user-input INPUT); {listed}"
         )
     return found
+
+
+def _near(items: Items, inputs: Collection[str], taken: Mapping[str, str], held: Collection[str]) -> dict[str, str]:
+    """Returns, for inputs of the user, a column that no input takes and whose name is nearly the input's."""
+    left = {_plain(column): column for column in held if column not in (*taken.values(), *taken, *items.filter_by)}
+    found = {}
+    for name in inputs:
+        if name not in taken and name not in items.user_inputs:
+            near = difflib.get_close_matches(_plain(name), left, n=1, cutoff=0.8)
+            if near:
+                found[name] = left[near[0]]
+    return found
+
+
+def _plain(name: str) -> str:
+    """Returns a name without case and separators, which differ between a model and a table that are not one team's."""
+    return "".join(each for each in name.lower() if each.isalnum())
 
 
 def _values(series: "pl.Series", spec: tf.TensorSpec, what: str, ids: np.ndarray) -> np.ndarray:

@@ -143,7 +143,7 @@ def cut_and_indexed(
             f"the item ids of {made.catalogue.name} are text, but the history {early.seeds!r} takes "
             f"{early.features[early.seeds or ''].dtype.name}; name the column of its numbers (--id)"
         )
-    for line in lines(made.graph, made.cut):
+    for line in (*lines(made.graph, made.cut), *made.catalogue.doubts):
         outcome("cut", line)
     user = {name: _filled(made.ranker.specs[name], 1, PROBES[0][1], 1) for name in made.users}
     rows = compute_rows(made.graph, made.cut, made.catalogue, user)
@@ -232,4 +232,4 @@ def explain_cut(path: str | os.PathLike[str], items: Items, output: str = "") ->
       NannError: as `export` with `Items`.
     """
     made = cut_ranker(Path(path), items, output)
-    return summary(made.graph, made.cut)
+    return "\n".join([summary(made.graph, made.cut), *made.catalogue.doubts])

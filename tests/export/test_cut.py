@@ -229,7 +229,7 @@ def logarithm(inputs):
             plain,
             ("taste", "size"),
             {"id_column": "kind"},
-            "column 'kind' of {table} are String with 0 nulls; allowed are",
+            "item id 'game' appears twice",
         ),
         (plain, ("taste", "size"), {"id_column": "code"}, "appears"),
         (
@@ -269,6 +269,19 @@ def test_what_does_not_fit_is_said_in_one_line(score, names, told, words, table,
     assert words.replace("{table}", str(table)) in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "1").exists()
+
+
+def test_a_column_of_nearly_the_name_of_a_user_input_is_told(tmp_path):
+    """Otherwise an item's feature would be asked of every request."""
+    ranker = model(lambda given: layers.Dense(1)(ops.concatenate([given["age"], given["size"]], axis=1)), "age", "size")
+    ranker.save(tmp_path / "ranker.keras")
+    doubt = (
+        "the input 'age' is taken for the user's, but the table of items has a column 'Age_': if it is the item's, say"
+    )
+    told = TABLE.with_columns(Age_=pl.lit(1.0))
+    assert doubt in explain_cut(tmp_path / "ranker.keras", Items(told))
+    assert "taken for the user's" not in explain_cut(tmp_path / "ranker.keras", Items(told, user_inputs=["age"]))
+    assert "taken for the user's" not in explain_cut(tmp_path / "ranker.keras", Items(TABLE))
 
 
 @pytest.mark.parametrize(

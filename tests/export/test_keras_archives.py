@@ -187,7 +187,7 @@ def no_inputs(path):
         (
             lambda path: archive(path, STRUCTURES["a list"], lambda click, buy: [click, buy]),
             {},
-            "name one (--output) of 'click' float32 [None, 1], 'buy' float32 [None, 1]",
+            "name one (--output), or several (--objective), of 'click' float32 [None, 1], 'buy' float32 [None, 1]",
         ),
         (of_ids([]), {"item_input": "item_id"}, "item_id of {path} takes int64 [None], which are ids"),
         (of_ids([]), {"item_input": "item_id"}, "give their table in place of an INDEX: --items items.parquet"),

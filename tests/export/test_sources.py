@@ -178,7 +178,7 @@ class Wrong(tf.Module):
         (Wrong(features={"k": tf.TensorSpec([None], tf.float32)}), {}, "a feature is called 'k'"),
         (Wrong(features={"v w": tf.TensorSpec([None], tf.float32)}), {}, "a feature is called 'v w'"),
         (Wrong(features={"vector": tf.TensorSpec([], tf.float32)}), {}, "must begin with the batch"),
-        (Wrong(), {"seeds": "history"}, "seeds are 'history', allowed is a feature of int64 or int32"),
+        (Wrong(), {"seeds": "history"}, "seeds are 'history', allowed is a feature of int64, int32 or string"),
         (Wrong(user=lambda features: features["vector"]), {}, "it must return a tuple of tensors"),
         (Wrong(user=lambda features: (features["vektor"],)), {}, "cannot be traced: KeyError: 'vektor'"),
         (Wrong(score=lambda user, items: items.no_such_thing), {}, "cannot be traced: AttributeError: "),

@@ -206,7 +206,9 @@ int Fail(const absl::Status& status) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv, char** envp) {
+  // The loader is initialised before the C library (serving_host.cmake), which then knows no environment.
+  environ = envp;
   int inter = 0, intra = 0, port = 0;
   std::string base;
   std::vector<std::string> paths;

@@ -117,7 +117,7 @@ def test_the_server_follows_updates(built, models, served, tmp_path, monkeypatch
     assert done.returncode == 0, done.stderr
     for answer in read_answers(tmp_path / "answers"):
         if "item_ids" in answer:
-            assert (answer["index_sequence"] == 1).all()
+            assert (answer["index_sequence"] == 1).all(), done.stderr
             assert not np.isin(answer["item_ids"], gone[gone != -1]).any()
     assert done.stdout == "", "what is still mapped after the models were unloaded"
 

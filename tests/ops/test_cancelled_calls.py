@@ -17,7 +17,7 @@ from tensorflow.python.eager import cancellation
 from tests.ops.alone import lines_of
 from tests.ops.conftest import ITEMS, Searcher, table_score
 from tests.ops.test_batches import random_graph
-from tests.ops.test_two_devices import answer, on_devices, search, use_two_devices
+from tests.ops.test_two_devices import answer, search, use_two_devices
 from tfserving_ext import ops
 
 USERS = 32
@@ -36,7 +36,6 @@ def later(user):
     return tf.ensure_shape(tf.numpy_function(wait, [user], tf.float32), [1, ITEMS])
 
 
-@on_devices
 def from_elsewhere(user, items):
     with tf.device("CPU:1"):
         tensors = tf.unstack(tf.tile(later(user)[0, :1], [TENSORS]))

@@ -136,7 +136,7 @@ def test_wrong_ranks(small, name, value, message, known):
 
     @tf.function(input_signature=[{key: tf.TensorSpec(shape[key], tensors[key].dtype) for key in tensors}])
     def search(given):
-        lists = {"user": [given["user"]], "captured": [], "filters": []}
+        lists = {"user": [given["user"]], "captured": [], "filters": [], "caps": []}
         return ops.load().nann_rounds_search(index=small.index, **given | lists, scorer=[score], batch_sizes=[8])
 
     with pytest.raises(ValueError if known else InvalidArgumentError) as refused:
@@ -150,7 +150,7 @@ def best_first(index, **changed):
     none = tf.zeros([1, 0], tf.int64)
     shared = {"index": index, "exclude": none, "seeds": none, "budget": 0, "deadline_ms": 0}
     own = {"k": 3, "frontier": 2, "pool": 5, "max_steps": 9}
-    lists = {"user": [tf.zeros([1, 2])], "captured": [], "filters": []}
+    lists = {"user": [tf.zeros([1, 2])], "captured": [], "filters": [], "caps": []}
     return ops.load().nann_best_first_search(**shared | own | lists | {"metric": "dot"} | changed)
 
 

@@ -6,6 +6,17 @@ Importing this module loads the op library into TensorFlow, so that SavedModels 
     model = tf.saved_model.load("/models/nann/1")
 """
 
+from tfserving_ext.ops._index import (
+    index_column,
+    index_filter,
+    index_gather,
+    index_handle,
+    index_items,
+    index_keys,
+    index_numbers,
+    index_open,
+    index_rows,
+)
 from tfserving_ext.ops._library import load
 from tfserving_ext.ops._scorer import PassReport, RewrittenScorer, Scorer, rewrite_scorer, trace_scorer
 from tfserving_ext.ops._search import (
@@ -18,15 +29,6 @@ from tfserving_ext.ops._search import (
     SurrogateStatistics,
     best_first_search,
     deployed_search,
-    index_column,
-    index_filter,
-    index_gather,
-    index_handle,
-    index_items,
-    index_keys,
-    index_numbers,
-    index_open,
-    index_rows,
     rounds_search,
     surrogate_search,
 )
