@@ -206,9 +206,10 @@ int Fail(const absl::Status& status) {
 
 }  // namespace
 
-int main(int argc, char** argv, char** envp) {
+int main(int argc, char** argv) {
   // The loader is initialised before the C library (serving_host.cmake), which then knows no environment.
-  environ = envp;
+  // It lies behind the arguments.
+  environ = argv + argc + 1;
   int inter = 0, intra = 0, port = 0;
   std::string base;
   std::vector<std::string> paths;

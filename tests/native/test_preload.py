@@ -93,10 +93,15 @@ def test_the_server_answers_as_nann_serve_does(built, models, served, tmp_path, 
     assert done.returncode == 0, done.stderr
     answers = read_answers(tmp_path / "answers")
     assert len(answers) == len(served)
-    for found, wanted in zip(answers, served, strict=True):
+    for request, found, wanted in zip(warm_up_requests(models), answers, served, strict=True):
         assert found.keys() == wanted.keys()
+        asked = f"{request.model_spec.name}, {request.model_spec.signature_name}"
         for name in wanted.keys() - set(TIMES):
-            np.testing.assert_array_equal(found[name], wanted[name], err_msg=name, strict=True)
+            if name == "scores" and threads == 1:
+                # On some processors a product of matrices is summed in another order by one thread than by several.
+                np.testing.assert_allclose(found[name], wanted[name], rtol=1e-6, err_msg=asked, strict=True)
+                continue
+            np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{name} of {asked}", strict=True)
     assert "Passes rewrote the scorer" in done.stderr, "of `searches`"
     assert "was rewritten by passes before" in done.stderr, "of the exports"
     assert done.stdout == "", "what is still mapped after the models were unloaded"
