@@ -36,7 +36,7 @@ const char* RowOf(const RowTable& table, int64_t row, int64_t bytes) {
 
 }  // namespace
 
-// What the last of the segments says of an item.
+// How the last segment that names an item changes it.
 struct Catalogue::Change {
   int64_t id;
   bool deleted;
@@ -84,7 +84,7 @@ absl::StatusOr<std::shared_ptr<const Catalogue>> Catalogue::After(
                                         [](const Change& a, int64_t b) { return a.id < b; });
     return found != changes.end() && found->id == id;
   };
-  // What was fresh before, or had other attributes, and still does.
+  // The items that were fresh before, or had other attributes than the index, and that no segment changed.
   std::vector<Source> fresh, touched;
   const Attributes* const known = attributes_ == nullptr ? nullptr : &attributes_->view();
   for (int64_t i = 0; i < num_fresh(); ++i) {

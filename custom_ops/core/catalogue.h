@@ -27,7 +27,7 @@ struct CatalogueBase {
   const IndexView* view = nullptr;
   const ItemLookup* lookup = nullptr;
   const Attributes* attributes = nullptr;  // Null for an index without attributes.
-  FilterCache* filters = nullptr;          // Of the index's own items.
+  FilterCache* filters = nullptr;          // The filters' results for the items of the index.
 };
 
 // The items of an index after a number of updates. Immutable, and so thread-safe: a search keeps the
@@ -45,7 +45,8 @@ class Catalogue {
   struct Allowed {
     std::shared_ptr<const PassingItems> indexed;  // Among those of the index; null if all.
     std::vector<int32_t> fresh;                   // Ascending.
-    bool only_deleted_fail = true;                // Whether there is no filter.
+    // Whether there is no filter, so that an item fails only because it is deleted.
+    bool only_deleted_fail = true;
   };
 
   // The index as it was built.
@@ -104,7 +105,8 @@ class Catalogue {
   std::vector<char> row_bytes_;
   std::vector<float> scales_;
   ItemRows rows_;
-  std::unique_ptr<const AttributeRows> attributes_;  // Of the fresh items, then of `touched_`.
+  // The attributes of the fresh items, and behind them those of the items in `touched_`.
+  std::unique_ptr<const AttributeRows> attributes_;
   std::shared_ptr<const Allowed> all_;
   mutable TextCache<Allowed> filters_;
   mutable TextCache<ChangedValues> values_;  // By the column's name.

@@ -12,7 +12,7 @@ namespace nann {
 
 // A checksum of bytes, by which damaged and foreign files are told (docs/format.md): the sum, over all
 // 64-bit words, of a word mixed with its place, mixed with the length. It is no protection against forgery.
-// As a sum it needs no order, so that NumPy computes it, too.
+// It is a sum, which does not depend on the order of its terms, so that NumPy can compute it as well.
 inline uint64_t Checksum(absl::string_view bytes) {
   const auto mix = [](uint64_t x) {  // The last steps of SplitMix64.
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;

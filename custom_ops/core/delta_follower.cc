@@ -22,8 +22,10 @@ namespace nann {
 namespace {
 
 constexpr char kSuffix[] = ".seg";
-constexpr size_t kDigits = 12;                   // Of a segment's number in its name, at least.
-constexpr int64_t kMaxBytes = int64_t{1} << 32;  // Of one segment.
+// The name of a segment has its number in at least so many digits.
+constexpr size_t kDigits = 12;
+// A larger segment is refused.
+constexpr int64_t kMaxBytes = int64_t{1} << 32;
 // Segments that are read before the catalogue is made anew.
 constexpr int64_t kBytesAtOnce = 64 << 20;
 constexpr size_t kSegmentsAtOnce = 4096;
