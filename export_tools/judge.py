@@ -181,7 +181,8 @@ def verdict(figures: Mapping[str, Any]) -> str:
     if "recall" in one:
         exact = figures["answers"][EXACT]["recall"]
         told += f"; recall of what was chosen next is {one['recall']:.4f}, and {exact:.4f} where every item is scored"
-    return f"{told}; {figures['requests']:,} requests"
+    count = figures["requests"]
+    return f"{told}; {count:,} request{'' if count == 1 else 's'}"
 
 
 def as_table(figures: Mapping[str, Any]) -> Any:

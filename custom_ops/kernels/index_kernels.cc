@@ -14,10 +14,6 @@ namespace tensorflow {
 namespace nann_ops {
 namespace {
 
-absl::Status LookupIndex(OpKernelContext* ctx, core::RefCountPtr<IndexResource>* resource) {
-  return LookupResource(ctx, HandleFromInput(ctx, 0), resource);
-}
-
 class IndexOpenOp : public OpKernel {
  public:
   explicit IndexOpenOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
@@ -83,9 +79,7 @@ class IndexItemsOp : public OpKernel {
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* ctx) override {
-    core::RefCountPtr<IndexResource> resource;
-    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
-    auto index = resource->Get();
+    auto index = IndexOf(ctx);
     OP_REQUIRES_OK(ctx, index.status());
     const nann::IndexView& view = (*index)->view();
     const TensorShape shape({view.num_items()});
@@ -101,9 +95,7 @@ class IndexColumnOp : public OpKernel {
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* ctx) override {
-    core::RefCountPtr<IndexResource> resource;
-    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
-    auto index = resource->Get();
+    auto index = IndexOf(ctx);
     OP_REQUIRES_OK(ctx, index.status());
     const Tensor& column = ctx->input(1);
     OP_REQUIRES(ctx, column.dims() == 0,
@@ -128,9 +120,7 @@ class IndexFilterOp : public OpKernel {
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* ctx) override {
-    core::RefCountPtr<IndexResource> resource;
-    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
-    auto index = resource->Get();
+    auto index = IndexOf(ctx);
     OP_REQUIRES_OK(ctx, index.status());
     const Tensor& filter = ctx->input(1);
     OP_REQUIRES(ctx, filter.dims() == 0,
@@ -159,9 +149,7 @@ class IndexGatherOp : public OpKernel {
   }
 
   void Compute(OpKernelContext* ctx) override {
-    core::RefCountPtr<IndexResource> resource;
-    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
-    auto index = resource->Get();
+    auto index = IndexOf(ctx);
     OP_REQUIRES_OK(ctx, index.status());
     const nann::IndexView& view = (*index)->view();
     OP_REQUIRES(ctx, view.dim() == dim_,
@@ -195,9 +183,7 @@ class IndexRowsOp : public OpKernel {
   }
 
   void Compute(OpKernelContext* ctx) override {
-    core::RefCountPtr<IndexResource> resource;
-    OP_REQUIRES_OK(ctx, LookupIndex(ctx, &resource));
-    auto index = resource->Get();
+    auto index = IndexOf(ctx);
     OP_REQUIRES_OK(ctx, index.status());
     const std::shared_ptr<const nann::Catalogue> catalogue = (*index)->catalogue();
     OP_REQUIRES(ctx, catalogue->rows().dim() == dim_,

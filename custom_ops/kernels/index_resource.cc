@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/errors.h"
 
 namespace tensorflow {
@@ -190,6 +191,12 @@ absl::StatusOr<std::shared_ptr<const OpenIndex>> IndexResource::Get() const {
   absl::ReaderMutexLock lock(&mu_);
   if (!index_) return absl::FailedPreconditionError("the index is not open yet");
   return index_;
+}
+
+absl::StatusOr<std::shared_ptr<const OpenIndex>> IndexOf(OpKernelContext* ctx) {
+  core::RefCountPtr<IndexResource> resource;
+  TF_RETURN_IF_ERROR(LookupResource(ctx, HandleFromInput(ctx, 0), &resource));
+  return resource->Get();
 }
 
 }  // namespace nann_ops

@@ -21,6 +21,9 @@
 #include "tensorflow/core/platform/env.h"
 
 namespace tensorflow {
+
+class OpKernelContext;
+
 namespace nann_ops {
 
 // An open index with its mapped files and the workers that search it. Thread-safe; shared by the
@@ -86,6 +89,10 @@ class IndexResource : public ResourceBase {
   mutable absl::Mutex mu_;
   std::shared_ptr<const OpenIndex> index_ ABSL_GUARDED_BY(mu_);
 };
+
+// Returns the open index that the first input of an op is a handle to. Returns an error if that is no handle
+// to an index, or the index is not open yet.
+absl::StatusOr<std::shared_ptr<const OpenIndex>> IndexOf(OpKernelContext* ctx);
 
 }  // namespace nann_ops
 }  // namespace tensorflow

@@ -10,9 +10,7 @@ namespace {
 
 // Returns an open index that has keys.
 absl::StatusOr<std::shared_ptr<const OpenIndex>> KeyedIndex(OpKernelContext* ctx) {
-  core::RefCountPtr<IndexResource> resource;
-  TF_RETURN_IF_ERROR(LookupResource(ctx, HandleFromInput(ctx, 0), &resource));
-  auto index = resource->Get();
+  auto index = IndexOf(ctx);
   if (index.ok() && (*index)->keys() == nullptr) {
     return absl::InvalidArgumentError(
         "the index has no keys: its ids are numbers; build it from ids that are strings, or with "

@@ -70,9 +70,7 @@ absl::StatusOr<std::vector<nann_passes::Argument>> Arguments(OpKernelContext* ct
   OpInputList user, captured;
   TF_RETURN_IF_ERROR(ctx->input_list("user", &user));
   TF_RETURN_IF_ERROR(ctx->input_list("captured", &captured));
-  core::RefCountPtr<IndexResource> resource;
-  TF_RETURN_IF_ERROR(LookupResource(ctx, HandleFromInput(ctx, kIndex), &resource));
-  const auto index = resource->Get();
+  const auto index = IndexOf(ctx);
   TF_RETURN_IF_ERROR(index.status());
   const auto record = ctx->function_library()->GetFunctionLibraryDefinition()->FindRecord(scorer);
   if (record == nullptr) return absl::NotFoundError(absl::StrCat("no function is called ", scorer));

@@ -50,9 +50,7 @@ absl::Status CheckRanks(OpKernelContext* ctx, absl::Span<const SearchArg> inputs
 absl::Status SearchCall::Prepare(const SearchKind& kind) {
   TF_RETURN_IF_ERROR(CheckRanks(ctx_, kSharedInputs, 0));
   TF_RETURN_IF_ERROR(CheckRanks(ctx_, kind.interface.own_inputs, kFirstOwnInput));
-  core::RefCountPtr<IndexResource> resource;
-  TF_RETURN_IF_ERROR(LookupResource(ctx_, HandleFromInput(ctx_, kIndex), &resource));
-  auto index = resource->Get();
+  auto index = IndexOf(ctx_);
   TF_RETURN_IF_ERROR(index.status());
   index_ = *std::move(index);
   catalogue_ = index_->catalogue();
