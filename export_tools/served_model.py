@@ -13,7 +13,7 @@ from export_tools.variants import Variant
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.format import Index
 from tfserving_ext.models import UserTensors
-from tfserving_ext.retrieval import NeuralTopK
+from tfserving_ext.retrieval import NeuralTopK, ScorerOptions
 
 
 def check_requests(source: Source, search: NeuralTopK, defaults: Defaults, non_finite: Collection[str]) -> None:
@@ -89,7 +89,7 @@ class ServedModel(tf.Module):
         if variant is None:
             self.search = NeuralTopK(index, source.score)
         else:
-            self.search = NeuralTopK(index, source.score, scorer=variant.scorer, rewrite=False)
+            self.search = NeuralTopK(index, source.score, scorer=variant.scorer, options=ScorerOptions(rewrite=False))
         rewritten = None if variant is None else variant.rewritten
         check_requests(source, self.search, defaults, non_finite)
         source = spelled(source, self.search.index)

@@ -10,7 +10,7 @@ from export_tools.rows import write_rows
 from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Index
-from tfserving_ext.retrieval import NeuralTopK
+from tfserving_ext.retrieval import NeuralTopK, ScorerOptions
 from tfserving_ext.retrieval.metrics import coverage
 
 K, POSITIONS = 200, 9
@@ -42,7 +42,7 @@ def bench_whole_search(folder: Path, quick: bool = False) -> dict[str, dict[str,
         peers = {
             name: BestFirst(workload, neural)
             for name, neural in {
-                AS_IT_IS: NeuralTopK(index, score, rewrite=False),
+                AS_IT_IS: NeuralTopK(index, score, options=ScorerOptions(rewrite=False)),
                 AT_LOAD: NeuralTopK(index, score),
                 SHIPPED: _folded(workload, Path(rows)),
             }.items()

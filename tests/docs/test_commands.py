@@ -129,6 +129,16 @@ model, data = load_model("model").model, Sequences.open("data")
 history = data.ids_of(data.cases("test", 1, 50).histories[:2])
 features = {"item_history": history, "category_history": history * 0 - 1}
 """,
+    "docs/own_models.md": """
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfserving_ext as nann
+
+candidates = tf.data.Dataset.from_tensor_slices((["a", "b", "c"], np.eye(3, dtype=np.float32))).batch(2)
+user_model = keras.Sequential([keras.layers.StringLookup(vocabulary=["42"]), keras.layers.Embedding(2, 3)])
+""",
     "docs/python.md": """
 import dataclasses
 

@@ -22,7 +22,7 @@ from tests.ops.searching import any_search
 from tests.ops.test_batches import PARAMETERS, random_graph
 from tfserving_ext.index import Layer, write_index
 from tfserving_ext.index.resource import MappedIndex
-from tfserving_ext.retrieval import NeuralTopK
+from tfserving_ext.retrieval import NeuralTopK, ScorerOptions
 
 N, DIM, USERS = 40, 2, 3
 GRID = (4, 8, 16, 32)
@@ -148,7 +148,9 @@ def run(scratch: Path) -> None:
 
     for name, xla in (("plain", False), ("XLA", True)):
         search = NeuralTopK(
-            facts.index, lambda user, items: table_score(user[0], items), batch_sizes=(*GRID, 64, 128), xla=xla
+            facts.index,
+            lambda user, items: table_score(user[0], items),
+            options=ScorerOptions(batch_sizes=(*GRID, 64, 128), xla=xla),
         )
         inside = tf.function(lambda search=search: timeless(search.best_first((users,), k=7, pool=20)))
         facts.note(

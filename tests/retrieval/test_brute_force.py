@@ -30,7 +30,9 @@ def searches(index):
         return tf.gather(table, places, batch_dims=1)
 
     return {
-        (chunk, shared): BruteForce(index, score, chunk, shared) for chunk in (1, 7, 99) for shared in (True, False)
+        (chunk, shared): BruteForce(index, score, chunk=chunk, shared_items=shared)
+        for chunk in (1, 7, 99)
+        for shared in (True, False)
     }
 
 

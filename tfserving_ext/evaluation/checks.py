@@ -16,7 +16,7 @@ from tfserving_ext.index.format import Index
 from tfserving_ext.index.reach import unreachable_items
 from tfserving_ext.retrieval.flatness import flatness
 from tfserving_ext.retrieval.metrics import recall_delta
-from tfserving_ext.retrieval.neural_top_k import BestFirst
+from tfserving_ext.retrieval.parameters import BestFirst
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 FLATNESS_STEP = 0.1

@@ -5,7 +5,7 @@ import numpy as np
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Setting, Subject
 from tfserving_ext.index.coverage_rule import CoverageRule
-from tfserving_ext.retrieval.neural_top_k import Surrogate
+from tfserving_ext.retrieval.parameters import Surrogate
 
 # The shares of the best k that the search may expect to miss, which are far more than it misses.
 MISSED = tuple(float(f"{share:.3g}") for share in np.geomspace(8, 0.01, 20))

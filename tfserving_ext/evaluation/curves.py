@@ -13,7 +13,7 @@ from tfserving_ext.evaluation.cases import even_rows
 from tfserving_ext.evaluation.figures import MetricsContext, hits
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject, name_of_search
-from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
+from tfserving_ext.retrieval.parameters import BestFirst, Rounds, Surrogate
 
 CASES = 500
 POOLS = (1.0, 1.5, 2.0, 4.0)  # Multiples of the pool, or of k if that is larger.

@@ -34,7 +34,7 @@ from tfserving_ext.evaluation.checks import (
 from tfserving_ext.evaluation.intervals import Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject, name_of_search
 from tfserving_ext.index.format import Index
-from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds
+from tfserving_ext.retrieval.parameters import BestFirst, Rounds
 
 WORST_USERS = 5
 SEARCH, HELD_OUT, LIMITS = BestFirst(), HeldOut(max_cases=500), Limits()

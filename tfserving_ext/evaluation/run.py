@@ -29,7 +29,7 @@ from tfserving_ext.evaluation.intervals import LEVEL, RESAMPLES, Bootstrap
 from tfserving_ext.evaluation.subject import Outcome, Setting, Subject
 from tfserving_ext.extras import require
 from tfserving_ext.outputs import check_beside, check_json
-from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
+from tfserving_ext.retrieval.parameters import BestFirst, Rounds, Surrogate
 
 FORMAT, FORMAT_VERSION = "nann-evaluation", 1
 # The searches of an evaluation, by their names in its JSON.

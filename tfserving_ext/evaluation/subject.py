@@ -19,7 +19,8 @@ from tfserving_ext.ops import SearchResult
 from tfserving_ext.progress import progress
 from tfserving_ext.retrieval.brute_force import BruteForce
 from tfserving_ext.retrieval.metrics import coverage, target_ranks
-from tfserving_ext.retrieval.neural_top_k import BestFirst, NeuralTopK, Rounds, Surrogate
+from tfserving_ext.retrieval.neural_top_k import NeuralTopK
+from tfserving_ext.retrieval.parameters import BestFirst, Rounds, Surrogate
 from tfserving_ext.training.extract import check_match
 
 BATCH = 32

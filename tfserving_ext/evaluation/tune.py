@@ -17,7 +17,7 @@ from tfserving_ext.evaluation.subject import Outcome, Setting, Subject, name_of_
 from tfserving_ext.index.coverage_rule import KEY
 from tfserving_ext.index.tuning import FILE, FORMAT, FORMAT_VERSION
 from tfserving_ext.ops import MAX_WIDTH
-from tfserving_ext.retrieval.neural_top_k import BestFirst, Rounds, Surrogate
+from tfserving_ext.retrieval.parameters import BestFirst, Rounds, Surrogate
 
 HELD_OUT = HeldOut(max_cases=500, split="validation")
 BATCHES = (64, 128)

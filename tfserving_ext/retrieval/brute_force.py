@@ -8,15 +8,15 @@ import tensorflow as tf
 
 from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.format import Index
-from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.ops import SearchResult
 from tfserving_ext.retrieval.metrics import held
+from tfserving_ext.retrieval.top_k import K, TopK
 
 CHUNK = 8192
 _NAN = tf.int32.min  # Below the key of every score.
 
 
-class BruteForce(tf.Module):
+class BruteForce(TopK):
     """Finds the exact top-k items of a corpus under a model's score: the ground truth of coverage.
 
     Items stream through the scorer, and only the best k so far are kept, so that memory does not grow with the corpus.
@@ -33,40 +33,50 @@ class BruteForce(tf.Module):
     """
 
     def __init__(
-        self, index: Index, score: Callable[..., tf.Tensor], chunk: int = CHUNK, shared_items: bool = False
+        self,
+        index: Index,
+        score: Callable[..., tf.Tensor],
+        query_model: Callable[[Any], Any] | None = None,
+        k: int = K,
+        chunk: int = CHUNK,
+        shared_items: bool = False,
     ) -> None:
         """Maps the index.
 
         Args:
           index: an open index.
           score: the model's `score(user, items)`.
+          query_model: as that of `NeuralTopK`.
+          k: the number of items that a search returns if it is not told.
           chunk: the number of (user, item) pairs to score at once.
           shared_items: pass items [1, N, d] for all users of a batch to `score`, which must allow this as
             `TrainableModel.score` does. A model then computes what depends on the items alone once per batch; scores
             may differ in the last bit.
         """
-        super().__init__()
-        self.index = MappedIndex(index)
+        super().__init__(index, query_model, k)
         self._score = score
         self._chunk = chunk
         self._shared_items = shared_items
 
-    def __call__(self, user: Sequence[tf.Tensor], k: Any = 200, filter: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(
+        self, user: Any, k: Any = None, filter: Any = None, exclude: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the top-k of all items: the result of `search` without its statistics.
 
         Returns:
           scores float32 [B, k] and item ids int64 [B, k], best first; ids are strings if the index has keys.
         """
-        found = self.search(user, k, filter)
+        found = self.search(user, k, filter, exclude)
         return found.scores, found.item_ids
 
-    def search(self, user: Sequence[tf.Tensor], k: Any = 200, filter: Any = None) -> SearchResult:
+    def search(self, user: Any, k: Any = None, filter: Any = None, exclude: Any = None) -> SearchResult:
         """Returns the top-k of all items, or of those that pass a filter.
 
         Args:
-          user: user tensors, each [B, ...].
-          k: int32 [], number of items to return.
+          user: user tensors, each [B, ...], or what the query model takes.
+          k: int32 [], number of items to return; by default `k` of the constructor.
           filter: string [B] or [1], the items that each user, or all users, want (docs/filters.md); None for all items.
+          exclude: int64 [B, x], ids that are not returned; strings if the index has keys.
 
         Returns:
           A `SearchResult` as that of `NeuralTopK`, but with times of 0; ties are broken by the lower item index.
@@ -74,12 +84,14 @@ class BruteForce(tf.Module):
         Raises:
           tf.errors.InvalidArgumentError: a text in `filter` is not a filter of the index's attributes.
         """
+        texts = None if filter is None else tf.convert_to_tensor(filter, tf.string)
+        excluded = None if exclude is None else tf.cast(self.index.as_numbers(exclude), tf.int64)
         # The traced function has a weak reference to `self`; this call holds it.
-        return self._traced(tuple(user), k, None if filter is None else tf.convert_to_tensor(filter, tf.string))
+        return self._traced(self.user(user), self.count(k), texts, excluded)
 
     def capped(
         self,
-        user: Sequence[tf.Tensor],
+        user: Any,
         k: int,
         cap_by: str,
         cap: int,
@@ -89,7 +101,7 @@ class BruteForce(tf.Module):
         """Returns the best items of which at most `cap` have the same value in a column; runs eagerly.
 
         Args:
-          user: user tensors, each [B, ...].
+          user: as in `search`.
           k: number of items to return.
           cap_by: a column of the index's attributes of integers, strings or booleans. Items without a value are not
             limited.
@@ -115,7 +127,13 @@ class BruteForce(tf.Module):
         return answers
 
     @tf.function(reduce_retracing=True)
-    def _traced(self, user: tuple[tf.Tensor, ...], k: Any, filter: tf.Tensor | None) -> SearchResult:
+    def _traced(
+        self, user: tuple[tf.Tensor, ...], k: Any, filter: tf.Tensor | None, exclude: tf.Tensor | None
+    ) -> SearchResult:
+        wanted, k = (
+            k,
+            k if exclude is None else k + tf.shape(exclude)[1],
+        )  # All that are excluded may be among the best.
         item_ids, batch = self.index.item_ids(), tf.shape(user[0])[0]
         if self._shared_items and (filter is None or filter.shape == [1]):
             items, keys, nan_scores, scored = self._best(user, k, None if filter is None else filter[0])
@@ -124,9 +142,12 @@ class BruteForce(tf.Module):
             items, keys, nan_scores, scored = self._best_of_each(user, k, texts)
         zeros = tf.zeros([batch], tf.int64)
         ids = tf.where(items < 0, tf.constant(NO_ITEM, tf.int64), tf.gather(item_ids, tf.maximum(items, 0)))
+        scores = _scores(keys)
+        if exclude is not None:
+            ids, scores = _without(ids, scores, exclude, wanted)
         return SearchResult(
             item_ids=self.index.keys(ids) if self.index.has_keys else ids,
-            scores=_scores(keys),
+            scores=scores,
             items_scored=scored,
             rounds=tf.ones([batch], tf.int32),
             nan_scores=nan_scores,
@@ -197,6 +218,21 @@ class BruteForce(tf.Module):
         missing = [[0, 0], [0, tf.maximum(k - count, 0)]]
         best, keys = tf.pad(best, missing, constant_values=-1), tf.pad(keys, missing, constant_values=_NAN)
         return best, keys, nans, tf.fill([batch], tf.cast(count, tf.int64))
+
+
+def _without(ids: tf.Tensor, scores: tf.Tensor, exclude: tf.Tensor, k: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the first k ids and scores, [B, k], that are not among `exclude`, and what stands for no item after them.
+
+    Args:
+      ids: int64 [B, k + x], best first.
+      scores: float32 [B, k + x].
+      exclude: int64 [B, x].
+      k: int32 [].
+    """
+    out = tf.reduce_any(ids[:, :, None] == exclude[:, None, :], axis=2)
+    ids, scores = tf.where(out, tf.constant(NO_ITEM, tf.int64), ids), tf.where(out, -float("inf"), scores)
+    order = tf.argsort(tf.cast(out, tf.int32), axis=1, stable=True)[:, :k]
+    return tf.gather(ids, order, batch_dims=1), tf.gather(scores, order, batch_dims=1)
 
 
 def _within_cap(values: np.ndarray, present: np.ndarray, cap: int) -> np.ndarray:

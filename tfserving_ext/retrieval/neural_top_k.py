@@ -11,59 +11,12 @@ from tfserving_ext import ops
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.coverage_rule import LEAST_EXPECTED
 from tfserving_ext.index.format import Index
-from tfserving_ext.index.resource import MappedIndex
 from tfserving_ext.ops import SearchResult, SurrogateStatistics
+from tfserving_ext.retrieval.parameters import BestFirst, Rounds, ScorerOptions, Surrogate
+from tfserving_ext.retrieval.top_k import K, TopK
 
 
-@dataclasses.dataclass(frozen=True)
-class BestFirst:
-    """Parameters of the default search, which expands the best items of a pool (docs/searches.md).
-
-    Attributes:
-      frontier: items expanded per step; their neighbours are scored in one batch.
-      pool: number of scored items that are kept; the walk ends when all of them are expanded. Below k it counts as k.
-      max_steps: the most steps in a layer, 0 for no limit. If it ends the walk, `stopped` is 3. A thousand steps are
-        enough for a k of some thousands; a k near the size of the corpus needs more.
-    """
-
-    frontier: int = 16
-    pool: int = 200
-    max_steps: int = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Surrogate(BestFirst):
-    """Parameters of the search that evaluates only what may be among the best (docs/surrogate.md).
-
-    Attributes:
-      frontier: items expanded per step above the ground layer, and where predictions fail.
-      pool: neighbours of the best one and a half times as many scored items are candidates. Where predictions fail, the
-        pool of the best-first search. Below k it counts as k.
-      max_steps: the most steps in a layer, 0 for no limit.
-      batch: items evaluated per step; a quarter of k if that is more.
-      expected_coverage: the search ends when this share of the best k is expected to be found; below 1. The expectation
-        is so cautious that a negative one finds much too: with the demo's model, 0.9 finds 0.997. `nann tune` finds the
-        one for a coverage (`index.coverage_rule.read_rule`).
-    """
-
-    batch: int = ops.SurrogateOptions.batch
-    expected_coverage: float = ops.SurrogateOptions.expected_coverage
-
-
-@dataclasses.dataclass(frozen=True)
-class Rounds:
-    """Parameters of the paper's search, with its beam widths as defaults (arXiv 2202.10226, section 4).
-
-    Attributes:
-      ef: beam width per layer, start layer first.
-      rounds: scoring rounds per layer, start layer first; the start layer has one.
-    """
-
-    ef: tuple[int, ...] = (100, 200, 400)
-    rounds: tuple[int, ...] = (1, 1, 3)
-
-
-class NeuralTopK(tf.Module):
+class NeuralTopK(TopK):
     """Finds the top-k items of an index under a model's score; the approximate counterpart of `BruteForce`.
 
     Example:
@@ -78,36 +31,37 @@ class NeuralTopK(tf.Module):
 
     Attributes:
       index: the mapped index; its files are assets of every SavedModel that tracks this object.
+      query_model: computes user tensors from what the searches are given; None if they are given user tensors.
+      k: the number of items that a search returns if it is not told.
     """
 
     def __init__(
         self,
         index: Index,
         score: Callable[..., tf.Tensor],
-        batch_sizes: Sequence[int] = ops.DEFAULT_BATCH_SIZES,
-        xla: bool = False,
+        query_model: Callable[[Any], Any] | None = None,
+        k: int = K,
         scorer: ops.Scorer | None = None,
-        rewrite: bool = True,
+        options: ScorerOptions = ScorerOptions(),  # noqa: B008
     ) -> None:
         """Maps the index.
 
         Args:
           index: an open index.
           score: the model's `score(user, items)` (see `models.RetrievalModel`).
-          batch_sizes: sizes that scorer batches are padded to, ascending.
-          xla: compile the scorer by XLA, once per batch size; `warm_up` does this ahead of the first request. If the
-            runtime has no XLA, the scorer runs without it.
+          query_model: computes user tensors, one or several, from what a search gets as its first argument, such as a
+            user tower; by default that are the user tensors themselves.
+          k: the number of items that a search returns if it is not told.
           scorer: a function of the index's rows to use instead of `score`, which was traced or rewritten before
             (`ops.rewrite_scorer`); user tensors must have the shapes and types that it was traced for.
-          rewrite: rewrite the scorer by the passes (docs/scorer.md) when a search first runs.
+          options: how the scorer is run.
         """
-        super().__init__()
-        self.index = MappedIndex(index)
+        super().__init__(index, query_model, k)
         self._layers = len(index.layers)
-        self._batch_sizes = tuple(batch_sizes)
+        self._batch_sizes = tuple(options.batch_sizes)
         # A SavedModel must not track the traced functions, which are therefore hidden in a plain object.
-        options = {"batch_sizes": self._batch_sizes, "rewrite": rewrite}
-        self._untracked = SimpleNamespace(score=score, xla=xla, scorer=scorer, scorers={}, options=options)
+        ran = {"batch_sizes": self._batch_sizes, "rewrite": options.rewrite}
+        self._untracked = SimpleNamespace(score=score, xla=options.xla, scorer=scorer, scorers={}, options=ran)
 
     def _scorer(self, user: Sequence[tf.Tensor]) -> ops.Scorer:
         """Returns the score function, traced once for user tensors of these shapes, so that all searches share it."""
@@ -127,11 +81,12 @@ class NeuralTopK(tf.Module):
     def _search(
         self,
         op: Callable[..., Any],
-        user: Sequence[tf.Tensor],
+        user: Any,
         seeds: Any = None,
         exclude: Any = None,
         **parameters: Any,
     ) -> Any:
+        user = self.user(user)
         given = {"seeds": self.index.as_numbers(seeds), "exclude": self.index.as_numbers(exclude), **parameters}
         found = op(self.index.resource_handle, user, self._scorer(user), **self._untracked.options, **given)
         if not self.index.has_keys:
@@ -141,9 +96,7 @@ class NeuralTopK(tf.Module):
         spelled = result._replace(item_ids=self.index.keys(result.item_ids))
         return (spelled, *more) if more else spelled
 
-    def __call__(
-        self, user: Sequence[tf.Tensor], k: Any = 200, seeds: Any = None, **parameters: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, user: Any, k: Any = None, seeds: Any = None, **parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Runs the default search: `best_first`, which takes the same arguments, without its statistics.
 
         Returns:
@@ -154,8 +107,8 @@ class NeuralTopK(tf.Module):
 
     def best_first(
         self,
-        user: Sequence[tf.Tensor],
-        k: Any = 200,
+        user: Any,
+        k: Any = None,
         seeds: Any = None,
         frontier: Any = BestFirst.frontier,
         pool: Any = BestFirst.pool,
@@ -165,8 +118,8 @@ class NeuralTopK(tf.Module):
         """Runs the best-first search.
 
         Args:
-          user: user tensors, each [B, ...].
-          k: int32 [], number of items to return.
+          user: user tensors, each [B, ...], or what the query model takes.
+          k: int32 [], number of items to return; by default `k` of the constructor.
           seeds: int64 [B, s], ids to start from, such as the user's history; unknown ids are ignored. A user without
             known seeds starts at the index's entry points. If the index has keys, ids may also be strings, here and in
             `exclude`.
@@ -186,13 +139,13 @@ class NeuralTopK(tf.Module):
         Raises:
           tf.errors.InvalidArgumentError: a parameter is out of its range.
         """
-        own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
+        own = {"k": self.count(k), "frontier": frontier, "pool": pool, "max_steps": max_steps}
         return self._search(ops.best_first_search, user, **own, seeds=seeds, **limits)
 
     def surrogate(
         self,
-        user: Sequence[tf.Tensor],
-        k: Any = 200,
+        user: Any,
+        k: Any = None,
         seeds: Any = None,
         frontier: Any = Surrogate.frontier,
         pool: Any = Surrogate.pool,
@@ -202,8 +155,8 @@ class NeuralTopK(tf.Module):
         """Runs the surrogate search, which finds about what best-first finds with a fraction of its evaluations.
 
         Args:
-          user: user tensors, each [B, ...].
-          k: int32 [], number of items to return.
+          user: as in `best_first`.
+          k: as in `best_first`.
           seeds: as in `best_first`.
           frontier: int32 [], see `Surrogate`.
           pool: int32 [], see `Surrogate`.
@@ -218,13 +171,13 @@ class NeuralTopK(tf.Module):
         Raises:
           tf.errors.InvalidArgumentError: a parameter is out of its range, or the index has no features.
         """
-        own = {"k": k, "frontier": frontier, "pool": pool, "max_steps": max_steps}
+        own = {"k": self.count(k), "frontier": frontier, "pool": pool, "max_steps": max_steps}
         return self._search(ops.surrogate_search, user, **own, seeds=seeds, **options)
 
     def rounds(
         self,
-        user: Sequence[tf.Tensor],
-        k: Any = 200,
+        user: Any,
+        k: Any = None,
         ef: Any = Rounds.ef,
         rounds: Any = Rounds.rounds,
         **options: Any,
@@ -232,8 +185,8 @@ class NeuralTopK(tf.Module):
         """Runs the paper's search (Algorithms 1 and 2).
 
         Args:
-          user: user tensors, each [B, ...].
-          k: int32 [], number of items to return.
+          user: as in `best_first`.
+          k: as in `best_first`.
           ef: int32 [layers], beam widths, start layer first.
           rounds: int32 [layers], rounds per layer, start layer first. A layer's walk ends early if no candidates are
             left.
@@ -245,13 +198,13 @@ class NeuralTopK(tf.Module):
         Raises:
           tf.errors.InvalidArgumentError: a parameter is out of its range.
         """
-        return self._search(ops.rounds_search, user, k=k, ef=ef, rounds=rounds, **options)
+        return self._search(ops.rounds_search, user, k=self.count(k), ef=ef, rounds=rounds, **options)
 
-    def deployed(self, user: Sequence[tf.Tensor], level_topn: tf.Tensor, **options: Any) -> SearchResult:
+    def deployed(self, user: Any, level_topn: tf.Tensor, **options: Any) -> SearchResult:
         """Runs the search of the original's deployed graph.
 
         Args:
-          user: user tensors, each [B, ...].
+          user: as in `best_first`.
           level_topn: int32 [layers + ground rounds + 1]: the beam width of every layer above the ground, the number of
             items to pick in every round of the ground layer, and k. The original's has 6 entries.
           **options: `seeds`, which join when the search enters the ground layer, and the limits of `best_first`.
@@ -264,16 +217,17 @@ class NeuralTopK(tf.Module):
         """
         return self._search(ops.deployed_search, user, level_topn=level_topn, **options)
 
-    def scores_of(self, user: Sequence[tf.Tensor], item_ids: tf.Tensor) -> tf.Tensor:
+    def scores_of(self, user: Any, item_ids: tf.Tensor) -> tf.Tensor:
         """Scores given items as the searches score them.
 
         Args:
-          user: user tensors, each [B, ...].
+          user: as in `best_first`.
           item_ids: int64 [B, m].
 
         Returns:
           Scores, float32 [B, m]; minus infinity for ids that the index does not know.
         """
+        user = self.user(user)
         scorer = self._scorer(user)
 
         def of_one(one: tuple[tuple[tf.Tensor, ...], tf.Tensor]) -> tf.Tensor:
@@ -281,16 +235,16 @@ class NeuralTopK(tf.Module):
             rows, known = self.index.rows(wanted)
             return tf.where(known, scorer([tensor[None] for tensor in tensors], rows[None])[0], -float("inf"))
 
-        return tf.map_fn(of_one, (tuple(user), item_ids), fn_output_signature=tf.TensorSpec([None], tf.float32))
+        return tf.map_fn(of_one, (user, item_ids), fn_output_signature=tf.TensorSpec([None], tf.float32))
 
-    def warm_up(self, user: Sequence[tf.Tensor]) -> None:
+    def warm_up(self, user: Any) -> None:
         """Runs the scorer once at every batch size that the index has enough items for.
 
         With XLA this compiles it, which takes about a second per size (docs/searches.md), so that requests need not
         wait for that.
 
         Args:
-          user: user tensors of one user, each [1, ...].
+          user: user tensors of one user, each [1, ...], or what the query model takes.
         """
         ids = self.index.item_ids()
         for size in self._batch_sizes:
@@ -300,9 +254,7 @@ class NeuralTopK(tf.Module):
             if size >= ids.shape[0]:
                 break
 
-    def bind(
-        self, parameters: BestFirst | Rounds, k: int
-    ) -> Callable[[Sequence[tf.Tensor], tf.Tensor | None], SearchResult]:
+    def bind(self, parameters: BestFirst | Rounds, k: int) -> Callable[[Any, tf.Tensor | None], SearchResult]:
         """Returns a search with fixed parameters, as a function of user tensors and seeds.
 
         Args:

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from benchmarks.search.peers.peer import Workload
 from tfserving_ext.progress import progress
-from tfserving_ext.retrieval import NeuralTopK
+from tfserving_ext.retrieval import NeuralTopK, ScorerOptions
 
 POOL = 200  # The default of our best-first search; a pool below k counts as k.
 GRADIENT = 2  # Evaluations that a gradient costs.
@@ -95,7 +95,7 @@ class Guitar:
         for setting in self.settings:
             size = self._batch(setting)
             if size not in self._scoring:
-                neural = NeuralTopK(index, score, batch_sizes=[size])
+                neural = NeuralTopK(index, score, options=ScorerOptions(batch_sizes=[size]))
                 self._scoring[size] = tf.function(
                     # The first step scores the seeds, and the budget ends the search after it.
                     partial(_scored_seeds, neural),
