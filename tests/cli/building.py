@@ -33,6 +33,8 @@ CONVERT = Command(
         "min_user_count": Option("8", {f"{_RULES}.min_user_count": 8}),
         "validation": Option("0.25", {f"{_RULES}.validation": 0.25}),
         "test": Option("77", {f"{_RULES}.test": 77}),
+        "split": Option("time", {f"{_RULES}.split": "time"}),
+        "test_from": Option("1970-01-02", {f"{_RULES}.test_from": 86400}, ("--split", "time")),
         "seed": Option("6", {f"{_RULES}.seed": 6}),
         "memory": Option("2.5", {"convert_behaviors.memory_bytes": 5 << 29}),
         "force": Option(None, {"convert_behaviors.force": True}),

@@ -21,7 +21,10 @@ OTHER_RULES = {
     "validation": 6,
     "test": 7,
     "seed": 1,
+    "split": "time",
+    "test_from": 150,
 }
+BESIDE = {"split": {"test": 0.1}, "test_from": {"split": "time", "test": None}}  # What another value needs.
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_the_same_conversion_resumes(interrupted):
 @pytest.mark.medium
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Rules)])
 def test_other_rules_begin_anew(interrupted, name):
-    assert interrupted(rules=dataclasses.replace(RULES, **{name: OTHER_RULES[name]}))
+    assert interrupted(rules=dataclasses.replace(RULES, **{name: OTHER_RULES[name], **BESIDE.get(name, {})}))
 
 
 def test_a_source_that_was_edited_to_the_same_size_begins_anew(interrupted, csv):

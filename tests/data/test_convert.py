@@ -16,9 +16,10 @@ from tfserving_ext.artifacts import sha256
 from tfserving_ext.data import sequence_format
 from tfserving_ext.data.behavior_csv import BEHAVIORS
 from tfserving_ext.data.conversion import convert
-from tfserving_ext.data.rows import Places, Rules, split_keys
+from tfserving_ext.data.rows import Places, Rules
 from tfserving_ext.data.sequence_format import load
 from tfserving_ext.data.sources import read_blocks
+from tfserving_ext.data.splits import split_keys
 from tfserving_ext.errors import NannError
 
 convert_module = importlib.import_module("tfserving_ext.data.convert")
@@ -191,6 +192,8 @@ def test_the_manifest_names_source_rules_and_seed(csv, tmp_path):
         "behaviors": ["pv", "buy", "cart", "fav"],
         "time_range": [0, 3],
         "seed": 7,
+        "split": "user",
+        "test_from": None,
     }
     assert {name: split["users"] for name, split in manifest["splits"].items()} == {
         "train": 35,

@@ -3,7 +3,7 @@
 import shlex
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,8 @@ nann convert ml-25m.zip -o data --preset movielens --min-rating 4
 nann convert clicks.jsonl -o data --columns user=visitor,item=sku,time=ts,event=kind --event view=pv,order=buy
 
 nann convert parts/ more.parquet -o data --behaviors buy,cart --validation 0.1 --test 0.1 --memory 2
+
+nann convert ml-25m.zip -o data --preset movielens --split time --test-from 2018-01-01
 
 nann convert data -o original --layout original    (and back: nann convert original -o data)
 
@@ -85,6 +87,23 @@ def _time_range(text: str) -> tuple[int, int]:
     return seconds[0], seconds[1]
 
 
+def _test_from(text: str, chosen: "list[Path] | Mapped") -> int:
+    """Parses the moment of a split to unix seconds: an ISO 8601 time, or a number in the unit of the sources' times."""
+    from tfserving_ext.data.layouts.layout import Mapped
+    from tfserving_ext.data.layouts.times import parse_time
+
+    if isinstance(chosen, Mapped):
+        seconds = parse_time(text, chosen.layout.time_unit)
+    else:
+        seconds = int(text) if text.lstrip("-").isdecimal() else parse_time(text, None)
+    if seconds is None:
+        raise NannError(
+            f"--test-from is {text!r}; allowed are an ISO 8601 time, such as 2023-11-01 or 2023-11-01T08:00:00Z, and a "
+            "number in the unit of the file's times"
+        )
+    return seconds
+
+
 def _seconds(text: str) -> int:
     time = datetime.fromisoformat(text)
     return int((time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp())
@@ -136,8 +155,20 @@ def convert(
     test: Annotated[
         str | None,
         typer.Option(
-            help="Test users: a number, or a fraction below 1.", show_default="10000, or a tenth if that is fewer"
+            help="Test users: a number, or a fraction below 1. With --split time: the last fraction of the behaviours.",
+            show_default="10000, or a tenth if that is fewer; by time a tenth",
         ),
+    ] = None,
+    split: Annotated[
+        Literal["user", "time"],
+        typer.Option(
+            help="user: hold out users. time: train on what happened before a moment, and test what happened from then "
+            "on; items and their counts come from before it."
+        ),
+    ] = "user",
+    test_from: Annotated[
+        str | None,
+        typer.Option(help="The moment of --split time: an ISO 8601 time, or a number in the unit of the file's times."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.", min=0)] = 0,
     memory: Annotated[float | None, typer.Option(help="Memory to use at most, in GB.", min=1, show_default="4")] = None,
@@ -151,7 +182,7 @@ def convert(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Convert behaviours to sequences, split by user. Run the same command again after an interruption to resume.
+    """Convert behaviours to sequences, split by user or time. Run it again after an interruption to resume.
 
     A row is user_id,item_id,category_id,behavior_type,timestamp. While it runs, it takes about as much additional disk
     space as the CSV.
@@ -162,6 +193,7 @@ def convert(
     from tfserving_ext.data.rows import Rules
     from tfserving_ext.data.sequence_format import read_manifest
 
+    chosen = _mapped(sources, preset, columns, event, (time_unit, min_rating, separator))
     rules = Rules(
         min_item_count=min_item_count,
         min_user_count=min_user_count,
@@ -170,13 +202,14 @@ def convert(
         validation=_share("--validation", validation),
         test=_share("--test", test),
         seed=seed,
+        split=split,
+        test_from=None if test_from is None else _test_from(test_from, chosen),
     )
     try:
         options = None if beam is None else shlex.split(beam)
     except ValueError as error:
         raise NannError(f"--beam is {beam!r}: {error}") from error
     memory_bytes = None if memory is None else int(memory * 2**30)
-    chosen = _mapped(sources, preset, columns, event, (time_unit, min_rating, separator))
     run(chosen, out, rules, memory_bytes=memory_bytes, layout=layout, beam=options, force=force)
     if layout == "original":
         meta = read_json(out / META_NAME)
@@ -191,7 +224,19 @@ def convert(
     outcome(
         "convert",
         f"{counts['behaviors']:,} behaviours, {counts['users']:,} users, {counts['items']:,} items: {out}"
-        + (f"\n          dropped rows: {dropped}" if dropped else ""),
+        + (f"\n          dropped rows: {dropped}" if dropped else "")
+        + _told_split(manifest),
+    )
+
+
+def _told_split(manifest: dict[str, Any]) -> str:
+    """Returns the line about a split by time; empty if the data are split by user."""
+    if (split := manifest.get("time_split")) is None:
+        return ""
+    return (
+        f"\n          the test begins at {split['test_from']}: {split['behaviors_tested']:,} behaviours; not in it are "
+        f"{manifest['counts']['rows_dropped']['unknown_item']:,} rows of items without enough rows before "
+        f"({split['new_items']:,} items appear only from then on)"
     )
 
 

@@ -1,7 +1,8 @@
 """Converts behaviours to the `nann-sequences` folder that training and evaluation read; out of core and resumable.
 
 1. Every block of the source is parsed, checked and spilled to disk, sorted by user.
-2. The counts of all blocks give the item table, and ranges of user ids whose rows fit in memory.
+2. The counts of all blocks give the item table, and ranges of user ids whose rows fit in memory. If the data are split
+   by time, the moment is found first, and only rows before it count.
 3. The rows of each range are collected from all blocks and sorted by user and time.
 4. Once all users are known, they are split and their histories are written.
 
@@ -34,7 +35,6 @@ from tfserving_ext.data.rows import (
     count_pairs,
     item_table,
     merge_counts,
-    split_users,
     wanted_rows,
 )
 from tfserving_ext.data.sequence_format import (
@@ -49,6 +49,17 @@ from tfserving_ext.data.sequence_format import (
 )
 from tfserving_ext.data.sources import Block, Part, find_parts, read_blocks
 from tfserving_ext.data.spill import BlockSummary, Spill
+from tfserving_ext.data.splits import (
+    Member,
+    Moment,
+    count_new,
+    count_times,
+    divide,
+    find_moment,
+    items_since,
+    pairs_before,
+    time_split,
+)
 from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import SEQUENCES, check_replaceable
 from tfserving_ext.progress import console, progress
@@ -128,7 +139,12 @@ def _identity(parts: list[Part], rules: Rules, block_bytes: int) -> dict[str, An
 
 @dataclasses.dataclass
 class _Conversion:
-    """One run of `convert_behaviors`, with its arguments as fields; `free` is the memory for data, in bytes."""
+    """One run of `convert_behaviors`, with its arguments as fields; `free` is the memory for data, in bytes.
+
+    Attributes:
+      moment: where the data are split by time, once it is known; None if they are split by user.
+      new_items: how many items then have no row before the moment.
+    """
 
     parts: list[Part]
     target: Path
@@ -139,15 +155,16 @@ class _Conversion:
     block_bytes: int
     translation: Translation | None
     force: bool
+    moment: Moment | None = None
+    new_items: int = 0
 
     def run(self) -> None:
         blocks = self._spill_blocks()
         counts = Counts()
         for block in blocks:
             counts.add(block.read_by_behavior, block.dropped)
-        pairs = self._merged("(item, category) pairs", self.spill.pairs(len(blocks)), ["item_id", "category_id"])
-        items = item_table(pairs, self.rules.min_item_count)
-        del pairs
+        self.moment = self._find_moment(len(blocks))
+        items = self._item_table(len(blocks))
         ranges = self._user_ranges(len(blocks))
         self._sort_histories(len(blocks), ranges, Places(items.ids))
         histories = Histories(self.spill, ranges, items.ids)
@@ -195,7 +212,26 @@ class _Conversion:
             read_by_behavior=count_behaviors(rows),
             dropped=dropped,
         )
-        self.spill.write_block(number, wanted, count_pairs(wanted), summary)
+        pairs = count_pairs(wanted) if self.rules.split == "user" else None  # Later, of the rows before the moment.
+        self.spill.write_block(number, wanted, pairs, summary)
+
+    def _find_moment(self, blocks: int) -> Moment | None:
+        """Returns where the data are split by time; None if they are not, or if there are no rows."""
+        if self.rules.split == "user":
+            return None
+        times = (count_times(rows["timestamp"].to_numpy(), self.rules) for rows in self.spill.rows(blocks))
+        return find_moment(self._merged("times", times, ["timestamp"]), self.rules)
+
+    def _item_table(self, blocks: int) -> ItemTable:
+        by_time, moment = self.rules.split == "time", self.moment
+        counted = self.spill.pairs(blocks)
+        if by_time:
+            counted = (pairs_before(rows, moment) for rows in self.spill.rows(blocks))
+        pairs = self._merged("(item, category) pairs", counted, ["item_id", "category_id"])
+        if by_time:
+            since = (items_since(rows, moment) for rows in self.spill.rows(blocks))
+            self.new_items = count_new(self._merged("items", since, ["item_id"]), pairs)
+        return item_table(pairs, self.rules.min_item_count)
 
     def _merged(self, what: str, parts: Iterator[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
         """Sums the counts `len` of equal keys, holding hardly more rows in memory than there are different keys.
@@ -245,9 +281,10 @@ class _Conversion:
 
     def _sort_histories(self, blocks: int, ranges: list[tuple[int, int]], places: Places) -> None:
         """Does step 3, for the ranges not finished yet."""
+        moment = None if self.moment is None else self.moment.test_from
         with progress("sorting histories (parts)", len(ranges)) as advance:
             futures = [
-                self.pool.submit(self.spill.write_histories, blocks, users, places, self.rules.min_user_count)
+                self.pool.submit(self.spill.write_histories, blocks, users, places, self.rules.min_user_count, moment)
                 for users in ranges
                 if not (self.spill.histories(users) / "manifest.json").exists()
             ]
@@ -258,52 +295,50 @@ class _Conversion:
 
     def _write(self, counts: Counts, items: ItemTable, histories: Histories) -> None:
         """Does step 4."""
-        splits = split_users(histories.user_ids, self.rules)
+        moment, before = self.moment, histories.before
+        members = divide(histories.user_ids, histories.lengths, before, self.rules, moment)
         # Hashing the sources releases the interpreter lock, so histories are encoded meanwhile.
         translation = self.translation
         read = [part.path for part in self.parts] if translation is None else translation.sources
         sources = self.pool.submit(describe_sources, read)
         with (
             atomic_folder(self.target, SEQUENCES, self.force) as folder,
-            progress("writing histories (users)", splits.size) as advance,
+            progress("writing histories (users)", sum(member.users.size for member in members)) as advance,
         ):
             shards = {}
-            for code, split in enumerate(SPLITS):
-                of_split = np.flatnonzero(splits == code)
-                pieces = np.split(of_split, shard_cuts(histories.lengths[of_split]))
+            for split, member in zip(SPLITS, members, strict=True):
+                cuts = shard_cuts(member.lengths)
+                pieces = list(map(Member, np.split(member.users, cuts), np.split(member.lengths, cuts)))
                 shards[split] = len(pieces)
                 for shard, piece in enumerate(pieces):
                     with (folder / shard_name(split, shard, len(pieces))).open("wb") as file:
                         for users, framed in self._framed(histories, piece):
                             file.write(framed)
                             advance(users)
-            item_counts = histories.item_counts(splits == 0)
-            write_items(folder, items.ids, items.categories, item_counts)
+            write_items(folder, items.ids, items.categories, histories.item_counts(members[0]))
             for keys in [] if translation is None else translation.keys:
                 shutil.copy(keys, folder)
             write_manifest(
                 folder,
-                counts=counts.as_dict(items, histories.user_ids.size, int(histories.lengths.sum())),
+                counts=counts.as_dict(items, histories.user_ids.size, int(histories.lengths.sum()), self.rules),
                 splits={
                     split: {
-                        "users": int(np.sum(splits == code)),
-                        "behaviors": int(np.sum(histories.lengths[splits == code])),
+                        "users": member.users.size,
+                        "behaviors": int(member.lengths.sum()),
                         "shards": shards[split],
                     }
-                    for code, split in enumerate(SPLITS)
+                    for split, member in zip(SPLITS, members, strict=True)
                 },
                 rules=self.rules.as_dict(),
                 sources=sources.result(),
+                **({} if moment is None else {"time_split": time_split(moment, self.new_items, members, before)}),
                 **({} if translation is None else {"layout": translation.record}),
             )
 
-    def _framed(self, histories: Histories, users: np.ndarray) -> Iterator[tuple[int, bytes]]:
-        """Yields the framed records of users and their number, some users at a time; encoded on all cores.
-
-        `users` are ascending places in `histories`.
-        """
+    def _framed(self, histories: Histories, member: Member) -> Iterator[tuple[int, bytes]]:
+        """Yields the framed records of users and their number, some users at a time; encoded on all cores."""
         waiting: deque[tuple[int, Future[bytes]]] = deque()
-        for part in histories.read(users):
+        for part in histories.read(member):
             waiting.append((part[0].size, self.pool.submit(encode, *part)))
             if len(waiting) > cores():
                 count, future = waiting.popleft()

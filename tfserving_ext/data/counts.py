@@ -11,7 +11,11 @@ from tfserving_ext.data.behavior_csv import COLUMNS
 from tfserving_ext.data.rows import ItemTable, Rules
 from tfserving_ext.errors import NannError
 
-_DROPPING = ("behavior", "time_range", "rare_item", "short_user")  # The rules, in the order in which they drop rows.
+
+def _dropping(rules: Rules) -> tuple[str, ...]:
+    """Returns the rules that may drop rows, in their order."""
+    late = ("unknown_item",) if rules.split == "time" else ()
+    return "behavior", "time_range", "rare_item", *late, "short_user"
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Counts:
         self.dropped.update(dropped)
         self.users_dropped += users_dropped
 
-    def as_dict(self, items: ItemTable, users: int, behaviors: int) -> dict[str, Any]:
+    def as_dict(self, items: ItemTable, users: int, behaviors: int, rules: Rules) -> dict[str, Any]:
         """Returns the manifest's `counts`: these, and those of the items, users and behaviours that are left."""
         return {
             "users": users,
@@ -48,7 +52,7 @@ class Counts:
             "behaviors": behaviors,
             "rows_read": self.read,
             "rows_read_by_behavior": dict(sorted(self.read_by_behavior.items())),
-            "rows_dropped": {rule: self.dropped[rule] for rule in _DROPPING},
+            "rows_dropped": {rule: self.dropped[rule] for rule in _dropping(rules)},
             "items_dropped": items.dropped,
             "users_dropped": self.users_dropped,
             "items_of_several_categories": items.ambiguous,
@@ -65,7 +69,7 @@ class Counts:
         if not self.read:
             raise NannError(f"{source} has a header and no rows; rows of {','.join(COLUMNS)} are expected")
         if not users:
-            dropped = ", ".join(f"{self.dropped[rule]:,} by {rule}" for rule in _DROPPING)
+            dropped = ", ".join(f"{self.dropped[rule]:,} by {rule}" for rule in _dropping(rules))
             raise NannError(
                 f"{source}: none of {self.read:,} rows is left; dropped were {dropped}. Relax one of behaviors "
                 f"{', '.join(rules.behaviors)}, time_range {rules.time_range}, min_item_count "

@@ -49,11 +49,14 @@ def write_original(
       `target`.
 
     Raises:
-      NannError: the data are missing or damaged, no training user has enough behaviours, or `target` cannot be written.
+      NannError: the data are missing, damaged or split by time, no training user has enough behaviours, or `target`
+        cannot be written.
     """
     check_replaceable(target, WINDOWS, force, [data])
     target = Path(target).resolve()
     sequences = Sequences.open(data)
+    if "time_split" in sequences.manifest:
+        raise NannError(f"{data} is split by time, which alibaba/nann's TFRecords cannot say; convert it by user")
     places = {split: _targets(sequences, split) for split in SPLITS}
     if not places["train"][0].size:
         raise NannError(f"{data}: no training user has the {TRAIN_MIN_LENGTH + 2} behaviours that a window needs")

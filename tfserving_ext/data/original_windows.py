@@ -17,7 +17,6 @@ import numpy as np
 
 from tfserving_ext.artifacts import atomic_folder, read_json
 from tfserving_ext.data.original_format import FILES, ITEMS_NAME, META_NAME
-from tfserving_ext.data.rows import mix
 from tfserving_ext.data.sequence_format import (
     describe_sources,
     encode,
@@ -25,6 +24,7 @@ from tfserving_ext.data.sequence_format import (
     write_items,
     write_manifest,
 )
+from tfserving_ext.data.splits import mix
 from tfserving_ext.data.tfrecord import damage
 from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import SEQUENCES, check_replaceable

@@ -6,7 +6,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from tfserving_ext.errors import NannError
 
 PAIR = ("item_id", "category_id")
 _MOST = 2**63
-_MOST_HELD_OUT = 10_000  # Users, unless more are asked for: enough for narrow intervals of recall.
+SPLIT_KINDS = ("user", "time")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,12 @@ class Rules:
       time_range: first and last timestamp to keep, unix seconds, both inclusive; None keeps all.
       validation: users held out for validation: a number, or a fraction below 1 of the users that are left; None for
         10,000 users or a tenth of them, whichever is fewer.
-      test: users held out for test, likewise.
+      test: users held out for test, likewise. If `split` is "time", the fraction of the rows, the last in time, that
+        test; None for a tenth, unless `test_from` is given.
       seed: for the hash that assigns users to splits.
+      split: "user" to hold out users; "time" to test what happened from a moment on (splits.py), where users are held
+        out for validation only, and items and training users need their rows before that moment.
+      test_from: that moment, unix seconds: rows of this time or a later one test. Only if `split` is "time".
     """
 
     min_item_count: int = 5
@@ -45,6 +49,8 @@ class Rules:
     validation: int | float | None = None
     test: int | float | None = None
     seed: int = 0
+    split: Literal["user", "time"] = "user"
+    test_from: int | None = None
 
     def __post_init__(self) -> None:
         """Raises NannError if a rule is out of its range."""
@@ -64,6 +70,25 @@ class Rules:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and (isinstance(value, int) or value < 1)):
                 raise NannError(f"{name} is {value}; it must be a number of users or a fraction from 0 to below 1")
+        self._check_split()
+
+    def _check_split(self) -> None:
+        if self.split not in SPLIT_KINDS:
+            raise NannError(f"split is {self.split!r}; allowed are {', '.join(SPLIT_KINDS)}")
+        if self.split == "user":
+            if self.test_from is not None:
+                raise NannError(f"test_from is {self.test_from}, but the split is by user; choose the split time")
+            return
+        if self.test is not None and not (isinstance(self.test, float) and self.test > 0):
+            raise NannError(
+                f"test is {self.test}, but the split is by time; allowed is a fraction of the behaviours above 0 and "
+                "below 1, such as 0.1, or test_from"
+            )
+        if self.test_from is not None and (self.test is not None or not -_MOST <= self.test_from < _MOST):
+            raise NannError(
+                f"test_from is {self.test_from} and test {self.test}; allowed are a time within 64 bits, or a fraction "
+                "of the behaviours, not both"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the manifest's `rules`."""
@@ -209,67 +234,6 @@ def time_order(users: np.ndarray, times: np.ndarray) -> np.ndarray:
         return np.lexsort((times, users))
     # Sorting by one packed key is about five times as fast as by two, and faster still if the file is almost sorted.
     return np.argsort(users * np.int64(span) + (times - earliest), kind="stable")
-
-
-def split_keys(user_ids: np.ndarray, seed: int) -> np.ndarray:
-    """Returns a number per user that decides its split; the users with the lowest numbers are held out.
-
-    The number is a hash, so that it never depends on other users and any part of them can be processed alone: the
-    finalizer of SplitMix64 (Steele, Lea, Flood 2014) over id and seed. It is a bijection: no two users share a number.
-
-    Args:
-      user_ids: int64 [U].
-      seed: 0 or more.
-
-    Returns:
-      uint64 [U].
-    """
-    return mix(user_ids.astype(np.int64).view(np.uint64) ^ mix(np.array([seed + 1], np.uint64)))
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """Applies the finalizer of SplitMix64, a bijection, to uint64 numbers of any shape."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def split_sizes(users: int, rules: Rules) -> tuple[int, int]:
-    """Returns how many of `users` are held out for validation and for test.
-
-    Raises:
-      NannError: no user would be left to train on.
-    """
-    sizes = [_split_size(value, users) for value in (rules.validation, rules.test)]
-    if sum(sizes) >= users:
-        raise NannError(
-            f"validation {sizes[0]:,} and test {sizes[1]:,} users of {users:,} leave none to train on; choose fewer, "
-            f"or fractions such as validation=0.1, test=0.1"
-        )
-    return sizes[0], sizes[1]
-
-
-def _split_size(value: int | float | None, users: int) -> int:
-    if value is None:
-        return min(_MOST_HELD_OUT, users // 10)
-    return value if isinstance(value, int) else round(value * users)
-
-
-def split_users(user_ids: np.ndarray, rules: Rules) -> np.ndarray:
-    """Returns the split of each user, 0 train, 1 validation, 2 test: uint8 [U].
-
-    The users with the lowest `split_keys` are the validation split, those with the next lowest the test split.
-
-    Raises:
-      NannError: no user would be left to train on.
-    """
-    validation, test = split_sizes(user_ids.size, rules)
-    order = np.argsort(split_keys(user_ids, rules.seed))
-    splits = np.zeros(user_ids.size, np.uint8)
-    splits[order[:validation]] = 1
-    splits[order[validation : validation + test]] = 2
-    return splits
 
 
 def cores() -> int:

@@ -193,8 +193,9 @@ class Sequences:
 
         With one position a user, the target is the behaviour in the middle of the history, the paper's ground truth.
         P positions lie evenly inside a history of n behaviours, at n·k // (P + 1) for k = 1..P; each is taken once,
-        and never the first behaviour. In data converted from the original's files, the target is each history's last
-        behaviour, whatever `positions_per_user`.
+        and never the first behaviour. In data split by time, the n behaviours are those of a test user from the moment
+        of the split on, and the history before a target may reach back beyond it. In data converted from the original's
+        files, the target is each history's last behaviour, whatever `positions_per_user`.
 
         Args:
           split: "validation" or "test".
@@ -214,11 +215,14 @@ class Sequences:
             raise NannError(f"{self.folder}: no {split} user has two behaviours or more; convert with {split} above 0")
         starts = self.row_splits[users]
         lengths = self.row_splits[users + 1] - starts
+        before = self._before(users) if split == "test" else np.zeros_like(lengths)
         if self.manifest.get("rules", {}).get("ground_truth") == "last":
             places = lengths[:, None] - 1
         else:
-            places = lengths[:, None] * np.arange(1, positions_per_user + 1) // (positions_per_user + 1)
-        fresh = np.diff(places, axis=1, prepend=0) > 0  # Drops places that a short history repeats, and place 0.
+            tested = (lengths - before)[:, None]
+            places = before[:, None] + tested * np.arange(1, positions_per_user + 1) // (positions_per_user + 1)
+        # Drops places that a short history repeats, and place 0.
+        fresh = np.diff(places, axis=1, prepend=np.maximum(before - 1, 0)[:, None]) > 0
         nth = np.nonzero(fresh)[0]
         targets = starts[nth] + places[fresh]
         return Cases(
@@ -227,6 +231,13 @@ class Sequences:
             targets=np.take(self.sequence_items, targets),
             positions=places[fresh],
         )
+
+    def _before(self, users: np.ndarray) -> np.ndarray:
+        """Returns how many behaviours each user has before the moment of a split by time, or 0: int64 [u]."""
+        if (split := self.manifest.get("time_split")) is None:
+            return np.zeros(users.size, np.int64)
+        early = np.concatenate([[0], np.cumsum(self.sequence_times < split["test_from"])])
+        return early[self.row_splits[users + 1]] - early[self.row_splits[users]]
 
     def _histories(self, starts: np.ndarray, targets: np.ndarray, length: int) -> np.ndarray:
         """Returns the behaviours before the places `targets`, but none before `starts`: int32 [N, length]."""

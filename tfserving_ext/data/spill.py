@@ -88,10 +88,20 @@ class Spill:
         """Returns the path of block `number`, whether it is written or not."""
         return self.folder / f"block-{number:06d}"
 
-    def write_block(self, number: int, rows: pl.DataFrame, pairs: pl.DataFrame, summary: BlockSummary) -> None:
-        """Spills rows, sorted by user, the counts of their (item, category) pairs, and their summary."""
+    def write_block(self, number: int, rows: pl.DataFrame, pairs: pl.DataFrame | None, summary: BlockSummary) -> None:
+        """Spills rows, sorted by user, and their summary.
+
+        Args:
+          number: of the block, from 0.
+          rows: a frame of `behavior_csv.COLUMNS`.
+          pairs: the counts of the rows' (item, category) pairs; None to spill the categories instead, where only the
+            rows of some times will count.
+          summary: of the block.
+        """
         users = rows["user_id"].to_numpy()
         columns = {"items": rows["item_id"].to_numpy(), "times": rows["timestamp"].to_numpy()}
+        if pairs is None:
+            columns["categories"] = rows["category_id"].to_numpy()
         if np.any(users[1:] < users[:-1]):  # Most files are sorted by user already.
             order = np.argsort(users, kind="stable")
             users, columns = users[order], {name: column[order] for name, column in columns.items()}
@@ -101,7 +111,8 @@ class Spill:
         with atomic_folder(self.block(number), _SPILLED) as new:
             for name, column in columns.items():
                 np.save(new / f"{name}.npy", column)
-            pairs.write_ipc(new / "pairs.arrow")
+            if pairs is not None:
+                pairs.write_ipc(new / "pairs.arrow")
             write_json(new / "manifest.json", asdict(summary))
 
     def finished_blocks(self) -> list[BlockSummary]:
@@ -116,6 +127,12 @@ class Spill:
         """Yields each block's counts of (item, category) pairs."""
         for number in range(blocks):
             yield pl.read_ipc(self.block(number) / "pairs.arrow")
+
+    def rows(self, blocks: int) -> Iterator[pl.DataFrame]:
+        """Yields each block's rows, if it was spilled with categories: item_id, category_id, timestamp (int64)."""
+        for number in range(blocks):
+            columns = (np.load(self.block(number) / f"{name}.npy") for name in ("items", "categories", "times"))
+            yield pl.DataFrame(dict(zip(("item_id", "category_id", "timestamp"), columns, strict=True)))
 
     def user_counts(self, blocks: int) -> Iterator[pl.DataFrame]:
         """Yields each block's users and the numbers of their rows: user_id, len (int64)."""
@@ -133,14 +150,18 @@ class Spill:
         """
         return self.folder / f"histories-{users[0]:020d}-{users[1]:020d}"
 
-    def write_histories(self, blocks: int, between: tuple[int, int], places: Places, min_user_count: int) -> None:
+    def write_histories(
+        self, blocks: int, between: tuple[int, int], places: Places, min_user_count: int, moment: int | None = None
+    ) -> None:
         """Collects the rows of a range of users from all blocks and writes their histories.
 
         Args:
           blocks: the number of blocks.
           between: first and last user of the range, both inclusive.
-          places: the item table; rows of other items are dropped as `rare_item`.
+          places: the item table; rows of other items are dropped as `rare_item`, or, from the moment on, as
+            `unknown_item`.
           min_user_count: rows that a user needs; the rows of other users are dropped as `short_user`.
+          moment: where the data are split by time, unix seconds; None if they are not.
         """
         first_user, last_user = between
         user_parts, item_parts, time_parts = [], [], []
@@ -164,17 +185,20 @@ class Spill:
         )
         del user_parts, item_parts, time_parts
         known = items > 0
-        rare = int(np.sum(~known))
-        users, items, times = users[known], items[known], times[known]
+        early = np.ones(times.size, bool) if moment is None else times < moment
+        dropped = {"rare_item": int(np.sum(~known & early)), "unknown_item": int(np.sum(~known & ~early))}
+        users, items, times, early = users[known], items[known], times[known], early[known]
         user_ids, nth, lengths = np.unique(users, return_inverse=True, return_counts=True)
         long = lengths >= min_user_count
         kept = long[nth]
+        before = np.bincount(nth[early], minlength=user_ids.size)
         nth, items, times = nth[kept], items[kept], times[kept]
         order = time_order(nth, times)
-        counts = {"rare_item": rare, "short_user": int(np.sum(lengths[~long])), "short_users": int(np.sum(~long))}
+        counts = {**dropped, "short_user": int(np.sum(lengths[~long])), "short_users": int(np.sum(~long))}
         with atomic_folder(self.histories(between), _SPILLED) as new:
             np.save(new / "user_ids.npy", user_ids[long])
             np.save(new / "lengths.npy", lengths[long])
+            np.save(new / "before.npy", before[long])
             np.save(new / "items.npy", items[order])
             np.save(new / "times.npy", times[order])
             write_json(new / "manifest.json", counts)
@@ -183,11 +207,11 @@ class Spill:
         """Reads which users have histories in a range, and how much was dropped.
 
         Returns:
-          user_ids int64 [u] and lengths int64 [u], by name; and the numbers of rows dropped as `rare_item` and
-          `short_user`, and of dropped users as `short_users`.
+          user_ids, lengths and before (the behaviours before the moment), int64 [u] each, by name; and the numbers of
+          rows dropped as `rare_item`, `unknown_item` and `short_user`, and of dropped users as `short_users`.
         """
         folder = self.histories(between)
-        arrays = {name: np.load(folder / f"{name}.npy") for name in ("user_ids", "lengths")}
+        arrays = {name: np.load(folder / f"{name}.npy") for name in ("user_ids", "lengths", "before")}
         return arrays, read_json(folder / "manifest.json")
 
     def map_history(self, between: tuple[int, int], name: str) -> np.ndarray:

@@ -72,10 +72,12 @@ def baseline_ranks(sequences: Sequences, cases: Cases, history_length: int) -> M
 
 
 def _starts(sequences: Sequences, user_ids: np.ndarray) -> np.ndarray:
-    """Returns where each user's history starts in `sequence_items`."""
+    """Returns where each user's history starts in `sequence_items`.
+
+    In data split by time, a user may also be among those who train; the last of its histories is the whole one.
+    """
     order = np.argsort(sequences.user_ids, kind="stable")
-    places = np.searchsorted(sequences.user_ids, user_ids, sorter=order)
-    users = order[np.minimum(places, len(order) - 1)]
+    users = order[np.maximum(np.searchsorted(sequences.user_ids, user_ids, side="right", sorter=order) - 1, 0)]
     unknown = np.flatnonzero(np.asarray(sequences.user_ids)[users] != user_ids)
     if len(unknown):
         raise NannError(f"{sequences.folder} has no user {user_ids[unknown[0]]}")

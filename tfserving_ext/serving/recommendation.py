@@ -139,7 +139,7 @@ def _history(data: Path, user: str) -> tuple[np.ndarray, dict[int, str]]:
     if users.exists():
         row = pl.scan_parquet(users).filter(pl.col("key") == user).collect()
         number = row["id"].item() if row.height else -1
-    place = np.flatnonzero(sequences.user_ids == number)
+    place = np.flatnonzero(sequences.user_ids == number)[-1:]  # If split by time, the last is the whole history.
     if not place.size:
         raise NannError(
             f"{data} has no user {user!r}; it has {sequences.user_ids.size:,}, such as {_some(sequences, users)}"

@@ -25,6 +25,19 @@ def guess_unit(values: pl.Series) -> str:
     return next((unit for least, unit in _DIGITS if digits >= least), "s")
 
 
+def parse_time(text: str, unit: str | None) -> int | None:
+    """Returns a time as unix seconds; None if it is none.
+
+    Args:
+      text: a date, or a number.
+      unit: the unit of a number, one of `UNITS` or `MMDD_UNIT`; None to tell it by the number.
+    """
+    sample = pl.DataFrame({"time": [text]})
+    told = guess_unit(sample["time"])
+    value: int | None = sample.select(unix_seconds("time", told if told == DATE else unit or told)).item()
+    return value
+
+
 def unix_seconds(column: str, unit: str) -> pl.Expr:
     """Returns the expression of a column of texts as unix seconds, int64; null where the text is no time.
 
