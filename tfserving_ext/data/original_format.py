@@ -54,9 +54,7 @@ def write_original(
     """
     check_replaceable(target, WINDOWS, force, [data])
     target = Path(target).resolve()
-    sequences = Sequences.open(data)
-    if "time_split" in sequences.manifest:
-        raise NannError(f"{data} is split by time, which alibaba/nann's TFRecords cannot say; convert it by user")
+    sequences = _by_user(data)
     places = {split: _targets(sequences, split) for split in SPLITS}
     if not places["train"][0].size:
         raise NannError(f"{data}: no training user has the {TRAIN_MIN_LENGTH + 2} behaviours that a window needs")
@@ -97,6 +95,14 @@ def write_original(
         }
         write_json(folder / META_NAME, meta)
     return target
+
+
+def _by_user(data: str | os.PathLike[str]) -> Sequences:
+    """Opens data that are split by user."""
+    sequences = Sequences.open(data)
+    if "time_split" in sequences.manifest:
+        raise NannError(f"{data} is split by time, which alibaba/nann's TFRecords cannot say; convert it by user")
+    return sequences
 
 
 def _targets(sequences: Sequences, split: str) -> tuple[np.ndarray, np.ndarray]:
