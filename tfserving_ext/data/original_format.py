@@ -49,8 +49,7 @@ def write_original(
       `target`.
 
     Raises:
-      NannError: the data are missing, damaged or split by time, no training user has enough behaviours, or `target`
-        cannot be written.
+      NannError: the data are bad or split by time, no training user has enough behaviours, or `target` is not writable.
     """
     check_replaceable(target, WINDOWS, force, [data])
     target = Path(target).resolve()
