@@ -17,7 +17,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # What follows the three backticks of a block: what is typed, and what is not.
-SHELL, PYTHON, OTHER = "sh", "python", ("text", "bibtex", "protobuf", "yaml")
+SHELL, PYTHON, OTHER = "sh", "python", ("text", "bibtex", "protobuf", "yaml", "diff")
 _FENCE = re.compile(r"^( *)```(\S*)$")
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 # Words in the place of what a reader has: MODEL, models/NAME/1, A.json, `...`.
