@@ -18,8 +18,8 @@ from tests.docs.pages import ROOT
 from tfserving_ext import progress
 
 FACE = {
-    *("Index", "Items", "NeuralTopK", "BruteForce", "LocalServer", "Client", "Updates"),
-    *("convert", "synth", "train", "extract", "build_index", "evaluate", "tune", "preflight"),
+    *("Index", "Items", "NeuralTopK", "BruteForce", "LocalServer", "Client", "Updates", "RecallAtK"),
+    *("convert", "synth", "train", "extract", "build_index", "evaluate", "tune", "preflight", "adversarial"),
     *("export", "verify", "inspect", "explain", "bench", "recommend", "judge"),
     *("upsert", "delete", "compact"),
 }

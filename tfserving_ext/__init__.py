@@ -5,6 +5,7 @@ One function for each stage from recorded behaviours to a served model; `nann NA
   convert      turn behaviours of users into sequences
   synth        make up behaviours, to try things at scale
   train        train a model by its recipe
+  adversarial  train a Keras ranker of yours with the adversarial loss
   extract      write the item embeddings of a trained model
   build_index  build the HNSW graph over item embeddings (`nann index`)
   evaluate     measure recall and coverage against brute force, on held-out users
@@ -28,6 +29,7 @@ Classes to use in your own programs:
   NeuralTopK   top-k under a model's score, by walking the graph
   Updates      writes updates of a served model, for a process that makes many
   BruteForce   the same interface with exact answers, by scoring every item
+  RecallAtK    a Keras callback: recall of a ranker in training, by scoring every item
   LocalServer  a server with TensorFlow Serving's interfaces (`nann serve`)
   Client       a gRPC client for this server and TensorFlow Serving
 
@@ -73,7 +75,9 @@ if TYPE_CHECKING:
     from tfserving_ext.serving.client import Client
     from tfserving_ext.serving.recommendation import recommend
     from tfserving_ext.serving.server import LocalServer
+    from tfserving_ext.training.adversarial import adversarial
     from tfserving_ext.training.extract import extract
+    from tfserving_ext.training.recall import RecallAtK
     from tfserving_ext.training.recipes import train
 
 __version__ = "0.1.0"
@@ -85,7 +89,9 @@ __all__ = [
     "Items",
     "LocalServer",
     "NeuralTopK",
+    "RecallAtK",
     "Updates",
+    "adversarial",
     "bench",
     "build_index",
     "compact",
@@ -114,7 +120,9 @@ _HOMES = {
     "Items": "export_tools.cut.items",
     "LocalServer": "tfserving_ext.serving.server",
     "NeuralTopK": "tfserving_ext.retrieval.neural_top_k",
+    "RecallAtK": "tfserving_ext.training.recall",
     "Updates": "export_tools.updates",
+    "adversarial": "tfserving_ext.training.adversarial",
     "bench": "tfserving_ext.loadtest.run",
     "build_index": "tfserving_ext.index.build",
     "compact": "export_tools.compact",

@@ -68,7 +68,7 @@ def open_ranker(path: Path, output: str | Sequence[str] = "") -> Ranker:
 
 
 def _archive(path: Path, output: str | Sequence[str]) -> Ranker:
-    model = Functional(path)
+    model = Functional.load(path)
     names = score_outputs(path, model.outputs, output)
     specs = {each: model.spec(each) for each in model.inputs}
     files = {path.name: sha256(path)}

@@ -20,13 +20,13 @@ class Functional:
       outputs: its symbolic outputs by name: the key, or the name of the layer.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Loads a .keras archive; one that contains code is refused.
+    def __init__(self, model: Any, path: str | Path) -> None:
+        """Takes a model; messages call it `path`.
 
         Raises:
-          NannError: the archive does not load, holds another kind of model, or has inputs that no request can carry.
+          NannError: it is another kind of model, or has inputs that no request can carry.
         """
-        self.model = _loaded(path)
+        self.model = model
         try:
             self._taken, given = self.model.input, self.model.output
         except AttributeError as error:
@@ -47,6 +47,15 @@ class Functional:
                     "anew with such an input"
                 )
 
+    @classmethod
+    def load(cls, path: Path) -> "Functional":
+        """Loads a .keras archive; one that contains code is refused.
+
+        Raises:
+          NannError: the archive does not load, or see the constructor.
+        """
+        return cls(_loaded(path), path)
+
     def __call__(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Calls the model with inputs nested as it was built; takes and returns tensors by name."""
         nested = keras.tree.map_structure(lambda tensor: values[self._names[id(tensor)]], self._taken)
@@ -65,7 +74,7 @@ def listed(tensors: Mapping[str, Any]) -> str:
     )
 
 
-def score_outputs(path: Path, outputs: Mapping[str, Any], wanted: str | Sequence[str]) -> list[str]:
+def score_outputs(path: str | Path, outputs: Mapping[str, Any], wanted: str | Sequence[str]) -> list[str]:
     """Returns the names of the outputs that are scores: one, or with several names all of them.
 
     Args:

@@ -30,7 +30,7 @@ def keras_source(path: Path, seeds: str | None, item_input: str = "", output: st
     Raises:
       NannError: the archive does not load, or holds another kind of model.
     """
-    model = Functional(path)
+    model = Functional.load(path)
     item_name = _item_input(path, model, item_input)
     names = score_outputs(path, model.outputs, output)
     users = sorted(set(model.inputs) - {item_name})

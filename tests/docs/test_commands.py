@@ -129,6 +129,22 @@ model, data = load_model("model").model, Sequences.open("data")
 history = data.ids_of(data.cases("test", 1, 50).histories[:2])
 features = {"item_history": history, "category_history": history * 0 - 1}
 """,
+    "docs/bring_your_model.md": """
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfserving_ext as nann
+from examples.rankers import din, shop
+
+table = shop.items()
+ranker, requests = din.make(table), shop.requests(table)
+users = {name: requests[name] for name in ("country", "history", "hour")}
+targets = table["item_id"].to_numpy()[:4]
+pairs = users | {name: table[name].to_numpy()[:4] for name in ("item_id", "category", "brand")}
+pairs = {name: tf.constant(value.tolist()) for name, value in pairs.items()} | {"price": np.ones([4, 1], np.float32)}
+clicks = tf.data.Dataset.from_tensors((pairs, tf.constant([[1.0], [0.0], [1.0], [0.0]])))
+""",
     "docs/own_models.md": """
 import keras
 import numpy as np

@@ -65,25 +65,40 @@ def sigmoid_loss(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return _mean(tf.reduce_sum(losses, axis=-1) - logits[..., 0], weights)
 
 
-def _softmax_divergence(clean: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
-    """Returns KL(softmax(clean) || softmax(moved)) of each row, [...]."""
-    log_clean, log_moved = tf.nn.log_softmax(clean), tf.nn.log_softmax(moved)
-    return tf.reduce_sum(tf.exp(log_clean) * (log_clean - log_moved), axis=-1)
+def _softmax_divergence(clean: tf.Tensor, adversarial: tf.Tensor) -> tf.Tensor:
+    """Returns KL(softmax(clean) || softmax(adversarial)) of each row, [...]."""
+    log_clean, log_adversarial = tf.nn.log_softmax(clean), tf.nn.log_softmax(adversarial)
+    return tf.reduce_sum(tf.exp(log_clean) * (log_clean - log_adversarial), axis=-1)
 
 
-def _sigmoid_divergence(clean: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
-    """Returns the sum over each row of KL(sigmoid(clean) || sigmoid(moved)), [...]."""
+def sigmoid_divergence(clean: tf.Tensor, adversarial: tf.Tensor) -> tf.Tensor:
+    """Returns the sum over each row of KL(sigmoid(clean) || sigmoid(adversarial)), [...]."""
     probability = tf.sigmoid(clean)
-    yes = probability * (tf.math.log_sigmoid(clean) - tf.math.log_sigmoid(moved))
-    no = (1 - probability) * (tf.math.log_sigmoid(-clean) - tf.math.log_sigmoid(-moved))
+    yes = probability * (tf.math.log_sigmoid(clean) - tf.math.log_sigmoid(adversarial))
+    no = (1 - probability) * (tf.math.log_sigmoid(-clean) - tf.math.log_sigmoid(-adversarial))
     return tf.reduce_sum(yes + no, axis=-1)
 
 
-_LOSSES = {"softmax": (softmax_loss, _softmax_divergence), "sigmoid": (sigmoid_loss, _sigmoid_divergence)}
+_LOSSES = {"softmax": (softmax_loss, _softmax_divergence), "sigmoid": (sigmoid_loss, sigmoid_divergence)}
 
 
 def _mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(values * weights) / tf.reduce_sum(weights)
+
+
+def moved(items: tf.Tensor, gradient: tf.Tensor, epsilon: float, epsilon_scale: str) -> tf.Tensor:
+    """Returns e_v + step * sign(gradient), where the step and the sign are taken as constant.
+
+    Args:
+      items: item embeddings e_v, float32 [m, d].
+      gradient: the gradient of the loss with respect to them, [m, d].
+      epsilon: length of the step.
+      epsilon_scale: whether `epsilon` is "relative" to the root mean square of `items`, or "absolute".
+    """
+    step = tf.constant(epsilon)
+    if epsilon_scale == "relative":
+        step *= tf.stop_gradient(tf.sqrt(tf.reduce_mean(tf.square(items))))
+    return items + step * tf.stop_gradient(tf.sign(gradient))
 
 
 def adversarial_losses(
@@ -118,10 +133,6 @@ def adversarial_losses(
         tape.watch(items)
         logits = logits_of(items)
         main = loss_of(logits, weights)
-    direction = tf.sign(tape.gradient(main, items))
-    step = tf.constant(epsilon)
-    if epsilon_scale == "relative":
-        step *= tf.stop_gradient(tf.sqrt(tf.reduce_mean(tf.square(items))))
-    moved = logits_of(items + step * tf.stop_gradient(direction))
-    auxiliary = _mean(divergence(tf.stop_gradient(logits), moved), weights)
+    adversarial = logits_of(moved(items, tape.gradient(main, items), epsilon, epsilon_scale))
+    auxiliary = _mean(divergence(tf.stop_gradient(logits), adversarial), weights)
     return Losses(main + weight * auxiliary, main, auxiliary)
