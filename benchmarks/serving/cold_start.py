@@ -6,14 +6,13 @@ The demo's export is started with and without its warm-up records, in turns, eac
 in the page cache, so that the process is cold, but not the disk.
 """
 
-import logging
-import multiprocessing
-import os
+import json
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import typer
 
 from benchmarks.command import Folder, Out, measuring, print_summary
+from benchmarks.serving.cold_process import first_and_later
 from benchmarks.serving.served import histories_of, make_requests, running
 from tfserving_ext.artifacts import link_or_copy, write_json
 from tfserving_ext.errors import NannError
@@ -121,49 +121,18 @@ def _start_server(base_path: Path, histories: np.ndarray) -> tuple[dict[str, flo
         except (grpc.FutureTimeoutError, grpc.RpcError) as error:
             raise NannError(f"`nann serve {base_path}` does not answer: {error}") from error
     answered = connected - begin + latencies[0]
-    return {"serving_seconds": serving - begin, "answered_seconds": answered, **_first(latencies, "")}, found
-
-
-def _first(seconds: list[float], prefix: str) -> dict[str, float]:
-    """Returns the time of the first answer, the median of the later ones, and their ratio."""
-    later = statistics.median(seconds[1:])
-    return {
-        f"{prefix}first_ms": 1000 * seconds[0],
-        f"{prefix}later_ms": 1000 * later,
-        f"{prefix}first_to_later": seconds[0] / later,
-    }
+    return {"serving_seconds": serving - begin, "answered_seconds": answered, **first_and_later(latencies, "")}, found
 
 
 def _start_process(export: Path, histories: np.ndarray) -> dict[str, float]:
-    """Measures the same in a new process without a server."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_load, args=(export, histories, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        raise NannError(f"a process that loads {export} ended without an answer; its output is above") from None
-    finally:
-        process.join()
-
-
-def _load(export: Path, histories: np.ndarray, pipe: Connection) -> None:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    begin = time.perf_counter()
-    from tfserving_ext.serving.models import load_servable
-
-    imported = time.perf_counter()
-    retrieve = load_servable(export).signature("retrieve")
-    loaded = time.perf_counter()
-    seconds = []
-    for history in histories:
-        sent = time.perf_counter()
-        retrieve.run({"item_history": history[None]})
-        seconds.append(time.perf_counter() - sent)
-    pipe.send({"import_seconds": imported - begin, "load_seconds": loaded - imported, **_first(seconds, "in_process_")})
+    """Measures the same in a new process without a server, which imports everything itself."""
+    with tempfile.TemporaryDirectory(prefix="nann_histories_") as folder:
+        np.save(file := Path(folder) / "histories.npy", histories)
+        command = [sys.executable, "-m", "benchmarks.serving.cold_process", str(export), str(file)]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    if ended.returncode:
+        raise NannError(f"a process that loads {export} ended without an answer:\n{ended.stderr}")
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def main(
