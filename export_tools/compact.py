@@ -1,6 +1,7 @@
 """Folds the updates of an exported model into a new index and a new version (docs/live.md)."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
@@ -14,12 +15,13 @@ import numpy as np
 from export_tools.corpus import Items
 from export_tools.manifest import exported_index, read_manifest
 from export_tools.reuse import reuse
-from export_tools.updates import Updates, versions_of
+from export_tools.updates import Updates
+from export_tools.versions import versions_of
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.build import Hnsw, build_index
 from tfserving_ext.index.deltas import Deltas, segment_paths
 from tfserving_ext.index.format import Index
-from tfserving_ext.index.segments import index_key, read_segment
+from tfserving_ext.index.segments import Rows, index_key, read_segment
 
 # In the folder of a version's updates: the key of the version from which it was made.
 _AFTER = "after"
@@ -81,7 +83,7 @@ def compact(
         raise NannError(f"{base} must be the folder of a model's versions, such as models/nann with models/nann/1")
     with Updates(base, folder) as updates:
         old, sequence, items = updates.model, updates.deltas.sequence, updates.items()
-        changed = list(updates.deltas.changed)
+        changed, item_ids = list(updates.deltas.changed), updates.ids_of(items)
     _add_embeddings(items, index, old)
     manifest = read_manifest(old)["index"]
     hnsw = Hnsw(
@@ -92,7 +94,7 @@ def compact(
         graph=manifest.get("graph", Hnsw.graph),
         neighbors=manifest["knn"]["K"] if manifest.get("graph") == "knn" else None,
     )
-    made = build_index(items.item_ids, items.embeddings, target, hnsw, manifest["dtype"], force, items.attributes)
+    made = build_index(item_ids, items.embeddings, target, hnsw, manifest["dtype"], force, items.attributes)
     model = base / str(int(versions_of(base)[-1].name) + 1)
     hidden = base / f".{model.name}.compacted"  # A server must not see it before the updates that follow it.
     try:
@@ -155,9 +157,19 @@ def _carry(old: Path, folder: str | os.PathLike[str], sequence: int, hidden: Pat
             paths = segment_paths(ours.folder)[sequence:]
             for path in paths:
                 segment = read_segment(path, ours.key, before)
-                theirs.append(segment.rows, segment.deleted)
+                theirs.append(_for(after, segment.rows), segment.deleted)
             hidden.rename(model)
             return len(paths)
+
+
+def _for(index: Index, rows: Rows) -> Rows:
+    """Returns rows without the texts that an index has itself, because an update that was folded in brought them."""
+    if rows.keys is None or index.item_keys is None:
+        return rows
+    known = set(np.asarray(index.item_ids).tolist()) | set(index.item_keys.others.tolist())
+    ids = rows.item_ids.tolist()
+    keys = [b"" if item_id in known else key for item_id, key in zip(ids, rows.keys, strict=True)]
+    return dataclasses.replace(rows, keys=keys)
 
 
 def _remove_old(base: Path, folder: Path) -> int:

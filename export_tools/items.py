@@ -1,6 +1,6 @@
 """Compares the model's embeddings of items with the index, at export and, from a saved sample, in `nann verify`."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,12 @@ def write_sample(folder: Path, sample: ItemSample) -> None:
         np.save(folder / path, values.astype(str) if values.dtype == object else values)
 
 
-def drop_from_sample(exported: Path, folder: Path, item_ids: Collection[int]) -> None:
+def drop_from_sample(exported: Path, folder: Path, item_ids: np.ndarray) -> None:
     """Writes the sample of the export `exported` into `folder`, where its files are linked, without some items."""
     if not all((exported / path).exists() for path in FILES):
         return
     ids, vectors = (np.load(exported / path, allow_pickle=False) for path in FILES)
-    kept = ~np.isin(ids, np.array(sorted(item_ids), np.int64))
+    kept = ~np.isin(ids, item_ids.astype(str) if ids.dtype.kind == "U" else item_ids)
     for path, values in zip(FILES, (ids[kept], vectors[kept]), strict=True):
         (folder / path).unlink()  # What is linked must not change.
         np.save(folder / path, values)

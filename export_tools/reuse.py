@@ -69,11 +69,12 @@ def reuse(
             _check_same_model(old, opened, index, np.array(sorted(changed), np.int64))
             _check_ids(old, opened, index, manifest.get("numbered", False))
             own = {path.name for path in old.files}
+            dropped = _ids_of_numbers(old, changed)
         check_rule(manifest["defaults"], index)
         with atomic_folder(target, EXPORT, force) as new:
             _write(new, exported, opened, own)
-            if changed:
-                drop_from_sample(exported, new, changed)
+            if len(dropped):
+                drop_from_sample(exported, new, dropped)
             facts: dict[str, Any] = {key: value for key, value in manifest.items() if key not in ("files", "versions")}
             facts["index"] = opened.manifest
             examples = Examples.of_export(exported, manifest["seeds"])
@@ -83,6 +84,11 @@ def reuse(
             write_manifest(new, facts)
             try_out(new)
     return Path(target)
+
+
+def _ids_of_numbers(index: Index, numbers: Collection[int]) -> np.ndarray:
+    """Returns the ids, as requests have them, of those of `numbers` that are items of the index."""
+    return index.ids(np.flatnonzero(np.isin(index.item_ids, np.array(sorted(numbers), np.int64))))
 
 
 def _folded(exported: Path, index: Index, row_dim: Any, folder: Path) -> Index:

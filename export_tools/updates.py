@@ -12,39 +12,20 @@ import polars as pl
 import tensorflow as tf
 
 from export_tools.corpus import Corpus, Items
+from export_tools.item_numbers import ItemNumbers
 from export_tools.manifest import exported_index, read_manifest
+from export_tools.versions import newest_version
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.attribute_table import in_types
-from tfserving_ext.index.attributes import ITEM_ID, item_ids_of, read_attributes, store_attributes
+from tfserving_ext.index.attributes import ITEM_ID, read_attributes, store_attributes
 from tfserving_ext.index.deltas import Deltas
+from tfserving_ext.index.item_keys import KeyedIds
 from tfserving_ext.index.segments import MAX_ITEMS, Rows
 from tfserving_ext.index.table import encode
 
 EMBEDDING = "embedding"
+_KEY = " key"  # A column of our own beside those of a table: the text that an update must bring, in UTF-8.
 _NONE = np.zeros(0, np.int64)
-
-
-def newest_version(exported: str | os.PathLike[str]) -> Path:
-    """Returns the folder of an exported model's newest version; `exported` itself if it is one.
-
-    Raises:
-      NannError: there is no version.
-    """
-    exported = Path(exported)
-    if (exported / "saved_model.pb").exists():
-        return exported
-    versions = versions_of(exported)
-    if not versions:
-        raise NannError(f"{exported} has no version, such as {exported / '1'}: make one with `nann export`")
-    return versions[-1]
-
-
-def versions_of(base: Path) -> list[Path]:
-    """Returns the folders of a model's versions, oldest first."""
-    if not base.is_dir():
-        return []
-    found = [path for path in base.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").exists()]
-    return sorted(found, key=lambda path: int(path.name))
 
 
 class Updated(NamedTuple):
@@ -101,7 +82,7 @@ def upsert(
 def delete(
     exported: str | os.PathLike[str],
     folder: str | os.PathLike[str],
-    item_ids: Iterable[int] | pl.DataFrame | str | os.PathLike[str],
+    item_ids: Iterable[int | str] | pl.DataFrame | str | os.PathLike[str],
     item_id: str = ITEM_ID,
 ) -> Updated:
     """Deletes items of a served model.
@@ -113,14 +94,15 @@ def delete(
     Args:
       exported: a model that `nann export` wrote: the folder of its versions, or one version.
       folder: the folder of deltas that the servers follow.
-      item_ids: the items' ids, or a table of them, or a .parquet or .csv file. Ids that no item has are allowed.
+      item_ids: the items' ids, or a table of them, or a .parquet or .csv file. Ids that no item has are allowed;
+        integers may be written as text.
       item_id: the column of a table with the ids.
 
     Raises:
-      NannError: an id is not an int64, another process is writing, or the update cannot be written.
+      NannError: an id is not of the model's kind, another process is writing, or the update cannot be written.
     """
     if isinstance(item_ids, (str, os.PathLike, pl.DataFrame)):
-        ids = item_ids_of(_table(item_ids, item_id).select(ITEM_ID)).tolist()
+        ids = _table(item_ids, item_id)[ITEM_ID].to_list()
     else:
         ids = list(item_ids)
     with Updates(exported, folder) as updates:
@@ -167,13 +149,9 @@ class Updates:
         self._held = contextlib.ExitStack()
         try:
             self._index = self._held.enter_context(exported_index(self.model, self._manifest))
-            if self._index.item_keys is not None:
-                raise NannError(
-                    f"the item ids of {self.model} are text, and updates name items by integers; build the index again "
-                    "and export it with --reuse-model"
-                )
             self.deltas = Deltas(self._folder, self._index)
             self._corpus = Corpus(self._index, self.deltas)
+            self._numbers = ItemNumbers(self._index, self.deltas)
         except BaseException:
             self._held.close()
             raise
@@ -202,6 +180,10 @@ class Updates:
         """Returns all items as they are now; see `Items`."""
         return self._corpus.items(self._folded_dim)
 
+    def ids_of(self, items: Items) -> np.ndarray | KeyedIds:
+        """Returns the ids of items for a new index, with the texts that stand for them if the index has such."""
+        return self._numbers.keyed(items.item_ids)
+
     @property
     def unindexed(self) -> int:
         """How many items are new or have another row than in the index: every search scores each of them."""
@@ -211,36 +193,35 @@ class Updates:
         """Adds items, or changes those that are there; returns the update's number once it is on the disk.
 
         Args:
-          items: a row per item: `item_id`, an integer; `embedding`, a list of floats, the model's e_v; and attributes
-            of the index by their names. A column that is left out keeps its values, as does a null in `embedding`; a
-            new item must have an embedding, and its other attributes are null.
+          items: a row per item: `item_id`, an integer or text as in requests; `embedding`, a list of floats, the
+            model's e_v; and attributes of the index by their names. A column that is left out keeps its values, as does
+            a null in `embedding`; a new item must have an embedding, and its other attributes are null.
 
         Raises:
           NannError: a column does not fit, a new item has no embedding, another process is writing, or the update
             cannot be written.
         """
-        item_ids = item_ids_of(items)
-        items = items.with_columns(pl.Series(ITEM_ID, item_ids)).sort(ITEM_ID)
         with self._writing():
-            table = in_types(items.drop(EMBEDDING, strict=False), self._index.attributes)
+            numbers = self._numbers.of_table(items)
+            keys = self._numbers.keys_of(numbers, items)
+            if keys is not None:
+                items = items.with_columns(pl.Series(_KEY, keys, pl.Binary))
+            items = items.with_columns(pl.Series(ITEM_ID, numbers)).sort(ITEM_ID)
+            table = in_types(items.drop(EMBEDDING, _KEY, strict=False), self._index.attributes)
             number = self.deltas.sequence
             for start in range(0, len(items), MAX_ITEMS):
                 part = slice(start, start + MAX_ITEMS)
                 number = self.deltas.append(self._rows(items[part], table[part]), _NONE)
             return number
 
-    def delete(self, item_ids: Iterable[int]) -> int:
+    def delete(self, item_ids: Iterable[int | str]) -> int:
         """Deletes items; returns the update's number once it is on the disk. Ids that no item has are allowed.
 
         Raises:
-          NannError: an id is not an int64, another process is writing, or the update cannot be written.
+          NannError: an id is not of the model's kind, another process is writing, or the update cannot be written.
         """
-        try:
-            ids = np.unique(np.array(list(item_ids)).astype(np.int64, casting="safe"))
-        except (OverflowError, TypeError, ValueError) as error:
-            raise NannError(f"item_ids must be integers of 64 bits: {error}") from error
         with self._writing():
-            return self.deltas.append(self._empty(), ids)
+            return self.deltas.append(self._empty(), self._numbers.of_ids(item_ids))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -252,11 +233,12 @@ class Updates:
 
     def _empty(self) -> Rows:
         values, scales = encode(np.zeros([0, self._index.dim], np.float32), self._index.dtype)
-        return Rows(_NONE, values, scales, np.zeros(0, np.uint8))
+        return Rows(_NONE, values, scales, np.zeros(0, np.uint8), keys=[] if self._numbers.are_text else None)
 
     def _rows(self, items: pl.DataFrame, table: pl.DataFrame) -> Rows:
         """Returns the rows of a segment for items that ascend by id."""
         index, ids = self._index, items[ITEM_ID].to_numpy()
+        keys = items[_KEY].to_list() if _KEY in items.columns else None
         given, embeddings = self._embeddings(items)
         rows = embeddings
         if self._folded_dim is not None:
@@ -273,13 +255,14 @@ class Updates:
         for row in np.flatnonzero(~given):
             place = self._corpus.find(int(ids[row]))
             if place is None:
-                raise NannError(f"item {ids[row]} is new: it needs an embedding, in the column {EMBEDDING!r}")
+                name = self._numbers.name(int(ids[row]), keys[row] if keys else b"")
+                raise NannError(f"item {name} is new: it needs an embedding, in the column {EMBEDDING!r}")
             values[row] = place.rows.values[place.row]
             if scales is not None:
                 scales[row] = place.rows.scales[place.row]  # type: ignore[index]
             if unfolded is not None and place.rows.embeddings is not None:
                 unfolded[row] = place.rows.embeddings[place.row]
-        return Rows(ids, values, scales, self._attributes(ids, table), unfolded)
+        return Rows(ids, values, scales, self._attributes(ids, table), unfolded, keys)
 
     @property
     def _folded_dim(self) -> int | None:

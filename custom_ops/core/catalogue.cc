@@ -38,7 +38,7 @@ const char* RowOf(const RowTable& table, int64_t row, int64_t bytes) {
 
 // How the last segment that names an item changes it.
 struct Catalogue::Change {
-  int64_t id;
+  int64_t id, sequence;  // A segment names an item at most once.
   bool deleted;
   Source source;
 };
@@ -71,14 +71,18 @@ absl::StatusOr<std::shared_ptr<const Catalogue>> Catalogue::After(
   for (const Segment& segment : segments) {
     const Attributes* const attributes =
         segment.attributes.has_value() ? &*segment.attributes : nullptr;
-    for (int64_t id : segment.deleted) changes.push_back({id, true, {}});
+    for (int64_t id : segment.deleted) changes.push_back({id, segment.sequence, true, {}});
     for (size_t row = 0; row < segment.upserted.size(); ++row) {
       const int64_t id = segment.upserted[row];
-      changes.push_back({id, false, {id, &segment.rows, attributes, static_cast<int64_t>(row)}});
+      changes.push_back({id,
+                         segment.sequence,
+                         false,
+                         {id, &segment.rows, attributes, static_cast<int64_t>(row)}});
     }
   }
-  std::stable_sort(changes.begin(), changes.end(),
-                   [](const Change& a, const Change& b) { return a.id < b.id; });
+  std::sort(changes.begin(), changes.end(), [](const Change& a, const Change& b) {
+    return a.id < b.id || (a.id == b.id && a.sequence < b.sequence);
+  });
   const auto changed = [&](int64_t id) {
     const auto found = std::lower_bound(changes.begin(), changes.end(), id,
                                         [](const Change& a, int64_t b) { return a.id < b; });
@@ -115,7 +119,10 @@ absl::StatusOr<std::shared_ptr<const Catalogue>> Catalogue::After(
         absl::StrCat("there are ", fresh.size(), " new or replaced items, allowed are ", kMaxFresh,
                      "; make a new version of the model with `nann compact`"));
   }
+  auto added = AddedKeys::After(added_keys_, segments);
+  if (!added.ok()) return added.status();
   std::shared_ptr<Catalogue> made(new Catalogue(base_));
+  made->added_keys_ = *std::move(added);
   made->sequence_ = segments.empty() ? sequence_ : segments.back().sequence;
   auto left = std::make_shared<const PassingItems>(std::move(live));
   if (left->count() < index().num_items()) made->live_ = std::move(left);

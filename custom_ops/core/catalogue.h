@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "custom_ops/core/added_keys.h"
 #include "custom_ops/core/attribute_rows.h"
 #include "custom_ops/core/attributes.h"
 #include "custom_ops/core/cap.h"
@@ -52,7 +53,8 @@ class Catalogue {
   // The index as it was built.
   static std::shared_ptr<const Catalogue> Of(const CatalogueBase& base);
   // Returns this catalogue after updates, in their order; copies what it needs of them. Returns
-  // ResourceExhausted if there are more fresh items than kMaxFresh. O(items / 64 + fresh items + updates).
+  // ResourceExhausted if there are more fresh items than kMaxFresh, and DataLoss if the updates contradict
+  // each other (`AddedKeys`). O(items / 64 + fresh items + updates).
   absl::StatusOr<std::shared_ptr<const Catalogue>> After(absl::Span<const Segment> segments) const;
 
   const IndexView& index() const { return *base_.view; }
@@ -64,6 +66,8 @@ class Catalogue {
     return (live_ == nullptr ? index().num_items() : live_->count()) + num_fresh();
   }
   const ItemRows& rows() const { return rows_; }
+  // The texts that updates brought for ids; null if they brought none.
+  const AddedKeys* added_keys() const { return added_keys_.get(); }
   int64_t IdOf(int32_t item) const {
     const int64_t n = index().num_items();
     return item < n ? index().item_ids()[item] : fresh_ids_[item - n];
@@ -105,6 +109,7 @@ class Catalogue {
   std::vector<char> row_bytes_;
   std::vector<float> scales_;
   ItemRows rows_;
+  std::shared_ptr<const AddedKeys> added_keys_;
   // The attributes of the fresh items, and behind them those of the items in `touched_`.
   std::unique_ptr<const AttributeRows> attributes_;
   std::shared_ptr<const Allowed> all_;

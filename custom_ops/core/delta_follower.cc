@@ -214,13 +214,18 @@ absl::StatusOr<int> DeltaFollower::ApplySome() {
   }
   if (segments.empty()) return status.ok() ? absl::StatusOr<int>(0) : status;
   auto after = before->After(segments);
+  size_t applied = segments.size();
+  if (!after.ok() && applied > 1) {  // What is wrong with one does not keep back those before it.
+    applied = 1;
+    after = before->After(absl::MakeConstSpan(segments).first(applied));
+  }
   if (!after.ok()) return after.status();
   {
     std::lock_guard lock(mu_);
     catalogue_ = *std::move(after);
   }
   // What is wrong with the segment behind these is said by the next call.
-  return static_cast<int>(segments.size());
+  return static_cast<int>(applied);
 }
 
 absl::Status DeltaFollower::CheckNoneIsMissing(int64_t next) {

@@ -125,7 +125,7 @@ void DamageIsFound() {
         SegmentOf(7, {-1}, {1}, {}), SegmentOf(7, {3}, {}, {})}) {
     CHECK_THAT(!read(bad).ok());
   }
-  for (int word = 1; word < 10; ++word) {
+  for (int word = 1; word < 11; ++word) {
     for (int64_t value : {int64_t{-1}, int64_t{1} << 20, int64_t{1} << 40, INT64_MAX}) {
       std::string bad = whole.substr(0, whole.size() - 8);
       std::memcpy(&bad[word * 8], &value, 8);

@@ -18,7 +18,8 @@ namespace {
 constexpr char kMagic[] = "NANNDLTA";
 constexpr int64_t kVersion = 1;
 constexpr int64_t kAlignment = 64;
-constexpr int64_t kNoItem = -1;  // The id that an answer has in a place without an item.
+constexpr int64_t kNoItem = ItemKeys::kNoItem;
+constexpr int64_t kMaxKeyBytes = 65535;
 // The words of the head. The parts follow it, each at the next multiple of kAlignment bytes, and the
 // checksum of all before it ends the file.
 enum Word {
@@ -32,6 +33,7 @@ enum Word {
   kTypeWord,
   kAttributeBytesWord,
   kEmbeddingDimWord,
+  kKeyBytesWord,
   kHeadWords = 16
 };
 
@@ -60,9 +62,15 @@ class SegmentReader {
     const absl::Span<const float> scales = Part<float>(scaled ? upserts : 0);
     if (scaled) segment.rows.scales = scales.data();
     const absl::Span<const char> attributes = Part<char>(words_[kAttributeBytesWord]);
+    Part<float>(upserts *
+                words_[kEmbeddingDimWord]);  // For the next index; a search needs none of it.
+    if (target_.keys != nullptr) segment.key_ends = Part<uint32_t>(upserts);
+    const absl::Span<const char> text = Part<char>(words_[kKeyBytesWord]);
+    segment.key_text = absl::string_view(text.data(), text.size());
     status = CheckIds("upserted", segment.upserted);
     status.Update(CheckIds("deleted", segment.deleted));
     status.Update(CheckApart(segment.upserted, segment.deleted));
+    if (status.ok()) status = CheckKeys(segment);
     const auto wrong = std::find_if(scales.begin(), scales.end(), [](float scale) {
       return !std::isfinite(scale) || scale <= 0;
     });
@@ -123,18 +131,21 @@ class SegmentReader {
   absl::Status CheckSize(int64_t end) {
     const int64_t upserts = words_[kUpsertsWord], deletions = words_[kDeletionsWord];
     const int64_t attributes = words_[kAttributeBytesWord], width = words_[kEmbeddingDimWord];
+    const int64_t text = words_[kKeyBytesWord];
     constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
     if (upserts < 0 || upserts > Segment::kMaxItems || deletions < 0 || deletions > kMost ||
-        attributes < 0 || attributes > end || width < 0 || width > kMaxDim) {
+        attributes < 0 || attributes > end || width < 0 || width > kMaxDim || text < 0 ||
+        text > end || (target_.keys == nullptr && text > 0)) {
       return Broken(absl::StrCat("it has ", upserts, " items (allowed are 0 to ",
                                  Segment::kMaxItems, "), ", deletions, " deletions, ", attributes,
-                                 " bytes of attributes and embeddings of width ", width));
+                                 " bytes of attributes, embeddings of width ", width, " and ", text,
+                                 " bytes of texts of ids"));
     }
     const int64_t scales = target_.type == TableType::kInt8 ? upserts * 4 : 0;
     int64_t wanted = kHeadWords * sizeof(int64_t);
     for (int64_t part :
          {upserts * 8, deletions * 8, upserts * target_.dim * ValueBytes(target_.type), scales,
-          attributes, upserts * width * 4}) {
+          attributes, upserts * width * 4, target_.keys == nullptr ? 0 : upserts * 4, text}) {
       wanted += (part + kAlignment - 1) / kAlignment * kAlignment;
     }
     if (wanted == end) return absl::OkStatus();
@@ -166,6 +177,35 @@ class SegmentReader {
       return Broken(absl::StrCat("id ", id, " is both upserted and deleted"));
     }
     return absl::OkStatus();
+  }
+
+  // Checks that each item has a text: either the index's, or one of its own.
+  absl::Status CheckKeys(const Segment& segment) const {
+    if (target_.keys == nullptr) return absl::OkStatus();
+    int64_t end = 0;
+    const int64_t bytes = static_cast<int64_t>(segment.key_text.size());
+    for (size_t row = 0; row < segment.key_ends.size(); ++row) {
+      const int64_t own_end = segment.key_ends[row], id = segment.upserted[row];
+      if (own_end < end || own_end > bytes || own_end - end > kMaxKeyBytes) {
+        return Broken(absl::StrCat("the text of id ", row, " is from byte ", end, " to ", own_end,
+                                   " of ", bytes, "; allowed are up to ", kMaxKeyBytes, " bytes"));
+      }
+      const bool known = target_.lookup->Find(id) >= 0 || !target_.keys->OtherKey(id).empty();
+      if (known != (own_end == end)) {
+        return Broken(absl::StrCat("id ", id,
+                                   known ? " has a text, but the index has one for it"
+                                         : " has no text, and the index has none for it"));
+      }
+      const absl::string_view key = segment.Key(row);
+      int64_t number = kNoItem;
+      if (!known) target_.keys->Numbers(absl::MakeConstSpan(&key, 1), &number);
+      if (number != kNoItem) {
+        return Broken(absl::StrCat("id ", id, " has the text of id ", number, " of the index"));
+      }
+      end = own_end;
+    }
+    if (end == bytes) return absl::OkStatus();
+    return Broken(absl::StrCat("the texts of ids end at byte ", end, " of ", bytes));
   }
 
   absl::Status CheckColumns(const Attributes& found) const {

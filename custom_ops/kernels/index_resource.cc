@@ -167,6 +167,8 @@ void OpenIndex::Follow(const std::string& deltas, const std::vector<nann::IndexF
   target.dim = view_->dim();
   target.type = view_->table_type();
   target.attributes = attributes_.has_value() ? &*attributes_ : nullptr;
+  target.keys = keys();
+  target.lookup = lookup_.get();
   const std::string folder = nann::SegmentFolder(deltas, target.key);
   follower_.emplace(target, as_built_, folder,
                     [folder](const std::string& line) { LOG(WARNING) << folder << ": " << line; });

@@ -48,7 +48,8 @@ class OpenIndex {
   const nann::IndexView& view() const { return *view_; }
   // Returns null if requests and answers have the items' ids as numbers.
   const nann::ItemKeys* keys() const { return keys_.has_value() ? &*keys_ : nullptr; }
-  // Returns the text that stands for an id, or an empty one if there is none; only for an index with keys.
+  // Returns the text of the index that stands for an id, or an empty one if there is none; only for an index
+  // with keys.
   absl::string_view KeyOf(int64_t id) const {
     const int32_t item = lookup_->Find(id);
     return item < 0 ? keys_->OtherKey(id) : keys_->Key(item);

@@ -30,8 +30,12 @@ class IndexKeysOp : public OpKernel {
     Tensor* keys = nullptr;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, ids.shape(), &keys));
     const int64_t* const numbers = ids.flat<int64_t>().data();
+    const std::shared_ptr<const nann::Catalogue> catalogue = (*index)->catalogue();
+    const nann::AddedKeys* const added = catalogue->added_keys();
     for (int64_t i = 0; i < ids.NumElements(); ++i) {
-      keys->flat<tstring>()(i) = (*index)->KeyOf(numbers[i]);
+      absl::string_view key = (*index)->KeyOf(numbers[i]);
+      if (key.empty() && added != nullptr) key = added->Key(numbers[i]);
+      keys->flat<tstring>()(i) = key;
     }
   }
 };
@@ -47,8 +51,14 @@ class IndexNumbersOp : public OpKernel {
     Tensor* ids = nullptr;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, keys.shape(), &ids));
     const tstring* const texts = keys.flat<tstring>().data();
-    (*index)->keys()->Numbers(absl::MakeConstSpan(texts, keys.NumElements()),
-                              ids->flat<int64_t>().data());
+    int64_t* const numbers = ids->flat<int64_t>().data();
+    (*index)->keys()->Numbers(absl::MakeConstSpan(texts, keys.NumElements()), numbers);
+    const std::shared_ptr<const nann::Catalogue> catalogue = (*index)->catalogue();
+    const nann::AddedKeys* const added = catalogue->added_keys();
+    if (added == nullptr) return;
+    for (int64_t i = 0; i < keys.NumElements(); ++i) {
+      if (numbers[i] == nann::ItemKeys::kNoItem) numbers[i] = added->Number(texts[i]);
+    }
   }
 };
 

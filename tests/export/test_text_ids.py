@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from export_tools import Defaults, ExportOptions, Items, SourceOptions, export, reuse, verify
 from export_tools.judge import judge
-from export_tools.updates import Updates
 from tests.export.sources import Ranker
 from tests.text_ids import UNKNOWN, spell, twin
 from tfserving_ext.errors import NannError
@@ -83,8 +82,6 @@ def test_signatures_say_what_they_take(servables):
 def test_the_tools_know_texts(exports, indexes):
     assert verify(exports[1])["coverage"] > 0.5
     assert json.loads((exports[1] / "assets.extra" / "nann_export.json").read_text())["numbered"] is True
-    with pytest.raises(NannError, match="are text, and updates name items by integers"):
-        Updates(exports[1].parent, exports[1].parent / "deltas")
     ids = np.asarray(indexes[0].item_ids)
     asked = [{"item_history": ids[at : at + 5], "next": ids[at + 5 : at + 8], "exclude": ids[:3]} for at in (0, 90)]
     by_number = judge(exports[0], [{name: one.tolist() for name, one in each.items()} for each in asked])

@@ -14,7 +14,8 @@ import tensorflow as tf
 from export_tools import Defaults, ExportOptions, export
 from export_tools.compact import compact
 from export_tools.manifest import read_manifest
-from export_tools.updates import Updates, newest_version
+from export_tools.updates import Updates
+from export_tools.versions import newest_version
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, Index, build_index
 from tfserving_ext.index.deltas import segment_paths

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
 _Model = Annotated[
@@ -54,10 +53,7 @@ def delete(
 
     given: Any = ids[0]
     if len(ids) > 1 or Path(ids[0]).suffix not in (".parquet", ".csv"):
-        wrong = [text for text in ids if not text.removeprefix("-").isdecimal()]
-        if wrong:
-            raise NannError(f"{wrong[0]!r} is neither an id, which is an integer, nor a .parquet or .csv file")
-        given = [int(text) for text in ids]
+        given = ids
     made = run(model, deltas, given, item_id)
     outcome("delete", f"{made.items:,} ids: update {made.sequence} of {made.model}")
 

@@ -99,13 +99,33 @@ def item_ids_of(table: pl.DataFrame, keyed: KeyedIds | None = None) -> np.ndarra
     Raises:
       NannError: there is none, or ids are not those of the index's kind, are null or repeat.
     """
+    allowed = "strings" if keyed is not None and keyed.of_rows else "integers" if keyed is None else "either"
+    ids = ids_column(table, allowed)
+    if keyed is None or not _is_text(ids.dtype):
+        return _cast(ids, pl.Int64).to_numpy()
+    keys = [key.decode() if isinstance(key, bytes) else key for key in np.asarray(keyed.keys, object).tolist()]
+    known = pl.DataFrame({ITEM_ID: keys, "number": np.asarray(keyed.numbers)})
+    numbers = table.select(pl.col(ITEM_ID).cast(pl.String)).join(known, on=ITEM_ID, how="left", maintain_order="left")
+    unknown = np.iinfo(np.int64).min + np.arange(len(ids))
+    return np.where(numbers["number"].is_null(), unknown, numbers["number"].fill_null(0).to_numpy())
+
+
+def ids_column(table: pl.DataFrame, kind: str) -> pl.Series:
+    """Returns the column `item_id` of a table.
+
+    Args:
+      table: the table.
+      kind: which ids are allowed: "strings", "integers" or "either".
+
+    Raises:
+      NannError: there is none, or ids are of another kind, are null or repeat.
+    """
     if ITEM_ID not in table.columns:
         raise NannError(f"the table of attributes has no column {ITEM_ID!r}; it has {', '.join(table.columns)}")
     ids = table[ITEM_ID]
-    by_key = keyed is not None and _is_text(ids.dtype)
-    allowed = "strings" if keyed is not None and keyed.of_rows else "integers" if keyed is None else "either"
-    if not (by_key or (ids.dtype.is_integer() and allowed != "strings")) or ids.null_count():
-        words = {"either": "strings or the integers that they stand for"}.get(allowed, allowed)
+    fits = (kind != "integers" and _is_text(ids.dtype)) or (kind != "strings" and ids.dtype.is_integer())
+    if not fits or ids.null_count():
+        words = {"either": "strings or the integers that they stand for"}.get(kind, kind)
         raise NannError(
             f"the ids of attributes are {ids.dtype} with {ids.null_count()} nulls, they must be {words} without nulls, "
             "as the index's ids are"
@@ -115,14 +135,7 @@ def item_ids_of(table: pl.DataFrame, keyed: KeyedIds | None = None) -> np.ndarra
         raise NannError(
             f"item id {again} appears {(ids == again).sum()} times in the attributes; ids must be all different"
         )
-    if not by_key:
-        return _cast(ids, pl.Int64).to_numpy()
-    assert keyed is not None
-    keys = [key.decode() if isinstance(key, bytes) else key for key in np.asarray(keyed.keys, object).tolist()]
-    known = pl.DataFrame({ITEM_ID: keys, "number": np.asarray(keyed.numbers)})
-    numbers = table.select(pl.col(ITEM_ID).cast(pl.String)).join(known, on=ITEM_ID, how="left", maintain_order="left")
-    unknown = np.iinfo(np.int64).min + np.arange(len(ids))
-    return np.where(numbers["number"].is_null(), unknown, numbers["number"].fill_null(0).to_numpy())
+    return ids
 
 
 def _column(series: pl.Series) -> tuple[str, Parts]:

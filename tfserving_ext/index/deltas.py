@@ -39,6 +39,7 @@ class Deltas:
       folder: the folder of its segments.
       sequence: the number of the last update that was read or written.
       changed: what the updates say of every item that they name: where its row is, or None if it is deleted.
+      added: the ids that stand for texts, in UTF-8, which the updates brought and the index does not have.
     """
 
     def __init__(self, deltas: str | os.PathLike[str], index: Index) -> None:
@@ -56,6 +57,7 @@ class Deltas:
         self.folder = Path(deltas) / f"{self.key:016x}"
         self.sequence = 0
         self.changed: dict[int, Place | None] = {}
+        self.added: dict[bytes, int] = {}
         self._writes = False
         self.read()
 
@@ -114,6 +116,8 @@ class Deltas:
             self.changed[item_id] = None
         for row, item_id in enumerate(segment.rows.item_ids.tolist()):
             self.changed[item_id] = Place(segment.rows, row)
+            if segment.rows.keys is not None and segment.rows.keys[row]:
+                self.added[segment.rows.keys[row]] = item_id
 
 
 def segment_paths(folder: Path) -> list[Path]:

@@ -195,13 +195,18 @@ def _joined(keys: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     texts, lengths = [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
     for start in range(0, len(keys), _AT_ONCE):
         some = keys[start : start + _AT_ONCE]
-        encoded = [_encoded(key, start + place) for place, key in enumerate(np.asarray(some, object).tolist())]
+        encoded = [encoded_key(key, start + place) for place, key in enumerate(np.asarray(some, object).tolist())]
         texts.append(np.frombuffer(b"".join(encoded), np.uint8))
         lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
     return np.concatenate(texts), np.cumsum(np.concatenate(lengths))
 
 
-def _encoded(key: Any, place: int) -> bytes:
+def encoded_key(key: Any, place: int) -> bytes:
+    """Returns the UTF-8 of the id at a place.
+
+    Raises:
+      NannError: it is no text, no UTF-8, empty or too long.
+    """
     if not isinstance(key, (str, bytes)):
         raise NannError(f"item id {place} is {key!r}, a {type(key).__name__}; ids are all strings, or all integers")
     try:

@@ -1,6 +1,7 @@
 """One numbered update of an index, as a file: a segment (docs/format.md). The op reads it too."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class Rows:
         without attributes.
       embeddings: float32 [u, width], what rows were folded from; NaN where that is the embedding in the index. None for
         an index that holds embeddings.
+      keys: the UTF-8 of each id's text, empty where the index has a text for it; None for an index without keys.
     """
 
     item_ids: np.ndarray
@@ -76,6 +78,7 @@ class Rows:
     scales: np.ndarray | None
     attributes: np.ndarray
     embeddings: np.ndarray | None = None
+    keys: Sequence[bytes] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +105,10 @@ def encode_segment(segment: Segment, key: int) -> bytes:
     rows = segment.rows
     _check_ids(rows.item_ids, segment.deleted)
     embeddings = np.zeros([len(rows.item_ids), 0]) if rows.embeddings is None else rows.embeddings
+    text = b"".join(rows.keys or [])
+    key_ends = np.cumsum([len(key) for key in rows.keys or []], dtype="<u4")
     head = np.zeros(_HEAD_WORDS, "<u8")
-    head[:10] = [
+    head[:11] = [
         _MAGIC,
         _VERSION,
         key,
@@ -114,6 +119,7 @@ def encode_segment(segment: Segment, key: int) -> bytes:
         next(place for place, name in enumerate(_TYPES) if DTYPES[name] == rows.values.dtype.str),
         len(rows.attributes),
         embeddings.shape[1],
+        len(text),
     ]
     parts = [
         head,
@@ -123,6 +129,8 @@ def encode_segment(segment: Segment, key: int) -> bytes:
         np.zeros(0) if rows.scales is None else rows.scales.astype("<f4"),
         rows.attributes,
         embeddings.astype("<f4"),
+        key_ends,
+        np.frombuffer(text, np.uint8),
     ]
     contents = [part.tobytes() for part in parts]
     content = b"".join(part + bytes(-len(part) % _ALIGNMENT) for part in contents)
@@ -166,7 +174,7 @@ def read_segment(path: Path, key: int, index: Index) -> Segment:
     dim, kind = index.item_embeddings.shape[1], _TYPES.index(index.dtype)
     if head[3] != int(path.name.removesuffix(SUFFIX)) or head[6] != dim or head[7] != kind:
         raise NannError(f"{path} is number {head[3]}, of width {head[6]} and type {head[7]}: it is misplaced")
-    upserts, deletions, attributes, width = head[4], head[5], head[8], head[9]
+    upserts, deletions, attributes, width, text = head[4], head[5], *head[8:11]
     at = 8 * _HEAD_WORDS
 
     def part(dtype: Any, *shape: int) -> np.ndarray:
@@ -179,5 +187,11 @@ def read_segment(path: Path, key: int, index: Index) -> Segment:
     ids, deleted = part("<i8", upserts), part("<i8", deletions)
     values = part(DTYPES[index.dtype], upserts, dim)
     scales = part("<f4", upserts) if index.dtype == "int8" else None
-    rows = Rows(ids, values, scales, part(np.uint8, attributes), part("<f4", upserts, width) if width else None)
-    return Segment(head[3], rows, deleted)
+    stored = part(np.uint8, attributes)
+    embeddings = part("<f4", upserts, width) if width else None
+    keys = None
+    if index.item_keys is not None:
+        ends = part("<u4", upserts).tolist()
+        texts = part(np.uint8, text).tobytes()
+        keys = [texts[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    return Segment(head[3], Rows(ids, values, scales, stored, embeddings, keys), deleted)
