@@ -5,23 +5,28 @@ import dataclasses
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from export_tools.corpus import Items
+from export_tools.cut import cut_of, vectors_of
 from export_tools.manifest import exported_index, read_manifest
 from export_tools.reuse import reuse
+from export_tools.rows import write_table
 from export_tools.updates import Updates
 from export_tools.versions import versions_of
+from tfserving_ext.artifacts import atomic_folder
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.build import Hnsw, build_index
 from tfserving_ext.index.deltas import Deltas, segment_paths
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.segments import Rows, index_key, read_segment
+from tfserving_ext.outputs import INDEX, check_replaceable
 
 # In the folder of a version's updates: the key of the version from which it was made.
 _AFTER = "after"
@@ -85,7 +90,8 @@ def compact(
         old, sequence, items = updates.model, updates.deltas.sequence, updates.items()
         changed, item_ids = list(updates.deltas.changed), updates.ids_of(items)
     _add_embeddings(items, index, old)
-    manifest = read_manifest(old)["index"]
+    facts = read_manifest(old)
+    vectors, manifest = vectors_of(facts, items.embeddings, old), facts["index"]
     hnsw = Hnsw(
         m=manifest.get("M", Hnsw.m),
         ef_construction=manifest.get("efConstruction", Hnsw.ef_construction),
@@ -94,7 +100,11 @@ def compact(
         graph=manifest.get("graph", Hnsw.graph),
         neighbors=manifest["knn"]["K"] if manifest.get("graph") == "knn" else None,
     )
-    made = build_index(item_ids, items.embeddings, target, hnsw, manifest["dtype"], force, items.attributes)
+    arguments = (hnsw, manifest["dtype"], force, items.attributes)
+    if vectors is items.embeddings:
+        made = build_index(item_ids, vectors, target, *arguments)
+    else:
+        made = _built_on_others(item_ids, vectors, items.embeddings, Path(target), arguments)
     model = base / str(int(versions_of(base)[-1].name) + 1)
     hidden = base / f".{model.name}.compacted"  # A server must not see it before the updates that follow it.
     try:
@@ -105,11 +115,29 @@ def compact(
     return Compacted(model, made.folder, len(items.item_ids), sequence, carried, _remove_old(base, Path(folder)))
 
 
+def _built_on_others(item_ids: Any, vectors: np.ndarray, rows: np.ndarray, target: Path, arguments: Any) -> Index:
+    """Builds an index whose graph is on other vectors than the rows that it holds."""
+    force = arguments[2]
+    check_replaceable(target, INDEX, force)
+    with tempfile.TemporaryDirectory(prefix="nann_index_") as work:
+        index = build_index(item_ids, vectors, Path(work) / "vectors", *arguments)
+        (Path(work) / "rows").mkdir()
+        write_table(index, rows, Path(work) / "rows")
+        with atomic_folder(target, INDEX, force) as new:
+            shutil.copytree(Path(work) / "rows", new, dirs_exist_ok=True)
+    return Index.open(target)
+
+
 def _add_embeddings(items: Items, index: str | os.PathLike[str] | None, model: Path) -> None:
     """Fills in the embeddings that only the index has from which the export was made."""
     missing = np.flatnonzero(np.isnan(items.embeddings).any(axis=1))
     if not len(missing):
         return
+    if cut_of(read_manifest(model)) is not None:
+        raise NannError(
+            f"{model} holds rows of a folded scorer, from which no new ones can be computed: export the ranker again "
+            "with the table of its items as they are now (nann export RANKER --items ITEMS)"
+        )
     if index is None:
         raise NannError(
             f"{model} holds rows of a folded scorer instead of {len(missing)} items' embeddings: name the index that "

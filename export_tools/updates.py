@@ -12,6 +12,7 @@ import polars as pl
 import tensorflow as tf
 
 from export_tools.corpus import Corpus, Items
+from export_tools.cut import ItemTower
 from export_tools.item_numbers import ItemNumbers
 from export_tools.manifest import exported_index, read_manifest
 from export_tools.versions import newest_version
@@ -50,6 +51,7 @@ def upsert(
     items: pl.DataFrame | str | os.PathLike[str],
     item_id: str = ITEM_ID,
     embedding: str = EMBEDDING,
+    ranker: str | os.PathLike[str] | None = None,
 ) -> Updated:
     """Adds items to a served model, or changes their embeddings and attributes; see `Updates.upsert`.
 
@@ -66,6 +68,8 @@ def upsert(
       items: a table, or a .parquet or .csv file.
       item_id: the column with the items' ids.
       embedding: the column with their embeddings, which may be missing.
+      ranker: the .keras archive or SavedModel that the model was exported from with a table of its items: it computes
+        the embeddings of all items of the table from their features, in the columns that the export took.
 
     Raises:
       NannError: the table does not fit the model, another process is writing, or the update cannot be written.
@@ -76,6 +80,8 @@ def upsert(
             raise NannError(f"the items have no column {embedding!r}; they have {', '.join(table.columns)}")
         table = table.rename({embedding: EMBEDDING})
     with Updates(exported, folder) as updates:
+        if ranker is not None:
+            table = updates.embedded(table, ItemTower(updates.manifest, updates.model, ranker), item_id)
         return Updated(updates.model, updates.upsert(table), len(table), updates.unindexed)
 
 
@@ -126,6 +132,7 @@ class Updates:
 
     Attributes:
       model: the version that is updated, the newest one.
+      manifest: its manifest.
       deltas: the updates so far.
     """
 
@@ -145,10 +152,10 @@ class Updates:
 
     def _open(self) -> None:
         self.model = newest_version(self._exported)
-        self._manifest = read_manifest(self.model)
+        self.manifest = read_manifest(self.model)
         self._held = contextlib.ExitStack()
         try:
-            self._index = self._held.enter_context(exported_index(self.model, self._manifest))
+            self._index = self._held.enter_context(exported_index(self.model, self.manifest))
             self.deltas = Deltas(self._folder, self._index)
             self._corpus = Corpus(self._index, self.deltas)
             self._numbers = ItemNumbers(self._index, self.deltas)
@@ -214,6 +221,23 @@ class Updates:
                 number = self.deltas.append(self._rows(items[part], table[part]), _NONE)
             return number
 
+    def embedded(self, items: pl.DataFrame, tower: ItemTower, item_id: str = ITEM_ID) -> pl.DataFrame:
+        """Returns a table for `upsert` of items that are described by the features of a ranker.
+
+        Args:
+          items: a row per item: `item_id`, the columns that the export took, and attributes of the index.
+          tower: what computes the embeddings.
+          item_id: how the ranker's table calls the column of ids.
+
+        Raises:
+          NannError: a column is missing or does not fit, or the ranker fails for an item.
+        """
+        if EMBEDDING in items.columns:
+            raise NannError(f"the items have a column {EMBEDDING!r}, which the ranker computes: leave out one of them")
+        rows = tower.rows(items.rename({ITEM_ID: item_id}), item_id)
+        kept = items.select(ITEM_ID, *(name for name in self._index.attributes if name in items.columns))
+        return kept.with_columns(pl.Series(EMBEDDING, rows.tolist(), dtype=pl.List(pl.Float32)))
+
     def delete(self, item_ids: Iterable[int | str]) -> int:
         """Deletes items; returns the update's number once it is on the disk. Ids that no item has are allowed.
 
@@ -267,7 +291,7 @@ class Updates:
     @property
     def _folded_dim(self) -> int | None:
         """The width of the embeddings from which the index's rows were folded; None if it holds embeddings."""
-        if not (self._manifest.get("scorer") or {}).get("folded"):
+        if not (self.manifest.get("scorer") or {}).get("folded"):
             return None
         if self._fold is None:
             self._loaded = tf.saved_model.load(str(self.model))  # Its functions do not keep its variables alive.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from export_tools.sources.functional import Functional, score_outputs
@@ -39,6 +40,19 @@ class Ranker:
     output: str
     tracked: Any
     files: Mapping[str, str]
+
+    def filled(self, rows: int, length: int, value: int) -> dict[str, np.ndarray]:
+        """Returns all inputs of some rows, filled with a value; extents of any length have `length`."""
+        made: dict[str, np.ndarray] = {}
+        for name, spec in self.specs.items():
+            shape = [rows, *(length if size is None else size for size in spec.shape[1:])]
+            text = str(value) if value else ""
+            made[name] = (
+                np.full(shape, text, object)
+                if spec.dtype == tf.string
+                else np.full(shape, value, spec.dtype.as_numpy_dtype)
+            )
+        return made
 
     def traced(self) -> Any:
         """Returns a concrete function that takes the inputs in the order of `specs` and returns the score."""

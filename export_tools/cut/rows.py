@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -66,6 +67,18 @@ class Part:
         exact = least >= -EXACT and most <= EXACT
         return dataclasses.replace(part, digits=1 if exact else 3, least=least, most=most)
 
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any], dtype: tf.DType) -> "Part":
+        """Returns the part that `facts` describe, of a tensor of a type; one of text has no texts."""
+        numbers = {name: facts[name] for name in ("begin", "digits", "least", "most")}
+        return cls(facts["tensor"], tuple(facts["shape"]), dtype, **numbers)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the manifest's entry: all but the texts, of which it has the number."""
+        numbers = {"begin": self.begin, "digits": self.digits, "least": self.least, "most": self.most}
+        texts = {} if self.texts is None else {"texts": len(self.texts)}
+        return {"tensor": self.tensor, "shape": list(self.shape), "values": self.end - self.begin, **numbers, **texts}
+
     @property
     def end(self) -> int:
         """The place behind it in the row."""
@@ -124,35 +137,59 @@ def compute_rows(graph: Graph, cut: Cut, catalogue: Catalogue, user: Mapping[str
     Raises:
       NannError: it fails for some items, or gives NaN or infinity.
     """
-    values = _run(graph, list(dict.fromkeys([*cut.items, *cut.vectors])), catalogue, user)
+    values = run_tower(graph, list(dict.fromkeys([*cut.items, *cut.vectors])), catalogue, user)
     parts: list[Part] = []
     for name in cut.items:
         parts.append(Part.of_values(name, graph.tensors[name], values[name], parts[-1].end if parts else 0))
-    rows = np.concatenate([part.encoded(values[part.tensor]) for part in parts], axis=1)
+    rows = checked_rows(parts, values, catalogue)
     vectors = rows
     if list(cut.vectors) != list(cut.items):
         vectors = np.concatenate([values[name].astype(np.float32) for name in cut.vectors], axis=1)
         varied = vectors.std(axis=0) > 0
         vectors = np.ascontiguousarray(vectors[:, varied]) if varied.any() else vectors[:, :1]
-    for what, table in (("row", rows), ("vector", vectors)):
-        wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))
-        if len(wrong):
-            raise NannError(
-                f"the model computes NaN or infinity in the {what} of item {catalogue.ids[wrong[0]]}, and of "
-                f"{len(wrong) - 1} others; fill the missing values in {catalogue.name}, or drop these items"
-            )
-    balanced, shrunk = _balanced(vectors)
+    _check_finite(vectors, "vector", catalogue)
+    shrunk_vectors, shrunk = balanced(vectors)
     note = ""
     if shrunk:
-        vectors = balanced
+        vectors = shrunk_vectors
         note = f"{shrunk} of {vectors.shape[1]} columns spread over {_SPREAD:g} times the median, and are shrunk to it"
     return Rows(parts, rows, vectors, note)
 
 
-def _run(
+def checked_rows(parts: Sequence[Part], values: Mapping[str, np.ndarray], catalogue: Catalogue) -> np.ndarray:
+    """Returns rows of the index, float32 [n, dim], of the tensors of items, each [n, values].
+
+    Raises:
+      NannError: a row holds NaN or infinity.
+    """
+    rows = np.concatenate([part.encoded(values[part.tensor]) for part in parts], axis=1)
+    _check_finite(rows, "row", catalogue)
+    return rows
+
+
+def _check_finite(table: np.ndarray, what: str, catalogue: Catalogue) -> None:
+    wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if len(wrong):
+        raise NannError(
+            f"the model computes NaN or infinity in the {what} of item {catalogue.ids[wrong[0]]}, and of "
+            f"{len(wrong) - 1} others; fill the missing values in {catalogue.name}, or drop these items"
+        )
+
+
+def run_tower(
     graph: Graph, wanted: Sequence[str], catalogue: Catalogue, user: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Returns tensors, [n, values], of all items."""
+    """Returns tensors, each [n, values], of all items of a catalogue.
+
+    Args:
+      graph: the graph of the ranker.
+      wanted: the names of the tensors.
+      catalogue: the items.
+      user: the inputs of one made-up user, [1, ...].
+
+    Raises:
+      NannError: the model fails for some items.
+    """
 
     @tf.function(autograph=False)
     def tower(given: dict[str, tf.Tensor]) -> list[tf.Tensor]:
@@ -190,7 +227,7 @@ def _run(
     return found
 
 
-def _balanced(vectors: np.ndarray) -> tuple[np.ndarray, int]:
+def balanced(vectors: np.ndarray) -> tuple[np.ndarray, int]:
     """Shrinks the columns that spread far more than others; returns the vectors and how many were shrunk."""
     spread = vectors.std(axis=0, dtype=np.float64)
     varied = spread[spread > 0]

@@ -15,6 +15,7 @@ from export_tools.cut.choose import Cut, choose
 from export_tools.cut.explain import lines, summary
 from export_tools.cut.graph import PROBES, Graph
 from export_tools.cut.items import Catalogue, Items
+from export_tools.cut.later import inspected
 from export_tools.cut.ranker import Ranker, open_ranker
 from export_tools.cut.rows import Part, Rows, Scorer, compute_rows
 from export_tools.rows import write_table
@@ -76,9 +77,7 @@ class CutRanker:
         return {
             "item_inputs": dict(self.catalogue.columns),
             "user_inputs": self.users,
-            "row": [
-                {"tensor": part.tensor, "shape": list(part.shape), "values": part.end - part.begin} for part in parts
-            ],
+            "row": [part.facts() for part in parts],
             "graph_on": list(self.cut.vectors),
         }
 
@@ -91,10 +90,8 @@ def cut_ranker(path: Path, items: Items, output: str | Sequence[str] = "") -> Cu
     """
     ranker = open_ranker(path, output)
     catalogue = Catalogue(items, ranker.specs)
-    sides = {name: "item" if name in catalogue.columns else "user" for name in ranker.specs}
     try:
-        graph = Graph(ranker.traced(), ranker.specs, sides)
-        graph.inspect([_example(ranker, catalogue, *probe) for probe in PROBES])
+        graph = inspected(ranker, catalogue)
     except NannError:
         raise
     except Exception as error:  # The model's own code may raise anything.
@@ -145,7 +142,8 @@ def cut_and_indexed(
         )
     for line in (*lines(made.graph, made.cut), *made.catalogue.doubts):
         outcome("cut", line)
-    user = {name: _filled(made.ranker.specs[name], 1, PROBES[0][1], 1) for name in made.users}
+    users = made.ranker.filled(1, PROBES[0][1], 1)
+    user = {name: users[name] for name in made.users}
     rows = compute_rows(made.graph, made.cut, made.catalogue, user)
     check(made, rows)
     if rows.note:
@@ -172,7 +170,7 @@ def check(made: CutRanker, rows: Rows) -> None:
     narrow = any(one.dtype in (tf.float16, tf.bfloat16) for one in made.graph.tensors.values())
     tolerance = NARROW_TOLERANCE if narrow else TOLERANCE
     for filled in (1, 0):
-        features = {name: _filled(made.ranker.specs[name], 1, 4, filled) for name in made.ranker.specs}
+        features = made.ranker.filled(1, 4, filled)
         example = {
             **{name: np.repeat(one, count, axis=0) for name, one in features.items()},
             **made.catalogue.example(count),
@@ -201,20 +199,6 @@ def check(made: CutRanker, rows: Rows) -> None:
 def _score(source: Source, user: Any, rows: np.ndarray) -> np.ndarray:
     score = tf.function(source.score, autograph=False)
     return score(user, tf.constant(rows[None])).numpy()[0].reshape([len(rows), -1])
-
-
-def _example(ranker: Ranker, catalogue: Catalogue, rows: int, length: int) -> dict[str, np.ndarray]:
-    """Returns the inputs of some rows: items of the catalogue, and users whose features are all 1."""
-    made = {name: _filled(spec, rows, length, 1) for name, spec in ranker.specs.items()}
-    return {**made, **catalogue.example(rows)}
-
-
-def _filled(spec: tf.TensorSpec, rows: int, length: int, value: int) -> np.ndarray:
-    """Returns an input of `rows` users, filled with a value, with extents of any length of `length`."""
-    shape = [rows, *(length if size is None else size for size in spec.shape[1:])]
-    if spec.dtype == tf.string:
-        return np.full(shape, str(value) if value else "", object)
-    return np.full(shape, value, spec.dtype.as_numpy_dtype)
 
 
 def explain_cut(path: str | os.PathLike[str], items: Items, output: str = "") -> str:

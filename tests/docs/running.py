@@ -41,6 +41,7 @@ ELSEWHERE = {
     "pip install": "changes the environment",
     "nann convert /shared/parts": "needs a Flink cluster; tests/data/test_beam.py runs Beam here",
     "nann export converted_model": "needs the original's artefacts; run by tests/export/test_sources.py on such",
+    "nann upsert models/shop": "needs a ranker's shop; run by tests/export/test_ranker_updates.py on one",
 }
 # What is added to a command so that it ends soon: the last of an option given twice is taken.
 BOUNDS = {

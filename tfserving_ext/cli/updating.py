@@ -26,11 +26,18 @@ def upsert(
     embedding: Annotated[
         str, typer.Option(help="The column with the items' embeddings, lists of floats; without it, they stay.")
     ] = "embedding",
+    ranker: Annotated[
+        Path | None,
+        typer.Option(
+            help="The .keras archive or SavedModel that the model was exported from with a table of its items: it "
+            "computes the embeddings from the same columns."
+        ),
+    ] = None,
 ) -> None:
     """Add items to a served model, or change their embeddings and attributes."""
     from export_tools.updates import upsert as run
 
-    made = run(model, deltas, items, item_id, embedding)
+    made = run(model, deltas, items, item_id, embedding, ranker)
     outcome("upsert", f"{made.items:,} items: update {made.sequence} of {made.model}")
     if made.unindexed > MANY:
         outcome(
@@ -87,7 +94,10 @@ def compact(
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands to `nann`."""
-    app.command(epilog="Example: nann upsert models/nann deltas items.parquet")(upsert)
+    app.command(
+        epilog="Example: nann upsert models/nann deltas items.parquet\n\n"
+        "nann upsert models/shop deltas new_items.parquet --ranker ranker.keras"
+    )(upsert)
     app.command(
         epilog="Example: nann delete models/nann deltas 1001 1002\n\nnann delete models/nann deltas gone.parquet"
     )(delete)
