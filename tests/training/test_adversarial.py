@@ -10,64 +10,8 @@ from keras import layers
 import tfserving_ext as nann
 from examples.rankers import din, mmoe, shop, text, two_tower
 from export_tools.cut.source import cut_ranker
+from tests.training.small_ranker import TABLE, batch, data, parts, ranker, scores, vectors
 from tfserving_ext.errors import NannError
-
-ITEMS = 30
-TABLE = pl.DataFrame({"item_id": np.arange(ITEMS) + 100, "kind": [f"k{n % 4}" for n in range(ITEMS)]})
-
-# Usual embeddings are so small at first that the divergence is lost in rounding.
-WIDE = keras.initializers.RandomNormal(stddev=1.0, seed=7)
-
-
-def parts(activation=None, seed=1):
-    """The layers of a small ranker, to be called by hand or as a model."""
-    keras.utils.set_random_seed(seed)
-    kinds = layers.StringLookup(vocabulary=sorted(set(TABLE["kind"])))
-    ids = layers.IntegerLookup(vocabulary=TABLE["item_id"].to_numpy())
-    return {
-        "kinds": kinds,
-        "ids": ids,
-        "own": layers.Embedding(ITEMS + 1, 4, embeddings_initializer=WIDE),
-        "of_kind": layers.Embedding(5, 3, embeddings_initializer=WIDE),
-        "item": layers.Dense(5, activation="tanh", name="item_vector"),
-        "place": layers.StringLookup(vocabulary=["DE", "FR"]),
-        "of_place": layers.Embedding(3, 5, embeddings_initializer=WIDE),
-        "hidden": layers.Dense(7, activation="tanh", kernel_regularizer="l2"),
-        "score": layers.Dense(1, activation=activation, name="score"),
-    }
-
-
-def vectors(made, rows):
-    both = [made["own"](made["ids"](rows["item_id"])), made["of_kind"](made["kinds"](rows["kind"]))]
-    return made["item"](layers.concatenate(both))
-
-
-def scores(made, rows, items):
-    user = layers.concatenate([made["of_place"](made["place"](rows["country"])), rows["age"]])
-    return made["score"](made["hidden"](layers.concatenate([items, user])))
-
-
-def ranker(made):
-    inputs = {
-        "item_id": keras.Input([], dtype="int64", name="item_id"),
-        "kind": keras.Input([], dtype="string", name="kind"),
-        "country": keras.Input([], dtype="string", name="country"),
-        "age": keras.Input([1], name="age"),
-    }
-    return keras.Model(inputs, scores(made, inputs, vectors(made, inputs)))
-
-
-def batch(rows=16, seed=0):
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, ITEMS, rows)
-    given = {
-        "item_id": TABLE["item_id"].to_numpy()[chosen],
-        "kind": TABLE["kind"].to_numpy()[chosen].astype(str),
-        "country": rng.choice(["DE", "FR", "US"], rows),
-        "age": rng.normal(size=[rows, 1]).astype(np.float32),
-    }
-    given = {name: tf.constant(value) for name, value in given.items()}
-    return given, tf.constant(rng.integers(0, 2, [rows, 1]), tf.float32), tf.constant(rng.random([rows]), tf.float32)
 
 
 def click_divergence(before, there):
@@ -123,11 +67,6 @@ def test_a_step_is_that_of_the_loss_written_by_hand(name, epsilon_scale):
     for weight, gradient in zip(model.trainable_weights, wanted, strict=True):
         dense = tf.convert_to_tensor(gradient)
         np.testing.assert_allclose(weight.numpy(), moved[weight.path] - dense, rtol=1e-4, atol=1e-6)
-
-
-def data(rows=64):
-    given, clicked, weights = batch(rows)
-    return tf.data.Dataset.from_tensor_slices((given, clicked, weights)).batch(16)
 
 
 def trained(wrap):
@@ -315,55 +254,3 @@ def test_what_cannot_be_trained_so_is_refused():
     model.compile("adam", keras.losses.CategoricalHinge())
     rows, clicked, _ = batch()
     assert model.train_on_batch(rows, clicked, return_dict=True)["auxiliary_loss"] > 0
-
-
-def recall_by_hand(whole, users, targets, k):
-    hits = []
-    for user, target in enumerate(targets):
-        rows = {name: tf.repeat(value[user : user + 1], ITEMS, axis=0) for name, value in users.items()}
-        rows |= {
-            name: tf.constant(TABLE[name].to_numpy().astype(object if name == "kind" else int))
-            for name in TABLE.columns
-        }
-        found = whole.predict(rows, verbose=0)[:, 0]
-        best = TABLE["item_id"].to_numpy()[np.argsort(-found, kind="stable")[:k]]
-        hits.append(target in best)
-    return np.mean(hits)
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_recall_is_that_of_scoring_every_item(wrapped, monkeypatch):
-    monkeypatch.setattr("tfserving_ext.training.recall._ROWS", 13)
-    whole = ranker(parts())
-    rows, _, _ = batch(12, seed=3)
-    users = {name: rows[name] for name in ("country", "age")}
-    targets = rows["item_id"].numpy()
-    model = nann.adversarial(whole, nann.Items(TABLE)) if wrapped else whole
-    model.compile(keras.optimizers.Adam(0.05), keras.losses.BinaryCrossentropy(from_logits=True))
-    wanted = []
-    recall = nann.RecallAtK(users, targets, nann.Items(TABLE), k=6, every=2)
-    by_hand = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: wanted.append(recall_by_hand(whole, users, targets, 6)) if epoch % 2 else None
-    )
-    stop = keras.callbacks.EarlyStopping("val_recall_at_6", mode="max", patience=99)
-    logs = model.fit(data(), epochs=4, verbose=0, callbacks=[by_hand, recall, stop])
-    assert logs.history["val_recall_at_6"] == wanted
-    assert 0 < max(wanted) < 1
-
-
-def test_bad_held_out_users_are_refused():
-    users, items = {"country": np.array(["DE"]), "age": np.ones([1, 1])}, nann.Items(TABLE)
-    for arguments, words in [
-        ((users, [100], items, 0), "k is 0, allowed are numbers of at least 1"),
-        ((users, [100, 101], items), "there are 2 of targets, 1 of country, 1 of age"),
-        (({}, [], items), "at least one"),
-    ]:
-        with pytest.raises(NannError, match=words):
-            nann.RecallAtK(*arguments)
-    whole = ranker(parts())
-    for arguments, words in [
-        (({"age": users["age"]}, [100], items), "no input 'country'; the model takes age, country of a user"),
-        ((users, [7], items), "the target 7 is no item of the table of items"),
-    ]:
-        with pytest.raises(NannError, match=words):
-            nann.RecallAtK(*arguments).set_model(whole)

@@ -76,9 +76,8 @@ class RecallAtK(keras.callbacks.Callback):
             target is no item.
         """
         super().set_model(model)
-        self._measure = _Exact(
-            model.ranker if isinstance(model, AdversarialModel) else model, self._items, self._users, self._output
-        )
+        ranker = model.ranker if isinstance(model, AdversarialModel) else model
+        self._measure = _Exact(ranker, self._items, self._users, self._output)
         self._places = self._measure.places(self._targets)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
