@@ -10,9 +10,9 @@ from tests.docs.pages import ROOT
 from tfserving_ext import cli
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 400, 60, 7
-PACKAGES = ("tfserving_ext", "export_tools")
-FILES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
-FOLDERS = (*PACKAGES, "benchmarks", "tests", "custom_ops", "grappler_passes")
+PYTHON = ("tfserving_ext", "export_tools", "benchmarks")
+FILES = sorted(path for folder in PYTHON for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = (*PYTHON, "tests", "custom_ops", "grappler_passes")
 
 
 def _commands(app: typer.Typer) -> Iterator[tuple[str, str]]:

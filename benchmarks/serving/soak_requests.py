@@ -43,60 +43,67 @@ def make_requests(servable: Any, saved_model: Path, count: int, seed: int = 1) -
       count: how many requests to draw.
       seed: seed of the draw.
     """
-    rng = np.random.default_rng(seed)
-    ids = np.fromfile(saved_model / "assets" / "item_ids.bin", "<i8")
-    rounds = servable.signature("retrieve_rounds").defaults
-    width = servable.signature("serving_default").proto.inputs["comm_seq"].tensor_shape.dim[1].size
+    draw = _Draw(servable, np.fromfile(saved_model / "assets" / "item_ids.bin", "<i8"), np.random.default_rng(seed))
+    return [draw.request(number) for number in range(count)]
 
-    def some(*values: int) -> np.ndarray:
-        return np.array(rng.choice(values), np.int32)
 
-    def user_inputs() -> dict[str, np.ndarray]:
-        users, known = rng.choice(USERS), np.append(ids, STRANGERS)
-        history = rng.choice(known, [users, rng.choice(HISTORY_LENGTHS)])
-        exclude = rng.choice(known, [rng.choice([1, users]), rng.choice(EXCLUSIONS)])
-        return {"item_history": history, "exclude": exclude, "k": some(1, 10, 200)}
+class _Draw:
+    """Draws the inputs of one request after another."""
 
-    def best_first() -> dict[str, np.ndarray]:
-        return {**user_inputs(), "pool": some(10, 50, 200), "frontier": some(4, 16, 64)}
+    def __init__(self, servable: Any, ids: np.ndarray, rng: np.random.Generator) -> None:
+        self._known, self._rng = np.append(ids, STRANGERS), rng
+        self._ef = servable.signature("retrieve_rounds").defaults["ef"]
+        self._width = servable.signature("serving_default").proto.inputs["comm_seq"].tensor_shape.dim[1].size
 
-    def paper() -> dict[str, np.ndarray]:
-        ef = np.maximum(rounds["ef"] * rng.uniform(0.05, 0.5), 1).astype(np.int32)
-        return {**user_inputs(), "ef": ef, "rounds": np.array([1, *rng.integers(1, 3, len(ef) - 1)], np.int32)}
-
-    def original() -> dict[str, np.ndarray]:
-        level_topn = np.array([20, 50, 100, 60, 30, rng.choice([1, 20, 200])], np.int32)
-        return {"comm_seq": rng.normal(0, 0.3, [1, width]).astype(np.float16), "level_topn": level_topn}
-
-    def wrong(number: int) -> Request:
-        inputs = best_first()
-        users = len(inputs["item_history"])
-        signature, change = (
-            ("retrieve", {**inputs, "k": some(0)}),
-            ("retrieve", {**inputs, "pool": some(-3)}),
-            ("retrieve", {**inputs, "exclude": np.zeros([users + 2, 1], np.int64)}),
-            ("retrieve_rounds", {**paper(), "ef": np.array([5], np.int32)}),
-            ("serving_default", {**original(), "level_topn": np.zeros(6, np.int32)}),
-        )[number % 5]
-        return Request("wrong", signature, change, wrong=True)
-
-    def draw(number: int) -> Request:
+    def request(self, number: int) -> Request:
+        """Draws a request, whose kind is a function of its number."""
         place = number % 16
         if place < 6:
-            return Request("retrieve", "retrieve", best_first())
+            return Request("retrieve", "retrieve", self._best_first())
         if place < 9:
-            return Request("retrieve_rounds", "retrieve_rounds", paper())
+            return Request("retrieve_rounds", "retrieve_rounds", self._paper())
         if place < 12:
-            return Request("serving_default", "serving_default", original())
+            return Request("serving_default", "serving_default", self._original())
         if place == 12:
-            return Request("budget", "retrieve", {**best_first(), "budget": rng.integers(1, 1000, [])})
+            return Request("budget", "retrieve", {**self._best_first(), "budget": self._rng.integers(1, 1000, [])})
         if place == 13:
-            return Request("deadline", "retrieve", best_first(), deadline_ms=int(rng.integers(1, 30)))
+            return Request("deadline", "retrieve", self._best_first(), deadline_ms=int(self._rng.integers(1, 30)))
         if place == 14:
-            return Request("deadline", "retrieve_rounds", paper(), deadline_ms=int(rng.integers(1, 60)))
-        return wrong(number // 16)
+            return Request("deadline", "retrieve_rounds", self._paper(), deadline_ms=int(self._rng.integers(1, 60)))
+        return self._wrong(number // 16)
 
-    return [draw(number) for number in range(count)]
+    def _some(self, *values: int) -> np.ndarray:
+        return np.array(self._rng.choice(values), np.int32)
+
+    def _user(self) -> dict[str, np.ndarray]:
+        rng, users = self._rng, self._rng.choice(USERS)
+        history = rng.choice(self._known, [users, rng.choice(HISTORY_LENGTHS)])
+        exclude = rng.choice(self._known, [rng.choice([1, users]), rng.choice(EXCLUSIONS)])
+        return {"item_history": history, "exclude": exclude, "k": self._some(1, 10, 200)}
+
+    def _best_first(self) -> dict[str, np.ndarray]:
+        return {**self._user(), "pool": self._some(10, 50, 200), "frontier": self._some(4, 16, 64)}
+
+    def _paper(self) -> dict[str, np.ndarray]:
+        ef = np.maximum(self._ef * self._rng.uniform(0.05, 0.5), 1).astype(np.int32)
+        user = self._user()
+        return {**user, "ef": ef, "rounds": np.array([1, *self._rng.integers(1, 3, len(ef) - 1)], np.int32)}
+
+    def _original(self) -> dict[str, np.ndarray]:
+        level_topn = np.array([20, 50, 100, 60, 30, self._rng.choice([1, 20, 200])], np.int32)
+        return {"comm_seq": self._rng.normal(0, 0.3, [1, self._width]).astype(np.float16), "level_topn": level_topn}
+
+    def _wrong(self, number: int) -> Request:
+        inputs = self._best_first()
+        users = len(inputs["item_history"])
+        signature, change = (
+            ("retrieve", {**inputs, "k": self._some(0)}),
+            ("retrieve", {**inputs, "pool": self._some(-3)}),
+            ("retrieve", {**inputs, "exclude": np.zeros([users + 2, 1], np.int64)}),
+            ("retrieve_rounds", {**self._paper(), "ef": np.array([5], np.int32)}),
+            ("serving_default", {**self._original(), "level_topn": np.zeros(6, np.int32)}),
+        )[number % 5]
+        return Request("wrong", signature, change, wrong=True)
 
 
 def ask(servable: Any, request: Request, alone: bool = False) -> Outcome:

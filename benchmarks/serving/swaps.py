@@ -101,23 +101,13 @@ def bench_swaps(
     shutil.rmtree(base, ignore_errors=True)
     _copy(saved_model, base / "1")
     broken = swaps // 2 + 2  # New versions count from 2.
-
-    def side(version: int) -> int:
-        """Returns which of the two exports a version is; after the last one, `nann bench` begins with the first."""
-        return 0 if version == 1 else ((version - 2) % swaps + 1) % 2
-
-    spec = SwapSpec(
-        base_path=base,
-        every=seconds / (swaps + 1),
-        exports=[
-            _broken(saved_model, scratch) if version == broken else exports[side(version)]
-            for version in range(2, swaps + 2)
-        ],
-        keep=KEPT,
-    )
+    turns = [exports[_side(version, swaps)] for version in range(2, swaps + 2)]
+    turns[broken - 2] = _broken(saved_model, scratch)
+    spec = SwapSpec(base_path=base, every=seconds / (swaps + 1), exports=turns, keep=KEPT)
     with running(base, "--file_system_poll_wait_seconds", "0.2") as server:
         target = CheckedTarget(
-            f"127.0.0.1:{server.grpc_port}", lambda version: None if version == broken else answers[side(version)]
+            f"127.0.0.1:{server.grpc_port}",
+            lambda version: None if version == broken else answers[_side(version, swaps)],
         )
         scenario = Scenario(
             models=[asking(histories, scratch)],
@@ -128,14 +118,7 @@ def bench_swaps(
             swap=spec,
             trace=0,
         )
-        memory = [server.memory_mb()]
-        with progress("seconds of swaps", int(seconds)) as advance:
-
-            def look(*_: object) -> None:
-                memory.append(server.memory_mb())
-                advance()
-
-            (level,) = bench(scenario, look, target)["levels"]
+        level, memory = _measured(server, scenario, target, seconds)
         quiet = memory[max(1, int(spec.every) - 1)]
         memory.append(_settled(server, quiet))
     return _figures(level, target.answered, broken) | {
@@ -143,6 +126,26 @@ def bench_swaps(
         "memory_most_mb": {key: max(one[key] for one in memory) for key in quiet},
         "memory_end_mb": memory[-1],
     }
+
+
+def _side(version: int, swaps: int) -> int:
+    """Returns which of the two exports a version is; after the last one, `nann bench` begins with the first."""
+    return 0 if version == 1 else ((version - 2) % swaps + 1) % 2
+
+
+def _measured(
+    server: Process, scenario: Scenario, target: CheckedTarget, seconds: float
+) -> tuple[Mapping[str, Any], list[dict[str, float]]]:
+    """Sends the requests; returns the level that was measured, and the server's memory before it and meanwhile."""
+    memory = [server.memory_mb()]
+    with progress("seconds of swaps", int(seconds)) as advance:
+
+        def look(*_: object) -> None:
+            memory.append(server.memory_mb())
+            advance()
+
+        (level,) = bench(scenario, look, target)["levels"]
+    return level, memory
 
 
 def _two_exports(saved_model: Path, index: Path, scratch: Path) -> tuple[Path, Path]:

@@ -44,38 +44,43 @@ class TensorFlowOps:
     def _top(self, user: tuple[tf.Tensor, ...], ef: tf.Tensor, rounds: tf.Tensor) -> tf.Tensor:
         items = self._entry_points
         items, scores, _ = _best(ef[0], items, self._score(user, items), items)
-        for place, (row_splits, neighbors) in enumerate(self._layers, 1):
-
-            def step(
-                t: tf.Tensor,
-                items: tf.Tensor,
-                scores: tf.Tensor,
-                candidates: tf.Tensor,
-                visited: tf.Tensor,
-                row_splits: tf.Tensor = row_splits,
-                neighbors: tf.Tensor = neighbors,
-                width: tf.Tensor = ef[place],
-            ) -> tuple[tf.Tensor, ...]:
-                starts, limits = tf.gather(row_splits, candidates), tf.gather(row_splits, candidates + 1)
-                met = tf.gather(neighbors, tf.ragged.range(starts, limits).flat_values)
-                fresh = tf.sets.difference(tf.unique(met).y[None], visited[None]).values
-                visited = tf.sets.union(visited[None], fresh[None]).values
-                both = tf.concat([items, fresh], axis=0)
-                values = tf.concat([scores, self._score(user, fresh)], axis=0)
-                old = tf.size(items)
-                items, scores, places = _best(width, both, values, tf.range(tf.size(both)))
-                return t + 1, items, scores, tf.boolean_mask(items, places >= old), visited
-
-            _, items, scores, _, _ = tf.while_loop(
-                lambda t, items, scores, candidates, visited, times=rounds[place]: (
-                    (t < times) & (tf.size(candidates) > 0)
-                ),
-                step,
-                (tf.constant(0), items, scores, items, items),
-                shape_invariants=(tf.TensorShape([]), *[tf.TensorShape([None])] * 4),
-                parallel_iterations=1,
-            )
+        for place, layer in enumerate(self._layers, 1):
+            items, scores = self._walk(user, (items, scores), layer, ef[place], rounds[place])
         return items[: self._workload.k]
+
+    def _walk(
+        self,
+        user: tuple[tf.Tensor, ...],
+        best: tuple[tf.Tensor, tf.Tensor],
+        layer: tuple[tf.Tensor, tf.Tensor],
+        width: tf.Tensor,
+        times: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the items and scores that `best`, those of the layer above, become by some rounds in a layer."""
+        row_splits, neighbors = layer
+
+        def step(
+            t: tf.Tensor, items: tf.Tensor, scores: tf.Tensor, candidates: tf.Tensor, visited: tf.Tensor
+        ) -> tuple[tf.Tensor, ...]:
+            starts, limits = tf.gather(row_splits, candidates), tf.gather(row_splits, candidates + 1)
+            met = tf.gather(neighbors, tf.ragged.range(starts, limits).flat_values)
+            fresh = tf.sets.difference(tf.unique(met).y[None], visited[None]).values
+            visited = tf.sets.union(visited[None], fresh[None]).values
+            both = tf.concat([items, fresh], axis=0)
+            values = tf.concat([scores, self._score(user, fresh)], axis=0)
+            old = tf.size(items)
+            items, scores, places = _best(width, both, values, tf.range(tf.size(both)))
+            return t + 1, items, scores, tf.boolean_mask(items, places >= old), visited
+
+        items, scores = best
+        _, items, scores, _, _ = tf.while_loop(
+            lambda t, items, scores, candidates, visited: (t < times) & (tf.size(candidates) > 0),
+            step,
+            (tf.constant(0), items, scores, items, items),
+            shape_invariants=(tf.TensorShape([]), *[tf.TensorShape([None])] * 4),
+            parallel_iterations=1,
+        )
+        return items, scores
 
     def __call__(self, first: int, last: int, setting: tuple[Sequence[int], Sequence[int]]) -> np.ndarray:
         """See `Peer`."""
