@@ -59,7 +59,7 @@ def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = Fa
         fcntl.flock(held, fcntl.LOCK_SH)  # Shows other writers that this folder is in use, until this process ends.
         yield new
         new.chmod(0o755)  # With mkdtemp's 0700, a server that runs as another user could not read a model.
-        _put(new, target)
+        put_folder(new, target)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
         raise NannError(f"cannot write {target}: {error.strerror or error}") from error
@@ -70,8 +70,12 @@ def atomic_folder(target: str | os.PathLike[str], stage: Stage, force: bool = Fa
         os.close(held)
 
 
-def _put(new: Path, target: Path) -> None:
-    """Renames the folder `new` to `target`, and removes the folder that had this name."""
+def put_folder(new: Path, target: Path) -> None:
+    """Renames the folder `new` to `target`, and removes the folder that had this name.
+
+    Raises:
+      OSError: the folder cannot be renamed.
+    """
     while not target.exists():
         try:
             new.rename(target)

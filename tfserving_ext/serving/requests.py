@@ -68,6 +68,16 @@ def spelled(info: Any, item_ids: np.ndarray, keys: Mapping[int, str]) -> np.ndar
     return np.array([keys.get(one, str(one)).encode() for one in item_ids.tolist()], object)
 
 
+def is_parquet(path: Path) -> bool:
+    """Returns whether a file is Parquet.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
 def read_requests(path: Path) -> list[dict[str, Any]]:
     """Reads requests, one for each user: a JSON list of objects, JSON lines, or Parquet with a row for each.
 
@@ -78,9 +88,7 @@ def read_requests(path: Path) -> list[dict[str, Any]]:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise NannError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are allowed")
-        with path.open("rb") as file:
-            is_parquet = file.read(4) == b"PAR1"
-        if is_parquet:
+        if is_parquet(path):
             require("train")
             import polars as pl
 
