@@ -20,11 +20,11 @@ from tfserving_ext import progress
 FACE = {
     *("Index", "Items", "NeuralTopK", "BruteForce", "LocalServer", "Client", "Updates", "RecallAtK"),
     *("convert", "synth", "train", "extract", "build_index", "evaluate", "tune", "preflight", "adversarial"),
-    *("export", "verify", "inspect", "explain", "bench", "recommend", "judge"),
+    *("export", "verify", "inspect", "explain", "bench", "recommend", "judge", "retrieve_all"),
     *("upsert", "delete", "compact"),
 }
 # Each takes more than about ten seconds on a busy machine.
-SLOW = {"compact", "evaluate", "export", "judge", "preflight", "train", "tune", "verify"}
+SLOW = {"compact", "evaluate", "export", "judge", "preflight", "retrieve_all", "train", "tune", "verify"}
 
 
 def test_it_offers_this_and_nothing_else():

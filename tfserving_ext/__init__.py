@@ -18,6 +18,7 @@ One function for each stage from recorded behaviours to a served model; `nann NA
   delete       delete items of a served model
   compact      fold the updates of a served model into a new version
   recommend    show what an exported model answers for one user
+  retrieve_all write the top k of every user of a table (`nann retrieve-all`)
   inspect      show what is in a SavedModel
   explain      show what the graph passes did to its scorer
   bench        measure throughput and latency of a server
@@ -54,6 +55,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from export_tools.batch.run import retrieve_all
     from export_tools.compact import compact
     from export_tools.cut.items import Items
     from export_tools.explain import explain
@@ -105,6 +107,7 @@ __all__ = [
     "judge",
     "preflight",
     "recommend",
+    "retrieve_all",
     "synth",
     "train",
     "tune",
@@ -136,6 +139,7 @@ _HOMES = {
     "judge": "export_tools.judge",
     "preflight": "tfserving_ext.evaluation.preflight",
     "recommend": "tfserving_ext.serving.recommendation",
+    "retrieve_all": "export_tools.batch.run",
     "synth": "tfserving_ext.data.synth",
     "train": "tfserving_ext.training.recipes",
     "tune": "tfserving_ext.evaluation.tune",

@@ -75,7 +75,13 @@ EXPORT = Stage(
     "nann-export",
     ("saved_model.pb", "fingerprint.pb", "assets", "assets.extra", "variables"),
 )
-STAGES = (PURCHASES, SEQUENCES, WINDOWS, MODEL, EMBEDDINGS, INDEX, EXPORT)
+ANSWERS = Stage(
+    "answers of all users (`nann retrieve-all`)",
+    _MANIFEST,
+    "nann-answers",
+    (_MANIFEST, "part-*.parquet", "identity.json"),  # The last one, if a kill came between two renames.
+)
+STAGES = (PURCHASES, SEQUENCES, WINDOWS, MODEL, EMBEDDINGS, INDEX, EXPORT, ANSWERS)
 
 
 def check_replaceable(

@@ -1,8 +1,9 @@
-"""The options of `nann export`, `verify`, `inspect`, `explain`, `serve`, `smoke` and `demo`."""
+"""The options of `nann export`, `verify`, `inspect`, `explain`, `serve`, `smoke`, `retrieve-all` and `demo`."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
+from export_tools.batch import Retrieved
 from tests.cli.entries import GONE, Command, Option, search
 from tfserving_ext.serving.recommendation import Recommendation
 from tfserving_ext.serving.request_log import log_json
@@ -226,6 +227,23 @@ JUDGE = Command(
         "k": Option("7", {"judge.k": 7}),
         "out": Option("figures.json", {"judge.target": Path("figures.json")}),
         "signature": Option("retrieve_rounds", {"judge.signatures": ("retrieve_rounds",)}),
+    },
+)
+RETRIEVE_ALL = Command(
+    {"saved_model": "models/nann/1", "users": "users.parquet"},
+    {"export_tools.batch:retrieve_all": Retrieved(Path("answers"), 1, 1, 1.0, 1)},
+    {},
+    {
+        "saved_model": Option("other", {"retrieve_all.saved_model": Path("other")}),
+        "users": Option("other.json", {"retrieve_all.users": Path("other.json")}),
+        "out": Option("elsewhere", {"retrieve_all.target": Path("elsewhere")}),
+        "k": Option("7", {"retrieve_all.options.k": 7}),
+        "signature": Option("retrieve_rounds", {"retrieve_all.options.signature": "retrieve_rounds"}),
+        "keep": Option("user", {"retrieve_all.options.keep": ("user",)}),
+        "batch": Option("32", {"retrieve_all.options.batch": 32}),
+        "part_users": Option("100", {"retrieve_all.options.part_users": 100}),
+        "beam": Option("--runner=A --b", {"retrieve_all.beam": ("--runner=A", "--b")}),
+        "force": Option(None, {"retrieve_all.force": True}),
     },
 )
 _WHOM = ("--user", "5", "--data", "data")

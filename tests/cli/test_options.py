@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Command] = {
     "smoke": serving.SMOKE,
     "judge": serving.JUDGE,
     "recommend": serving.RECOMMEND,
+    "retrieve-all": serving.RETRIEVE_ALL,
     "bench": measuring.BENCH,
     "bench compare": measuring.BENCH_COMPARE,
     "bench report": measuring.BENCH_REPORT,

@@ -93,6 +93,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     requests = [{"item_history": [1082185, 1029743], "next": [995242]}]
     (folder / "requests.json").write_text(json.dumps(requests))
     pl.DataFrame(requests).write_parquet(folder / "requests.parquet")
+    pl.DataFrame({"user_id": [1], "item_history": [[1082185, 1029743]]}).write_parquet(folder / "users.parquet")
     shutil.copy(DEMO / "purchases" / "items.csv", folder / "products.csv")
     (folder / "purchases").mkdir()
     shutil.copy(DEMO / "purchases" / "items.csv", folder / "purchases")

@@ -40,6 +40,7 @@ ELSEWHERE = {
     "apt-get ": "changes the machine",
     "pip install": "changes the environment",
     "nann convert /shared/parts": "needs a Flink cluster; tests/data/test_beam.py runs Beam here",
+    "nann retrieve-all /shared/models": "needs a Flink cluster; tests/export/test_retrieve_all.py runs Beam here",
     "nann export converted_model": "needs the original's artefacts; run by tests/export/test_sources.py on such",
     "nann upsert models/shop": "needs a ranker's shop; run by tests/export/test_ranker_updates.py on one",
 }

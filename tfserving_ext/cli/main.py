@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tfserving_ext import __version__
-from tfserving_ext.cli import bench, data, demo, evaluating, exporting, judging, serving, training, updating
+from tfserving_ext.cli import batch, bench, data, demo, evaluating, exporting, judging, serving, training, updating
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
 
@@ -48,7 +48,7 @@ def _main(
             import_models(module)
 
 
-for group in (data, training, evaluating, exporting, serving, updating, judging, demo, bench):
+for group in (data, training, evaluating, exporting, serving, updating, judging, batch, demo, bench):
     group.add_to(app)
 
 
@@ -88,7 +88,9 @@ def main() -> None:
     except SystemExit as ending:
         if ending.code == 130:  # Ctrl-C, for which Typer prints no message.
             again = (
-                "; run the same command again to resume" if {"convert", "demo", "train"} & set(sys.argv[1:2]) else ""
+                "; run the same command again to resume"
+                if {"convert", "demo", "retrieve-all", "train"} & set(sys.argv[1:2])
+                else ""
             )
             print(f"interrupted; no file is half written{again}", file=sys.stderr)
         raise
