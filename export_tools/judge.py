@@ -1,7 +1,8 @@
 """Measures an exported model on requests: what its searches find of the exact answers, and of what users chose next."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tfserving_ext.index.item_keys import NO_KEY
 from tfserving_ext.outputs import check_json
 from tfserving_ext.progress import progress
 from tfserving_ext.retrieval.metrics import held
+from tfserving_ext.serving.client import Client
 from tfserving_ext.serving.models import ModelOptions, Servable, ServingError, load_servable
 from tfserving_ext.serving.requests import as_inputs, read_requests
 
@@ -26,6 +28,11 @@ NEXT = "next"  # The ids of the items that a request's user chose next, beside i
 FORMAT, FORMAT_VERSION = "nann-judgement", 1
 SIGNATURES = ("retrieve", "retrieve_surrogate", "retrieve_best_first", "retrieve_rounds")
 EXACT = "exact"
+# Segments beyond the most frequent ones are told together.
+MOST_SEGMENTS = 20
+NONE, OTHERS = "(none)", "(others)"
+# Asks for the outputs of a signature by its name, with inputs by name.
+Ask = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def judge(
@@ -34,6 +41,8 @@ def judge(
     k: int | None = None,
     target: str | os.PathLike[str] | None = None,
     signatures: Sequence[str] = SIGNATURES,
+    server: str | None = None,
+    by: str | None = None,
 ) -> dict[str, Any]:
     """Measures an exported model on real requests, against scoring every item by the exported scorer.
 
@@ -50,12 +59,17 @@ def judge(
       k: how many items to answer; the model's default if None.
       target: a JSON file for the figures, or None.
       signatures: the signatures to measure; those that the model lacks are left out.
+      server: HOST:PORT of a server's gRPC port, of TensorFlow Serving or `nann serve`, whose answers are measured in
+        place of those of this process; or HOST:PORT/NAME. It serves the same version under the name of the folder
+        above it, if NAME does not say another.
+      by: an input, or another name in the requests, by whose values the figures are told as well.
 
     Returns:
       The figures: `requests`, `items` and `k`, and by signature in `answers` the means `coverage`, the share of the
       exact answer that was found, and `items_scored`; where requests have `next`, also `recall`, the share of these
       items that the answer has, `mrr`, the mean reciprocal rank of the first of them, `ndcg`, and `hit_rate`, the
-      share of users with one at least. Each has its interval at 95 % in `intervals`.
+      share of users with one at least. Each has its interval at 95 % in `intervals`. With `by`, `segments` has the
+      number of requests and the same figures for each value, the most frequent first.
 
     Raises:
       NannError: a file is missing or damaged, a request does not fit the signature, or `next` is missing from some.
@@ -65,13 +79,15 @@ def judge(
     path = Path(saved_model)
     manifest = read_manifest(path)
     given = read_requests(Path(requests)) if isinstance(requests, (str, os.PathLike)) else [dict(r) for r in requests]
-    chosen = _chosen(given)
+    chosen, segments = _chosen(given), None if by is None else [_segment(one.get(by)) for one in given]
     k = manifest["defaults"]["k"] if k is None else k
     servable = load_servable(path, ModelOptions(warm_up_runs=0))
     try:
-        with exported_index(path, manifest) as index:
+        with exported_index(path, manifest) as index, _asking(servable, server, path) as ask:
             k = min(k, len(index.item_ids))
-            answers = _answers(servable, ExactAnswers(path, index), given, k, signatures)
+            if by is not None:
+                _check_by(by, given, servable, signatures)
+            answers = _answers(servable, ask, ExactAnswers(path, index), given, k, signatures)
             items = len(index.item_ids)
     except ServingError as error:
         raise NannError(f"{saved_model}: {error.message}") from error
@@ -79,9 +95,56 @@ def judge(
         servable.close()
     measured = {"saved_model": str(saved_model), "requests": len(given), "items": items, "k": k}
     figures = {"format": FORMAT, "format_version": FORMAT_VERSION, **measured, "answers": _all_figures(answers, chosen)}
+    if segments is not None:
+        figures |= {"by": by, "segments": _by_segment(answers, chosen, segments)}
     if target is not None:
         write_json(Path(target), figures)
     return figures
+
+
+@contextlib.contextmanager
+def _asking(servable: Servable, server: str | None, path: Path) -> Iterator[Ask]:
+    """Gives what answers: the model in this process, or the server."""
+    if server is None:
+        yield lambda name, inputs: servable.signatures[name].run(inputs)
+        return
+    target, _, name = server.partition("/")
+    with Client(target, name or path.resolve().parent.name) as client:
+        yield client.predict
+
+
+def _segment(value: Any) -> str:
+    """Returns the text of a segment; a list of one is its value."""
+    held = np.asarray(value, object).ravel()
+    return NONE if value is None else ", ".join(map(str, held.tolist()))
+
+
+def _check_by(by: str, requests: list[dict[str, Any]], servable: Servable, signatures: Sequence[str]) -> None:
+    """Checks that requests have the name of the segments, and takes it out of them if it is no input."""
+    if not any(by in request for request in requests):
+        known = sorted({name for request in requests for name in request})
+        raise NannError(f"no request has {by!r}, by which segments are told; they have {', '.join(known)}")
+    if any(by in servable.signatures[name].proto.inputs for name in signatures if name in servable.signatures):
+        return
+    for request in requests:
+        request.pop(by, None)
+
+
+def _by_segment(
+    answers: Mapping[str, tuple[np.ndarray, np.ndarray]], chosen: list[np.ndarray] | None, segments: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Returns the figures of the requests of each segment."""
+    values, places, counts = np.unique(segments, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    groups = [(str(values[place]), [place]) for place in order[:MOST_SEGMENTS]]
+    groups += [(OTHERS, order[MOST_SEGMENTS:].tolist())] if len(order) > MOST_SEGMENTS else []
+    found = {}
+    for name, held_values in groups:
+        rows = np.flatnonzero(np.isin(places, held_values))
+        some = {of: (ids[rows], scored[rows]) for of, (ids, scored) in answers.items()}
+        wanted = None if chosen is None else [chosen[row] for row in rows]
+        found[name] = {"requests": len(rows), "answers": _all_figures(some, wanted)}
+    return found
 
 
 def _chosen(requests: list[dict[str, Any]]) -> list[np.ndarray] | None:
@@ -98,7 +161,12 @@ def _chosen(requests: list[dict[str, Any]]) -> list[np.ndarray] | None:
 
 
 def _answers(
-    servable: Servable, exact: ExactAnswers, requests: list[dict[str, Any]], k: int, signatures: Sequence[str]
+    servable: Servable,
+    ask: Ask,
+    exact: ExactAnswers,
+    requests: list[dict[str, Any]],
+    k: int,
+    signatures: Sequence[str],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns, by signature and for `EXACT`, item ids, int64 or bytes [N, k], and the numbers of items scored [N]."""
     names = [name for name in signatures if name in servable.signatures]
@@ -111,7 +179,7 @@ def _answers(
                 signature = servable.signatures[name]
                 try:
                     inputs = {**as_inputs(signature, request), "k": np.asarray(k, np.int32)}
-                    answer = signature.run(inputs)
+                    answer = ask(name, inputs)
                 except (NannError, ServingError) as error:
                     raise NannError(f"request {number}: {error}") from error
                 if len(answer["item_ids"]) != 1:
@@ -183,6 +251,21 @@ def verdict(figures: Mapping[str, Any]) -> str:
         told += f"; recall of what was chosen next is {one['recall']:.4f}, and {exact:.4f} where every item is scored"
     count = figures["requests"]
     return f"{told}; {count:,} request{'' if count == 1 else 's'}"
+
+
+def as_segments(figures: Mapping[str, Any]) -> Any:
+    """Returns the figures of the first signature by segment as a table, one row for each."""
+    from rich.table import Table
+
+    of = next(name for name in figures["answers"] if name != EXACT)
+    names = [name for name in figures["answers"][of] if name not in ("intervals", "items_scored")]
+    table = Table()
+    table.add_column(f"{of} by {figures['by']}")
+    for name in ("requests", *names):
+        table.add_column(name.replace("_", " "), justify="right")
+    for value, one in figures["segments"].items():
+        table.add_row(value, f"{one['requests']:,}", *(f"{one['answers'][of][name]:.4f}" for name in names))
+    return table
 
 
 def as_table(figures: Mapping[str, Any]) -> Any:

@@ -92,6 +92,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_other_layouts(folder, [line.split(",") for line in lines])
     requests = [{"item_history": [1082185, 1029743], "next": [995242]}]
     (folder / "requests.json").write_text(json.dumps(requests))
+    (folder / "visits.json").write_text(json.dumps([{**request, "country": "FR"} for request in requests]))
     pl.DataFrame(requests).write_parquet(folder / "requests.parquet")
     pl.DataFrame({"user_id": [1], "item_history": [[1082185, 1029743]]}).write_parquet(folder / "users.parquet")
     shutil.copy(DEMO / "purchases" / "items.csv", folder / "products.csv")

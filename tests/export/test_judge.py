@@ -13,6 +13,7 @@ from export_tools.judge import judge, verdict
 from tfserving_ext.cli import app
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
+from tfserving_ext.serving import LocalServer, ServerOptions
 
 ITEMS, DIM, K, USERS = 300, 6, 20, 12
 IDS = np.random.default_rng(0).permutation(10**6)[:ITEMS]
@@ -84,6 +85,51 @@ def test_excluded_items_are_not_missed(exported, requests, scores):
     assert found["retrieve"]["coverage"] >= 0.99
     hits = [[item in request["next"] for item in row[5 : K + 5]] for request, row in zip(requests, best, strict=True)]
     assert found["exact"]["recall"] == pytest.approx(np.sum(hits, axis=1).mean() / 3)
+
+
+def test_segments_have_the_figures_of_their_requests(exported, requests):
+    """By a name that is no input, which some requests lack; the figures of one segment are those of it alone."""
+    countries = ["de", "fr", None, "de", "de", "fr", None, "de", "it", "de", "fr", "fr"]
+    given = [
+        request if at is None else {**request, "country": at} for request, at in zip(requests, countries, strict=True)
+    ]
+    found = judge(exported, given, K, by="country", signatures=["retrieve"])
+    assert {name: one["requests"] for name, one in found["segments"].items()} == {
+        "de": 5,
+        "fr": 4,
+        "(none)": 2,
+        "it": 1,
+    }
+    assert list(found["segments"])[:2] == ["de", "fr"]
+    assert found["answers"] == judge(exported, requests, K, signatures=["retrieve"])["answers"]
+    french = [request for request, at in zip(requests, countries, strict=True) if at == "fr"]
+    assert found["segments"]["fr"]["answers"] == judge(exported, french, K, signatures=["retrieve"])["answers"]
+
+
+def test_many_segments_are_told_together(exported, requests, monkeypatch):
+    monkeypatch.setattr("export_tools.judge.MOST_SEGMENTS", 3)
+    found = judge(exported, requests, K, by="age", signatures=["retrieve"])["segments"]
+    assert [one["requests"] for one in found.values()] == [1, 1, 1, USERS - 3]
+    assert list(found)[-1] == "(others)"
+    with pytest.raises(NannError, match="no request has 'country', by which segments are told; they have age"):
+        judge(exported, requests, K, by="country")
+
+
+def test_a_server_is_judged_as_the_model_that_it_serves(exported, requests, tmp_path):
+    with LocalServer({"mine": exported.parent}, ServerOptions(grpc_port=0, rest_port=0)) as server:
+        target = f"127.0.0.1:{server.grpc_port}"
+        found = judge(exported, requests, K, server=target)
+        assert found["answers"] == judge(exported, requests, K)["answers"]
+        assert judge(exported, requests, K, server=f"{target}/mine")["answers"] == found["answers"]
+        with pytest.raises(NannError, match=r"request 1: .*NOT_FOUND"):
+            judge(exported, requests, K, server=f"{target}/other")
+        (tmp_path / "requests.json").write_text(json.dumps([{**request, "country": "de"} for request in requests]))
+        ran = CliRunner().invoke(
+            app, ["judge", str(exported), str(tmp_path / "requests.json"), "--server", target, "--by", "country"]
+        )
+        assert ran.exit_code == 0 and "by country" in ran.output, ran.output
+    with pytest.raises(NannError, match=r"request 1: .*127\.0\.0\.1"):
+        judge(exported, requests, K, server=target)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ from tfserving_ext.progress import console, outcome
 
 _JUDGE_EXAMPLES = """Example: nann judge models/nann/1 requests.json -o judgement.json
 
-nann judge models/nann/1 requests.parquet -k 100"""
+nann judge models/nann/1 requests.parquet -k 100 --by country
+
+nann judge models/nann/1 requests.parquet --server 127.0.0.1:8500"""
 _RECOMMEND_EXAMPLES = """Example: nann recommend models/nann/1 --user 1234 --data data --names products.csv
 
 nann recommend models/nann/1 --features '{"item_history": [1082185, 1029743]}' -k 20
@@ -33,14 +35,28 @@ def judge(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for the figures.")] = None,
     signature: Annotated[list[str] | None, typer.Option(help="Measure only this signature; may be repeated.")] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure the answers of a server that serves this version: HOST:PORT of its gRPC port, or "
+            "HOST:PORT/NAME if its name of the model is not that of the folder.",
+            show_default="this process",
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Tell the figures by the values of this input, or other name in the requests, too."),
+    ] = None,
 ) -> None:
     """Measure an exported model on real requests, against scoring every item."""
-    from export_tools.judge import SIGNATURES, as_table, verdict
+    from export_tools.judge import SIGNATURES, as_segments, as_table, verdict
     from export_tools.judge import judge as run
 
-    figures = run(saved_model, requests, k, out, SIGNATURES if signature is None else tuple(signature))
+    figures = run(saved_model, requests, k, out, SIGNATURES if signature is None else tuple(signature), server, by)
     outcome("judge", verdict(figures))
     console.print(as_table(figures))
+    if by is not None:
+        console.print(as_segments(figures))
     if out is not None:
         outcome("judge", f"figures: {out}")
 
