@@ -4,11 +4,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from export_tools.exact import ExactAnswers, different
+from export_tools.judgement import EXACT, all_figures, by_segment
 from export_tools.manifest import exported_index, read_manifest
 from tfserving_ext.artifacts import write_json
 from tfserving_ext.errors import NannError
@@ -16,21 +17,15 @@ from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.item_keys import NO_KEY
 from tfserving_ext.outputs import check_json
 from tfserving_ext.progress import progress
-from tfserving_ext.retrieval.metrics import held
 from tfserving_ext.serving.client import Client
 from tfserving_ext.serving.models import ModelOptions, Servable, ServingError, load_servable
 from tfserving_ext.serving.requests import as_inputs, read_requests
 
-if TYPE_CHECKING:
-    from tfserving_ext.evaluation.intervals import Bootstrap
-
 NEXT = "next"  # The ids of the items that a request's user chose next, beside its inputs.
 FORMAT, FORMAT_VERSION = "nann-judgement", 1
+_HEAD: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION}
 SIGNATURES = ("retrieve", "retrieve_surrogate", "retrieve_best_first", "retrieve_rounds")
-EXACT = "exact"
-# Segments beyond the most frequent ones are told together.
-MOST_SEGMENTS = 20
-NONE, OTHERS = "(none)", "(others)"
+NO_SEGMENT = "(none)"
 # Asks for the outputs of a signature by its name, with inputs by name.
 Ask = Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -59,9 +54,8 @@ def judge(
       k: how many items to answer; the model's default if None.
       target: a JSON file for the figures, or None.
       signatures: the signatures to measure; those that the model lacks are left out.
-      server: HOST:PORT of a server's gRPC port, of TensorFlow Serving or `nann serve`, whose answers are measured in
-        place of those of this process; or HOST:PORT/NAME. It serves the same version under the name of the folder
-        above it, if NAME does not say another.
+      server: HOST:PORT or HOST:PORT/NAME of a server's gRPC port, whose answers are measured in place of those of this
+        process. It serves the same version, by default under the name of the folder above it.
       by: an input, or another name in the requests, by whose values the figures are told as well.
 
     Returns:
@@ -76,30 +70,47 @@ def judge(
     """
     if target is not None:
         check_json(Path(target), "figures of `nann judge`", "format", FORMAT)
-    path = Path(saved_model)
-    manifest = read_manifest(path)
-    given = read_requests(Path(requests)) if isinstance(requests, (str, os.PathLike)) else [dict(r) for r in requests]
-    chosen, segments = _chosen(given), None if by is None else [_segment(one.get(by)) for one in given]
-    k = manifest["defaults"]["k"] if k is None else k
-    servable = load_servable(path, ModelOptions(warm_up_runs=0))
-    try:
-        with exported_index(path, manifest) as index, _asking(servable, server, path) as ask:
-            k = min(k, len(index.item_ids))
-            if by is not None:
-                _check_by(by, given, servable, signatures)
-            answers = _answers(servable, ask, ExactAnswers(path, index), given, k, signatures)
-            items = len(index.item_ids)
-    except ServingError as error:
-        raise NannError(f"{saved_model}: {error.message}") from error
-    finally:
-        servable.close()
-    measured = {"saved_model": str(saved_model), "requests": len(given), "items": items, "k": k}
-    figures = {"format": FORMAT, "format_version": FORMAT_VERSION, **measured, "answers": _all_figures(answers, chosen)}
-    if segments is not None:
-        figures |= {"by": by, "segments": _by_segment(answers, chosen, segments)}
+    path, given = Path(saved_model), _given(requests)
+    chosen, segments = _chosen(given), [] if by is None else [_segment(one.get(by)) for one in given]
+    answers, items = _asked(path, given, k, signatures, server, by)
+    k = answers[EXACT][0].shape[1]
+    figures = {**_HEAD, "saved_model": str(path), "requests": len(given), "items": items, "k": k}
+    figures["answers"] = all_figures(answers, chosen)
+    if by is not None:
+        figures |= {"by": by, "segments": by_segment(answers, chosen, segments)}
     if target is not None:
         write_json(Path(target), figures)
     return figures
+
+
+def _asked(
+    path: Path,
+    requests: list[dict[str, Any]],
+    k: int | None,
+    signatures: Sequence[str],
+    server: str | None,
+    by: str | None,
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
+    """Returns the answers, as `_answers` does, and the number of items."""
+    manifest = read_manifest(path)
+    servable = load_servable(path, ModelOptions(warm_up_runs=0))
+    try:
+        with exported_index(path, manifest) as index, _asking(servable, server, path) as ask:
+            items = len(index.item_ids)
+            k = min(manifest["defaults"]["k"] if k is None else k, items)
+            _check_by(by, requests, servable, signatures)
+            return _answers(servable, ask, ExactAnswers(path, index), requests, k, signatures), items
+    except ServingError as error:
+        raise NannError(f"{path}: {error.message}") from error
+    finally:
+        servable.close()
+
+
+def _given(requests: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the requests as dicts of our own, read from a file if they are one."""
+    if isinstance(requests, (str, os.PathLike)):
+        return read_requests(Path(requests))
+    return [dict(request) for request in requests]
 
 
 @contextlib.contextmanager
@@ -116,11 +127,13 @@ def _asking(servable: Servable, server: str | None, path: Path) -> Iterator[Ask]
 def _segment(value: Any) -> str:
     """Returns the text of a segment; a list of one is its value."""
     held = np.asarray(value, object).ravel()
-    return NONE if value is None else ", ".join(map(str, held.tolist()))
+    return NO_SEGMENT if value is None else ", ".join(map(str, held.tolist()))
 
 
-def _check_by(by: str, requests: list[dict[str, Any]], servable: Servable, signatures: Sequence[str]) -> None:
+def _check_by(by: str | None, requests: list[dict[str, Any]], servable: Servable, signatures: Sequence[str]) -> None:
     """Checks that requests have the name of the segments, and takes it out of them if it is no input."""
+    if by is None:
+        return
     if not any(by in request for request in requests):
         known = sorted({name for request in requests for name in request})
         raise NannError(f"no request has {by!r}, by which segments are told; they have {', '.join(known)}")
@@ -128,23 +141,6 @@ def _check_by(by: str, requests: list[dict[str, Any]], servable: Servable, signa
         return
     for request in requests:
         request.pop(by, None)
-
-
-def _by_segment(
-    answers: Mapping[str, tuple[np.ndarray, np.ndarray]], chosen: list[np.ndarray] | None, segments: list[str]
-) -> dict[str, dict[str, Any]]:
-    """Returns the figures of the requests of each segment."""
-    values, places, counts = np.unique(segments, return_inverse=True, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    groups = [(str(values[place]), [place]) for place in order[:MOST_SEGMENTS]]
-    groups += [(OTHERS, order[MOST_SEGMENTS:].tolist())] if len(order) > MOST_SEGMENTS else []
-    found = {}
-    for name, held_values in groups:
-        rows = np.flatnonzero(np.isin(places, held_values))
-        some = {of: (ids[rows], scored[rows]) for of, (ids, scored) in answers.items()}
-        wanted = None if chosen is None else [chosen[row] for row in rows]
-        found[name] = {"requests": len(rows), "answers": _all_figures(some, wanted)}
-    return found
 
 
 def _chosen(requests: list[dict[str, Any]]) -> list[np.ndarray] | None:
@@ -196,87 +192,3 @@ def _exact(
     ids, scored = exact.best(inputs, defaults, k)
     none = NO_KEY.encode() if ids.dtype == object else NO_ITEM
     return np.append(ids, np.full(k - len(ids), none, ids.dtype)), scored
-
-
-def _all_figures(
-    answers: Mapping[str, tuple[np.ndarray, np.ndarray]], chosen: list[np.ndarray] | None
-) -> dict[str, dict[str, Any]]:
-    from tfserving_ext.evaluation.intervals import Bootstrap
-
-    exact, _ = answers[EXACT]
-    if chosen is not None and chosen[0].dtype != exact.dtype:
-        kinds = {True: "strings", False: "integers"}
-        raise NannError(
-            f"{NEXT!r} holds {kinds[chosen[0].dtype == object]}, but the model's item ids are "
-            f"{kinds[exact.dtype == object]}"
-        )
-    bootstrap = Bootstrap(np.arange(len(exact)))
-    return {name: _figures(ids, exact, scored, chosen, bootstrap) for name, (ids, scored) in answers.items()}
-
-
-def _figures(
-    ids: np.ndarray, exact: np.ndarray, scored: np.ndarray, chosen: list[np.ndarray] | None, bootstrap: "Bootstrap"
-) -> dict[str, Any]:
-    from tfserving_ext.retrieval import coverage
-
-    of_cases = {"coverage": coverage(ids, exact), "items_scored": scored.astype(np.float64)}
-    if chosen is not None:
-        hits = [np.isin(row, wanted) & held(row) for row, wanted in zip(ids, chosen, strict=True)]
-        gains = 1 / np.log2(np.arange(ids.shape[1]) + 2)
-        sizes = [len(wanted) for wanted in chosen]
-        of_cases |= {
-            "recall": np.array([hit.sum() / size for hit, size in zip(hits, sizes, strict=True)]),
-            "hit_rate": np.array([float(hit.any()) for hit in hits]),
-            "mrr": np.array([1 / (1 + hit.argmax()) if hit.any() else 0.0 for hit in hits]),
-            "ndcg": np.array([gains[hit].sum() / gains[:size].sum() for hit, size in zip(hits, sizes, strict=True)]),
-        }
-    return {
-        **{name: float(values.mean()) for name, values in of_cases.items()},
-        "intervals": {name: bootstrap.interval(values) for name, values in of_cases.items()},
-    }
-
-
-def verdict(figures: Mapping[str, Any]) -> str:
-    """Returns one sentence about the figures of `judge`: what the model serves by default is worth."""
-    name = next(name for name in figures["answers"] if name != EXACT)
-    one = figures["answers"][name]
-    low, high = one["intervals"]["coverage"]
-    told = (
-        f"{name} finds {one['coverage']:.4f} ({low:.4f} to {high:.4f}) of the best {figures['k']} of "
-        f"{figures['items']:,} items, and scores {one['items_scored']:,.0f} of them "
-        f"({one['items_scored'] / figures['items']:.1%})"
-    )
-    if "recall" in one:
-        exact = figures["answers"][EXACT]["recall"]
-        told += f"; recall of what was chosen next is {one['recall']:.4f}, and {exact:.4f} where every item is scored"
-    count = figures["requests"]
-    return f"{told}; {count:,} request{'' if count == 1 else 's'}"
-
-
-def as_segments(figures: Mapping[str, Any]) -> Any:
-    """Returns the figures of the first signature by segment as a table, one row for each."""
-    from rich.table import Table
-
-    of = next(name for name in figures["answers"] if name != EXACT)
-    names = [name for name in figures["answers"][of] if name not in ("intervals", "items_scored")]
-    table = Table()
-    table.add_column(f"{of} by {figures['by']}")
-    for name in ("requests", *names):
-        table.add_column(name.replace("_", " "), justify="right")
-    for value, one in figures["segments"].items():
-        table.add_row(value, f"{one['requests']:,}", *(f"{one['answers'][of][name]:.4f}" for name in names))
-    return table
-
-
-def as_table(figures: Mapping[str, Any]) -> Any:
-    """Returns the figures of `judge` as a table, one row for each signature and for the exact answer."""
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("answers of")
-    names = [name for name in figures["answers"][EXACT] if name != "intervals"]
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for of, one in figures["answers"].items():
-        table.add_row(of, *(f"{one[name]:,.0f}" if name == "items_scored" else f"{one[name]:.4f}" for name in names))
-    return table

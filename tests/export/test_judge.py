@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from export_tools import ExportOptions, SourceOptions, export
-from export_tools.judge import judge, verdict
+from export_tools.judge import judge
+from export_tools.judgement import verdict
 from tfserving_ext.cli import app
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
@@ -107,7 +108,7 @@ def test_segments_have_the_figures_of_their_requests(exported, requests):
 
 
 def test_many_segments_are_told_together(exported, requests, monkeypatch):
-    monkeypatch.setattr("export_tools.judge.MOST_SEGMENTS", 3)
+    monkeypatch.setattr("export_tools.judgement.MOST_SEGMENTS", 3)
     found = judge(exported, requests, K, by="age", signatures=["retrieve"])["segments"]
     assert [one["requests"] for one in found.values()] == [1, 1, 1, USERS - 3]
     assert list(found)[-1] == "(others)"

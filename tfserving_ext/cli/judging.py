@@ -49,8 +49,9 @@ def judge(
     ] = None,
 ) -> None:
     """Measure an exported model on real requests, against scoring every item."""
-    from export_tools.judge import SIGNATURES, as_segments, as_table, verdict
+    from export_tools.judge import SIGNATURES
     from export_tools.judge import judge as run
+    from export_tools.judgement import as_segments, as_table, verdict
 
     figures = run(saved_model, requests, k, out, SIGNATURES if signature is None else tuple(signature), server, by)
     outcome("judge", verdict(figures))
