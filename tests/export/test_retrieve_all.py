@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from export_tools import ExportOptions, export
-from export_tools.batch import BatchOptions, retrieve_all
+from export_tools.batch import BatchOptions, pipeline, retrieve_all
 from tests.text_ids import UNKNOWN, spell, twin
 from tfserving_ext.artifacts import read_json
 from tfserving_ext.cli import app
@@ -130,6 +130,17 @@ def test_a_folder_of_files_is_one_table(filtered, users, wanted, tmp_path):
     answers = pl.concat(pl.read_parquet(path) for path in files)
     assert answers.select("user_id", "exclude").equals(frame.select("user_id", "exclude"))
     same(answers, wanted)
+
+
+def test_a_worker_loads_the_model_once(filtered, users, tmp_path, monkeypatch):
+    """Here, the worker is a thread of the process that checked the table, and takes the model from it."""
+    loads, load = [], pipeline._load
+    monkeypatch.setattr(pipeline, "_load", lambda path: loads.append(path) or load(path))
+    pl.DataFrame(users[:9], infer_schema_length=None).write_parquet(tmp_path / "users.parquet")
+    options = BatchOptions(K, keep=("user_id",), part_users=3)
+    retrieve_all(filtered, tmp_path / "users.parquet", tmp_path / "answers", options)
+    assert len(list((tmp_path / "answers").glob("part-*.parquet"))) == 3
+    assert loads == [filtered]
 
 
 KILL = """
@@ -256,7 +267,7 @@ def test_files_of_a_folder_have_the_same_columns(filtered, tmp_path):
     ],
 )
 def test_a_bad_row_is_named(filtered, users, tmp_path, changed, words):
-    """It is in a call with others; the files before it are kept until the table is another."""
+    """It shares a call with others, whose error would not say which of them is wrong."""
     rows = [{**user, **(changed if number == 7 else {})} for number, user in enumerate(users[:12])]
     pl.DataFrame(rows, infer_schema_length=None).write_parquet(tmp_path / "users.parquet")
     options = BatchOptions(K, keep=("user_id",), part_users=12)
