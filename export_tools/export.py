@@ -30,6 +30,7 @@ from tfserving_ext.index import import_original
 from tfserving_ext.index.format import Index
 from tfserving_ext.outputs import EXPORT, check_replaceable
 from tfserving_ext.retrieval import NeuralTopK
+from tfserving_ext.serving.known_values import ENTRY as KNOWN_VALUES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +141,7 @@ def export(
                 examples = Examples.of_source(made.served.source, made.served.search.index.id_dtype)
                 records = write_warm_up(new, examples, made.index, made.signatures)
             facts = {"defaults": dataclasses.asdict(defaults), "warm_up_records": records, "evaluation": figures}
+            facts[KNOWN_VALUES] = {name: values.as_dict() for name, values in made.served.source.known.items()}
             write_manifest(new, made.facts(opened_model) | facts)
             try_out(new)
     if options.graphs is not None:

@@ -12,6 +12,7 @@ from export_tools.graphs.scorers import read_meta_graph
 from export_tools.manifest import FILE, read_manifest
 from tfserving_ext.index.attribute_file import attribute_facts
 from tfserving_ext.index.reach import graph_facts
+from tfserving_ext.serving.known_values import ENTRY as KNOWN_VALUES
 from tfserving_ext.serving.warm_up import read_warm_up
 
 
@@ -82,6 +83,16 @@ def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def _known(entry: dict[str, Any] | None) -> str:
+    """Returns in words which values the model knows for an input."""
+    if entry is None:
+        return ""
+    if "below" in entry:
+        return f", known are 0 to {entry['below'] - 1:,}"
+    shown = ", ".join(map(str, entry["values"][:4]))
+    return f", known are {shown}" + (f", ... ({entry['count']:,} values)" if entry["count"] > 4 else "")
+
+
 def summary(found: dict[str, Any]) -> str:
     """Returns what `inspect` found as text for the terminal."""
     sizes = found["bytes"]
@@ -90,11 +101,12 @@ def summary(found: dict[str, Any]) -> str:
         f"graph      {found['functions']} functions, {found['nodes']:,} nodes, ops {', '.join(found['ops']) or '-'}"
     )
     lines.append(f"warm-up    {found['warm_up_records']} records")
+    known = found.get("manifest", {}).get(KNOWN_VALUES, {})
     for name, signature in found["signatures"].items():
         lines.append(f"signature  {name}")
         for key, entry in signature["inputs"].items():
             default = f" = {entry['default']}" if "default" in entry else ""
-            lines.append(f"             in   {key} {entry['type']}{default}")
+            lines.append(f"             in   {key} {entry['type']}{default}{_known(known.get(key))}")
         lines += [f"             out  {key} {kind}" for key, kind in signature["outputs"].items()]
     if "manifest" not in found:
         return "\n".join([*lines, "manifest   none: this was not written by `nann export`"])

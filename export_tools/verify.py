@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from export_tools.manifest import FILE, check_files, exported_index, read_manife
 from tfserving_ext.errors import NannError
 from tfserving_ext.index.reach import unreachable_items
 from tfserving_ext.local_paths import check_local
+from tfserving_ext.serving.known_values import KnownValues, known_values
 
 EXAMPLE_LENGTH = 4  # Extent given to every unknown dimension of an input that has no default.
 SAMPLE_USERS = 3
@@ -119,22 +121,26 @@ def _check(path: Path) -> dict[str, Any]:
         outputs[name] = servable.signature(name).run(inputs)
     for name, signature in servable.signatures.items():
         if name not in outputs:
-            outputs[name] = signature.run(_ones(signature))
+            outputs[name] = signature.run(_made_up(signature, known_values(path)))
     found: dict[str, Any] = {"warm_up_records": len(records), "signatures": _shapes(outputs)}
     if (path / FILE).exists():
         found["coverage"] = _coverage(path, servable)
     return found
 
 
-def _ones(signature: Any) -> dict[str, np.ndarray]:
-    """Returns inputs for a signature: its defaults, else ones, because a width or a k of zero is rightly refused."""
+def _made_up(signature: Any, known: Mapping[str, KnownValues]) -> dict[str, np.ndarray]:
+    """Returns inputs for a signature: its defaults, else values that the model knows, else ones.
+
+    A width or a k of zero would rightly be refused.
+    """
     import tensorflow as tf
 
-    inputs = dict(signature.defaults)
+    from export_tools.warm_up import example
+
+    inputs, random = dict(signature.defaults), np.random.default_rng(0)
     for key, info in signature.proto.inputs.items():
         shape = [EXAMPLE_LENGTH if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
-        dtype = tf.dtypes.as_dtype(info.dtype).as_numpy_dtype
-        inputs.setdefault(key, np.full(shape, b"1", object) if dtype is object else np.ones(shape, dtype))
+        inputs.setdefault(key, example(tf.dtypes.as_dtype(info.dtype), shape, known.get(key), random))
     return inputs
 
 

@@ -6,6 +6,7 @@ this at once.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.format import Index
 from tfserving_ext.index.item_keys import NO_KEY
+from tfserving_ext.serving.known_values import KnownValues, known_values
 from tfserving_ext.serving.warm_up import FILE as WARM_UP_FILE
 
 EXAMPLE_HISTORY = 50
@@ -35,7 +37,8 @@ class Examples:
     """The parts from which example requests are made, for the warm-up records and for the users of `verify`.
 
     Attributes:
-      features: the inputs that a request of one user must carry, except the seeds, each [1, ...].
+      features: specs of the inputs that a request of one user must carry, except the seeds.
+      known: the values that the model knows, by feature; others are ones, or the text "1".
       parallel: names of the features that have an entry for every seed in their second dimension.
       seeds: name of the input that takes the ids from which the search starts.
       dtype: type of these ids; object for strings.
@@ -43,7 +46,8 @@ class Examples:
       width: width of `comm_seq`, the input of alibaba/nann; None if the model does not take it.
     """
 
-    features: Mapping[str, np.ndarray]
+    features: Mapping[str, tf.TensorSpec]
+    known: Mapping[str, KnownValues]
     parallel: frozenset[str]
     seeds: str
     dtype: np.dtype
@@ -55,7 +59,7 @@ class Examples:
         """Returns example requests for a model; `id_dtype` is the type of ids in `seeds`, if no feature holds them."""
         required = {name: spec for name, spec in source.features.items() if name not in source.defaults}
         width = source.sequence.width if source.sequence else None
-        return cls._from_specs(required, source.seeds, width, id_dtype)
+        return cls._from_specs(required, source.known, source.seeds, width, id_dtype)
 
     @classmethod
     def of_export(cls, folder: Path, seeds: str | None) -> "Examples":
@@ -81,18 +85,23 @@ class Examples:
         }
         width = deployed["comm_seq"].tensor_shape.dim[1].size if "level_topn" in deployed else None
         id_dtype = tf.int64 if seeds else tf.dtypes.as_dtype(retrieve.inputs["seeds"].dtype)
-        return cls._from_specs(required, seeds, width, id_dtype)
+        return cls._from_specs(required, known_values(folder), seeds, width, id_dtype)
 
     @classmethod
     def _from_specs(
-        cls, required: Mapping[str, tf.TensorSpec], seeds: str | None, width: int | None, id_dtype: tf.DType
+        cls,
+        required: Mapping[str, tf.TensorSpec],
+        known: Mapping[str, KnownValues],
+        seeds: str | None,
+        width: int | None,
+        id_dtype: tf.DType,
     ) -> "Examples":
-        features = {name: ones(spec) for name, spec in required.items() if name != seeds}
+        features = {name: spec for name, spec in required.items() if name != seeds}
         # Beside a history, features of any length are taken to be as long as it: its categories, its times.
         parallel = {name for name in features if seeds and required[name].shape[1:2].as_list() == [None]}
         dtype = np.dtype((required[seeds].dtype if seeds else id_dtype).as_numpy_dtype)
         length = required[seeds].shape[1] if seeds else None
-        return cls(features, frozenset(parallel), seeds or "seeds", dtype, length, width)
+        return cls(features, known, frozenset(parallel), seeds or "seeds", dtype, length, width)
 
     @property
     def padding(self) -> int | str:
@@ -103,25 +112,31 @@ class Examples:
         """Returns the ids of items as these requests have them: strings, or integers [m]."""
         return index.ids(rows) if self.dtype == object else np.asarray(index.item_ids)[rows]
 
-    def inputs(self, seeds: np.ndarray) -> dict[str, np.ndarray]:
+    def inputs(self, seeds: np.ndarray, user: int = 0) -> dict[str, np.ndarray]:
         """Returns the inputs of `retrieve` for one user with `seeds`, of the type that `seeds_of` returns, [s].
+
+        Users with another number `user` have other values, of those that the model knows.
 
         If the model takes another number of ids, they are repeated or cut: repeating an id does not change the search,
         and every model can handle its own items. An id that means "none" would be better, but it is not known here.
         """
         if self.length is not None:
             seeds = np.resize(seeds, self.length) if len(seeds) else np.full(self.length, self.padding)
-        made = {
-            name: np.repeat(value[:, :1], len(seeds), axis=1) if name in self.parallel else value
-            for name, value in self.features.items()
-        }
+        random = np.random.default_rng(user)
+        made = {}
+        for name, spec in sorted(self.features.items()):
+            shape = [1, *(EXAMPLE_LENGTH if size is None else size for size in spec.shape[1:])]
+            if name in self.parallel:
+                shape[1] = len(seeds)
+            made[name] = example(spec.dtype, shape, self.known.get(name), random)
         return {**made, self.seeds: seeds[None].astype(self.dtype)}
 
 
-def ones(spec: tf.TensorSpec) -> np.ndarray:
-    """Returns an example feature of one user: ones, or the text "1"."""
-    shape = [1, *(EXAMPLE_LENGTH if size is None else size for size in spec.shape[1:])]
-    return np.full(shape, b"1", object) if spec.dtype == tf.string else np.ones(shape, spec.dtype.as_numpy_dtype)
+def example(dtype: tf.DType, shape: list[int], known: KnownValues | None, random: np.random.Generator) -> np.ndarray:
+    """Returns an example of a feature: values that the model knows or, if none are known, ones, or the text "1"."""
+    if known is not None:
+        return known.draw(shape, random).astype(dtype.as_numpy_dtype)
+    return np.full(shape, b"1", object) if dtype == tf.string else np.ones(shape, dtype.as_numpy_dtype)
 
 
 def write_warm_up(folder: Path, examples: Examples, index: Index, signatures: Container[str]) -> int:
@@ -148,8 +163,10 @@ def _requests(examples: Examples, index: Index) -> Iterator[predict_pb2.PredictR
     items = len(index.item_ids)
     ids = examples.seeds_of(index, slice(max(*ops.DEFAULT_BATCH_SIZES, EXAMPLE_HISTORY)))
 
+    users = itertools.count()
+
     def retrieve(signature: str, count: int, **inputs: np.generic) -> predict_pb2.PredictRequest:
-        return _request(signature, {**examples.inputs(ids[:count]), **inputs})
+        return _request(signature, {**examples.inputs(ids[:count], next(users)), **inputs})
 
     most = items if examples.length is None else min(examples.length, items)
     for size in ops.DEFAULT_BATCH_SIZES:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
-from tensorflow.python.grappler import tf_optimizer
+
+from export_tools.graphs.inlining import inlined
 
 # A tensor's extents, with `BATCH` for one that is the number of rows and `ANY` for one that requests decide.
 BATCH, ANY = -2, -1
@@ -70,7 +70,7 @@ class Graph:
           inputs: specs of its inputs by name, in its order.
           sides: "user" or "item", by the name of the input.
         """
-        graph_def = _inlined(function)
+        graph_def = inlined(function)
         self.function = function  # It keeps the variables alive.
         self._library = graph_def.library
         self.types = {name: spec.dtype for name, spec in inputs.items()}
@@ -184,23 +184,6 @@ class Graph:
             whole.node.extend(map(_bare, self.nodes.values()))
             tf.graph_util.import_graph_def(whole, name="")
         return {name: graph.get_tensor_by_name(name).dtype for name in tensors}
-
-
-def _inlined(function: Any) -> Any:
-    """Returns the GraphDef of a concrete function, with the functions that it calls put in place of their calls."""
-    given = meta_graph_pb2.MetaGraphDef(graph_def=function.graph.as_graph_def())
-    for node in [*given.graph_def.node, *(one for each in given.graph_def.library.function for one in each.node_def)]:
-        node.attr.pop("_lower_using_switch_merge", None)  # A loop stays one node.
-    for each in given.graph_def.library.function:
-        each.attr.pop("api_implements", None)  # Keras' recurrent layers have a second version of a function, for GPUs.
-    kept = given.collection_def["train_op"].node_list.value
-    kept.extend(tensor.name for tensor in [*function.inputs, *function.outputs])
-    config = config_pb2.ConfigProto()
-    options = config.graph_options.rewrite_options
-    options.min_graph_nodes = -1
-    options.optimizers.append("function")
-    options.function_optimization = rewriter_config_pb2.RewriterConfig.AGGRESSIVE
-    return tf_optimizer.OptimizeGraph(config, given)
 
 
 def _full(name: str) -> str:

@@ -1,6 +1,7 @@
 """Opens a ranker as it is: a function from user features and raw item features to a score per row."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from export_tools.known_values import read_known_values
 from export_tools.sources.functional import Functional, score_outputs
 from export_tools.sources.objectives import stacked
 from export_tools.sources.source import check_dense
 from tfserving_ext.artifacts import sha256
 from tfserving_ext.errors import NannError
 from tfserving_ext.local_paths import check_local
+from tfserving_ext.serving.known_values import KnownValues
 
 _KINDS = "a Keras archive of a functional model (.keras), or a SavedModel with one serving signature, such as \
 model.export('folder') writes"
@@ -42,17 +45,23 @@ class Ranker:
     files: Mapping[str, str]
 
     def filled(self, rows: int, length: int, value: int) -> dict[str, np.ndarray]:
-        """Returns all inputs of some rows, filled with a value; extents of any length have `length`."""
+        """Returns all inputs of some rows, filled with one value each; extents of any length have `length`.
+
+        Where the model's tables know values, that is the first of them for a `value` of 0, and the last for another.
+        """
         made: dict[str, np.ndarray] = {}
         for name, spec in self.specs.items():
             shape = [rows, *(length if size is None else size for size in spec.shape[1:])]
-            text = str(value) if value else ""
-            made[name] = (
-                np.full(shape, text, object)
-                if spec.dtype == tf.string
-                else np.full(shape, value, spec.dtype.as_numpy_dtype)
-            )
+            one: Any = (str(value) if value else "") if spec.dtype == tf.string else value
+            if (known := self.known.get(name)) is not None:
+                one = known.values[-1 if value else 0]
+            made[name] = np.full(shape, one, spec.dtype.as_numpy_dtype)
         return made
+
+    @functools.cached_property
+    def known(self) -> dict[str, KnownValues]:
+        """The values that the model's own tables know, by input."""
+        return read_known_values(self.traced(), list(self.specs))
 
     def traced(self) -> Any:
         """Returns a concrete function that takes the inputs in the order of `specs` and returns the score."""

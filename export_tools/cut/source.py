@@ -97,7 +97,8 @@ def cut_ranker(path: Path, items: Items, output: str | Sequence[str] = "") -> Cu
     except Exception as error:  # The model's own code may raise anything.
         reason = (str(error).strip().splitlines() or [""])[0]
         raise NannError(
-            f"{path} cannot be called with items of {catalogue.name} and made-up users, whose features are all 1: "
+            f"{path} cannot be called with items of {catalogue.name} and made-up users, whose features are values "
+            "that the model's own tables know, and 1 elsewhere: "
             f"{type(error).__name__}: {reason}"
         ) from error
     return CutRanker(ranker, catalogue, graph, choose(graph, items.embedding))

@@ -1,6 +1,7 @@
 """The form into which every kind of model is brought before it is exported."""
 
 import dataclasses
+import functools
 import keyword
 import re
 from collections.abc import Callable, Mapping
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from export_tools.known_values import read_known_values
 from export_tools.sources.items import ItemFunction
 from tfserving_ext.errors import NannError
 from tfserving_ext.models import UserTensors
+from tfserving_ext.serving.known_values import KnownValues
 
 UserFunction = Callable[[dict[str, tf.Tensor]], UserTensors]
 ScoreFunction = Callable[[UserTensors, tf.Tensor], tf.Tensor]
@@ -93,6 +96,14 @@ class Source:
                     f"seeds are {self.seeds!r}, which requests may leave out; allowed is a feature that every request "
                     f"has: {', '.join(name for name in self.features if name not in self.defaults)}"
                 )
+
+    @functools.cached_property
+    def known(self) -> dict[str, KnownValues]:
+        """The values that the model's own tables know, by feature; the seeds are items, which the index knows."""
+        specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in sorted(self.features.items())}
+        traced = tf.function(self.user_tensors, autograph=False).get_concrete_function(specs)
+        found = read_known_values(traced, list(specs))
+        return {name: values for name, values in found.items() if name != self.seeds}
 
     def check_names(self) -> None:
         """Checks that the features' names can be inputs of a signature, beside the inputs that every signature has.

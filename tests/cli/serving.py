@@ -213,6 +213,7 @@ SMOKE = Command(
         "cert": Option("c.pem", {"smoke.tls.cert": Path("c.pem")}, ("--tls",)),
         "key": Option("c.key", {"smoke.tls.key": Path("c.key")}, ("--tls",)),
         "filter": Option("price<3", {"smoke.filter": "price<3"}),
+        "path": Option("models/nann/1", {"smoke.path": Path("models/nann/1")}),
     },
 )
 _ONE = {"coverage": 1.0, "items_scored": 1.0, "intervals": {"coverage": (1, 1)}}

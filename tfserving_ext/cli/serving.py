@@ -240,13 +240,17 @@ def smoke(
     filter: Annotated[
         str | None, typer.Option(help="Answer with the items that pass this filter, of their attributes, alone.")
     ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option(help="The SavedModel that is served: send its warm-up record, whose values the model knows."),
+    ] = None,
 ) -> None:
     """Send one simple request to a running server, local or TensorFlow Serving, and print the start of each output."""
     from tfserving_ext.serving.client import smoke as run
     from tfserving_ext.serving.tls import ClientTls
 
     by_tls = tls or (ca, cert, key) != (None, None, None)
-    for output, answer in run(target, name, ClientTls(ca, cert, key) if by_tls else None, filter).items():
+    for output, answer in run(target, name, ClientTls(ca, cert, key) if by_tls else None, filter, path).items():
         first = [one.decode(errors="replace") if isinstance(one, bytes) else one for one in answer.ravel()[:5].tolist()]
         outcome("smoke", f"{output} {answer.dtype} {list(answer.shape)}, first {first}")
 
@@ -256,4 +260,4 @@ def add_to(app: typer.Typer) -> None:
     # Underscores in option names become hyphens, so that TensorFlow Serving's command lines start this server.
     settings = {"token_normalize_func": lambda name: name.replace("_", "-")}
     app.command(cls=_ServeCommand, epilog=_SERVE_EXAMPLES, context_settings=settings)(serve)
-    app.command(epilog="Example: nann smoke 127.0.0.1:8500")(smoke)
+    app.command(epilog="Example: nann smoke 127.0.0.1:8500 --name ranker --path models/ranker/1")(smoke)

@@ -1,4 +1,4 @@
-"""Input values that a model is known to accept: those in its warm-up records, which its export made from the index."""
+"""Input values that a model is known to accept: of its own tables, and of its warm-up records, made from the index."""
 
 import contextlib
 from collections.abc import Mapping
@@ -13,15 +13,17 @@ MAX_VALUES = 1 << 16  # Of one input; more values would make no difference.
 
 
 def seen_values(model: ModelSpec) -> dict[str, np.ndarray]:
-    """Collects the distinct values of each input from the warm-up records in the model's `path`.
+    """Collects the distinct values of each input from the export in the model's `path`.
 
-    Records of the model's signature take precedence; for inputs that they lack, those of other signatures are used.
+    What the export says of the model's tables takes precedence, then the records of the model's signature; for inputs
+    that these lack, those of other signatures are used.
 
     Returns:
-      The values, [n], by input name; empty if there is no `path` or no record.
+      The values, [n], by input name; empty if there is no `path`, or nothing in it.
     """
     if model.path is None:
         return {}
+    from tfserving_ext.serving.known_values import known_values
     from tfserving_ext.serving.tensors import parse_tensor
     from tfserving_ext.serving.warm_up import predict_requests
 
@@ -32,7 +34,11 @@ def seen_values(model: ModelSpec) -> dict[str, np.ndarray]:
             known = own if request.model_spec.signature_name == model.signature else others
             for name, value in request.inputs.items():
                 known.setdefault(name, []).append(parse_tensor(value).ravel())
-    return {name: _distinct(parts) for name, parts in (others | own).items() if any(part.size for part in parts)}
+    tables: dict[str, np.ndarray] = {}
+    with contextlib.suppress(NannError, KeyError, TypeError, ValueError):  # Nor damaged manifests.
+        tables = {name: known.values for name, known in known_values(model.path).items()}
+    seen = {name: _distinct(parts) for name, parts in (others | own).items() if any(part.size for part in parts)}
+    return seen | tables
 
 
 def drawn(values: np.ndarray, shape: Any, random: np.random.Generator) -> np.ndarray:

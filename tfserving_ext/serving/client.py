@@ -2,9 +2,11 @@
 
 import http.client
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -184,18 +186,24 @@ def no_answer(target: str, details: str) -> str:
 
 
 def smoke(
-    target: str = "127.0.0.1:8500", name: str = "nann", tls: ClientTls | None = None, filter: str | None = None
+    target: str = "127.0.0.1:8500",
+    name: str = "nann",
+    tls: ClientTls | None = None,
+    filter: str | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Sends one simple request to the local server or TensorFlow Serving.
 
-    A model with the input `comm_seq` of alibaba/nann gets that project's smoke request. Any other model gets one user
-    whose features are all ones.
+    A model with the input `comm_seq` of alibaba/nann gets that project's smoke request. Any other model gets one user:
+    the one of its first warm-up record if `path` is given, whose values the model knows; else one whose features are
+    all ones.
 
     Args:
       target: HOST:PORT of the server's gRPC port.
       name: the model's name.
       tls: certificates to use; None if the server does not use TLS.
       filter: which items the answer may have (docs/filters.md); `retrieve` is then asked, which any export has.
+      path: the SavedModel that is served.
 
     Returns:
       The outputs by name, such as `top_k`, int64 [1, 200].
@@ -215,8 +223,32 @@ def smoke(
                 "level_topn": np.array(SMOKE_LEVEL_TOPN, np.int32),
             }
         else:
-            inputs = {key: _ones(info) for key, info in signature.inputs.items() if key not in signature.defaults}
-        return client.predict(called, inputs if filter is None else {**inputs, "filter": filter})
+            known = {} if path is None else _warmed_up(Path(path), called)
+            required = [key for key in signature.inputs if key not in signature.defaults]
+            inputs = {key: known[key] if key in known else _ones(signature.inputs[key]) for key in required}
+        try:
+            return client.predict(called, inputs if filter is None else {**inputs, "filter": filter})
+        except NannError as error:
+            if path is not None or "INVALID_ARGUMENT" not in str(error):
+                raise
+            raise NannError(
+                f"{error}; the made-up features are all ones: if the model does not know these, name its SavedModel, "
+                "whose warm-up record is then sent (--path)"
+            ) from error
+
+
+def _warmed_up(path: Path, signature: str) -> dict[str, np.ndarray]:
+    """Returns the inputs of the first warm-up record of a signature, or of `retrieve` if it has none."""
+    from tfserving_ext.serving.tensors import parse_tensor
+    from tfserving_ext.serving.warm_up import predict_requests
+
+    if not (path / "saved_model.pb").exists():
+        raise NannError(f"{path} is not a SavedModel: it has no saved_model.pb")
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for request in predict_requests(path):
+        inputs = {name: parse_tensor(value) for name, value in request.inputs.items()}
+        found.setdefault(request.model_spec.signature_name, inputs)
+    return found.get(signature, found.get("retrieve", {}))
 
 
 def _ones(info: Any) -> np.ndarray:
