@@ -21,6 +21,7 @@ from export_tools.served_model import ServedModel, check_requests
 from export_tools.signatures import Defaults
 from export_tools.signatures.keys import takes_numbers
 from export_tools.sources import Source, open_source
+from export_tools.sources.defaults import with_defaults
 from export_tools.state import captured_state
 from export_tools.trial import try_out
 from export_tools.warm_up import Examples, write_warm_up
@@ -46,6 +47,7 @@ class SourceOptions:
       rename: the model's names of its features, keyed by the names that requests will use.
       objectives: in place of `output`, names of several scores, and their weights in the sum by which items are ranked.
         Requests may give other weights, and the answer has each item's scores (docs/own_models.md).
+      defaults: values of one user for features that requests may leave out, by their names in requests.
     """
 
     features: Mapping[str, tf.TensorSpec] | None = None
@@ -54,6 +56,7 @@ class SourceOptions:
     output: str = ""
     rename: Mapping[str, str] | None = None
     objectives: Mapping[str, float] | None = None
+    defaults: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +160,12 @@ def _model_and_index(
     work: contextlib.ExitStack,
 ) -> tuple[Source, Index]:
     """Opens both, or cuts the model by a table of items, of which an index is built that is removed with `work`."""
+    told_defaults = source.defaults or {}
     if not isinstance(index, Items):
-        return open_source(model, **vars(source)), work.enter_context(_opened(Path(index), options.embeddings))
+        what = {name: value for name, value in vars(source).items() if name != "defaults"}
+        return with_defaults(open_source(model, **what), told_defaults), work.enter_context(
+            _opened(Path(index), options.embeddings)
+        )
     if not isinstance(model, (str, os.PathLike)):
         raise NannError(
             f"items were given for a {type(model).__name__}; allowed is the path of a .keras archive or a SavedModel"
@@ -168,7 +175,8 @@ def _model_and_index(
         if value:
             raise NannError(f"{name} is {value!r}, but items were given, whose columns say which inputs are the items'")
     made = cut_and_indexed(Path(model), index, source.output, source.seeds, source.rename or {}, source.objectives)
-    return work.enter_context(made)
+    opened_model, opened = work.enter_context(made)
+    return with_defaults(opened_model, told_defaults), opened
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ EXPORT = Command(
         "item_input": Option("vector", {"export.source.item_input": "vector"}),
         "output": Option("click", {"export.source.output": "click"}),
         "objective": Option("buy=5", {"export.source.objectives.buy": 5.0}),
+        "feature_default": Option("hour=12", {"export.source.defaults.hour": "12"}),
         "feature": Option("age=user/age", {"export.source.rename.age": "user/age"}),
         "embeddings": Option("vectors", {"export.options.embeddings": Path("vectors")}),
         "evaluation": Option("figures.json", {"export.options.evaluation": Path("figures.json")}),

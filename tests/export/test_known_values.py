@@ -8,13 +8,14 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export_tools import ExportOptions, Items, export, inspect, verify
+from export_tools import ExportOptions, Items, SourceOptions, export, inspect, verify
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
 from tfserving_ext.loadtest.inputs import make_inputs
 from tfserving_ext.loadtest.scenario import ModelSpec
 from tfserving_ext.serving import Client, LocalServer, smoke
 from tfserving_ext.serving.known_values import MOST_KEPT, KnownValues, known_values
+from tfserving_ext.serving.models import load_servable
 from tfserving_ext.serving.warm_up import predict_requests
 
 FAST = ExportOptions(measure=False)
@@ -148,6 +149,45 @@ class Strict(tf.Module):
 
     def score(self, user, items):
         return tf.einsum("bd,bnd->bn", user[0], items)
+
+
+CONTEXT = {"user": "8", "city": ["Bonn", "Köln"], "level": 0}
+
+
+def by_default(tmp_path, defaults):
+    vectors = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+    build_index(np.arange(50), vectors, tmp_path / "index", Hnsw(threads=1))
+    return export(Strict(), tmp_path / "index", tmp_path / "1", source=SourceOptions(defaults=defaults), options=FAST)
+
+
+def test_features_with_a_default_may_be_left_out(tmp_path):
+    """For several users at once, one of whom gives what the others leave out."""
+    retrieve = load_servable(by_default(tmp_path, CONTEXT)).signature("retrieve")
+    grade = np.array([[0, 1], [2, 2], [1, 0]])
+    short = retrieve.run({"grade": grade})
+    cities = np.array([[b"Bonn", "Köln".encode()]] * 3, object)
+    whole = {"grade": grade, "user": np.array([8, 8, 8]), "city": cities, "level": np.zeros(3, np.int32)}
+    np.testing.assert_array_equal(short["scores"], retrieve.run(whole)["scores"])
+    other = retrieve.run({**whole, "user": np.array([7, 8, 9])})["scores"]
+    assert (other[1] == short["scores"][1]).all()
+    assert (other[0] != short["scores"][0]).any()
+
+
+@pytest.mark.parametrize(
+    ("defaults", "words"),
+    [
+        ({"town": "Bonn"}, "a default was given for 'town', which is no feature of the model; allowed are city, user"),
+        ({"user": "seven"}, "the default of user is 'seven'; allowed is int64 of the extents"),
+        ({"user": 1.5}, "the default of user is 1.5; allowed is int64"),
+        ({"level": 2**40}, "the default of level is 1099511627776; allowed is int32"),
+        ({"city": ["Bonn"]}, r"of the extents \[1\]; allowed is string of the extents \[2\]"),
+        ({"grade": 1}, r"of the extents \[\]; allowed is int64 of the extents \[None\]"),
+    ],
+)
+def test_a_default_that_does_not_fit_is_refused(tmp_path, defaults, words):
+    with pytest.raises(NannError, match=words):
+        by_default(tmp_path, defaults)
+    assert not (tmp_path / "1").exists()
 
 
 @pytest.mark.parametrize("as_saved_model", [False, True])

@@ -1,5 +1,6 @@
 """`nann export`, `nann verify`, `nann inspect`, `nann explain`."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,10 @@ def export(
     feature: Annotated[
         list[str] | None,
         typer.Option(metavar="NEW=OLD", help="Rename the model's feature OLD to NEW in requests; may be repeated."),
+    ] = None,
+    feature_default: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Let requests leave out this feature; a value or JSON; repeated."),
     ] = None,
     embeddings: Annotated[
         Path | None, typer.Option(help="The folder with item_ids.npy and item_embs.npy of alibaba/nann's INDEX.")
@@ -220,6 +225,7 @@ def export(
                 output,
                 _names("--feature", feature, "user_age=user/age") if feature else None,
                 _weights(objective),
+                _values(feature_default) if feature_default else None,
             ),
             ExportOptions(embeddings, evaluation, graphs, rewrite, fold_items, measure, assume, allow_non_finite or ()),
             force,
@@ -257,6 +263,17 @@ def _weights(given: Sequence[str] | None) -> dict[str, float] | None:
             raise NannError(f"--objective is {one!r}, it must be NAME or NAME=WEIGHT, each NAME once, such as buy=5")
         weights[name] = weight
     return weights
+
+
+def _values(given: Sequence[str]) -> dict[str, Any]:
+    """Parses NAME=VALUE to values by name; JSON where it is a list, true or false, and else the text."""
+    values: dict[str, Any] = {}
+    for name, text in _names("--feature-default", given, "hour=12").items():
+        try:
+            values[name] = json.loads(text) if text.startswith("[") or text in ("true", "false") else text
+        except ValueError as error:
+            raise NannError(f"--feature-default {name} is {text!r}, which is no JSON: {error}") from error
+    return values
 
 
 def _names(option: str, pairs: Sequence[str], example: str) -> dict[str, str]:
