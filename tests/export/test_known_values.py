@@ -173,6 +173,15 @@ def test_features_with_a_default_may_be_left_out(tmp_path):
     assert (other[0] != short["scores"][0]).any()
 
 
+def test_smoke_says_how_a_model_that_refuses_ones_is_asked(tmp_path):
+    exported = by_default(tmp_path / "strict", None)
+    with LocalServer({"strict": exported.parent}) as server:
+        target = f"127.0.0.1:{server.grpc_port}"
+        with pytest.raises(NannError, match=r"INVALID_ARGUMENT.*name its SavedModel.*\(--path\)"):
+            smoke(target, "strict")
+        assert smoke(target, "strict", path=exported)["item_ids"].shape[0] == 1
+
+
 @pytest.mark.parametrize(
     ("defaults", "words"),
     [

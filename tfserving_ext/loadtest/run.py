@@ -118,7 +118,9 @@ class _Run:
                 # The first request may wait for a compilation, so it gets more time.
                 await self._target.send(self._prepared[-1][0], max(scenario.timeout, 60.0))
             except TargetError as error:
-                raise NannError(f"model {model.name!r} refuses its first request: {error}") from error
+                made_up = model.path is model.data is model.input_data is None
+                hint = "; give its SavedModel (--path), for made-up values that it knows" if made_up else ""
+                raise NannError(f"model {model.name!r} refuses its first request: {error}{hint}") from error
             models.append(
                 {
                     "name": model.name,

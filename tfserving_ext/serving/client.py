@@ -232,7 +232,7 @@ def smoke(
             if path is not None or "INVALID_ARGUMENT" not in str(error):
                 raise
             raise NannError(
-                f"{error}; the made-up features are all ones: if the model does not know these, name its SavedModel, "
+                f"{' '.join(str(error).split())}; the made-up features are all ones: if the model does not know these, name its SavedModel, "
                 "whose warm-up record is then sent (--path)"
             ) from error
 
