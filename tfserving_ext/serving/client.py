@@ -232,8 +232,8 @@ def smoke(
             if path is not None or "INVALID_ARGUMENT" not in str(error):
                 raise
             raise NannError(
-                f"{' '.join(str(error).split())}; the made-up features are all ones: if the model does not know these, name its SavedModel, "
-                "whose warm-up record is then sent (--path)"
+                f"{' '.join(str(error).split())}; the made-up features are all ones: if the model does not know "
+                "these, name its SavedModel, whose warm-up record is then sent (--path)"
             ) from error
 
 
