@@ -172,6 +172,7 @@ UPSERT = Command(
         "items": Option("new.parquet", {"upsert.items": Path("new.parquet")}),
         "item_id": Option("sku", {"upsert.item_id": "sku"}),
         "embedding": Option("vector", {"upsert.embedding": "vector"}),
+        "ranker": Option("mine.keras", {"upsert.ranker": Path("mine.keras")}),
     },
 )
 DELETE = Command(
@@ -218,7 +219,7 @@ SMOKE = Command(
     },
 )
 _ONE = {"coverage": 1.0, "items_scored": 1.0, "intervals": {"coverage": (1, 1)}}
-_FIGURES = {"answers": {"exact": _ONE, "retrieve": _ONE}, "k": 1, "items": 1, "requests": 1}
+_FIGURES = {"answers": {"exact": _ONE, "retrieve": _ONE}, "k": 1, "items": 1, "requests": 1, "by": "", "segments": {}}
 JUDGE = Command(
     {"saved_model": "models/nann/1", "requests": "requests.json"},
     {"export_tools.judge:judge": _FIGURES},
@@ -229,6 +230,8 @@ JUDGE = Command(
         "k": Option("7", {"judge.k": 7}),
         "out": Option("figures.json", {"judge.target": Path("figures.json")}),
         "signature": Option("retrieve_rounds", {"judge.signatures": ("retrieve_rounds",)}),
+        "server": Option("127.0.0.1:1", {"judge.server": "127.0.0.1:1"}),
+        "by": Option("country", {"judge.by": "country"}),
     },
 )
 RETRIEVE_ALL = Command(
