@@ -45,9 +45,12 @@ def minimum_cut(
         join(("out", vertex), end, INFINITE)
     room.setdefault(start, {})
     room.setdefault(end, {})
+    flow = 0
     while path := _path(room, start, end):
         least = min(room[one][other] for one, other in path)
-        if least >= INFINITE:
+        flow += least
+        # Not each path by itself: several may share a vertex of infinite cost.
+        if flow >= INFINITE:
             return None
         for one, other in path:
             room[one][other] -= least

@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
@@ -354,6 +354,7 @@ def graphs(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(graphs())
+@example(([(0, 1), (0, 2)], [INFINITE, 1, INFINITE], {0}, {1, 2}))  # Two paths through one of infinite cost.
 def test_no_set_that_separates_costs_less_than_the_minimum_cut(graph):
     edges, costs, sources, sinks = graph
     count = len(costs)
