@@ -89,7 +89,7 @@ def small_memory(rows):
         yield
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(
     rows=st.lists(ROW, min_size=1, max_size=60),

@@ -64,7 +64,7 @@ def test_ids_in_another_order_than_their_embeddings_are_refused(tmp_path, dtype)
     assert not (tmp_path / "1").exists()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_the_model_s_own_embeddings_pass_whatever_the_type(tmp_path, dtype):
     """Rounding does not count as another embedding, at export or when `verify` checks the sample again.
@@ -141,7 +141,7 @@ def test_new_items_are_found_after_an_export_and_after_a_swap(world, tmp_path, c
     assert np.isin(np.arange(40) + 10**7, one["item_ids"]).mean() > 0.9  # The rest cannot be reached in the graph.
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [lambda features: 1 // 0, lambda features: {}["item_id"]])
 def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails):
     """A model that inherits a stub of `item` is exported like one without `item`. First contact, line 18."""
@@ -151,7 +151,7 @@ def test_an_item_that_fails_in_whatever_way_is_only_told(tmp_path, capsys, fails
     assert "the index is not compared with `item`, which fails: " in capsys.readouterr().out
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_only_new_item_of_a_sample_is_new(tmp_path):
     """No other item then has the same vector; a single wrong item that the model knows is still refused.
 

@@ -107,6 +107,7 @@ def test_segments_have_the_figures_of_their_requests(exported, requests):
     assert found["segments"]["fr"]["answers"] == judge(exported, french, K, signatures=["retrieve"])["answers"]
 
 
+@pytest.mark.slow
 def test_many_segments_are_told_together(exported, requests, monkeypatch):
     monkeypatch.setattr("export_tools.judgement.MOST_SEGMENTS", 3)
     found = judge(exported, requests, K, by="age", signatures=["retrieve"])["segments"]
@@ -145,6 +146,7 @@ def filtered(ranker, tmp_path_factory):
     return export(root / "ranker.keras", root / "index", root / "1", source=source, options=options)
 
 
+@pytest.mark.slow
 def test_filtered_requests_are_judged_by_the_items_that_pass(filtered, scores, requests):
     """The exact answer is filtered too, or a search that answers rightly would seem to miss nearly everything."""
     found = judge(filtered, [{**request, "filter": "price < 40"} for request in requests], K)["answers"]

@@ -111,6 +111,7 @@ def test_new_items_are_ranked_as_the_ranker_does(live, tmp_path):
         assert ask(servable, history, 0) == best(live, history, present)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(live, shop, tmp_path):
     new = items([SERVED])
     other = keras.models.load_model(shop.ranker)

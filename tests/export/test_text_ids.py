@@ -71,6 +71,7 @@ def test_every_signature_answers_the_same_by_text(world, servables, name):
     assert none["item_ids"][0, -1] == b"" and (none["num_results"] <= 600).all()
 
 
+@pytest.mark.slow
 def test_signatures_say_what_they_take(servables):
     inputs = {name: info.dtype for name, info in servables[1].signature("retrieve").proto.inputs.items()}
     assert inputs["item_history"] == inputs["exclude"] == tf.string.as_datatype_enum
@@ -143,6 +144,7 @@ class Looked(tf.Module):
         return tf.reduce_sum(user[0][:, None] * items, axis=-1)
 
 
+@pytest.mark.slow
 @pytest.fixture(scope="module")
 def own():
     keys = np.array([f"B{number:05d}" for number in np.random.default_rng(0).permutation(300)])
@@ -169,6 +171,7 @@ def test_a_model_that_takes_texts_itself(own, tmp_path):
         export(model, wrong.folder, tmp_path / "3", options=QUICK)
 
 
+@pytest.mark.slow
 def test_a_model_of_texts_needs_an_index_of_texts(own, tmp_path):
     keys, table = own
     index = build_index(np.arange(300), table, tmp_path / "index", Hnsw(threads=1))

@@ -114,6 +114,7 @@ def check_alike(live, servables, sequence: int) -> None:
         assert (by_number["item_ids"] >= NEW).any(), "no new item is among the best"
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_numbers(live):
     sequences = {name: change(live, name) for name in ("numbers", "texts")}
     assert set(sequences.values()) == {6}

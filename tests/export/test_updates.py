@@ -133,6 +133,7 @@ def change(live, updates: Updates, rng: np.random.Generator) -> int:
     return updates.upsert(pl.DataFrame({"item_id": priced, "price": [1] * fifth}))
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_the_items_as_they_are(live):
     assert coverage(ask(live, 0), best(live, False)) >= 0.99
     with Updates(live.base, live.deltas) as updates:

@@ -138,7 +138,7 @@ def check_answers(saved_model, model, users=USERS):
     np.testing.assert_allclose(answer["scores"], np.take_along_axis(wanted, best, 1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _one_is_fast(NAMES, "passes+fold"))
 def test_each_variant_ships_when_it_is_the_fastest(measured, monkeypatch, index, tmp_path, name):
     seen = clock(monkeypatch, name)
@@ -206,7 +206,7 @@ def wrong(monkeypatch, names):
     monkeypatch.setattr(making.ops, "trace_scorer", trace_wrongly)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _one_is_fast(["passes", "passes+fold", "plain+xla"], "passes"))
 def test_a_variant_with_wrong_scores_does_not_ship(measured, monkeypatch, index, tmp_path, capsys, name):
     """Though it is the fastest by far."""
@@ -233,7 +233,7 @@ def test_the_rule_ships_no_wrong_scores_either(monkeypatch, index, tmp_path):
     check_answers(target, model)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("fold_items", _one_is_fast([True, False], True))
 def test_nothing_follows_from_the_times_of_a_busy_machine(measured, monkeypatch, index, tmp_path, fold_items):
     clock(monkeypatch, "plain", noise=0.4)

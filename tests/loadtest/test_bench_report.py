@@ -49,7 +49,7 @@ def test_what_there_is_no_data_for_is_left_out(written):
     assert "over throughput" not in text
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heading", "of_level", "of_result"),
     [

@@ -67,7 +67,7 @@ def test_a_profiler_that_is_not_there_leaves_the_measurement(tmp_path):
     assert result["levels"][0]["answered"] > 50
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_nothing_but_failures_is_no_success(tmp_path):
     with running_stub("--service", "fixed:50") as stub:
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--timeout", 0.01)
@@ -79,7 +79,7 @@ def test_nothing_but_failures_is_no_success(tmp_path):
     )
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_limit_below_the_lowest_rate_is_no_success():
     with running_stub("--service", "fixed:50") as stub:
         flags = ("--target", stub.grpc, "--model", "stub", "--warm-up", 0, "--seconds", 1, "--rate", 20)

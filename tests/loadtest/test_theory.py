@@ -35,7 +35,7 @@ def test_open_loop_of_a_fixed_service_time(arrivals):
     near(spread, 1.0) if arrivals == "poisson" else near(1 + spread, 1.0, 1e-6)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "amount"), [("closed", 4), ("open", 300)])
 def test_bimodal_service_times(mode, amount):
     figures, _, _ = measure(

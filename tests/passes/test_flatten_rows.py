@@ -141,7 +141,7 @@ OF_OTHER_COUNTS = {
 }
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [PASS, []], ids=["one", "all"])
 @pytest.mark.parametrize("name", OF_OTHER_COUNTS)
 def test_rows_that_are_no_multiple_of_the_items_are_right(name, passes):

@@ -97,7 +97,7 @@ def doubled_after_assertion(x: tf.Tensor) -> tf.Tensor:
         return x * 2.0
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @each_pass
 @pytest.mark.parametrize("middle", [asserted_before, asserted_beside, checked, doubled_after_assertion])
 @pytest.mark.parametrize("passes", ["one", "all"])

@@ -97,6 +97,7 @@ def test_the_same_training_resumes(begins, left):
     assert begins(start=left / "start-1") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainingConfig)])
 def test_other_options_begin_anew(begins, name):
     value = (OTHER | FREE)[name]
