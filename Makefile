@@ -72,10 +72,10 @@ ELSEWHERE := not clean_root and not browser and not documented and not install a
 check: setup lint  ## Lint, types and the fast tests: a minute, for the loop of change and look.
 	$(BIN)/python -m pytest -m "not slow and not medium and not shared and $(ELSEWHERE)" --numprocesses 2
 
-test: setup $(VENV)/.bench lint test-install  ## Lint, then all tests but the slow ones and those of the targets below, two files at a time.
+test: setup $(VENV)/.bench lint  ## Lint, then all tests but the slow ones and those of the targets below, two files at a time.
 	$(BIN)/python -m pytest -m "not slow and $(ELSEWHERE)" --numprocesses 2 --dist loadfile
 
-test-slow: setup $(VENV)/.bench  ## The tests that take more than some ten seconds each, and those that must run alone.
+test-slow: setup $(VENV)/.bench test-install  ## test-install, the tests that take more than some ten seconds each, and those that must run alone.
 	$(BIN)/python -m pytest -m "slow and $(ELSEWHERE)" --numprocesses 2
 	$(BIN)/python -m pytest -m alone
 

@@ -80,7 +80,7 @@ def histories_of(sequences, split):
     }
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(ROW, min_size=2, max_size=60),

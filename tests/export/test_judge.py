@@ -107,7 +107,6 @@ def test_segments_have_the_figures_of_their_requests(exported, requests):
     assert found["segments"]["fr"]["answers"] == judge(exported, french, K, signatures=["retrieve"])["answers"]
 
 
-@pytest.mark.slow
 def test_many_segments_are_told_together(exported, requests, monkeypatch):
     monkeypatch.setattr("export_tools.judgement.MOST_SEGMENTS", 3)
     found = judge(exported, requests, K, by="age", signatures=["retrieve"])["segments"]
@@ -117,6 +116,7 @@ def test_many_segments_are_told_together(exported, requests, monkeypatch):
         judge(exported, requests, K, by="country")
 
 
+@pytest.mark.slow
 def test_a_server_is_judged_as_the_model_that_it_serves(exported, requests, tmp_path):
     with LocalServer({"mine": exported.parent}, ServerOptions(grpc_port=0, rest_port=0)) as server:
         target = f"127.0.0.1:{server.grpc_port}"
@@ -146,7 +146,6 @@ def filtered(ranker, tmp_path_factory):
     return export(root / "ranker.keras", root / "index", root / "1", source=source, options=options)
 
 
-@pytest.mark.slow
 def test_filtered_requests_are_judged_by_the_items_that_pass(filtered, scores, requests):
     """The exact answer is filtered too, or a search that answers rightly would seem to miss nearly everything."""
     found = judge(filtered, [{**request, "filter": "price < 40"} for request in requests], K)["answers"]
@@ -157,6 +156,7 @@ def test_filtered_requests_are_judged_by_the_items_that_pass(filtered, scores, r
     assert found["retrieve"]["coverage"] >= 0.99
 
 
+@pytest.mark.slow
 def test_capped_requests_are_judged_by_the_best_that_keep_to_the_cap(filtered, scores, requests):
     """With a filter and exclusions too, which are greedily left out before the cap counts."""
     exclude = IDS[np.argsort(-scores, axis=1)][:, :4]
@@ -177,6 +177,7 @@ def test_capped_requests_are_judged_by_the_best_that_keep_to_the_cap(filtered, s
     assert found["retrieve"]["coverage"] >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
 def test_the_command_reads_files_and_writes_figures(exported, requests, tmp_path, kind):
     path = tmp_path / f"requests.{kind}"

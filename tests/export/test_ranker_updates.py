@@ -111,7 +111,6 @@ def test_new_items_are_ranked_as_the_ranker_does(live, tmp_path):
         assert ask(servable, history, 0) == best(live, history, present)
 
 
-@pytest.mark.slow
 def test_what_does_not_fit_is_refused(live, shop, tmp_path):
     new = items([SERVED])
     other = keras.models.load_model(shop.ranker)
@@ -131,6 +130,7 @@ def test_what_does_not_fit_is_refused(live, shop, tmp_path):
         assert updates.deltas.sequence == 0
 
 
+@pytest.mark.slow
 def test_numbers_that_the_scorer_has_no_place_for_are_refused(tmp_path):
     """A row holds whole numbers between those of the items that there were; beyond, they would be other numbers."""
     history, item = keras.Input([None], dtype="int64", name="history"), keras.Input([], dtype="int64", name="item_id")

@@ -202,6 +202,7 @@ def test_only_answers_of_the_same_run_are_taken_for_its_own(filtered, world, use
 HISTORY = {"item_history": [[100031], [100062]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "options", "words"),
     [

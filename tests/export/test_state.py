@@ -192,6 +192,7 @@ def of_this_process():
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -71,7 +71,6 @@ def test_every_signature_answers_the_same_by_text(world, servables, name):
     assert none["item_ids"][0, -1] == b"" and (none["num_results"] <= 600).all()
 
 
-@pytest.mark.slow
 def test_signatures_say_what_they_take(servables):
     inputs = {name: info.dtype for name, info in servables[1].signature("retrieve").proto.inputs.items()}
     assert inputs["item_history"] == inputs["exclude"] == tf.string.as_datatype_enum
@@ -80,6 +79,7 @@ def test_signatures_say_what_they_take(servables):
         servables[1].signature("retrieve").run({"item_history": np.ones([1, 3], np.int64)})
 
 
+@pytest.mark.slow
 def test_the_tools_know_texts(exports, indexes):
     assert verify(exports[1])["coverage"] > 0.5
     assert json.loads((exports[1] / "assets.extra" / "nann_export.json").read_text())["numbered"] is True
@@ -144,13 +144,13 @@ class Looked(tf.Module):
         return tf.reduce_sum(user[0][:, None] * items, axis=-1)
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def own():
     keys = np.array([f"B{number:05d}" for number in np.random.default_rng(0).permutation(300)])
     return keys, np.random.default_rng(1).normal(size=[300, 8]).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_texts_itself(own, tmp_path):
     keys, table = own
     index = build_index(keys, table, tmp_path / "index", Hnsw(threads=1))
@@ -171,7 +171,6 @@ def test_a_model_that_takes_texts_itself(own, tmp_path):
         export(model, wrong.folder, tmp_path / "3", options=QUICK)
 
 
-@pytest.mark.slow
 def test_a_model_of_texts_needs_an_index_of_texts(own, tmp_path):
     keys, table = own
     index = build_index(np.arange(300), table, tmp_path / "index", Hnsw(threads=1))
@@ -179,6 +178,7 @@ def test_a_model_of_texts_needs_an_index_of_texts(own, tmp_path):
         export(Looked(keys, table), index.folder, tmp_path / "1", options=QUICK)
 
 
+@pytest.mark.slow
 def test_seeds_of_their_own_are_texts_too(own, tmp_path):
     keys, table = own
     index = build_index(keys, table, tmp_path / "index", Hnsw(threads=1))

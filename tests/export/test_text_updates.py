@@ -114,7 +114,6 @@ def check_alike(live, servables, sequence: int) -> None:
         assert (by_number["item_ids"] >= NEW).any(), "no new item is among the best"
 
 
-@pytest.mark.slow
 def test_the_answers_are_those_of_numbers(live):
     sequences = {name: change(live, name) for name in ("numbers", "texts")}
     assert set(sequences.values()) == {6}
@@ -123,6 +122,7 @@ def test_the_answers_are_those_of_numbers(live):
     check_alike(live, again, 6)
 
 
+@pytest.mark.slow
 def test_compacting_keeps_the_texts(live, tmp_path, monkeypatch):
     for name in ("numbers", "texts"):
         change(live, name)

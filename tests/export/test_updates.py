@@ -133,7 +133,6 @@ def change(live, updates: Updates, rng: np.random.Generator) -> int:
     return updates.upsert(pl.DataFrame({"item_id": priced, "price": [1] * fifth}))
 
 
-@pytest.mark.slow
 def test_the_answers_are_those_of_the_items_as_they_are(live):
     assert coverage(ask(live, 0), best(live, False)) >= 0.99
     with Updates(live.base, live.deltas) as updates:
@@ -151,6 +150,7 @@ def test_the_answers_are_those_of_the_items_as_they_are(live):
     assert ask(live, sequence, model=again) == ask(live, sequence)
 
 
+@pytest.mark.slow
 def test_compacting_keeps_the_items_and_carries_what_came_meanwhile(live, tmp_path, monkeypatch):
     rng = np.random.default_rng(6)
     with Updates(live.base, live.deltas) as updates:

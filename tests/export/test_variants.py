@@ -206,7 +206,7 @@ def wrong(monkeypatch, names):
     monkeypatch.setattr(making.ops, "trace_scorer", trace_wrongly)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("name", _one_is_fast(["passes", "passes+fold", "plain+xla"], "passes"))
 def test_a_variant_with_wrong_scores_does_not_ship(measured, monkeypatch, index, tmp_path, capsys, name):
     """Though it is the fastest by far."""
@@ -223,6 +223,7 @@ def test_a_variant_with_wrong_scores_does_not_ship(measured, monkeypatch, index,
     assert ("xla" in name) != (f"not exported as {name}: its scores differ" in capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_rule_ships_no_wrong_scores_either(monkeypatch, index, tmp_path):
     """Nor does a server then run the passes when it loads the model, which would give the same wrong scores."""
     wrong(monkeypatch, ["passes", "passes+fold"])

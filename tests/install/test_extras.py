@@ -79,6 +79,7 @@ def test_only_these_packages_need_an_extra():
         "export_tools.batch.users": "polars",
         "export_tools.compact": "polars",
         "export_tools.corpus": "polars",
+        "export_tools.item_numbers": "polars",
         "export_tools.updates": "polars",
         "tfserving_ext.index.attribute_table": "polars",
         "tfserving_ext.index.attributes": "polars",

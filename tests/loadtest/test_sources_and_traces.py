@@ -33,7 +33,7 @@ def doubling(tmp_path_factory):
     return base
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", [1.0, 4.0])
 def test_a_recording_is_sent_at_its_times(tmp_path, speed):
     times = [0.0, 0.4, 0.4, 1.2, 2.0, 4.0]

@@ -79,13 +79,13 @@ def kept(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / "served" / name / "1" for name in ("export", "searches")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("copies", ["at once", "late"])
 def test_kept_models_answer_beside_an_accelerator(library, kept, copies):
     """With and without the passes, by XLA where it can compile, and with scorers that prepare a user."""
     check(library, list(kept.values()), NANN_FAKE_COPIES=copies)
 
 
+@pytest.mark.slow
 def test_an_export_of_a_trained_model_answers_beside_an_accelerator(library, world):
     check(library, [world.saved_model])
 

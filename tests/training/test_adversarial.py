@@ -81,6 +81,7 @@ def trained(wrap):
     return whole.get_weights(), logs.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(0.0, 1.0), (0.3, 0.0)])
 def test_without_the_loss_it_trains_as_the_model_itself(numbers):
     alone, history = trained(lambda whole: whole)
