@@ -79,6 +79,7 @@ def index(world, tmp_path):
     return shutil.copytree(world.index, tmp_path / "index")
 
 
+@pytest.mark.slow
 def test_the_table_lies_in_the_index_which_stays_as_it_was(world, index, tmp_path, monkeypatch):
     monkeypatch.setattr("tfserving_ext.evaluation.tune.ROUGH_CASES", 3)
     before = {path.name: path.read_bytes() for path in index.iterdir()}

@@ -215,6 +215,7 @@ def test_a_broken_index_inside_an_export_is_named_by_its_own_files(world, tmp_pa
     assert str(refused.value).startswith(f"{copy / 'assets.extra' / 'nann_export.json'}: index: layers is 0")
 
 
+@pytest.mark.slow
 def test_verify_leaves_no_trace(world):
     def listing():
         return {path: path.stat().st_mtime_ns for path in world.saved_model.rglob("*")}

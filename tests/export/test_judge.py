@@ -107,6 +107,7 @@ def test_segments_have_the_figures_of_their_requests(exported, requests):
     assert found["segments"]["fr"]["answers"] == judge(exported, french, K, signatures=["retrieve"])["answers"]
 
 
+@pytest.mark.slow
 def test_many_segments_are_told_together(exported, requests, monkeypatch):
     monkeypatch.setattr("export_tools.judgement.MOST_SEGMENTS", 3)
     found = judge(exported, requests, K, by="age", signatures=["retrieve"])["segments"]
@@ -197,6 +198,7 @@ def test_the_command_reads_files_and_writes_figures(exported, requests, tmp_path
     assert "retrieve finds" in " ".join(ran.output.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

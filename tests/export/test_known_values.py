@@ -199,6 +199,7 @@ def test_a_default_that_does_not_fit_is_refused(tmp_path, defaults, words):
     assert not (tmp_path / "1").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_saved_model", [False, True])
 def test_a_model_that_refuses_ones_is_exported(tmp_path, as_saved_model):
     vectors = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)

@@ -56,6 +56,7 @@ def check_ranker(servable, model, index):
     np.testing.assert_allclose(answer["scores"], -np.sort(-scores, axis=1)[:, :10], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_module(world, index, tmp_path):
     model = Ranker(index)
     servable, found = move_and_verify(export(model, world.index, tmp_path / "1", WIDE), tmp_path)

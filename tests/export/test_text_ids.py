@@ -108,6 +108,7 @@ def test_texts_by_grpc_and_by_rest(exports, world):
         assert smoke(target)["top_k"].dtype == object
 
 
+@pytest.mark.slow
 def test_an_index_is_swapped_by_its_texts(world, exports, indexes, tmp_path):
     order = np.random.default_rng(2).permutation(len(indexes[0].item_ids))[:300]
     ids, embeddings = np.asarray(indexes[0].item_ids)[order], indexes[0].embeddings(order)

@@ -167,6 +167,7 @@ def test_ids_of_another_kind_are_refused(live):
     assert delete(live.base["numbers"], live.deltas, [str(live.ids[10])]).sequence == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

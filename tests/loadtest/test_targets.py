@@ -82,7 +82,7 @@ def test_every_target_answers_the_same_scenario(half_plus, server):
         json.dumps(result)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_with_two_models_and_swaps(half_plus, server):
     models = [
         ModelSpec(name="half_plus", weight=3),

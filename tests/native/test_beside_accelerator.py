@@ -79,6 +79,7 @@ def kept(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / "served" / name / "1" for name in ("export", "searches")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", ["at once", "late"])
 def test_kept_models_answer_beside_an_accelerator(library, kept, copies):
     """With and without the passes, by XLA where it can compile, and with scorers that prepare a user."""

@@ -103,7 +103,7 @@ def test_answers_are_the_best_of_the_passing_items_by_every_api(filtered):
     assert found["exact"].all() and ((found["item_ids"] % 17 < 2) | (found["item_ids"] < 0)).all()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_an_export_takes_an_index_with_other_attributes(world, filtered, tmp_path):
     ids = np.array(filtered.index.item_ids)[:400]
     rows = filtered.index.embeddings()[:400]

@@ -130,6 +130,7 @@ def test_what_is_saved_is_the_ranker_alone(tmp_path):
     np.testing.assert_array_equal(other.predict(rows, verbose=0), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "embedding", "found"),
     [
