@@ -15,11 +15,18 @@ from typer.testing import CliRunner
 
 from examples.rankers import shop
 from tests.docs.pages import ROOT, SHELL, block_commands, blocks
+from tests.docs.running import bounded, with_ports
 from tfserving_ext import LocalServer, cli
 from tfserving_ext.serving import ServerOptions
 
 USER = ("country", "hour", "history")
 PAGE = "docs/bring_your_model.md"
+ASKING = ("smoke", "bench")  # Commands that ask a running server.
+
+
+def _run(words):
+    ran = CliRunner().invoke(cli.app, words)
+    assert ran.exit_code == 0, (words, ran.output, ran.exception)
 
 
 @pytest.mark.slow
@@ -29,14 +36,18 @@ def test_the_steps_lead_to_an_answered_request(tmp_path, monkeypatch):
     (make,) = re.findall(r"`python (-m examples\.rankers\.shop \w+)`", (ROOT / PAGE).read_text())
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, *make.split()], check=True, env=path, timeout=300)
-    for block in (each for each in blocks() if (each.page, each.language) == (PAGE, SHELL)):
-        for command in block_commands(block):
-            if command.words[:2] != ("nann", "serve"):
-                ran = CliRunner().invoke(cli.app, list(command.words[1:]))
-                assert ran.exit_code == 0, (command, ran.output, ran.exception)
+    shown = [each for each in blocks() if (each.page, each.language) == (PAGE, SHELL)]
+    commands = [command.words for block in shown for command in block_commands(block)]
+    for words in commands:
+        if words[1] not in ("serve", *ASKING):
+            _run(list(words[1:]))
     assert "nann serve models/ranker --name ranker\n" in (ROOT / PAGE).read_text()
     (request,) = re.findall(r"-d '(.*?)'", (ROOT / PAGE).read_text(), re.DOTALL)
     with LocalServer({"ranker": "models/ranker"}, ServerOptions(grpc_port=0, rest_port=0)) as server:
+        asking = [words for words in commands if words[1] in ASKING]
+        assert {words[1] for words in asking} == set(ASKING)
+        for words in asking:
+            _run(with_ports(bounded(words), server.grpc_port, server.rest_port))
         url = f"http://127.0.0.1:{server.rest_port}/v1/models/ranker:predict"
         with urllib.request.urlopen(urllib.request.Request(url, request.encode(), method="POST"), timeout=60) as reply:
             answer = json.load(reply)
