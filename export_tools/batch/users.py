@@ -70,9 +70,9 @@ class Users:
         """
         check_local(given)
         path = Path(given)
-        # As readers of the like do, hidden files and marks such as _SUCCESS are passed over.
+        # Hidden files and marks such as _SUCCESS are skipped, as other readers of such folders do.
         self.files = (
-            [path] if not path.is_dir() else sorted(one for one in path.glob("*.parquet") if one.name[0] != "_")
+            [path] if not path.is_dir() else sorted(one for one in path.glob("*.parquet") if one.name[0] not in "._")
         )
         if not self.files:
             raise NannError(f"{path} holds no table of users; a folder must hold files whose names end in .parquet")

@@ -123,6 +123,7 @@ def test_a_folder_of_files_is_one_table(filtered, users, wanted, tmp_path):
     for name, rows in (("a", frame[:35]), ("b", frame[35:40]), ("c", frame[40:])):
         rows.write_parquet(tmp_path / "users" / f"{name}.parquet")
     (tmp_path / "users" / "_SUCCESS").touch()
+    (tmp_path / "users" / ".unfinished.parquet").write_bytes(b"PAR1")  # As another writer leaves it.
     options = BatchOptions(K, keep=("user_id", "exclude"), part_users=30)
     retrieve_all(filtered, tmp_path / "users", tmp_path / "answers", options)
     files = sorted((tmp_path / "answers").glob("*.parquet"))
