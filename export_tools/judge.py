@@ -16,7 +16,7 @@ from tfserving_ext.errors import NannError
 from tfserving_ext.index.checks import NO_ITEM
 from tfserving_ext.index.item_keys import NO_KEY
 from tfserving_ext.outputs import check_json
-from tfserving_ext.progress import progress
+from tfserving_ext.progress import outcome, progress
 from tfserving_ext.serving.client import Client
 from tfserving_ext.serving.models import ModelOptions, Servable, ServingError, load_servable
 from tfserving_ext.serving.requests import as_inputs, read_requests
@@ -169,6 +169,7 @@ def _answers(
     if not names:
         raise NannError(f"the model has none of {', '.join(signatures)}; it has {', '.join(servable.signatures)}")
     found: dict[str, list[tuple[np.ndarray, int]]] = {name: [] for name in (EXACT, *names)}
+    updates = 0
     with progress("judging (requests)", len(requests)) as advance:
         for number, request in enumerate(requests, 1):
             for name in names:
@@ -181,8 +182,15 @@ def _answers(
                 if len(answer["item_ids"]) != 1:
                     raise NannError(f"request {number} is of {len(answer['item_ids'])} users; one is expected")
                 found[name].append((answer["item_ids"][0], int(answer["items_scored"][0])))
+                updates = max(updates, int(answer.get("index_sequence", [0])[0]))
             found[EXACT].append(_exact(exact, inputs, signature.defaults, k))
             advance()
+    if updates:
+        outcome(
+            "judge",
+            f"the answers hold updates up to number {updates}, the exact ones do not: an item that an update brought "
+            "counts as missed; fold them into a version by `nann compact`, and judge that",
+        )
     return {name: (np.stack([ids for ids, _ in one]), np.array([n for _, n in one])) for name, one in found.items()}
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from export_tools import ExportOptions, SourceOptions, export
 from export_tools.judge import judge
 from export_tools.judgement import verdict
+from export_tools.updates import delete
 from tfserving_ext.cli import app
 from tfserving_ext.errors import NannError
 from tfserving_ext.index import Hnsw, build_index
@@ -133,6 +134,14 @@ def test_a_server_is_judged_as_the_model_that_it_serves(exported, requests, tmp_
         assert ran.exit_code == 0 and "by country" in ran.output, ran.output
     with pytest.raises(NannError, match=r"request 1: .*127\.0\.0\.1"):
         judge(exported, requests, K, server=target)
+
+
+def test_answers_with_updates_are_told(exported, requests, tmp_path, capsys, monkeypatch):
+    """The exact answers are those of the exported items, so that a lower coverage is none of the search's."""
+    monkeypatch.setenv("NANN_DELTAS", str(tmp_path / "deltas"))
+    assert delete(exported, tmp_path / "deltas", IDS[:2].tolist()).sequence == 1
+    judge(exported, requests[:2], K, signatures=["retrieve"])
+    assert "the answers hold updates up to number 1, the exact ones do not" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture(scope="module")
