@@ -1,4 +1,4 @@
-"""What the auxiliary loss does to a Keras ranker: its recall over all items, and what the walks find of its best.
+"""Measures a Keras ranker trained with the auxiliary loss: its recall by exact search, and the coverage of each walk.
 
 Made-up users and items have hidden vectors, and a user clicks by a function of both that is no inner product. The same
 network is trained with several weights of the loss, saved, cut by its table of items as `nann export` does, and

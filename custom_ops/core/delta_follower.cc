@@ -215,7 +215,8 @@ absl::StatusOr<int> DeltaFollower::ApplySome() {
   if (segments.empty()) return status.ok() ? absl::StatusOr<int>(0) : status;
   auto after = before->After(segments);
   size_t applied = segments.size();
-  if (!after.ok() && applied > 1) {  // What is wrong with one does not keep back those before it.
+  if (!after.ok() && applied > 1) {
+    // One of the segments is wrong: apply the first alone, so that all those before the wrong one count.
     applied = 1;
     after = before->After(absl::MakeConstSpan(segments).first(applied));
   }

@@ -127,7 +127,7 @@ def _signature(servable: Servable, name: str) -> Signature:
 
 @dataclasses.dataclass(frozen=True)
 class _Answering:
-    """What all workers know: the model, how users are answered, the number of parts, and the folder of the files."""
+    """The state that every worker gets: the model, how users are answered, the number of parts, the folder of files."""
 
     saved_model: Path
     options: BatchOptions

@@ -45,7 +45,7 @@ class BatchOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Retrieved:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
       folder: the folder of the answers.

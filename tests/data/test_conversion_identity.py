@@ -24,7 +24,10 @@ OTHER_RULES = {
     "split": "time",
     "test_from": 150,
 }
-BESIDE = {"split": {"test": 0.1}, "test_from": {"split": "time", "test": None}}  # What another value needs.
+BESIDE = {
+    "split": {"test": 0.1},
+    "test_from": {"split": "time", "test": None},
+}  # Options that must change along with an option.
 
 
 @pytest.fixture
